@@ -1,0 +1,75 @@
+# Needs Python >= 3.11 with pip, and make. Everything else goes into a virtual environment here.
+#
+#   make demo     the main job on real input: time, memory and speed-up, side by side
+#   make test     the whole suite
+#   make lint     ruff, mypy, pyright, import-linter
+#   make docs     the documentation, built into site/
+#   make bench    the figures of the README, measured on this machine
+#   make clean    removes what the commands above made
+#
+# Another Python: `PYTHON=python3.12 make test`. It gets an environment of its own.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+CHECK := import sys, venv; sys.exit(sys.version_info < (3, 11))
+ifdef PYTHON
+  VENV ?= .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+else
+  PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+      if $$p -c '$(CHECK)' >/dev/null 2>&1; then echo $$p; break; fi; done)
+  VENV ?= .venv
+endif
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
+
+.PHONY: help demo test lint docs bench clean
+
+help:
+	@sed -n '3,8s/^# *//p' Makefile
+
+# A system Python may come without ensurepip (Debian's does): then its own pip fills the environment.
+$(BIN)/python:
+	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c '$(CHECK)'; then \
+	    echo "No Python >= 3.11 found. Name one: PYTHON=/path/to/python3 make ..." >&2; exit 1; fi
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 \
+	    || { $(PYTHON) -m venv --clear --without-pip $(VENV) \
+	         && $(PYTHON) -m pip --quiet --python $(BIN)/python install pip; }
+
+# The stamps make a second run start at once; a changed pyproject.toml installs again.
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	@echo "Installing what the demo needs into $(VENV) (a minute or two, once)"
+	@$(PIP) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	@echo "Installing the development tools into $(VENV) (a few minutes, once)"
+	@$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo
+	@$(BIN)/python examples/demo.py
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv .venv-* site build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

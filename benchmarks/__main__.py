@@ -1,0 +1,107 @@
+"""``python -m benchmarks``: run the rows, print the tables, say which goals are met."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from benchmarks import extras, report
+from benchmarks.contestants import CONTESTANTS
+from benchmarks.goals import Results, goals
+from benchmarks.machine import facts, warm_up
+from benchmarks.measure import FULL, PATIENT, QUICK, Effort
+from benchmarks.rows import ALL, OURS_TOO, ROWS
+
+EXTRAS = ("import", "publish", "unchanged", "memory")
+QUICK_PEERS = ("serial", "pool", "joblib", "mpire kept", "floor", "ours")
+HOLDERS = ("pool", "joblib", "mpire kept", "floor", "ours")
+
+
+def listed(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a short form, under a minute")
+    parser.add_argument("--slow", action="store_true", help="wait for peers beyond 20 s a run")
+    parser.add_argument("--rows", type=listed, help=f"some of 1-8, {', '.join(EXTRAS)}")
+    parser.add_argument("--peers", type=listed, help=f"some of {', '.join(CONTESTANTS)}")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parsed = parser.parse_args()
+    unknown = {*(parsed.rows or ())} - {row.key for row in ROWS} - set(EXTRAS)
+    unknown |= {*(parsed.peers or ())} - set(CONTESTANTS)
+    if unknown:
+        parser.error(f"not known: {', '.join(sorted(unknown))}")
+    return parsed
+
+
+def contestants(named: Iterable[str] | None, *, quick: bool) -> set[str]:
+    """Who takes part: the ones named, or all; naming ours or the floor means every form of it."""
+    chosen = set(named or (QUICK_PEERS if quick else ALL))
+    if "ours" in chosen:
+        chosen.update(OURS_TOO)
+    if "floor" in chosen:
+        chosen.update(("floor fork", "floor future"))
+    return chosen
+
+
+def measure(effort: Effort, rows: Collection[str], peers: set[str]) -> Results:
+    """Run all that was asked for, saying on standard error what is running."""
+    results, began = Results(), time.monotonic()
+    for row in ROWS:
+        if row.key in rows:
+            say(f"{row.key} {row.title}")
+            results.rows[row.key] = row.run(effort, peers)
+    if "import" in rows:
+        say("imports")
+        results.imports = extras.imports(effort)
+    if "publish" in rows:
+        say("publishing")
+        results.publishing = extras.publishing(effort, peers)
+    if "unchanged" in rows and "ours" in peers:
+        say("unchanged array")
+        results.unchanged = extras.unchanged(effort)
+    if "memory" in rows:
+        say("memory")
+        holders = HOLDERS if effort is not QUICK else ("floor", "ours")
+        results.memory = dict(extras.memory(effort, [name for name in holders if name in peers]))
+    results.seconds = time.monotonic() - began
+    return results
+
+
+def say(what: str) -> None:
+    print(f"... {what}", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    asked = arguments()
+    effort = QUICK if asked.quick else PATIENT if asked.slow else FULL
+    rows = asked.rows or [*(row.key for row in ROWS), *EXTRAS]
+    peers = contestants(asked.peers, quick=asked.quick)
+    machine = facts()
+    warm_up(mib=2048 if asked.quick else 4096)
+    results = measure(effort, rows, peers)
+    verdicts = list(goals(results, machine))
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    print(f"{machine['platform']}, {machine['cpus']} CPUs, Python {machine['python']}, {versions}")
+    for part in (
+        report.table(results, peers),
+        report.extras(results),
+        report.failures(results),
+        report.verdicts([goal for goal in verdicts if goal.met is not None]),
+    ):
+        lines = list(part)
+        if len(lines) > 0:
+            print("", *lines, sep="\n")
+    print(f"\n{results.seconds:.0f} s. * marks a single run. How to read it: benchmarks/README.md")
+    if asked.json:
+        asked.json.write_text(json.dumps(report.as_json(results, verdicts, machine), indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""sharedtask as a contestant: the same work, decorated, through the public API alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.work import WORKERS, Job
+from sharedtask import Shared, parallel, share, shutdown
+
+
+@parallel
+def score(index: int, model: Shared[dict[str, Any]]) -> float:
+    """One weight of a model, and its bias."""
+    return float(model["weights"][index % 10, 0]) + float(model["bias"])
+
+
+@parallel
+def window(index: int, model: Shared[npt.NDArray[np.float64]]) -> float:
+    """The sum of a hundred neighbours in a large array."""
+    return float(model[index * 100 : index * 100 + 100].sum())
+
+
+@parallel
+def lookup(word: str, model: Shared[dict[str, float]]) -> float:
+    """One entry of a large dict."""
+    return model[word]
+
+
+@parallel
+def increment(number: int) -> int:
+    """The most trivial task there is."""
+    return number + 1
+
+
+@parallel
+def block(length: int) -> npt.NDArray[np.float64]:
+    """A result of ``8 * length`` bytes."""
+    return np.full(length, float(length))
+
+
+@parallel
+def hold(deadline: float, model: Shared[npt.NDArray[np.float64]]) -> float:
+    """Read the whole of a large array, then hold it until the clock shows ``deadline``."""
+    total = float(model.sum())
+    time.sleep(max(0.0, deadline - time.time()))
+    return total
+
+
+TASKS = {task.__name__: task for task in (score, window, lookup, increment, block, hold)}
+
+
+class Ours:
+    """Plain ``.map``; or under ``verify="identity"``; or over a ``share()`` handle."""
+
+    def __init__(self, verify: str = "content", handle: bool = False) -> None:
+        options: Any = {"backend": "process", "workers": WORKERS, "verify": verify}
+        self.tasks = {name: task.with_options(**options) for name, task in TASKS.items()}
+        self.by_handle = handle
+        self.handle: Any = None
+        self.source: Any = None
+
+    def map(self, job: Job, value: Any) -> list[Any]:
+        task = self.tasks[job.function.__name__]
+        if job.value is None:
+            return task.map(job.items)
+        return task.map(job.items, model=self.shared(value) if self.by_handle else value)
+
+    def shared(self, value: Any) -> Any:
+        """The handle of ``value``, made when the value is another one than last time."""
+        if value is not self.source:
+            self.release()
+            self.handle, self.source = share(value), value
+        return self.handle
+
+    def release(self) -> None:
+        if self.handle is not None:
+            self.handle.close()
+
+    def call(self, function: Callable[[Any], Any], item: Any) -> Any:
+        return self.tasks[function.__name__].submit(item).result()
+
+    def publish(self, value: Any) -> Callable[[], None]:
+        close: Callable[[], None] = share(value).close
+        return close
+
+    def close(self) -> None:
+        self.release()
+        shutdown()

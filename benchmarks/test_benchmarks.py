@@ -1,0 +1,121 @@
+"""The rows as tests, at tiny sizes and with the clock off: every contestant answers like serial."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.contestants import CONTESTANTS, missing
+from benchmarks.goals import Results, goals
+from benchmarks.measure import Failure, Host, Timing, hosting, ratio
+from benchmarks.report import aligned, as_json, joined, table, verdicts
+from benchmarks.rows import CALLERS, FROM_NOTHING, ROWS, Cells
+from benchmarks.work import jobs, same
+
+MAPPED = ("model-100", "model-2000", "array", "words", "trivial", "blocks")
+MACHINE = {"huge_pages_collapse": True, "write_tracking": False}
+
+
+@pytest.fixture(scope="module", params=CONTESTANTS)
+def contestant(request: pytest.FixtureRequest) -> Iterator[tuple[str, Host]]:
+    """Every contestant that is installed, its workers started, each in a process of its own."""
+    name = request.param
+    if missing(name):
+        pytest.skip(f"{name} is not installed: the table leaves it out")
+    with hosting(name, tiny=True) as host:
+        host.ask("open")
+        yield name, host
+
+
+@pytest.mark.parametrize("job", MAPPED)
+def test_contestant_answers_like_serial(contestant: tuple[str, Host], job: str) -> None:
+    """Whatever is timed gives serial's results; the host refuses to time anything else."""
+    _, host = contestant
+    host.ask("load", job=job)
+    assert host.ask("check")["equal"]
+
+
+def test_new_value_replaces_the_old_one(contestant: tuple[str, Host]) -> None:
+    """A value never seen before is answered by itself, and both phases are timed."""
+    _, host = contestant
+    host.ask("load", job="array")
+    host.ask("check")
+    assert len(host.ask("first")["ms"]) == 1
+    assert host.ask("check")["equal"]
+    assert host.ask("turn", budget=0.0)["ms"][0] > 0
+
+
+def test_submits_come_back_in_order(contestant: tuple[str, Host]) -> None:
+    """Row 8: one item there and back, again and again."""
+    name, host = contestant
+    if name not in CALLERS:
+        pytest.skip(f"{name} does not stand in row 8")
+    host.ask("load", job="submit")
+    assert host.ask("check", calls=True)["equal"]
+
+
+def test_fresh_process_gives_its_first_results() -> None:
+    """Row 7: the floor, from nothing to the first results."""
+    assert "floor" in FROM_NOTHING
+    with hosting("floor", tiny=True) as host:
+        assert host.ask("fresh")["equal"]
+
+
+def test_wrong_answer_is_noticed() -> None:
+    """Results that differ in one element, or in their number, are not the same."""
+    job = jobs(tiny=True)["trivial"]
+    right = job.serial(None)
+    assert same(right, list(right))
+    assert not same(right, [*right[:-1], -1])
+    assert not same(right, right[:-1])
+
+
+def test_ratio_is_paired_by_turns() -> None:
+    """A burst that hits both contestants of one turn leaves the ratio as it is."""
+    quiet, loud = (1.0, 1.0), (9.0, 9.0)
+    mine = Timing((quiet, loud, quiet))
+    double = Timing(tuple(tuple(2 * ms for ms in turn) for turn in mine.turns))
+    assert ratio(double, mine) == 2
+    assert ratio(double, Failure("died")) is None
+
+
+def test_table_shows_a_failure_in_its_cell() -> None:
+    """A contestant that fails has its error's class in its cell; the others keep their figures."""
+    cells: Cells = {
+        "serial": {"repeated": Timing(((1.5,),))},
+        "pool": {"repeated": Failure("OSError")},
+    }
+    head, line = table(Results(rows={"5": cells}), ["serial", "pool"])
+    assert line.split()[-2:] == ["1.50", "OSError"]
+    assert len(head) == len(line)
+
+
+def test_phases_stand_side_by_side() -> None:
+    """First and repeated are divided by a slash; a failure of both stands once."""
+    assert joined({"first": Timing(((110.0,),)), "repeated": Timing(((0.7,),))}) == "110 / 0.70"
+    assert joined({"first": Failure("> 20 s"), "repeated": Failure("> 20 s")}) == "> 20 s"
+
+
+def test_goals_say_met_not_met_or_nothing() -> None:
+    """A goal without its figures is neither met nor missed, and the JSON holds them all."""
+    timed: Cells = {
+        "ours": {"repeated": Timing(((1.0,),))},
+        "floor": {"repeated": Timing(((0.6,),))},
+    }
+    results = Results(rows={"1": timed}, memory={"ours": 1.2})
+    found = list(goals(results, MACHINE))
+    assert {goal.met for goal in found} == {True, False, None}
+    assert any(line.endswith("NOT met") for line in verdicts(found))
+    assert len(as_json(results, found, MACHINE)["goals"]) == len(found)
+
+
+def test_columns_are_aligned() -> None:
+    """Every line of a table is as wide as its head."""
+    assert list(aligned([["a", "b"], ["long", "1"]])) == ["a     b", "long  1"]
+
+
+def test_rows_have_their_keys() -> None:
+    """Rows 1 to 8 stand in order, each over a job that exists."""
+    assert [row.key for row in ROWS] == [str(number) for number in range(1, 9)]
+    assert all(row.job in jobs(tiny=True) for row in ROWS)

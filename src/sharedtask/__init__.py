@@ -1,0 +1,77 @@
+"""Map a function over many items; what every call needs is shared in memory once.
+
+    @parallel
+    def classify(image_id: int, model: Shared[dict]) -> int: ...
+
+    classify.map(range(1_000), model=model)
+
+The names below are loaded when they are first used, so that worker processes, which need few of
+them, start fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sharedtask.annotations import CopyOnWrite as CopyOnWrite
+    from sharedtask.annotations import Shared as Shared
+    from sharedtask.control import shutdown as shutdown
+    from sharedtask.decorator import parallel as parallel
+    from sharedtask.errors import ArgumentError as ArgumentError
+    from sharedtask.errors import BackendUnavailableError as BackendUnavailableError
+    from sharedtask.errors import ClosedError as ClosedError
+    from sharedtask.errors import DefinitionError as DefinitionError
+    from sharedtask.errors import OptionsError as OptionsError
+    from sharedtask.errors import SerializationError as SerializationError
+    from sharedtask.errors import SharedTaskError as SharedTaskError
+    from sharedtask.errors import StoreFullError as StoreFullError
+    from sharedtask.errors import TaskExitError as TaskExitError
+    from sharedtask.errors import TaskTimeoutError as TaskTimeoutError
+    from sharedtask.errors import UnshareableError as UnshareableError
+    from sharedtask.errors import WorkerDiedError as WorkerDiedError
+    from sharedtask.options import defaults as defaults
+    from sharedtask.sharing.cache import CacheInfo as CacheInfo
+    from sharedtask.sharing.handles import Handle as Handle
+    from sharedtask.sharing.handles import share as share
+    from sharedtask.task import Task as Task
+
+_MODULES = {
+    "annotations": ("CopyOnWrite", "Shared"),
+    "control": ("shutdown",),
+    "decorator": ("parallel",),
+    "errors": (
+        "ArgumentError",
+        "BackendUnavailableError",
+        "ClosedError",
+        "DefinitionError",
+        "OptionsError",
+        "SerializationError",
+        "SharedTaskError",
+        "StoreFullError",
+        "TaskExitError",
+        "TaskTimeoutError",
+        "UnshareableError",
+        "WorkerDiedError",
+    ),
+    "options": ("defaults",),
+    "sharing.cache": ("CacheInfo",),
+    "sharing.handles": ("Handle", "share"),
+    "task": ("Task",),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__version__ = "0.1.0"
+__all__ = sorted(_HOMES)  # noqa: PLE0605  a list of str
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        msg = f"module 'sharedtask' has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(import_module(f"sharedtask.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

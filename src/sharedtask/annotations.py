@@ -1,0 +1,24 @@
+"""The words a parameter is annotated with to say how its value travels."""
+
+import enum
+from typing import Annotated, TypeVar
+
+__all__ = ["CopyOnWrite", "Role", "Shared"]
+
+T = TypeVar("T")
+
+
+class Role(enum.Enum):
+    """How the value of a parameter reaches the task; the value is the decorator's keyword."""
+
+    SHARED = "shared"
+    COPY_ON_WRITE = "copy_on_write"
+
+
+# Plain assignments: type checkers see the bare T, and get_type_hints finds the marker. A ``type``
+# statement would hide it.
+Shared = Annotated[T, Role.SHARED]
+"""Read-only in the task, in shared memory, never copied per item."""
+
+CopyOnWrite = Annotated[T, Role.COPY_ON_WRITE]
+"""Writable in the task and private to its item; the next item sees the original again."""

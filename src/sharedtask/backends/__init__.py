@@ -1,0 +1,1 @@
+"""Where tasks run: one small interface (`base`) and the backends that implement it."""

@@ -1,0 +1,124 @@
+"""The interface that every backend implements, and the messages that pass through it.
+
+A backend *opens* a call and returns a session; chunks of items are *submitted* to the session, and
+reports of them arrive at the sink in any order, from any thread. That is all the conductor
+(``run.py``) knows of a backend.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from sharedtask.annotations import Role
+    from sharedtask.outcomes import Report
+
+
+@dataclass(frozen=True, slots=True)
+class SharedValue:
+    """A value on its way to the workers, and the role of its parameter."""
+
+    value: Any
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a task: ``function(*bound, item, *args, **kwargs, **shared)`` for every item.
+
+    ``bound_name`` is the name in ``shared`` under which the bound object itself is shared, and
+    ``star`` says that every item is unpacked into positional arguments. ``timeout`` is in seconds.
+    With ``stops`` no further item of a chunk is begun after one that raised.
+    """
+
+    task: str
+    function: Callable[..., Any]
+    bound: tuple[Any, ...]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    shared: Mapping[str, SharedValue]
+    bound_name: str | None
+    star: bool
+    timeout: float | None
+    workers: int
+    verify: bool
+    stops: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive items; ``number`` is unique within the session."""
+
+    number: int
+    first: int
+    items: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How one shared value of a call got to the workers: ``token`` names its publication."""
+
+    name: str
+    token: int
+    hit: bool
+
+
+class Sink(Protocol):
+    """Where a session sends its news."""
+
+    def begun(self, chunk: int) -> bool:
+        """Called just before a chunk is handed to a worker; False takes it back."""
+
+    def report(self, report: Report) -> None:
+        """Called with outcomes; must not block."""
+
+
+class Session(ABC):
+    """An open call."""
+
+    shares: Sequence[Share] = ()
+
+    @abstractmethod
+    def submit(self, chunk: Chunk) -> None:
+        """Accept a chunk; reports of it will come. Never raises for what an item is."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the call. Chunks that are not done are given up; reports may still come, unasked for.
+
+        May run in a finalizer, at any moment: with chunks in flight it takes no lock.
+        """
+
+
+class Backend(ABC):
+    """A place where tasks run."""
+
+    name: ClassVar[str]
+    in_caller: ClassVar[bool] = False
+    """Whether ``submit`` runs the chunk at once, in the thread that calls it."""
+
+    @abstractmethod
+    def open(self, call: Call, sink: Sink) -> Session:
+        """Share what the call shares and make ready to run.
+
+        Raises:
+            UnshareableError: A shared value cannot be encoded.
+            SerializationError: The function, or a value that every item gets, cannot be encoded.
+            StoreFullError: A shared value does not fit.
+        """
+
+    @abstractmethod
+    def stored(self, tokens: Iterable[int]) -> list[int]:
+        """The sizes in bytes of those publications that a later call could use again."""
+
+    @abstractmethod
+    def forget(self, tokens: Iterable[int]) -> None:
+        """Give these publications up."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the workers and give all memory back."""

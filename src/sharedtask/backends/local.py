@@ -1,0 +1,241 @@
+"""The serial and the thread backend: tasks in this process, under the same rules.
+
+Shared values are encoded and decoded over *the same* memory, read-only: nothing is copied, and a task
+that writes into a shared array fails here as it fails in a worker. Nothing is published, so nothing
+is cached: the twin is made anew for every call, which costs as much as pickling what is not arrays.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sharedtask import inside, interrupts
+from sharedtask.annotations import Role
+from sharedtask.backends.base import Backend, Call, Chunk, Session, SharedValue, Sink
+from sharedtask.errors import ClosedError, SharedTaskError, TaskTimeoutError, UnshareableError
+from sharedtask.outcomes import Batch, Known, Report, contained, readonly_advice
+from sharedtask.sharing import codec
+from sharedtask.sharing.culprit import culprit
+from sharedtask.sharing.handles import Handle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+class _LocalBackend(Backend):
+    def stored(self, tokens: Iterable[int]) -> list[int]:
+        del tokens
+        return []
+
+    def forget(self, tokens: Iterable[int]) -> None:
+        """Nothing is kept."""
+
+    def limit(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class SerialBackend(_LocalBackend):
+    """Runs every chunk at once, in the thread that submits it."""
+
+    name: ClassVar[str] = "serial"
+    in_caller: ClassVar[bool] = True
+
+    def open(self, call: Call, sink: Sink) -> Session:
+        return _LocalSession(call, sink)
+
+
+class ThreadBackend(_LocalBackend):
+    """Runs chunks in threads of this process."""
+
+    name: ClassVar[str] = "thread"
+
+    def __init__(self) -> None:
+        self._threads = _Threads()
+
+    def open(self, call: Call, sink: Sink) -> Session:
+        return _ThreadSession(call, sink, self._threads)
+
+    def close(self) -> None:
+        threads, self._threads = self._threads, _Threads()
+        threads.close()
+
+
+class _LocalSession(Session):
+    def __init__(self, call: Call, sink: Sink) -> None:
+        self._call = call
+        self._sink = sink
+        self._twins = [_twin(call, name, value) for name, value in call.shared.items()]
+        self._readonly = [t.name for t in self._twins if not t.private]
+        self._values = {t.name: t.value() for t in self._twins if not t.private}
+        self._closed = False
+
+    def submit(self, chunk: Chunk) -> None:
+        if self._sink.begun(chunk.number):
+            self._run(chunk)
+
+    def _run(self, chunk: Chunk) -> None:
+        call, began, interrupted = self._call, time.monotonic(), interrupts.count()
+        batch = Batch(chunk.first, [])
+        for offset, item in enumerate(chunk.items):
+            if self._closed:
+                break
+            try:
+                value, error = self._run_one(item, chunk.first + offset), None
+            except BaseException as raised:
+                if interrupts.is_real(raised, interrupted):
+                    raise
+                advised = readonly_advice(raised, call.task, self._readonly)
+                value, error = None, contained(advised, call.task, chunk.first + offset)
+            batch.values.append(value)
+            if error is not None:
+                batch.errors[offset] = error
+                if call.stops:
+                    break
+        seconds = time.monotonic() - began
+        self._sink.report(
+            Report(chunk.number, Known(batch), len(batch.values), finished=True, seconds=seconds)
+        )
+
+    def _run_one(self, item: Any, index: int) -> Any:
+        call, began = self._call, time.monotonic()
+        shared = self._shared()
+        bound = call.bound
+        if call.bound_name in shared:
+            bound = (shared.pop(call.bound_name),)
+        items = item if call.star else (item,)
+        value = call.function(*bound, *items, *call.args, **call.kwargs, **shared)
+        # A task in this process cannot be ended from outside; it can be told afterwards.
+        if call.timeout is not None and time.monotonic() - began > call.timeout:
+            raise TaskTimeoutError(call.task, index, item, call.timeout)
+        return value
+
+    def _shared(self) -> dict[str, Any]:
+        own = {twin.name: twin.private_value() for twin in self._twins if twin.private}
+        return {**self._values, **own}
+
+    def close(self) -> None:
+        self._closed = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Twin:
+    """A shared value as a task in this process sees it."""
+
+    name: str
+    private: bool
+    value: Callable[[], Any]
+    private_value: Callable[[], Any]
+
+
+def _twin(call: Call, name: str, shared: SharedValue) -> _Twin:
+    private = shared.role is Role.COPY_ON_WRITE
+    if isinstance(shared.value, Handle):
+        publication = shared.value.publication
+        return _Twin(name, private, publication.value, publication.private_value)
+    try:
+        payload = codec.encode(shared.value)
+    except SharedTaskError:
+        raise
+    except Exception as error:
+        where = culprit(shared.value, name)
+        msg = f"{call.task}(): {name!r} cannot be shared: {where}. ({error})"
+        raise UnshareableError(msg) from error
+
+    def value() -> Any:
+        return codec.decode(payload.head, [memoryview(b).toreadonly() for b in payload.buffers])
+
+    def private_value() -> Any:
+        return codec.decode(payload.head, [bytearray(b) for b in payload.buffers])
+
+    return _Twin(name, private, value, private_value)
+
+
+# --------------------------------------------------------------------------------- threads
+
+
+class _ThreadSession(_LocalSession):
+    def __init__(self, call: Call, sink: Sink, threads: _Threads) -> None:
+        super().__init__(call, sink)
+        self._threads = threads
+        self.limit = call.workers
+        self.running = 0
+
+    def submit(self, chunk: Chunk) -> None:
+        self._threads.put(self, chunk)
+
+    def run(self, chunk: Chunk) -> None:
+        """Called by one of the threads."""
+        if not self._closed and self._sink.begun(chunk.number):
+            self._run(chunk)
+
+    def fail(self, chunk: Chunk, error: BaseException) -> None:
+        """Report that no item of the chunk was run."""
+        count = len(chunk.items)
+        batch = Batch(chunk.first, [None] * count, dict.fromkeys(range(count), error))
+        self._sink.report(Report(chunk.number, Known(batch), count, finished=True))
+
+
+class _Threads:
+    """Daemon threads that serve all sessions; no session has more of them than it asked for."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._queue: deque[tuple[_ThreadSession, Chunk]] = deque()
+        self._count = self._idle = 0
+        self._closed = False
+
+    def put(self, session: _ThreadSession, chunk: Chunk) -> None:
+        with self._changed:
+            if self._closed:
+                msg = "the thread backend was shut down while this call was running."
+                raise ClosedError(msg)
+            self._queue.append((session, chunk))
+            if self._idle == 0 and self._count < session.limit:
+                self._count += 1
+                name = f"sharedtask-{self._count}"
+                threading.Thread(target=self._serve, name=name, daemon=True).start()
+            self._changed.notify()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            left = list(self._queue)
+            self._queue.clear()
+            self._changed.notify_all()
+        for session, chunk in left:
+            session.fail(chunk, ClosedError("the thread backend was shut down."))
+
+    def _serve(self) -> None:
+        inside.enter_thread()
+        while (work := self._take()) is not None:
+            session, chunk = work
+            try:
+                session.run(chunk)
+            finally:
+                self._end(session)
+
+    def _take(self) -> tuple[_ThreadSession, Chunk] | None:
+        with self._changed:
+            while True:
+                for work in self._queue:
+                    if work[0].running < work[0].limit:
+                        self._queue.remove(work)
+                        work[0].running += 1
+                        return work
+                if self._closed:
+                    return None
+                self._idle += 1
+                self._changed.wait()
+                self._idle -= 1
+
+    def _end(self, session: _ThreadSession) -> None:
+        with self._changed:
+            session.running -= 1
+            self._changed.notify()

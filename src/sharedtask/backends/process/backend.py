@@ -1,0 +1,254 @@
+"""The process backend: shared memory, warm workers, one pool for all tasks of this process."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import socket
+import sys
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sharedtask.annotations import Role
+from sharedtask.backends.base import Backend, Call, Chunk, Session, Share, Sink
+from sharedtask.errors import (
+    BackendUnavailableError,
+    SerializationError,
+    SharedTaskError,
+    StoreFullError,
+    UnshareableError,
+)
+from sharedtask.outcomes import Report
+from sharedtask.sharing import codec, functions
+from sharedtask.sharing.cache import Lease, ShareCache
+from sharedtask.sharing.culprit import culprit
+from sharedtask.sharing.handles import Handle
+
+from . import calls, tickets, wire
+from .pool import Pool
+from .tickets import OpenCall
+from .worker import BLAS_VARIABLES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+
+class ProcessBackend(Backend):
+    """Runs chunks in worker processes on this machine."""
+
+    name: ClassVar[str] = "process"
+
+    def __init__(self) -> None:
+        if not hasattr(socket, "SCM_RIGHTS") or not hasattr(os, "fork"):
+            msg = "backend='process' needs Unix sockets and fork. Use backend='thread' here."
+            raise BackendUnavailableError(msg)
+        self._cache = ShareCache(wake=self._wake)
+        self._pool: Pool | None = None
+        self._lock = threading.Lock()
+        self._path = frozenset(sys.path)
+        _alive.add(self)
+
+    @property
+    def pool(self) -> Pool:
+        """The pool; it starts with the first call."""
+        with self._lock:
+            if self._pool is None:
+                self._path = frozenset(sys.path)
+                self._pool = Pool(self._sweep)
+            return self._pool
+
+    def open(self, call: Call, sink: Sink) -> Session:
+        return _ProcessSession(self, self._cache, call, sink)
+
+    def stored(self, tokens: Iterable[int]) -> list[int]:
+        wanted = set(tokens)
+        return [p.nbytes for p in self._cache.publications() if p.token in wanted]
+
+    def forget(self, tokens: Iterable[int]) -> None:
+        self._cache.forget(tokens)
+
+    def limit(self) -> int:
+        """Bytes that publications may take together."""
+        return self._cache.limit
+
+    def import_path(self) -> tuple[str, ...]:
+        """Entries of ``sys.path`` that came after the workers were started."""
+        return tuple(os.path.abspath(p) for p in sys.path if p not in self._path)
+
+    def close(self) -> None:
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
+        self._cache.clear()
+
+    def abandon(self) -> None:
+        """In a forked child: the workers belong to the parent."""
+        self._lock = threading.Lock()
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.abandon()
+        self._cache = ShareCache(wake=self._wake)
+
+    def _wake(self) -> None:
+        pool = self._pool
+        if pool is not None:
+            pool.wake()
+
+    def _sweep(self) -> bool:
+        self._cache.sweep()
+        return self._cache.needs_sweeping()
+
+
+class _ProcessSession(Session):
+    """One call: its shared values are leased until the last chunk is out of the workers."""
+
+    def __init__(
+        self, backend: ProcessBackend, cache: ShareCache, call: Call, sink: Sink
+    ) -> None:
+        self._pool = backend.pool
+        leases: list[Lease] = []
+        try:
+            function = _lease_function(cache, call)
+            leases.append(function)
+            shared = []
+            for name, value in call.shared.items():
+                lease = _lease_value(cache, call, name)
+                leases.append(lease)
+                private = value.role is Role.COPY_ON_WRITE
+                shared.append(calls.SharedParameter(name, lease.publication.token, private))
+            constants = _pack_constants(call)
+        except BaseException:
+            for lease in leases:
+                lease.release()
+            raise
+        self.shares = [
+            Share(p.name, p.token, lease.hit) for p, lease in zip(shared, leases[1:], strict=True)
+        ]
+        head = calls.CallHead(
+            call.task,
+            function.publication.token,
+            tuple(shared),
+            call.star,
+            call.timeout is not None,
+            call.stops,
+            call.bound_name,
+            _blas_share(call.workers),
+            backend.import_path(),
+        )
+        private_of = [False, *(p.private for p in shared)]
+        needs = tuple((lease.publication, p) for lease, p in zip(leases, private_of, strict=True))
+        self._call = OpenCall(
+            call.task,
+            head.dump(),
+            constants,
+            tuple(leases),
+            needs,
+            call.workers,
+            call.timeout,
+            sink,
+        )
+
+    def submit(self, chunk: Chunk) -> None:
+        try:
+            ticket = tickets.encode(self._call, chunk)
+        except StoreFullError as error:
+            self._report(tickets.Ticket(self._call, chunk, 0, wire.Parcel(b"")).all_failed(error))
+            return
+        except Exception:  # noqa: BLE001  pickling runs user code
+            ticket = tickets.encode_each(self._call, chunk)
+        self._pool.dispatch(ticket)
+
+    def _report(self, report: Report) -> None:
+        self._call.sink.report(report)
+
+    def close(self) -> None:
+        call = self._call
+        if call.closed:
+            return
+        call.closed = True
+        if call.pending:
+            self._pool.give_up(call)
+        else:
+            call.release()
+
+
+def _lease_function(cache: ShareCache, call: Call) -> Lease:
+    try:
+        return cache.lease(call.function, encode=functions.encode_function)
+    except SharedTaskError:
+        raise
+    except Exception as error:
+        where = culprit(call.function, call.task)
+        msg = f"{call.task}(): the function cannot be sent to a worker: {where}. ({error})"
+        raise SerializationError(msg) from error
+
+
+def _lease_value(cache: ShareCache, call: Call, name: str) -> Lease:
+    value = call.shared[name].value
+    if isinstance(value, Handle):
+        return value.lease()
+    try:
+        return cache.lease(value, verify=call.verify)
+    except StoreFullError as error:
+        msg = f"{call.task}(): {name!r} does not fit: {error}"
+        raise StoreFullError(msg) from error
+    except SharedTaskError:
+        raise
+    except Exception as error:
+        msg = f"{call.task}(): {name!r} cannot be shared: {culprit(value, name)}. ({error})"
+        raise UnshareableError(msg) from error
+
+
+def _pack_constants(call: Call) -> wire.Parcel:
+    constants = calls.Constants(call.bound, call.args, dict(call.kwargs))
+    try:
+        payload = codec.encode(constants.parts())
+    except Exception as error:
+        where = next((culprit(v, n) for n, v in _named(call) if not _encodes(v)), str(error))
+        msg = f"{call.task}(): an argument cannot be sent to a worker: {where}. ({error})"
+        raise SerializationError(msg) from error
+    return wire.pack(payload, frozen=True)
+
+
+def _named(call: Call) -> Iterator[tuple[str, Any]]:
+    yield from call.kwargs.items()
+    yield from ((f"argument {k + 1}", v) for k, v in enumerate(call.args))
+    yield from (("self", value) for value in call.bound)
+
+
+def _encodes(value: Any) -> bool:
+    try:
+        codec.encode(value)
+    except Exception:  # noqa: BLE001  pickling runs user code
+        return False
+    return True
+
+
+def _blas_share(workers: int) -> int:
+    """BLAS threads for each worker: its share of the cores, unless the user has said."""
+    if any(name in os.environ for name in BLAS_VARIABLES):
+        return 0
+    from sharedtask.options import available_cpus
+
+    return max(available_cpus() // workers, 1)
+
+
+# ---------------------------------------------------------------------------- end and fork
+
+_alive: weakref.WeakSet[ProcessBackend] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for backend in list(_alive):
+        backend.close()
+
+
+def _abandon_all() -> None:
+    for backend in list(_alive):
+        backend.abandon()
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_abandon_all)

@@ -1,0 +1,174 @@
+"""The caller's ends of the connections: to the starter, and to each worker."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import socket
+import subprocess
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from . import starter, wire
+from .board import Board, Word
+from .wire import Frame, Kind
+from .worker import BLAS_VARIABLES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .tickets import Ticket
+
+_END_SECONDS = 2.0
+
+
+class Link:
+    """A non-blocking socket with frames on it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.reader = wire.Reader(sock)
+        self.writer = wire.Writer(sock)
+        self.ended = self.dry = False
+
+    def receive(self) -> list[Frame]:
+        """Read once: the frames that are complete now. Sets ``ended``, or ``dry`` for "not yet"."""
+        frames: list[Frame] = []
+        try:
+            self.dry = False
+            self.ended = not self.reader.fill()
+            frames.extend(self.reader.frames())
+        except BlockingIOError:
+            self.dry = True
+        except (OSError, wire.ProtocolError):
+            self.ended = True
+        return frames
+
+    def drain(self) -> list[Frame]:
+        """Everything that a dead peer has left in the socket."""
+        frames: list[Frame] = []
+        self.dry = False
+        while not (self.ended or self.dry):
+            frames.extend(self.receive())
+        return frames
+
+    def close(self) -> None:
+        """Close the socket and every descriptor on its way."""
+        self.reader.close()
+        self.writer.close()
+        self.sock.close()
+
+
+class StarterLink(Link):
+    """The starter process, as its caller sees it."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        super().__init__(ours)
+        with theirs, _interrupt_blocked():
+            os.set_inheritable(theirs.fileno(), True)  # noqa: FBT003
+            self._process = subprocess.Popen(
+                starter.command(theirs.fileno()),
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env=_environment(),
+            )
+
+    def spawn(self, serial: int) -> WorkerLink:
+        """Have a worker forked; frames may be sent to it at once."""
+        ours, theirs = socket.socketpair()
+        board = Board()
+        with theirs:
+            fds = (theirs.fileno(), board.fd)
+            setting = pickle.dumps(_cwd())
+            self.writer.send(Frame(Kind.SPAWN, chunk=serial, body=setting, fds=fds))
+        os.close(board.fd)
+        return WorkerLink(ours, board, serial)
+
+    def signal(self, serial: int, number: int) -> None:
+        """Send a signal to a worker; nothing happens where it has ended already."""
+        self.writer.send(Frame(Kind.SIGNAL, chunk=serial, first=number))
+
+    def end(self) -> None:
+        """Close the socket: the starter kills the workers and ends."""
+        self.close()
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def abandon(self) -> None:
+        """In a forked child: close our copies; the process is not ours."""
+        self.close()
+        self._process.returncode = 0  # no warning that it still runs
+
+
+@contextlib.contextmanager
+def _interrupt_blocked() -> Iterator[None]:
+    """The mask is inherited: Ctrl-C finds the starter ignoring it from its first instruction."""
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+def _environment() -> dict[str, str]:
+    """One BLAS thread until a call says otherwise: the starter must have no other threads."""
+    return {**dict.fromkeys(BLAS_VARIABLES, "1"), **os.environ}
+
+
+def _cwd() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return "/"
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """Why a worker was stopped, and what must still hold on its board for it to be killed."""
+
+    reason: str
+    chunk: int
+    started: int | None
+
+
+class WorkerLink(Link):
+    """A worker, as its caller sees it: what it was given, and its board."""
+
+    def __init__(self, sock: socket.socket, board: Board, serial: int) -> None:
+        super().__init__(sock)
+        self.board = board
+        self.serial = serial
+        self.pid: int | None = None
+        self.tickets: deque[Ticket] = deque()
+        self.tokens: dict[int, bool] = {}  # published values it has; True: with a descriptor
+        self.suspicion: Suspicion | None = None
+        self.verdict: Suspicion | None = None
+        self.exit: tuple[int | None, int | None, int | None] | None = None
+
+    def free_slot(self) -> int:
+        """The place on the board, 0 or 1, where its next chunk can be cancelled."""
+        return 1 - self.tickets[0].slot if self.tickets else 0
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Have the worker give a chunk up between two items."""
+        self.board.words[Word.CANCEL + ticket.slot] = ticket.number
+
+    def in_hand(self) -> int:
+        """The number of the chunk that it is working on, or worked on last."""
+        return self.board.words[Word.CHUNK]
+
+    def still(self, suspicion: Suspicion) -> bool:
+        """True where the stopped worker is at the very item that it was stopped for."""
+        words = self.board.words
+        return words[Word.CHUNK] == suspicion.chunk and suspicion.started in (
+            None,
+            words[Word.STARTED],
+        )

@@ -1,0 +1,153 @@
+"""The starter: a small process that forks the workers.
+
+It has numpy loaded and one thread only, so forking it is safe and takes a millisecond or two; the
+caller's own process, with its threads, is never forked. It does not run the user's script. It is the
+workers' parent: it alone can wait for them, so it tells the caller how each of them ended, and it
+sends the signals, since only a parent knows that a pid still means the same process. When the
+caller dies, the socket ends, the starter ends, and the kernel kills the workers with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import selectors
+import signal
+import socket
+import struct
+import sys
+
+from sharedtask.sharing import libc
+
+from . import wire
+from .wire import Frame, Kind
+
+_STATUS = struct.Struct("<qqq")
+
+
+def main(fd: int, caller: int) -> None:
+    """Serve the caller on the socket ``fd`` until it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    starter = _Starter(socket.socket(fileno=fd))
+    if os.getppid() == caller:
+        starter.serve()
+    os._exit(0)
+
+
+class _Starter:
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._reader = wire.Reader(sock)
+        self._pids: dict[int, int] = {}  # serial number -> pid
+        self._wake, wakes = socket.socketpair()
+        for end in (self._wake, wakes):
+            end.setblocking(False)
+        self._wakes = wakes
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
+
+    def serve(self) -> None:
+        import numpy as np  # the workers inherit it
+
+        del np
+        gc.collect()
+        gc.freeze()  # what is here stays: collections in the workers need not copy its pages
+        selector = selectors.DefaultSelector()
+        selector.register(self._sock, selectors.EVENT_READ)
+        selector.register(self._wake, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is self._wake:
+                    self._reap()
+                elif not self._read():
+                    return self._kill_all()
+
+    def _read(self) -> bool:
+        try:
+            alive = self._reader.fill()
+        except OSError:
+            return False
+        for frame in self._reader.frames():
+            if frame.kind is Kind.SPAWN:
+                self._spawn(frame)
+            elif frame.kind is Kind.SIGNAL and frame.chunk in self._pids:
+                os.kill(self._pids[frame.chunk], frame.first)
+        return alive
+
+    def _spawn(self, frame: Frame) -> None:
+        starter = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._become_worker(frame, starter)
+        for fd in frame.fds:
+            os.close(fd)
+        self._pids[frame.chunk] = pid
+        wire.send_all(self._sock, Frame(Kind.SPAWNED, chunk=frame.chunk, first=pid))
+
+    def _become_worker(self, frame: Frame, starter: int) -> None:
+        """In the child. Nothing of this may return into the starter's loop."""
+        code = 1
+        try:
+            libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != starter:  # it died before the kernel knew of our wish
+                return
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for end in (self._sock, self._wake, self._wakes):
+                end.close()
+            from . import worker
+
+            code = worker.main(*frame.fds, bytes(frame.body))
+        finally:
+            os._exit(code)
+
+    def _reap(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake.recv(4096)
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._tell(pid, status)
+
+    def _tell(self, pid: int, status: int) -> None:
+        serial = next((s for s, p in self._pids.items() if p == pid), None)
+        if serial is None:
+            return
+        if os.WIFSTOPPED(status):
+            wire.send_all(self._sock, Frame(Kind.STOPPED, chunk=serial))
+            return
+        del self._pids[serial]
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        exitcode = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0
+        body = _STATUS.pack(pid, number, exitcode)
+        wire.send_all(self._sock, Frame(Kind.EXITED, chunk=serial, body=body))
+
+    def _kill_all(self) -> None:
+        for pid in self._pids.values():
+            os.kill(pid, signal.SIGKILL)
+        for pid in self._pids.values():
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+
+def exit_status(body: bytes | memoryview) -> tuple[int, int | None, int | None]:
+    """Pid, signal and exit code (one of them None) from an EXITED frame."""
+    pid, number, exitcode = _STATUS.unpack(body)
+    return pid, number or None, None if number else exitcode
+
+
+def command(fd: int) -> list[str]:
+    """The command that starts a starter: this interpreter, its flags, its import path."""
+    from subprocess import _args_from_interpreter_flags  # type: ignore[attr-defined]
+
+    code = (
+        f"import sys; sys.path[:] = {[os.path.abspath(p) for p in sys.path]!r}; "
+        f"from {__name__} import main; main({fd}, {os.getpid()})"
+    )
+    return [sys.executable, *_args_from_interpreter_flags(), "-P", "-c", code]

@@ -1,0 +1,127 @@
+"""Chunks on their way through the pool, and the calls that they belong to."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sharedtask.errors import SerializationError
+from sharedtask.outcomes import Batch, Known, RaisedError, Report, remote_text
+from sharedtask.sharing import codec
+from sharedtask.sharing.culprit import culprit
+
+from . import calls, results, wire
+from .wire import Frame, Kind, Parcel
+
+if TYPE_CHECKING:
+    from sharedtask.backends.base import Chunk, Sink
+    from sharedtask.sharing.cache import Lease
+    from sharedtask.sharing.publication import Publication
+
+_numbers = itertools.count(1)
+
+
+@dataclass(eq=False, slots=True)
+class OpenCall:
+    """What all chunks of a call have in common, and where they are now."""
+
+    task: str
+    head: bytes
+    constants: Parcel
+    leases: tuple[Lease, ...]
+    needs: tuple[tuple[Publication, bool], ...]  # True: with a descriptor for private copies
+    limit: int
+    timeout: float | None
+    sink: Sink
+    users: Counter[int] = field(default_factory=Counter)  # serial of worker -> chunks it has
+    pending: int = 0  # chunks in the queue and in workers
+    seconds: float | None = None  # how long a chunk takes, smoothed
+    closed: bool = False
+
+    def note(self, seconds: float) -> None:
+        """Remember how long a chunk took."""
+        self.seconds = seconds if self.seconds is None else (self.seconds + seconds) / 2
+
+    def release(self) -> None:
+        """Let go of the shared values: no chunk needs them any more."""
+        for lease in self.leases:
+            lease.release()
+        self.constants.close()
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """A chunk, encoded. It keeps its items until it is done: they may have to be sent again."""
+
+    call: OpenCall
+    chunk: Chunk
+    mode: int
+    parcel: Parcel
+    number: int = field(default_factory=lambda: next(_numbers))
+    received: int = 0
+    slot: int = 0
+    cancelled: bool = False
+    kill_at: float | None = None
+
+    def frame(self) -> Frame:
+        """The chunk as a message."""
+        fds = tuple(p.fd for p in (self.call.constants, self.parcel) if p.fd is not None)
+        head = self.call.head
+        prefix = calls.PREFIX.pack(self.mode, self.slot, len(head))
+        return Frame(
+            Kind.CHUNK,
+            chunk=self.number,
+            first=self.chunk.first,
+            count=len(self.chunk.items),
+            body=b"".join((prefix, head, self.call.constants.data, self.parcel.data)),
+            fds=fds,
+        )
+
+    def report(self, batch: Batch, *, finished: bool, seconds: float = 0.0) -> Report:
+        """A report of outcomes that are known here."""
+        return Report(self.chunk.number, Known(batch), len(batch.values), finished, seconds)
+
+    def failed(self, error: BaseException, *, finished: bool = True) -> Report:
+        """A report that the next item ended with ``error``."""
+        batch = Batch(self.chunk.first + self.received, [None], {0: error})
+        self.received += 1
+        return self.report(batch, finished=finished)
+
+    def all_failed(self, error: BaseException) -> Report:
+        """A report that every item without an outcome ended with ``error``."""
+        left = len(self.chunk.items) - self.received
+        batch = Batch(
+            self.chunk.first + self.received, [None] * left, dict.fromkeys(range(left), error)
+        )
+        self.received += left
+        return self.report(batch, finished=True)
+
+
+def encode(call: OpenCall, chunk: Chunk) -> Ticket:
+    """Encode a chunk in one piece; raises what pickling an item raises, or StoreFullError."""
+    data = results.dump_items(chunk.items)
+    if data is not None:
+        return Ticket(call, chunk, calls.SCALARS, Parcel(data))
+    payload = codec.encode(chunk.items)
+    return Ticket(call, chunk, calls.TOGETHER, wire.pack(payload, frozen=False))
+
+
+def encode_each(call: OpenCall, chunk: Chunk) -> Ticket:
+    """Encode every item on its own, so that a bad one can be told from its neighbours.
+
+    An item that cannot be pickled is replaced by its error, which the worker sends back in place.
+    """
+    items = [_item_or_error(call.task, chunk.first + k, item) for k, item in enumerate(chunk.items)]
+    return Ticket(call, chunk, calls.EACH, wire.pack(codec.encode(items), frozen=False))
+
+
+def _item_or_error(task: str, index: int, item: Any) -> Any:
+    try:
+        return codec.encode_inband(item)
+    except Exception as error:  # noqa: BLE001  pickling runs user code
+        where = culprit(item, f"item {index}")
+        text = f"{task}(): item {index} cannot be pickled: {where}. ({error})"
+        raised = RaisedError.of(SerializationError(text))
+        return raised.class_name, raised.text, remote_text(error), raised.pickled

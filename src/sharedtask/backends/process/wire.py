@@ -1,0 +1,292 @@
+"""What passes between the caller's process and a worker, and how.
+
+A frame is a fixed header, a body of ``length`` bytes, and up to 255 descriptors that travel beside
+its first byte (SCM_RIGHTS). The header stands outside every pickle, so whatever is wrong with a
+body, both sides know which chunk it belonged to::
+
+    magic  kind  descriptors  count  chunk  first  elapsed  length | body
+    u16    u8    u8           u32    u64    u64    u64      u64    |
+
+    caller -> worker   ATTACH  a segment for a token         worker -> caller   RESULTS  outcomes of items
+                       DROP    forget a token                                   FAILED   body unreadable
+                       CHUNK   items to run                                     OUTPUT   printed text
+                       STOP    end
+    caller -> starter  SPAWN, SIGNAL                          starter -> caller  SPAWNED, EXITED, STOPPED
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import enum
+import os
+import socket
+import struct
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sharedtask.errors import SharedTaskError
+from sharedtask.sharing import codec, mapping, segments
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+_HEADER = struct.Struct("<HBBIQQQQ")
+_MAGIC = 0x5348
+_MAX_FDS = 16
+_READ_SIZE = 1 << 18
+
+# From this size on, a value travels in a segment of its own instead of through the socket.
+SEGMENT_FROM = 1 << 20
+# Buffers below this size are copied out of the frame, so that a small array in somebody's hands
+# does not keep everything alive that arrived beside it.
+_COPY_BELOW = 1 << 16
+
+
+class Kind(enum.IntEnum):
+    """What a frame is about."""
+
+    ATTACH = 1
+    DROP = 2
+    CHUNK = 3
+    STOP = 4
+    RESULTS = 5
+    FAILED = 6
+    OUTPUT = 7
+    SPAWN = 8
+    SIGNAL = 9
+    SPAWNED = 10
+    EXITED = 11
+    STOPPED = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One message; what ``chunk``, ``first``, ``count`` and ``elapsed`` mean depends on the kind."""
+
+    kind: Kind
+    chunk: int = 0
+    first: int = 0
+    count: int = 0
+    elapsed: int = 0
+    body: bytes | memoryview = b""
+    fds: tuple[int, ...] = ()
+
+    def header(self) -> bytes:
+        """The fixed part as bytes."""
+        return _HEADER.pack(
+            _MAGIC,
+            self.kind,
+            len(self.fds),
+            self.count,
+            self.chunk,
+            self.first,
+            self.elapsed,
+            len(self.body),
+        )
+
+
+class ProtocolError(SharedTaskError):
+    """Raised when something else than a frame arrives: the peer is not to be trusted any more."""
+
+
+class Reader:
+    """Cuts what arrives on a socket into frames."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._data = bytearray()
+        self._fds: deque[int] = deque()
+        self._ancillary = socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize)
+
+    def fill(self) -> bool:
+        """Read once; False at the end of the stream. BlockingIOError where nothing is there."""
+        data, ancillary, flags, _ = self._sock.recvmsg(
+            _READ_SIZE, self._ancillary, getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+        )
+        for level, kind, content in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                self._fds.extend(_ints(content))
+        if flags & socket.MSG_CTRUNC:
+            msg = "descriptors were lost on arrival: this process may not open more (RLIMIT_NOFILE)"
+            raise ProtocolError(msg)
+        self._data += data
+        return bool(data)
+
+    def frames(self) -> Iterator[Frame]:
+        """The frames that are complete; their bodies are copies of one's own."""
+        while len(self._data) >= _HEADER.size:
+            magic, kind, fds, count, chunk, first, elapsed, length = _HEADER.unpack_from(self._data)
+            if magic != _MAGIC:
+                msg = "what arrived on a worker's socket is not a frame; did the task close it?"
+                raise ProtocolError(msg)
+            end = _HEADER.size + length
+            if len(self._data) < end:
+                return
+            body = bytes(memoryview(self._data)[_HEADER.size : end])
+            del self._data[:end]
+            taken = tuple(self._fds.popleft() for _ in range(fds))
+            yield Frame(Kind(kind), chunk, first, count, elapsed, body, taken)
+
+    def close(self) -> None:
+        """Close the descriptors that no frame claimed."""
+        while self._fds:
+            os.close(self._fds.popleft())
+
+
+class Writer:
+    """Sends frames on a non-blocking socket and keeps what does not fit for later."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._backlog: deque[tuple[memoryview, tuple[int, ...]]] = deque()
+
+    @property
+    def pending(self) -> bool:
+        """True while something waits for room in the socket."""
+        return bool(self._backlog)
+
+    def send(self, frame: Frame) -> None:
+        """Send a frame, or as much of it as fits now. A peer that is gone is not an error here:
+
+        its death is told by the end of the stream, in one place. The frame's descriptors are
+        duplicated where they have to wait.
+        """
+        data = frame.header() + frame.body
+        if self._backlog:
+            self._queue(memoryview(data), frame.fds)
+            return
+        sent = self._try(memoryview(data), frame.fds)
+        if sent < len(data):
+            self._queue(memoryview(data)[sent:], () if sent else frame.fds)
+
+    def flush(self) -> None:
+        """Send what waits, as far as it fits."""
+        while self._backlog:
+            data, fds = self._backlog[0]
+            sent = self._try(data, fds)
+            if sent and fds:
+                _close_all(fds)
+                fds = ()
+            if sent < len(data):
+                self._backlog[0] = (data[sent:], fds)
+                return
+            self._backlog.popleft()
+
+    def close(self) -> None:
+        """Forget what waits."""
+        while self._backlog:
+            _close_all(self._backlog.popleft()[1])
+
+    def _queue(self, data: memoryview, fds: Sequence[int]) -> None:
+        self._backlog.append((data, tuple(os.dup(fd) for fd in fds)))
+
+    def _try(self, data: memoryview, fds: Sequence[int]) -> int:
+        try:
+            return self._sock.sendmsg([data], rights(fds))
+        except BlockingIOError:
+            return 0
+        except OSError:  # EPIPE, ECONNRESET: as if sent
+            return len(data)
+
+
+def send_all(sock: socket.socket, frame: Frame) -> None:
+    """Send a frame on a blocking socket."""
+    data = memoryview(frame.header() + frame.body)
+    sent = sock.sendmsg([data], rights(frame.fds))
+    if sent < len(data):
+        sock.sendall(data[sent:])
+
+
+def rights(fds: Sequence[int]) -> list[tuple[int, int, bytes]]:
+    """The ancillary message that carries descriptors."""
+    if not fds:
+        return []
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds).tobytes())]
+
+
+def _ints(content: bytes) -> array.array[int]:
+    found = array.array("i")
+    found.frombytes(content[: len(content) - len(content) % found.itemsize])
+    return found
+
+
+def _close_all(fds: Iterable[int]) -> None:
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+# -------------------------------------------------------------------------------- parcels
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """An encoded value ready to travel: ``data`` through the socket, bulk in a segment ``fd``."""
+
+    data: bytes
+    fd: int | None = None
+
+    def close(self) -> None:
+        """Close the sender's descriptor."""
+        if self.fd is not None:
+            os.close(self.fd)
+
+
+_COUNT = struct.Struct("<BI")
+_PAIR = struct.Struct("<QQ")
+
+
+def pack(payload: codec.Payload, *, frozen: bool) -> Parcel:
+    """Make a parcel: small payloads inline, others in a segment (StoreFullError where it is full).
+
+    ``frozen`` where more than one worker may receive it.
+    """
+    if payload.nbytes >= SEGMENT_FROM:
+        segment = segments.write(payload, frozen=frozen)
+        table = b"".join(_PAIR.pack(*part) for part in segment.layout.parts)
+        return Parcel(_COUNT.pack(1, len(segment.layout.parts)) + table, segment.fd)
+    parts = (*payload.buffers, payload.head)
+    table = b"".join(_PAIR.pack(0, memoryview(part).nbytes) for part in parts)
+    return Parcel(b"".join((_COUNT.pack(0, len(parts)), table, *parts)))
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A parcel on arrival: what ``codec.decode`` takes. ``end`` is where the next one begins."""
+
+    head: bytes | memoryview
+    buffers: list[bytearray | memoryview]
+    end: int
+
+
+def unpack(data: memoryview, fds: Iterator[int], *, private: bool) -> Received:
+    """Open the parcel at the beginning of ``data``; ``fds`` gives its descriptor and is kept open.
+
+    Buffers are writable: ``private`` pages where others hold the same segment, else the segment
+    itself, which then belongs to the receiver alone.
+    """
+    in_segment, count = _COUNT.unpack_from(data)
+    at = _COUNT.size
+    parts = [_PAIR.unpack_from(data, at + k * _PAIR.size) for k in range(count)]
+    at += count * _PAIR.size
+    if in_segment:
+        *buffers, head = _open_segment(next(fds), parts, private=private)
+        return Received(head, [_own(buffer) for buffer in buffers], at)
+    views = []
+    for _, length in parts:
+        views.append(data[at : at + length])
+        at += length
+    return Received(views[-1], [bytearray(view) for view in views[:-1]], at)
+
+
+def _open_segment(fd: int, parts: list[tuple[int, int]], *, private: bool) -> list[memoryview]:
+    size = sum(parts[-1])
+    segments.check(fd, size, frozen=private)
+    whole = memoryview(mapping.view(fd, size, private=private, writable=not private))
+    return [whole[start : start + length] for start, length in parts]
+
+
+def _own(buffer: memoryview) -> bytearray | memoryview:
+    return bytearray(buffer) if len(buffer) < _COPY_BELOW else buffer

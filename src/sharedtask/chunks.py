@@ -1,0 +1,93 @@
+"""How many items go to a worker at once.
+
+Guided: large chunks first, smaller ones towards the end, so that all workers finish together. How
+long an item takes is learned as results come in, and remembered from one call to the next.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+from sharedtask.backends.base import Chunk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# A chunk should take at least this long (the way to a worker and back costs 0.1 ms) ...
+_AT_LEAST_SECONDS = 0.001
+# ... and at most this long, so that there is always something to share out.
+_AT_MOST_SECONDS = 0.1
+_LARGEST = 1 << 14
+
+
+class Pace:
+    """Seconds that an item takes, smoothed; None before the first result of a task."""
+
+    def __init__(self) -> None:
+        self.seconds: float | None = None
+
+    def note(self, seconds: float, items: int) -> None:
+        """``items`` items took ``seconds`` seconds in one worker."""
+        if items:
+            new = seconds / items
+            self.seconds = new if self.seconds is None else 0.5 * (self.seconds + new)
+
+
+class Chunker:
+    """Cuts a stream of items into chunks."""
+
+    def __init__(
+        self, items: Iterator[Any], total: int | None, chunksize: int | str, workers: int, pace: Pace
+    ) -> None:
+        self._items = items
+        self._total = total
+        self._fixed = chunksize if isinstance(chunksize, int) else None
+        self._workers = workers
+        self._pace = pace
+        self._numbers = itertools.count(1)
+        self._last = 0
+        self.given = 0
+        self.exhausted = False
+
+    def next(self, most: int | None) -> Chunk | None:
+        """The next chunk, of at most ``most`` items; None at the end. Raises what the items raise."""
+        if self.exhausted:
+            return None
+        size = self._fixed or self._size()
+        if most is not None:
+            size = min(size, most)
+        items = list(itertools.islice(self._items, size))
+        if len(items) < size:
+            self.exhausted = True
+        if not items:
+            return None
+        self._last = len(items)
+        chunk = Chunk(next(self._numbers), self.given, items)
+        self.given += len(items)
+        return chunk
+
+    def part(self, first: int, items: list[Any]) -> Chunk:
+        """Items that are given out once more."""
+        return Chunk(next(self._numbers), first, items)
+
+    def _size(self) -> int:
+        seconds = self._pace.seconds
+        if self._total is None:
+            return self._size_of_stream(seconds)
+        left = max(self._total - self.given, 1)
+        if seconds is None:
+            return min(-(-left // (8 * self._workers)), _LARGEST)
+        guided = -(-left // (3 * self._workers))
+        enough = min(int(_AT_LEAST_SECONDS / max(seconds, 1e-9)), -(-self._total // self._workers))
+        return _within(max(guided, enough), int(_AT_MOST_SECONDS / max(seconds, 1e-9)))
+
+    def _size_of_stream(self, seconds: float | None) -> int:
+        """The end is not known: grow from one item on, until a chunk takes its time."""
+        if seconds is None:
+            return 1
+        return _within(max(2 * self._last, 1), int(10 * _AT_LEAST_SECONDS / max(seconds, 1e-9)))
+
+
+def _within(size: int, most: int) -> int:
+    return max(min(size, most, _LARGEST), 1)

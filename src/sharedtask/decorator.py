@@ -1,0 +1,120 @@
+"""``parallel``: checks a function at its definition and makes a task of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+
+from sharedtask.errors import DefinitionError
+from sharedtask.options import check_options
+from sharedtask.sharing import functions
+from sharedtask.spec import build_spec, name_of
+from sharedtask.task import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from typing_extensions import Unpack
+
+    from sharedtask.options import OptionsDict
+    from sharedtask.spec import Kind, TaskSpec
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@overload
+def parallel(function: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def parallel(
+    *,
+    shared: Sequence[str] = (),
+    copy_on_write: Sequence[str] = (),
+    **options: Unpack[OptionsDict],
+) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def parallel(
+    function: Any = None,
+    /,
+    *,
+    shared: Sequence[str] = (),
+    copy_on_write: Sequence[str] = (),
+    **options: Any,
+) -> Any:
+    """Make a function a task that can be mapped over many items.
+
+    Args:
+        function: The function; its first parameter (after ``self`` or ``cls``) gets the item.
+        shared: Names of parameters whose values are shared read-only, as ``Shared[T]`` says.
+        copy_on_write: Names of parameters whose values are shared and writable, private to each
+            item, as ``CopyOnWrite[T]`` says.
+        **options: Defaults for this task: ``backend``, ``workers``, ``chunksize``, ``buffersize``,
+            ``progress``, ``desc``, ``timeout`` (seconds per item), ``retries``, ``retry_on``,
+            ``return_exceptions``, ``verify``.
+
+    Returns:
+        A task: called, it is the function; ``map``, ``imap``, ``submit`` ... run it at large.
+
+    Raises:
+        DefinitionError: What is declared cannot work; the text shows the signature.
+        OptionsError: An option is unknown or out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> from sharedtask import Shared, parallel
+        >>> @parallel
+        ... def norm(i: int, rows: Shared[np.ndarray]) -> float:
+        ...     return float(np.linalg.norm(rows[i]))
+        >>> norm(1, rows=np.eye(3))
+        1.0
+        >>> norm.map(range(3), rows=np.eye(3))
+        [1.0, 1.0, 1.0]
+    """
+    if function is not None:
+        return define(function, shared, copy_on_write, options)
+
+    def decorate(function: Callable[P, R]) -> Task[P, R]:
+        return define(function, shared, copy_on_write, options)
+
+    # Options are checked before there is a function to name.
+    check_options(options, "parallel()")
+    return decorate
+
+
+def define(
+    function: Any, shared: Sequence[str], copy_on_write: Sequence[str], options: Mapping[str, Any]
+) -> Task[..., Any]:
+    """Make a task and check it, here and now."""
+    if isinstance(function, Task):
+        msg = f"{name_of(function)}() is a task already. Use with_options() to change its options."
+        raise DefinitionError(msg)
+    kind = _kind(function)
+    spec = build_spec(
+        functions.bare(function), shared=shared, copy_on_write=copy_on_write, kind=kind
+    )
+    checked = check_options(options, f"{spec.name}()")
+    return make_task(function, shared, copy_on_write, checked, spec)
+
+
+def make_task(
+    function: Any,
+    shared: Sequence[str],
+    copy_on_write: Sequence[str],
+    options: Mapping[str, Any],
+    spec: TaskSpec | None = None,
+) -> Task[..., Any]:
+    """Make a task; without a ``spec`` the signature is read when it is first needed."""
+
+    def make_spec() -> TaskSpec:
+        return spec or build_spec(
+            functions.bare(function),
+            shared=shared,
+            copy_on_write=copy_on_write,
+            kind=_kind(function),
+        )
+
+    return Task(function, make_spec, options, (function, shared, copy_on_write, options))
+
+
+def _kind(function: Any) -> Kind:
+    if isinstance(function, staticmethod):
+        return "static"
+    return "class" if isinstance(function, classmethod) else "function"

@@ -1,0 +1,245 @@
+"""The whole error tree, light enough for a worker that has imported nothing else.
+
+Every class hands its fields to ``BaseException.__init__`` by position and builds its text in
+``__str__``. An exception is pickled as its class and ``args``, so this is what makes a round trip
+through another process exact; text joined in ``__init__`` would be lost or doubled there.
+"""
+
+from signal import Signals
+from typing import Self
+
+__all__ = [
+    "ArgumentError",
+    "BackendUnavailableError",
+    "ClosedError",
+    "DefinitionError",
+    "ItemNote",
+    "OptionsError",
+    "RemoteTraceback",
+    "SerializationError",
+    "SharedTaskError",
+    "StoreFullError",
+    "TaskExitError",
+    "TaskTimeoutError",
+    "UnshareableError",
+    "WorkerDiedError",
+    "item_note",
+]
+
+
+class SharedTaskError(Exception):
+    """Base of every error that is ours and not the user's own."""
+
+
+class DefinitionError(SharedTaskError, ValueError):
+    """Raised when a function, its annotations or its sharing lists cannot make a task."""
+
+
+class OptionsError(SharedTaskError, ValueError):
+    """Raised when an option is unknown or has a value outside what it allows."""
+
+
+class ArgumentError(SharedTaskError, TypeError):
+    """Raised when a value does not match the annotation of its parameter."""
+
+
+class UnshareableError(SharedTaskError, TypeError):
+    """Raised when a value belongs to one process and cannot be shared."""
+
+
+class SerializationError(SharedTaskError):
+    """Raised when a function, an argument or a result will not pickle or unpickle."""
+
+
+class StoreFullError(SharedTaskError, MemoryError):
+    """Raised when a value does not fit into the shared memory that is free."""
+
+
+class BackendUnavailableError(SharedTaskError, ImportError):
+    """Raised when a backend needs a package that is not installed."""
+
+
+class ClosedError(SharedTaskError):
+    """Raised when a handle or a pool is used after it was closed."""
+
+
+class WorkerDiedError(SharedTaskError, RuntimeError):
+    """Raised when a worker process died while it had an item in hand.
+
+    Attributes:
+        function: Name of the task.
+        index: Position of the item in the input, None outside a map.
+        item: The item itself.
+        pid: Process id of the worker, None where it is not known.
+        signal: Number of the signal that killed it, None if it ended otherwise.
+        exitcode: Exit code, None if a signal killed it.
+        while_: Phase it died in, such as "while loading the shared values".
+    """
+
+    def __init__(
+        self,
+        function: str,
+        index: int | None = None,
+        item: object = None,
+        pid: int | None = None,
+        signal: int | None = None,
+        exitcode: int | None = None,
+        while_: str = "",
+    ) -> None:
+        super().__init__(function, index, item, pid, signal, exitcode, while_)
+        self.function = function
+        self.index = index
+        self.item = item
+        self.pid = pid
+        self.signal = signal
+        self.exitcode = exitcode
+        self.while_ = while_
+
+    def __str__(self) -> str:
+        worker = "a worker" if self.pid is None else f"worker {self.pid}"
+        phase = f", {self.while_}" if self.while_ else ""
+        place = f"{_place(self.function, self.index)}{phase}"
+        return f"{worker} {self._end()} in {place}.{self._advice()}"
+
+    def _end(self) -> str:
+        if self.signal is not None:
+            return f"was killed by {_signal_name(self.signal)}"
+        if self.exitcode is not None:
+            return f"ended with exit code {self.exitcode}"
+        return "died"
+
+    def _advice(self) -> str:
+        if self.signal is not None:
+            return _SIGNAL_ADVICE.get(self.signal, "")
+        if self.exitcode is not None:
+            return " A task returns or raises; look for os._exit() or an exit in native code."
+        return ""
+
+
+class TaskTimeoutError(SharedTaskError, TimeoutError):
+    """Raised when a task ran longer than ``timeout`` and its worker was ended.
+
+    Attributes:
+        function: Name of the task.
+        index: Position of the item in the input, None outside a map.
+        item: The item itself.
+        timeout: The limit in seconds.
+        pid: Process id of the worker that was ended, None where it is not known.
+    """
+
+    def __init__(
+        self,
+        function: str,
+        index: int | None = None,
+        item: object = None,
+        timeout: float | None = None,
+        pid: int | None = None,
+    ) -> None:
+        # TimeoutError is an OSError, whose own __init__ reads two to five arguments as errno,
+        # text and file name, and then drops all but two of them.
+        BaseException.__init__(self, function, index, item, timeout, pid)
+        self.function = function
+        self.index = index
+        self.item = item
+        self.timeout = timeout
+        self.pid = pid
+
+    def __str__(self) -> str:
+        limit = "its timeout" if self.timeout is None else f"timeout={self.timeout:g} seconds"
+        worker = "" if self.pid is None else f", worker {self.pid} was ended"
+        place = _place(self.function, self.index)
+        return f"{place}, took longer than {limit}{worker}. Allow more time, or give it less work."
+
+
+class TaskExitError(SharedTaskError):
+    """Raised for what a task raised and the caller cannot get as itself.
+
+    That is SystemExit, KeyboardInterrupt and the like, which would end the caller, and exceptions
+    that cannot be rebuilt in this process.
+
+    Attributes:
+        function: Name of the task.
+        class_name: Class of the original exception.
+        text: Its text.
+        traceback: Its traceback in the worker, as text.
+        index: Position of the item in the input, None outside a map.
+    """
+
+    def __init__(
+        self,
+        function: str,
+        class_name: str,
+        text: str = "",
+        traceback: str = "",
+        index: int | None = None,
+    ) -> None:
+        super().__init__(function, class_name, text, traceback, index)
+        self.function = function
+        self.class_name = class_name
+        self.text = text
+        self.traceback = traceback
+        self.index = index
+
+    def __str__(self) -> str:
+        raised = f"{self.class_name}: {self.text}" if self.text else self.class_name
+        place = _place(self.function, self.index)
+        if self.class_name in {"SystemExit", "KeyboardInterrupt", "GeneratorExit"}:
+            return f"{place}, raised {raised}. A task ends by returning or by raising an Exception."
+        return f"{place}, raised {raised}. It cannot be raised here as itself."
+
+
+class RemoteTraceback(Exception):  # noqa: N818 - not raised: it stands as a __cause__
+    """The traceback of an exception in another process; its text is that traceback."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class ItemNote(str):
+    """A note on an exception that says which item raised it.
+
+    Attributes:
+        index: Position of the item in the input, None outside a map.
+    """
+
+    # Hides str.index, which nobody looks for in a note; cattrs gives its notes the same name.
+    __slots__ = ("index",)  # pyright: ignore[reportIncompatibleMethodOverride]
+    index: int | None  # type: ignore[assignment]
+
+    def __new__(cls, text: str, index: int | None) -> Self:
+        """Make the note ``text`` about the item at ``index``."""
+        note = super().__new__(cls, text)
+        note.index = index
+        return note
+
+    def __getnewargs__(self) -> tuple[str, int | None]:  # type: ignore[override]
+        return str(self), self.index
+
+
+def item_note(function_name: str, index: int | None) -> ItemNote:
+    """Return the note "in classify(), item 17" for ``BaseException.add_note``."""
+    return ItemNote(f"in {_place(function_name, index)}", index)
+
+
+_WRITES = " Native code may have written into read-only shared memory; give it a copy."
+_SIGNAL_ADVICE = {
+    6: " Native code aborted; its message stands on standard error.",
+    7: _WRITES,
+    9: " If memory ran out, use fewer workers.",
+    11: _WRITES,
+}
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _place(function: str, index: int | None) -> str:
+    return f"{function}()" if index is None else f"{function}(), item {index}"

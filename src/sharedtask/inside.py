@@ -1,0 +1,23 @@
+"""Whether this code runs inside a task: a map within a task runs serially, in its worker."""
+
+from __future__ import annotations
+
+import threading
+
+_process = threading.Event()
+_thread = threading.local()
+
+
+def enter() -> None:
+    """From now on this whole process is a worker."""
+    _process.set()
+
+
+def enter_thread() -> None:
+    """From now on this thread is a worker."""
+    _thread.worker = True
+
+
+def a_task() -> bool:
+    """True in a worker."""
+    return _process.is_set() or getattr(_thread, "worker", False)

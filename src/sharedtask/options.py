@@ -1,0 +1,429 @@
+"""The options of a run: what each allows, and which of several settings counts.
+
+``Options`` is a plain frozen dataclass and its rules are pydantic-core schemas. A
+``pydantic.BaseModel`` gives the same checks, but building the first one imports 60 modules and
+takes longer than the rest of this package together.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
+from numbers import Integral
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack, cast
+
+from pydantic_core import SchemaValidator, ValidationError, core_schema
+
+from sharedtask.errors import OptionsError
+from sharedtask.wording import did_you_mean
+
+__all__ = [
+    "OPTION_NAMES",
+    "Defaults",
+    "Options",
+    "OptionsDict",
+    "available_cpus",
+    "check_options",
+    "defaults",
+    "resolve",
+]
+
+Backend: TypeAlias = Literal["auto", "process", "thread", "serial", "ray"]
+Verify: TypeAlias = Literal["content", "identity"]
+Items: TypeAlias = tuple[tuple[str, Any], ...]
+
+MAX_WORKERS = 1000
+
+
+class OptionsDict(TypedDict, total=False):
+    """The options as keyword arguments, for ``Unpack``; nearer settings win over farther ones."""
+
+    backend: Backend
+    workers: int | None
+    chunksize: int | Literal["auto"]
+    buffersize: int | None
+    progress: bool
+    desc: str | None
+    timeout: float | None
+    retries: int
+    retry_on: type[Exception] | tuple[type[Exception], ...] | list[type[Exception]]
+    return_exceptions: bool
+    verify: Verify
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Options:
+    """Every option of one run, fully decided.
+
+    Attributes:
+        backend: Where tasks run; "auto" is Ray where Ray is initialised, else "process".
+        workers: How many tasks run at once, 1 to 1000; None: the CPUs this process may use.
+        chunksize: Items that travel together, at least 1, or "auto".
+        buffersize: Items taken from the input ahead of the results; None: chosen by the run.
+        progress: Whether a bar is shown.
+        desc: Text before the bar; a text alone turns the bar on.
+        timeout: Seconds one task may take, above 0; None: no limit.
+        retries: How often a failed task is run again, 0 or more.
+        retry_on: The exceptions after which it is run again.
+        return_exceptions: Whether an exception stands in the results at its item's place.
+        verify: "content" looks for changes in shared values, "identity" trusts that none are made.
+
+    Raises:
+        OptionsError: A value is outside what its option allows.
+    """
+
+    backend: Backend = "auto"
+    workers: int | None = None
+    chunksize: int | Literal["auto"] = "auto"
+    buffersize: int | None = None
+    progress: bool = False
+    desc: str | None = None
+    timeout: float | None = None
+    retries: int = 0
+    retry_on: tuple[type[Exception], ...] = (Exception,)
+    return_exceptions: bool = False
+    verify: Verify = "content"
+
+    def __post_init__(self) -> None:
+        given = {name: getattr(self, name) for name in OPTION_NAMES}
+        for name, value in check_options(given, "Options()").items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether a bar is shown: asked for, or implied by a description."""
+        return self.progress or self.desc is not None
+
+
+OPTION_NAMES: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(Options))
+
+
+# --- what each option allows -----------------------------------------------------------------
+
+
+def _plain_int(value: object) -> object:
+    # numpy's integers count; True would pass for 1 and is a mistake in every option that counts.
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        return value
+    return int(value)
+
+
+def _as_tuple(value: object) -> object:
+    if isinstance(value, type):
+        return (value,)
+    return tuple(value) if isinstance(value, list | set | frozenset) else value
+
+
+def _count(at_least: int, at_most: int | None = None) -> core_schema.CoreSchema:
+    number = core_schema.int_schema(ge=at_least, le=at_most, strict=True)
+    return core_schema.no_info_before_validator_function(_plain_int, number)
+
+
+def _exception_classes() -> core_schema.CoreSchema:
+    one = core_schema.is_subclass_schema(Exception)
+    many = core_schema.tuple_variable_schema(one, min_length=1, strict=True)
+    return core_schema.no_info_before_validator_function(_as_tuple, many)
+
+
+def _or_none(schema: core_schema.CoreSchema) -> core_schema.CoreSchema:
+    return core_schema.nullable_schema(schema)
+
+
+BACKENDS = ("auto", "process", "thread", "serial", "ray")
+VERIFICATIONS = ("content", "identity")
+
+_SCHEMAS: dict[str, core_schema.CoreSchema] = {
+    "backend": core_schema.literal_schema(list(BACKENDS)),
+    "workers": _or_none(_count(1, MAX_WORKERS)),
+    "chunksize": core_schema.union_schema([core_schema.literal_schema(["auto"]), _count(1)]),
+    "buffersize": _or_none(_count(1)),
+    "progress": core_schema.bool_schema(strict=True),
+    "desc": _or_none(core_schema.str_schema(strict=True)),
+    "timeout": _or_none(core_schema.float_schema(gt=0, allow_inf_nan=False, strict=True)),
+    "retries": _count(0),
+    "retry_on": _exception_classes(),
+    "return_exceptions": core_schema.bool_schema(strict=True),
+    "verify": core_schema.literal_schema(list(VERIFICATIONS)),
+}
+
+_ALLOWED: dict[str, str] = {
+    "backend": "'auto', 'process', 'thread', 'serial' or 'ray'",
+    "workers": f"a whole number from 1 to {MAX_WORKERS}, or None for all CPUs",
+    "chunksize": "a whole number from 1 up, or 'auto'",
+    "buffersize": "a whole number from 1 up, or None",
+    "progress": "True or False",
+    "desc": "a text or None",
+    "timeout": "a number of seconds above 0, or None for no limit",
+    "retries": "a whole number from 0 up",
+    "retry_on": "an Exception class or a tuple of them",
+    "return_exceptions": "True or False",
+    "verify": "'content' or 'identity'",
+}
+
+_WORDS: dict[str, tuple[str, ...]] = {"backend": BACKENDS, "verify": VERIFICATIONS}
+
+# What the same option is called by joblib, concurrent.futures, torch, Ray, multiprocessing,
+# mpire and others.
+_OTHER_SPELLINGS: dict[str, str] = {
+    "n_jobs": "workers",
+    "max_workers": "workers",
+    "num_workers": "workers",
+    "num_cpus": "workers",
+    "processes": "workers",
+    "batch_size": "chunksize",
+    "chunk_size": "chunksize",
+    "pre_dispatch": "buffersize",
+    "max_tasks_active": "buffersize",
+    "max_retries": "retries",
+    "task_timeout": "timeout",
+    "timeout_seconds": "timeout",
+}
+
+_VALIDATOR = SchemaValidator(
+    core_schema.typed_dict_schema(
+        {
+            name: core_schema.typed_dict_field(schema, required=False)
+            for name, schema in _SCHEMAS.items()
+        }
+    )
+)
+
+
+def check_options(options: Mapping[str, object], where: str) -> dict[str, Any]:
+    """Check the options that are given and return them in the form ``Options`` holds.
+
+    Args:
+        options: Names and values; options that are not given are not added.
+        where: Start of an error text, such as "score()" or "defaults()".
+
+    Raises:
+        OptionsError: A name is unknown or a value is outside what its option allows.
+    """
+    for name in options:
+        if name not in _SCHEMAS:
+            raise OptionsError(_unknown_option(name, where))
+    try:
+        return cast("dict[str, Any]", _VALIDATOR.validate_python(dict(options)))
+    except ValidationError as error:
+        name = str(error.errors(include_url=False, include_context=False)[0]["loc"][0])
+    raise OptionsError(_bad_value(name, options[name], where))
+
+
+def _unknown_option(name: str, where: str) -> str:
+    if name in _OTHER_SPELLINGS:
+        hint = f" Did you mean {_OTHER_SPELLINGS[name]}=?"
+    else:
+        hint = did_you_mean(name, OPTION_NAMES, "{}=")
+    hint = hint or f" The options are {', '.join(OPTION_NAMES)}."
+    return f"{where}: there is no option {name}=.{hint}"
+
+
+def _bad_value(name: str, value: object, where: str) -> str:
+    hint = did_you_mean(value, _WORDS.get(name, ())) if isinstance(value, str) else ""
+    return f"{where}: {name} must be {_ALLOWED[name]}, got {_short(value)}.{hint}"
+
+
+def _short(value: object, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+# --- defaults() ------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Layer:
+    """One entered block: its options merged over those of the blocks around it."""
+
+    items: Items
+    outer: "_Layer | None"
+
+
+_layer: ContextVar[_Layer | None] = ContextVar("sharedtask_defaults", default=None)
+
+
+class Defaults:
+    """A block of code in which some options have other defaults; made by ``defaults``."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._options = dict(options)
+
+    def __enter__(self) -> None:
+        outer = _layer.get()
+        merged = {**dict(outer.items if outer else ()), **self._options}
+        _layer.set(_Layer(tuple(merged.items()), outer))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # Not ContextVar.reset: its token would have to be kept here, and one block object may be
+        # entered by several threads and several times at once.
+        layer = _layer.get()
+        _layer.set(layer.outer if layer else None)
+
+
+def defaults(**options: Unpack[OptionsDict]) -> Defaults:
+    """Return a context manager inside which these options hold where a task sets none.
+
+    It counts for the current thread or asyncio task; inner blocks win over outer ones.
+
+    Raises:
+        OptionsError: A name is unknown or a value is outside what its option allows.
+    """
+    return Defaults(check_options(options, "defaults()"))
+
+
+# --- SHAREDTASK_<OPTION> ---------------------------------------------------------------------
+
+_SWITCH_WORDS = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
+_INTEGERS = frozenset({"workers", "chunksize", "buffersize", "retries"})
+_SWITCHES = frozenset({"progress", "return_exceptions"})
+_NULLABLE = frozenset({"workers", "buffersize", "desc", "timeout"})
+
+# A class cannot be named in an environment variable without importing on its behalf.
+_FROM_ENVIRONMENT = tuple(name for name in OPTION_NAMES if name != "retry_on")
+_VARIABLES = tuple(f"SHAREDTASK_{name.upper()}" for name in _FROM_ENVIRONMENT)
+_RAW_VARIABLES = tuple(map(getattr(os.environ, "encodekey", str), _VARIABLES))
+
+
+def _environment() -> tuple[bytes | str | None, ...]:
+    """Return the variables' raw values, in the order of ``_FROM_ENVIRONMENT``.
+
+    This is read on every call, and ``os.environ.get`` costs 1.3 microseconds for a name that is
+    not set. The dictionary below it costs a twentieth; a test's own mapping has none.
+    """
+    raw = getattr(os.environ, "_data", None)
+    if raw is None:
+        return tuple(map(os.environ.get, _VARIABLES))
+    return tuple(map(raw.get, _RAW_VARIABLES))
+
+
+def _environment_options(raw: Iterable[bytes | str | None]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for name, variable, value in zip(_FROM_ENVIRONMENT, _VARIABLES, raw, strict=True):
+        text = os.fsdecode(value).strip() if value is not None else ""
+        if text:
+            options |= check_options({name: _parse(name, text)}, variable)
+    return options
+
+
+def _parse(name: str, text: str) -> object:
+    """Read a variable's text; what cannot be read stays text, and the check refuses it."""
+    word = text.lower()
+    if word == "none" and name in _NULLABLE:
+        return None
+    if name in _SWITCHES:
+        return _SWITCH_WORDS.get(word, text)
+    with contextlib.suppress(ValueError):
+        if name in _INTEGERS:
+            return int(text)
+        if name == "timeout":
+            return float(text)
+    return text if name == "desc" else word
+
+
+# --- which setting counts --------------------------------------------------------------------
+
+
+def resolve(explicit: Mapping[str, Any]) -> Options:
+    """Return the options of a call made now.
+
+    Args:
+        explicit: What the task itself sets, as returned by ``check_options``.
+
+    Returns:
+        For every option the nearest setting: the task's own, the innermost ``defaults`` block,
+        the variable ``SHAREDTASK_<OPTION>``, the built-in default. Equal settings return the same
+        object.
+
+    Raises:
+        OptionsError: A variable holds a value outside what its option allows.
+    """
+    layer = _layer.get()
+    return _resolve(tuple(explicit.items()), layer.items if layer else (), _environment())
+
+
+@functools.lru_cache(maxsize=256)
+def _resolve(explicit: Items, block: Items, raw: tuple[bytes | str | None, ...]) -> Options:
+    return Options(**{**_environment_options(raw), **dict(block), **dict(explicit)})
+
+
+# --- CPUs ------------------------------------------------------------------------------------
+
+
+def available_cpus() -> int:
+    """Return how many CPUs this process may use, at least 1.
+
+    Source:
+        The smaller of the affinity mask and the CPU quota of the control group, rounded up.
+    """
+    quota = _quota_of_this_process()
+    return max(1, _affinity() if quota is None else min(_affinity(), math.ceil(quota)))
+
+
+def _affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@functools.cache
+def _quota_of_this_process() -> float | None:
+    # Read once: it takes a dozen system calls, and a quota rarely changes under a live process.
+    return cpu_quota(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+
+
+def cpu_quota(membership: Path, mount: Path) -> float | None:
+    """Return the CPUs that control groups allow, None where they set no limit.
+
+    Args:
+        membership: File in the form of ``/proc/self/cgroup``.
+        mount: Directory in the form of ``/sys/fs/cgroup``, version 1, 2 or hybrid.
+
+    Source:
+        ``cgroups(7)``; ``cpu.max`` of version 2, ``cpu.cfs_quota_us`` of version 1. The tightest
+        limit on the way up to the root counts.
+    """
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return None
+    limits = (_limit(directory) for line in lines for directory in _directories(line, mount))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _directories(line: str, mount: Path) -> Iterator[Path]:
+    """Yield the directories that may hold a CPU limit for one line "id:controllers:path"."""
+    _, _, rest = line.partition(":")
+    controllers, _, path = rest.partition(":")
+    if controllers and "cpu" not in controllers.split(","):
+        return
+    roots = [mount / controllers, mount / "cpu"] if controllers else [mount, mount / "unified"]
+    group = Path(path.lstrip("/"))
+    # A container sees its own group as the root of the mount while the path may be the host's,
+    # so directories that do not exist are common and the root always counts.
+    for root in roots:
+        yield from (root / part for part in (group, *group.parents))
+
+
+def _limit(directory: Path) -> float | None:
+    try:
+        if (directory / "cpu.max").exists():
+            quota, period = (directory / "cpu.max").read_text().split()
+        else:
+            quota = (directory / "cpu.cfs_quota_us").read_text()
+            period = (directory / "cpu.cfs_period_us").read_text()
+        return float(quota) / float(period) if float(quota) > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None

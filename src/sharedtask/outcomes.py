@@ -1,0 +1,245 @@
+"""What became of the items: values, errors, and how an error crosses to another process.
+
+An exception of the user's function arrives as itself. Pickle alone cannot promise that: it calls the
+class with ``args``, which fails or doubles the text for every class whose ``__init__`` takes
+something else. So the exception is rebuilt without calling a Python ``__init__``, and the round
+trip is tried where the exception was raised, before anything is sent.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import pickle
+import traceback
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sharedtask.errors import RemoteTraceback, TaskExitError, item_note
+from sharedtask.sharing import codec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from types import TracebackType
+
+
+@dataclass(slots=True)
+class Batch:
+    """Outcomes of consecutive items: ``values[k]`` or ``errors[k]`` belongs to ``first + k``."""
+
+    first: int
+    values: list[Any]
+    errors: dict[int, BaseException] = field(default_factory=dict)
+
+
+class Delivery(Protocol):
+    """Outcomes that have arrived but are not opened yet; either method is called, once."""
+
+    def open(self) -> Batch:
+        """Decode the outcomes: this runs in the thread that asked for them."""
+
+    def discard(self) -> None:
+        """Give back what the outcomes hold; nobody will ask for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A delivery of outcomes that need no decoding."""
+
+    batch: Batch
+
+    def open(self) -> Batch:
+        """The batch."""
+        return self.batch
+
+    def discard(self) -> None:
+        """Nothing is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """News of a chunk, as a backend sends it up.
+
+    With ``finished`` the chunk is over; items of it that no report covered were not begun.
+    ``seconds`` is how long the worker was busy with the items of this report.
+    """
+
+    chunk: int
+    delivery: Delivery
+    count: int
+    finished: bool
+    seconds: float = 0.0
+
+
+# ------------------------------------------------------------------------------ transport
+
+
+@dataclass(frozen=True, slots=True)
+class RaisedError:
+    """An exception on its way from a worker; ``pickled`` is None where it cannot be rebuilt."""
+
+    class_name: str
+    text: str
+    trace: str
+    pickled: bytes | None
+
+    @classmethod
+    def of(cls, error: BaseException) -> RaisedError:
+        """Pack ``error``; never raises."""
+        pickled = _packed(error) if isinstance(error, Exception) else None
+        return cls(_class_name(error), _text_of(error), remote_text(error), pickled)
+
+    def restore(self, task: str, index: int) -> BaseException:
+        """The exception as the caller shall see it, naming its item."""
+        error = self.unpacked()
+        if error is None:
+            return TaskExitError(task, self.class_name, self.text, self.trace, index)
+        error.__cause__ = RemoteTraceback(self.trace)
+        return noted(error, task, index)
+
+    def unpacked(self) -> Exception | None:
+        """The bare exception, or None where it cannot be rebuilt."""
+        if self.pickled is None:
+            return None
+        try:
+            error = pickle.loads(self.pickled)
+        except BaseException:  # noqa: BLE001  user code runs here, and may even call sys.exit
+            return None
+        return error if isinstance(error, Exception) else None
+
+
+def noted(error: BaseException, task: str, index: int) -> BaseException:
+    """``error`` with a note that names the item."""
+    with contextlib.suppress(Exception):  # a class may forbid new attributes
+        error.add_note(item_note(task, index))
+    return error
+
+
+def readonly_advice(error: BaseException, task: str, names: Sequence[str]) -> BaseException:
+    """Say what to do, where numpy says "assignment destination is read-only"."""
+    if names and isinstance(error, ValueError) and "read-only" in _text_of(error):
+        one = names[0] if len(names) == 1 else "x"
+        error.add_note(
+            f"{_listed(names)} of {task}() {'is' if len(names) == 1 else 'are'} Shared, and what is "
+            f"shared is read-only in a task. To write, mark it CopyOnWrite (writable, private to "
+            f"each item, not copied until written) or work on a copy: {one} = {one}.copy()."
+        )
+    return error
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(repr(name) for name in names)
+
+
+def contained(error: BaseException, task: str, index: int) -> BaseException:
+    """An error of a task that ran in this process, as the caller shall see it."""
+    if isinstance(error, Exception):
+        return noted(error, task, index)
+    exit_error = TaskExitError(
+        task, _class_name(error), _text_of(error), remote_text(error), index
+    )
+    exit_error.__cause__ = error
+    return exit_error
+
+
+def remote_text(error: BaseException) -> str:
+    """The traceback as text, without our own frames at its beginning."""
+    try:
+        return "".join(traceback.format_exception(type(error), error, user_frames(error)))
+    except BaseException:  # noqa: BLE001  __str__ of the user's class may do anything
+        return f"{_class_name(error)} (its traceback could not be formatted)\n"
+
+
+def user_frames(error: BaseException) -> TracebackType | None:
+    """The traceback from the first frame that is not ours."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(_OURS):
+        trace = trace.tb_next
+    return trace
+
+
+_OURS = "sharedtask."
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:  # noqa: BLE001  see above
+        return "(its text could not be formatted)"
+
+
+def _class_name(error: BaseException) -> str:
+    cls = type(error)
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+# ---------------------------------------------------------------------------- exceptions
+
+
+def _packed(error: Exception) -> bytes | None:
+    """Bytes that unpickle to an equal exception, tried out here; None where there are none."""
+    for reduced in _ways(error):
+        try:
+            data = codec.encode_inband(reduced)
+            loaded = pickle.loads(data)
+        except BaseException:  # noqa: BLE001  user code: it may raise, or exit
+            continue
+        if type(loaded).__qualname__ == type(error).__qualname__:
+            return data
+    return None
+
+
+def _ways(error: Exception) -> Iterable[Any]:
+    cls = type(error)
+    if _knows_how(cls):
+        yield error
+    yield _Rebuild(cls, error.args, _state(error))
+    portable = {name: value for name, value in _state(error).items() if _travels(value)}
+    yield _Rebuild(cls, tuple(a if _travels(a) else repr(a) for a in error.args), portable)
+
+
+def _knows_how(cls: type[Exception]) -> bool:
+    """True for classes that pickle by their own rules, or that are built by C code from ``args``."""
+    own = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__")
+    defined = [vars(base) for base in cls.__mro__ if not hasattr(builtins, base.__name__)]
+    if any(name in namespace for namespace in defined for name in own):
+        return True
+    return not hasattr(cls.__init__, "__code__")
+
+
+def _state(error: Exception) -> dict[str, Any]:
+    return dict(getattr(error, "__dict__", {}))
+
+
+def _travels(value: object) -> bool:
+    try:
+        pickle.loads(codec.encode_inband(value))
+    except BaseException:  # noqa: BLE001  user code
+        return False
+    return True
+
+
+class _Rebuild:
+    """Pickles as a call of ``_rebuild``."""
+
+    def __init__(self, cls: type[Exception], args: tuple[Any, ...], state: dict[str, Any]) -> None:
+        self.parts = (cls, args, state)
+
+    def __reduce__(self) -> Any:
+        return _rebuild, self.parts
+
+
+def _rebuild(cls: type[Exception], args: tuple[Any, ...], state: dict[str, Any]) -> Exception:
+    """Make an exception without its Python ``__init__``; C bases are still given their ``args``."""
+    error = cls.__new__(cls, *args)
+    base: Any = next(base for base in cls.__mro__ if not _is_python(base))
+    with contextlib.suppress(TypeError):
+        base.__init__(error, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+def _is_python(cls: type) -> bool:
+    """True for a class whose ``__init__``, its own or inherited, is Python code."""
+    return hasattr(cls.__init__, "__code__")

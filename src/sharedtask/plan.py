@@ -1,0 +1,193 @@
+"""From a bound call to a plan: which value plays which role, and what the items are. Pure."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass
+from inspect import Parameter
+from typing import TYPE_CHECKING, Any
+
+from sharedtask.backends.base import Call, SharedValue
+from sharedtask.errors import ArgumentError
+from sharedtask.options import Options, available_cpus
+from sharedtask.sharing.handles import Handle
+from sharedtask.spec import TaskSpec, refuse_unshareable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sharedtask.annotations import Role
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is called: the plain function, what is known of it, and the object it is bound to."""
+
+    spec: TaskSpec
+    function: Callable[..., Any]
+    bound: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A call that has passed every check. ``total`` is None where the items cannot be counted."""
+
+    call: Call
+    items: Iterable[Any]
+    total: int | None
+    options: Options
+
+
+def plan_map(  # noqa: PLR0913, PLR0917  what a call is made of
+    target: Target,
+    items: Iterable[Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    options: Options,
+    *,
+    star: bool = False,
+) -> Plan:
+    """Check a map before anything runs.
+
+    Raises:
+        ArgumentError: ``items`` is no collection of items, an argument is missing, extra or given
+            twice, or a shared value does not match its annotation.
+        UnshareableError: A shared value belongs to this process: a lock, a socket, a generator.
+    """
+    _check_items(target.spec.name, items)
+    call = plan_call(target, args, kwargs, options, star=star)
+    return Plan(call, items, operator.length_hint(items, -1) if _sized(items) else None, options)
+
+
+def plan_call(
+    target: Target,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    options: Options,
+    *,
+    star: bool = False,
+) -> Call:
+    """Check the arguments that every item gets, and sort them by their roles."""
+    spec = target.spec
+    values = _Arguments(spec, target.bound, args, kwargs, star=star)
+    shared = {name: values.take(name, role) for name, role in spec.roles.items() if name in values}
+    return Call(
+        task=spec.name,
+        function=target.function,
+        bound=() if spec.bound in shared else target.bound,
+        args=values.args,
+        kwargs=values.kwargs,
+        shared=shared,
+        bound_name=spec.bound,
+        star=star,
+        timeout=options.timeout,
+        workers=options.workers or available_cpus(),
+        verify=options.verify == "content",
+        stops=not options.return_exceptions and not options.retries,
+    )
+
+
+def _check_items(task: str, items: Any) -> None:
+    if isinstance(items, (str, bytes, bytearray)):
+        kind = type(items).__name__
+        msg = (
+            f"{task}.map(): a {kind} is one value and not a collection of items. "
+            f"Pass a list of {kind}, or list(...) to map over its characters."
+        )
+        raise ArgumentError(msg)
+    try:
+        iter(items)
+    except TypeError:
+        msg = (
+            f"{task}.map(): the items must be iterable, and {type(items).__name__} is not. "
+            "Pass a list, a range, an array, a generator ..."
+        )
+        raise ArgumentError(msg) from None
+
+
+def _sized(items: Any) -> bool:
+    return hasattr(type(items), "__len__") or hasattr(type(items), "__length_hint__")
+
+
+class _Arguments:
+    """The arguments of a call besides the item, by name where they have one."""
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        bound: tuple[Any, ...],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        star: bool,
+    ) -> None:
+        self._spec = spec
+        named = self._bind(bound, args, kwargs, star=star)
+        self.args: tuple[Any, ...] = ()
+        self.kwargs: dict[str, Any] = {}
+        self._bound = named.pop(spec.bound) if spec.bound in named else None
+        for name, value in named.items():
+            self._place(spec.signature.parameters[name], value)
+
+    def _bind(
+        self,
+        bound: tuple[Any, ...],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        star: bool,
+    ) -> dict[str, Any]:
+        """Python's own rules for arguments, an item standing where the item will stand."""
+        signature, name = self._spec.signature, self._spec.name
+        if self._spec.bound is not None and not bound:
+            msg = f"{name}() is a method: take it from an object, as in obj.method.map(items)."
+            raise ArgumentError(msg)
+        try:
+            if star:  # how many parameters an item fills shows when it comes
+                found = signature.bind_partial(*bound, **kwargs).arguments
+            else:
+                found = signature.bind(*bound, _ITEM, *args, **kwargs).arguments
+        except TypeError as error:
+            msg = f"{name}(): {error}. Its signature is {name}{signature}."
+            raise ArgumentError(msg) from None
+        self._refuse_missing_shared(found, star=star)
+        return {key: value for key, value in found.items() if value is not _ITEM}
+
+    def _refuse_missing_shared(self, found: Mapping[str, Any], *, star: bool) -> None:
+        if not star:
+            return
+        for name in self._spec.roles:
+            parameter = self._spec.signature.parameters.get(name)
+            if parameter and parameter.default is Parameter.empty and name not in found:
+                msg = f"{self._spec.name}(): missing the shared argument {name!r}."
+                raise ArgumentError(msg)
+
+    def _place(self, parameter: Parameter, value: Any) -> None:
+        if parameter.kind is Parameter.VAR_KEYWORD:
+            self.kwargs.update(value)
+        elif parameter.kind is Parameter.VAR_POSITIONAL:
+            rest = value[1:] if value and value[0] is _ITEM else value
+            # Positional parameters before *args must be given by position as well.
+            self.args = (*self.args, *self.kwargs.values(), *rest)
+            self.kwargs.clear()
+        elif parameter.kind is Parameter.POSITIONAL_ONLY:
+            self.args = (*self.args, value)
+        else:
+            self.kwargs[parameter.name] = value
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.kwargs or (name == self._spec.bound and self._bound is not None)
+
+    def take(self, name: str, role: Role) -> SharedValue:
+        """Take a shared value out and check it."""
+        value = self._bound if name == self._spec.bound else self.kwargs.pop(name)
+        if isinstance(value, Handle):
+            value.publication  # noqa: B018  ClosedError before anything runs
+        else:
+            refuse_unshareable(self._spec.name, name, value)
+            self._spec.check_value(name, value)
+        return SharedValue(value, role)
+
+
+_ITEM = object()

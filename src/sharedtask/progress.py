@@ -1,0 +1,39 @@
+"""The progress bar: tqdm's, drawn by the caller, counting items."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from sharedtask.options import Options
+
+
+class Bar(Protocol):
+    """What is told of finished items."""
+
+    def update(self, n: int) -> object:
+        """``n`` more items are done."""
+
+    def close(self) -> object:
+        """No more will come."""
+
+
+class _NoBar:
+    def update(self, n: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+_NO_BAR = _NoBar()
+
+
+def open_bar(options: Options, total: int | None) -> Bar:
+    """A bar where the options ask for one, in the terminal or the notebook cell."""
+    if not options.shows_progress:
+        return _NO_BAR
+    from tqdm.auto import tqdm
+
+    bar: Any = tqdm(total=total, desc=options.desc, unit="item", dynamic_ncols=True, leave=True)
+    return bar

@@ -1,0 +1,332 @@
+"""The conductor: feeds chunks to a backend, takes reports back, retries, orders, and cleans up.
+
+    items -> Chunker -> Session.submit -> (workers) -> report() -> queue -> advance() -> pieces
+
+A ``Run`` is driven by the thread that wants the results: it feeds as long as few enough items are
+under way, waits for a report, and hands on what is finished. ``collect`` makes a list of that,
+``in_order`` and ``as_completed`` make streams.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import Counter
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sharedtask import interrupts
+from sharedtask.backends.base import Chunk
+from sharedtask.chunks import Chunker, Pace
+from sharedtask.errors import ClosedError
+from sharedtask.progress import open_bar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sharedtask.backends.base import Backend, Call, Session, Share
+    from sharedtask.options import Options
+    from sharedtask.outcomes import Batch, Report
+    from sharedtask.plan import Plan
+
+# After an error the results of earlier items are awaited for this long: where several items fail,
+# the first of them is reported, as a loop would, unless that means a long wait.
+_GRACE_SECONDS = 0.5
+# Chunks under way per worker: one that runs, one that waits in its socket, one in the queue.
+_AHEAD = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Results of consecutive items."""
+
+    first: int
+    values: list[Any]
+
+
+@dataclass(slots=True)
+class _Open:
+    """A chunk that is under way, and how many of its items have an outcome."""
+
+    chunk: Chunk
+    covered: int = 0
+
+
+class Run:
+    """One map, from its first chunk to its last result."""
+
+    def __init__(
+        self, backend: Backend, plan: Plan, pace: Pace, on_shares: Callable[[Any], None]
+    ) -> None:
+        self._options = plan.options
+        self._reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
+        self._session: Session = backend.open(plan.call, self)
+        on_shares(self._session.shares)
+        self._pace = pace
+        workers = 1 if backend.in_caller else plan.call.workers
+        self._limit = 1 if backend.in_caller else workers * _AHEAD
+        self._chunker = Chunker(
+            iter(plan.items), plan.total, plan.options.chunksize, workers, pace
+        )
+        self._open: dict[int, _Open] = {}
+        self._attempts: Counter[int] = Counter()
+        self._bar = open_bar(plan.options, plan.total)
+        self._failure: tuple[int, BaseException] | None = None
+        self._patience = 0.0
+        self.taken = 0  # items whose results the caller has
+
+    # ------------------------------------------------------------------- the backend's side
+
+    def begun(self, chunk: int) -> bool:
+        """A chunk is about to run; a map takes none back."""
+        return True
+
+    def report(self, report: Report) -> None:
+        """Called from any thread."""
+        self._reports.put(report)
+
+    # --------------------------------------------------------------------- the caller's side
+
+    def advance(self) -> list[Piece] | None:
+        """Feed, wait for news, and return what is finished; None when nothing more will come."""
+        with interrupts.noticed():
+            if self._failure is None:
+                self._feed()
+            if self._is_over():
+                return None
+            return self._absorb(self._next_report())
+
+    def raise_failure(self) -> None:
+        """Raise the error that ended the run, if one did."""
+        if self._failure is not None:
+            error = self._failure[1]
+            self._failure = None
+            try:
+                raise error
+            finally:
+                del error
+
+    @property
+    def failed_at(self) -> int | None:
+        """The index of the item whose error ends the run."""
+        return None if self._failure is None else self._failure[0]
+
+    def stop(self) -> None:
+        """Make ``advance`` return None soon; called from another thread."""
+        self._reports.put(None)
+
+    def close(self) -> None:
+        """End the run: what is under way is given up."""
+        self._session.close()
+        self._bar.close()
+        while not self._reports.empty():
+            report = self._reports.get()
+            if report is not None:
+                report.delivery.discard()
+
+    # ---------------------------------------------------------------------------- feeding
+
+    def _feed(self) -> None:
+        while len(self._open) < self._limit:
+            most = self._room()
+            if most is not None and most <= 0:
+                return
+            chunk = self._chunker.next(most)
+            if chunk is None:
+                return
+            self._submit(chunk)
+
+    def _room(self) -> int | None:
+        """How many more items may be under way or finished ahead of the caller."""
+        size = self._options.buffersize
+        return None if size is None else size - (self._chunker.given - self.taken)
+
+    def _submit(self, chunk: Chunk) -> None:
+        self._open[chunk.number] = _Open(chunk)
+        self._session.submit(chunk)
+
+    # --------------------------------------------------------------------------- outcomes
+
+    def _is_over(self) -> bool:
+        if not self._open:
+            return True
+        if self._failure is None:
+            return False
+        index = self._failure[0]
+        earlier = any(o.chunk.first + o.covered < index for o in self._open.values())
+        return not earlier or time.monotonic() > self._patience
+
+    def _next_report(self) -> Report | None:
+        if self._failure is None:
+            return self._reports.get()
+        try:
+            return self._reports.get(timeout=max(self._patience - time.monotonic(), 0.0))
+        except queue.Empty:
+            return None
+
+    def _absorb(self, report: Report | None) -> list[Piece] | None:
+        if report is None:
+            return [] if self._failure is not None else None
+        state = self._open[report.chunk]
+        batch = report.delivery.open()
+        state.covered += report.count
+        if report.finished:
+            del self._open[report.chunk]
+            self._begin_rest(state)
+        self._pace.note(report.seconds, report.count)
+        pieces = self._pieces(batch, state.chunk) if batch.errors else [_whole(batch)]
+        self._bar.update(sum(len(piece.values) for piece in pieces))
+        return pieces
+
+    def _begin_rest(self, state: _Open) -> None:
+        """What a lost worker had not begun is begun elsewhere."""
+        chunk, covered = state.chunk, state.covered
+        if covered < len(chunk.items) and self._failure is None:
+            rest = self._chunker.part(chunk.first + covered, chunk.items[covered:])
+            self._submit(rest)
+
+    def _pieces(self, batch: Batch, chunk: Chunk) -> list[Piece]:
+        """The results of a batch without the items that are tried again."""
+        pieces, start = [], 0
+        for offset, error in sorted(batch.errors.items()):
+            index = batch.first + offset
+            if self._tries_again(index, error):
+                self._submit(self._chunker.part(index, [chunk.items[index - chunk.first]]))
+            elif self._options.return_exceptions:
+                batch.values[offset] = error
+                continue
+            else:
+                self._fail(index, error)
+            pieces.append(Piece(batch.first + start, batch.values[start:offset]))
+            start = offset + 1
+        pieces.append(Piece(batch.first + start, batch.values[start:]))
+        return [piece for piece in pieces if piece.values]
+
+    def _tries_again(self, index: int, error: BaseException) -> bool:
+        options = self._options
+        if isinstance(error, ClosedError) or not isinstance(error, options.retry_on):
+            return False
+        if self._failure is not None or self._attempts[index] >= options.retries:
+            return False
+        self._attempts[index] += 1
+        return True
+
+    def _fail(self, index: int, error: BaseException) -> None:
+        if self._failure is None:
+            self._patience = time.monotonic() + _GRACE_SECONDS
+        if self._failure is None or index < self._failure[0]:
+            self._failure = (index, error)
+
+
+def _whole(batch: Batch) -> Piece:
+    return Piece(batch.first, batch.values)
+
+
+# ---------------------------------------------------------------------------------- shapes
+
+
+def collect(run: Run, total: int | None) -> list[Any]:
+    """All results in the order of the items."""
+    results: list[Any] = [None] * (total or 0)
+    end = 0
+    try:
+        while (pieces := run.advance()) is not None:
+            for piece in pieces:
+                stop = piece.first + len(piece.values)
+                if stop > len(results):
+                    results.extend([None] * (stop - len(results)))
+                results[piece.first : stop] = piece.values
+                run.taken += len(piece.values)
+                end = max(end, stop)
+        run.raise_failure()
+    finally:
+        run.close()
+    del results[end:]
+    return results
+
+
+def in_order(start: Callable[[], Run]) -> Iterator[Any]:
+    """Results in the order of the items, as soon as their turn comes."""
+    run = start()
+    ready: dict[int, list[Any]] = {}
+    turn = 0
+    try:
+        while (pieces := run.advance()) is not None:
+            ready.update((piece.first, piece.values) for piece in pieces)
+            while turn in ready:
+                values = ready.pop(turn)
+                turn += len(values)
+                for value in values:
+                    run.taken += 1
+                    yield value
+            if run.failed_at == turn:
+                break
+        run.raise_failure()
+    finally:
+        run.close()
+
+
+def as_completed(start: Callable[[], Run]) -> Iterator[Any]:
+    """Results in the order in which they are ready."""
+    run = start()
+    try:
+        while (pieces := run.advance()) is not None:
+            for piece in pieces:
+                for value in piece.values:
+                    run.taken += 1
+                    yield value
+        run.raise_failure()
+    finally:
+        run.close()
+
+
+# ------------------------------------------------------------------------------ one item
+
+
+class Submission:
+    """One item, its outcome in a future."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        call: Call,
+        item: Any,
+        options: Options,
+        on_shares: Callable[[Any], None],
+    ) -> None:
+        self.future: Future[Any] = Future()
+        self._options = options
+        self._left = options.retries
+        self._item = item
+        self._session = backend.open(call, self)
+        on_shares(self._session.shares)
+        self._began = False
+        self._session.submit(Chunk(1, 0, [item]))
+
+    def begun(self, chunk: int) -> bool:
+        """A future that was cancelled in the queue is not run."""
+        if self._began:
+            return True
+        self._began = self.future.set_running_or_notify_cancel()
+        return self._began
+
+    def report(self, report: Report) -> None:
+        """Called from any thread."""
+        batch = report.delivery.open()
+        if not batch.values:
+            return
+        error = batch.errors.get(0)
+        if error is not None and self._left and isinstance(error, self._options.retry_on):
+            self._left -= 1
+            self._session.submit(Chunk(1, 0, [self._item]))
+            return
+        self._session.close()
+        if error is None:
+            self.future.set_result(batch.values[0])
+        elif self._options.return_exceptions:
+            self.future.set_result(error)
+        else:
+            self.future.set_exception(error)
+
+

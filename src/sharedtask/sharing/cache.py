@@ -1,0 +1,246 @@
+"""Identity -> publication: bounded in bytes, verified at every use, emptied as values die.
+
+The key is the identity of an object that is *held*: by a weak reference where its type allows, by
+the object itself elsewhere (dict, list, tuple). A reused ``id()`` can therefore never hit. A hit is
+then verified: the value is encoded again, and its head and every buffer are compared with what was
+published. A value that the caller has let go of is released: weak references say so at once, the
+others are found by ``sweep()`` when nobody but the cache refers to them.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import weakref
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sharedtask.sharing import codec, memory
+from sharedtask.sharing.publication import Publication
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from sharedtask.sharing.codec import Payload
+
+# A value that was found changed this often is no longer watched: after each publication the first
+# write to every page of a watched array costs ten times as much.
+_CHANGES_WATCHED = 2
+
+
+class CacheInfo(NamedTuple):
+    """What ``task.cache_info()`` tells, in the words of ``functools.lru_cache``.
+
+    ``maxsize`` is the bound in bytes for all tasks together, ``currsize`` the number of values that
+    this task has published and could use again, ``nbytes`` the shared memory that they take.
+    """
+
+    hits: int
+    misses: int
+    maxsize: int
+    currsize: int
+    nbytes: int
+
+
+class Lease:
+    """A publication that stays valid until ``release()``, whatever becomes of the value."""
+
+    __slots__ = ("_cache", "hit", "publication")
+
+    def __init__(self, publication: Publication, cache: ShareCache, *, hit: bool) -> None:
+        self.publication = publication
+        self.hit = hit
+        self._cache: ShareCache | None = cache
+
+    def release(self) -> None:
+        """End the use; twice is once."""
+        cache, self._cache = self._cache, None
+        if cache is not None:
+            cache.unpin(self.publication)
+
+
+@dataclass(slots=True)
+class _Entry:
+    key: int
+    refer: Callable[[], Any]
+    weak: bool
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    publication: Publication | None = None
+    changes: int = 0
+
+
+class ShareCache:
+    """Publications of the values that are alive, the most recently used ones last."""
+
+    def __init__(self, limit: int | None = None, wake: Callable[[], None] = lambda: None) -> None:
+        self.limit = memory.total() // 4 if limit is None else limit
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[int, _Entry] = OrderedDict()
+        self._pins: dict[Publication, int] = {}
+        self._retired: set[Publication] = set()
+        self._dead: deque[_Entry] = deque()
+
+    def lease(
+        self,
+        value: Any,
+        *,
+        verify: bool = True,
+        encode: Callable[[Any], Payload] = codec.encode,
+    ) -> Lease:
+        """Publish ``value``, or find that its publication still says the same.
+
+        Raises whatever ``encode`` raises, and StoreFullError where there is no room.
+        """
+        self.sweep()
+        entry = self._entry(value)
+        with entry.lock:  # two threads that bring the same value: one publishes, both use it
+            hit = self._is_current(entry, value, encode, verify=verify)
+            if not hit:
+                self._publish(entry, encode(value))
+            publication = entry.publication
+            assert publication is not None  # noqa: S101  just made or found
+            self._pin(entry, publication)
+        self._evict()
+        return Lease(publication, self, hit=hit)
+
+    def unpin(self, publication: Publication) -> None:
+        """End one use of a publication."""
+        with self._lock:
+            left = self._pins.pop(publication) - 1
+            if left:
+                self._pins[publication] = left
+            free = not left and publication in self._retired
+            if free:
+                self._retired.remove(publication)
+        if free:
+            publication.release()
+
+    def adopt(self, publication: Publication) -> Lease:
+        """Lease a publication that was made elsewhere."""
+        with self._lock:
+            self._pins[publication] = self._pins.get(publication, 0) + 1
+        return Lease(publication, self, hit=True)
+
+    def retire(self, publication: Publication) -> None:
+        """Release a publication: now, or at the end of its last use."""
+        with self._lock:
+            if publication in self._pins:
+                self._retired.add(publication)
+                return
+        publication.release()
+
+    def _pin(self, entry: _Entry, publication: Publication) -> None:
+        with self._lock:
+            self._pins[publication] = self._pins.get(publication, 0) + 1
+            if self._entries.get(entry.key) is not entry:
+                # Thread 1 found the entry, thread 2 cleared the cache, thread 1 published: nobody
+                # else knows of this publication, so it ends with this use.
+                self._retired.add(publication)
+
+    def sweep(self) -> None:
+        """Release what belongs to values that are gone."""
+        while self._dead:
+            self._drop(self._dead.popleft())
+        for entry in [e for e in self._entries.copy().values() if not e.weak]:
+            if _is_orphan(entry):
+                self._drop(entry)
+
+    def needs_sweeping(self) -> bool:
+        """True while an entry holds its value itself, so that nothing tells when it dies."""
+        return any(not entry.weak for entry in self._entries.copy().values())
+
+    def forget(self, tokens: Iterable[int]) -> None:
+        """Drop the publications with these tokens."""
+        wanted = set(tokens)
+        for entry in self._entries.copy().values():
+            if entry.publication is not None and entry.publication.token in wanted:
+                self._drop(entry)
+
+    def clear(self) -> None:
+        """Drop everything; what is in use now is released at the end of its use."""
+        for entry in self._entries.copy().values():
+            self._drop(entry)
+
+    def publications(self) -> list[Publication]:
+        """What could be used again."""
+        found = [entry.publication for entry in self._entries.copy().values()]
+        return [publication for publication in found if publication is not None]
+
+    # ---------------------------------------------------------------------------- entries
+
+    def _entry(self, value: Any) -> _Entry:
+        key = id(value)
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None and entry.refer() is value:
+                self._entries.move_to_end(key)
+                return entry
+            if entry is not None:  # the id of a dead object, given to another one
+                self._dead.append(entry)
+            entry = self._new_entry(key, value)
+            self._entries[key] = entry
+            return entry
+
+    def _new_entry(self, key: int, value: Any) -> _Entry:
+        try:
+            entry = _Entry(key, weakref.ref(value), weak=True)
+        except TypeError:
+            return _Entry(key, lambda held=value: held, weak=False)
+        # The callback may run in any thread, in the middle of anything, even of a call of ours:
+        # it takes no lock and only leaves a word.
+        entry.refer = weakref.ref(value, lambda _: self._note_death(entry))
+        return entry
+
+    def _note_death(self, entry: _Entry) -> None:
+        self._dead.append(entry)
+        self._wake()
+
+    def _is_current(
+        self, entry: _Entry, value: Any, encode: Callable[[Any], Payload], *, verify: bool
+    ) -> bool:
+        publication = entry.publication
+        if publication is None or publication.released:
+            return False
+        return not verify or publication.matches(encode(value))
+
+    def _publish(self, entry: _Entry, payload: Payload) -> None:
+        if entry.publication is not None:
+            entry.changes += 1
+            self.retire(entry.publication)
+            entry.publication = None
+        entry.publication = Publication(payload, watched=entry.changes < _CHANGES_WATCHED)
+
+    def _drop(self, entry: _Entry) -> None:
+        with self._lock:
+            if self._entries.get(entry.key) is entry:
+                del self._entries[entry.key]
+        with entry.lock:
+            publication, entry.publication = entry.publication, None
+        if publication is not None:
+            self.retire(publication)
+
+    def _evict(self) -> None:
+        """Keep within the bound; what is in use, and the newest value, stay."""
+        with self._lock:
+            held = [e for e in self._entries.values() if e.publication is not None]
+            excess = sum(e.publication.nbytes for e in held if e.publication) - self.limit
+            victims = []
+            for entry in held[:-1]:
+                if excess <= 0:
+                    break
+                if entry.publication is not None and entry.publication not in self._pins:
+                    excess -= entry.publication.nbytes
+                    victims.append(entry)
+        for entry in victims:
+            self._drop(entry)
+
+
+def _is_orphan(entry: _Entry) -> bool:
+    """True where the cache alone still refers to the value: the closure's cell and our argument."""
+    held = entry.refer.__defaults__  # type: ignore[attr-defined]
+    return sys.getrefcount(held[0]) <= _OWN_REFERENCES
+
+
+_OWN_REFERENCES = 2

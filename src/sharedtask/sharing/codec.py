@@ -1,0 +1,157 @@
+"""One codec for every backend: ``encode(value) -> Payload`` and ``decode(head, buffers) -> value``.
+
+A payload is a pickle (protocol 5) with the bulk data taken out of it::
+
+    value --encode--> head     the object graph: classes, keys, shapes, small values
+                      buffers  the raw bytes of every array, not copied, in the order met
+
+Arrays of every dtype without Python objects leave as buffers, so that whoever decodes decides
+what they become: over read-only memory they come back read-only, over private memory writable.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+import numpy as np
+
+from sharedtask.sharing import mapfiles
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    import numpy.typing as npt
+
+PROTOCOL = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """An encoded value: ``head`` rebuilds it when given ``buffers`` of the same lengths."""
+
+    head: bytes
+    buffers: tuple[npt.NDArray[np.uint8], ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of head and buffers together."""
+        return len(self.head) + sum(buffer.nbytes for buffer in self.buffers)
+
+
+def encode(value: object) -> Payload:
+    """Encode ``value`` without copying the memory of its contiguous arrays."""
+    raw: list[pickle.PickleBuffer] = []
+    head = _dump(value, raw.append)
+    return Payload(head, tuple(np.frombuffer(buffer.raw(), np.uint8) for buffer in raw))
+
+
+def encode_inband(value: object) -> bytes:
+    """Encode ``value`` as one string of bytes, arrays included."""
+    return _dump(value, None)
+
+
+def decode(head: bytes | memoryview, buffers: Iterable[Any] = ()) -> Any:
+    """Rebuild a value; its arrays view ``buffers`` and are writable where these are."""
+    return pickle.loads(head, buffers=buffers)
+
+
+def _dump(value: object, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None) -> bytes:
+    file = io.BytesIO()
+    _Pickler(file, PROTOCOL, buffer_callback).dump(value)
+    return file.getvalue()
+
+
+class _Pickler(cloudpickle.Pickler):
+    """cloudpickle for what cannot be found by name, and our reducers for arrays.
+
+    cloudpickle is asked for every value, not only for functions: instances of classes that live
+    in ``__main__`` or in a notebook cell must carry their class along.
+    """
+
+    def reducer_override(self, obj: Any) -> Any:
+        reducer = _REDUCERS.get(type(obj))
+        if reducer is not None:
+            return reducer(obj)
+        return super().reducer_override(obj)
+
+
+# ------------------------------------------------------------------------------- arrays
+
+
+def _reduce_array(array: npt.NDArray[Any]) -> Any:
+    dtype = array.dtype
+    if dtype.hasobject or dtype.itemsize == 0:
+        return _reduce_object_array(array) if dtype.kind == "O" else NotImplemented
+    axes = _memory_order(array)
+    dense = array if axes is None else array.transpose(axes)
+    flat = np.ascontiguousarray(dense).reshape(-1).view(np.uint8)
+    return _build_array, (pickle.PickleBuffer(flat), _dtype_key(dtype), dense.shape, axes)
+
+
+def _memory_order(array: npt.NDArray[Any]) -> tuple[int, ...] | None:
+    """Axes from the slowest to the fastest in memory, None where that is C order already."""
+    if array.flags.c_contiguous:
+        return None
+    strides = array.strides
+    axes = tuple(sorted(range(array.ndim), key=lambda axis: -abs(strides[axis])))
+    return None if axes == tuple(range(array.ndim)) else axes
+
+
+def _dtype_key(dtype: np.dtype[Any]) -> Any:
+    """The dtype, by its short string where that says everything (it pickles ten times faster)."""
+    return dtype if dtype.kind == "V" or dtype.metadata else dtype.str
+
+
+def _build_array(
+    buffer: Any, dtype: Any, shape: tuple[int, ...], axes: tuple[int, ...] | None
+) -> npt.NDArray[Any]:
+    array: npt.NDArray[Any] = np.ndarray(shape, dtype, buffer)
+    return array if axes is None else array.transpose(np.argsort(axes))
+
+
+# An array of Python objects has no bytes to share. It travels in the head, and an empty buffer
+# beside it tells the decoder whether this copy is meant to be read-only.
+_MARK = np.zeros(1, np.uint8)
+
+
+def _reduce_object_array(array: npt.NDArray[Any]) -> Any:
+    items = array.ravel(order="C").tolist()
+    return _build_object_array, (pickle.PickleBuffer(_MARK), array.shape, items)
+
+
+def _build_object_array(mark: Any, shape: tuple[int, ...], items: Sequence[Any]) -> Any:
+    array = np.fromiter(items, dtype=object, count=len(items)).reshape(shape)
+    array.flags.writeable = not memoryview(mark).readonly
+    return array
+
+
+def _reduce_memmap(array: np.memmap[Any, Any]) -> Any:
+    source = mapfiles.source_of(array)
+    if source is None:
+        return _reduce_array(np.asarray(array))
+    return _open_memmap, (pickle.PickleBuffer(_MARK), source, _dtype_key(array.dtype), array.shape)
+
+
+def _open_memmap(
+    mark: Any, source: mapfiles.FileSlice, dtype: Any, shape: tuple[int, ...]
+) -> np.memmap[Any, Any]:
+    """Map the file anew: read-only for ``Shared``, private ("c") for ``CopyOnWrite``."""
+    mode: Any = "r" if memoryview(mark).readonly else "c"
+    order: Any = source.order
+    array = np.memmap(source.path, dtype, mode, source.offset, shape, order)
+    status = os.stat(source.path)
+    if (status.st_dev, status.st_ino) != (source.device, source.inode):
+        msg = f"{source.path} was replaced by another file since it was mapped."
+        raise FileNotFoundError(msg)
+    return array
+
+
+_REDUCERS: dict[type, Callable[[Any], Any]] = {
+    np.ndarray: _reduce_array,
+    np.memmap: _reduce_memmap,
+}

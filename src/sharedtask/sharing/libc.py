@@ -1,0 +1,75 @@
+"""The few system calls that Python does not wrap, with their argument types."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+PROT_NONE, PROT_READ, PROT_WRITE = 0, 1, 2
+MAP_SHARED, MAP_PRIVATE, MAP_FIXED = 1, 2, 16
+MAP_ANONYMOUS = 0x1000 if os.uname().sysname == "Darwin" else 0x20
+MADV_COLLAPSE = 25
+PR_SET_PDEATHSIG = 1
+
+_LIBC.mmap.restype = ctypes.c_void_p
+_LIBC.mmap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+]
+_LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_LIBC.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_LIBC.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+_LIBC.syscall.restype = ctypes.c_long
+
+
+def mmap(address: int, size: int, prot: int, flags: int, fd: int) -> int:
+    """Map ``size`` bytes of ``fd`` and return the address; OSError where the kernel refuses."""
+    result = _LIBC.mmap(address, size, prot, flags, fd, 0)
+    if result in (None, ctypes.c_void_p(-1).value):
+        _raise()
+    return int(result)
+
+
+def munmap(address: int, size: int) -> None:
+    """Give a mapping back."""
+    _LIBC.munmap(address, size)
+
+
+def madvise(address: int, size: int, advice: int) -> bool:
+    """True where the kernel took the advice."""
+    return _LIBC.madvise(address, size, advice) == 0
+
+
+def memcmp(left: int, right: int, size: int) -> bool:
+    """True where ``size`` bytes at both addresses are equal (the GIL is released meanwhile)."""
+    return _LIBC.memcmp(left, right, size) == 0
+
+
+def memmove(target: int, source: int, size: int) -> None:
+    """Copy ``size`` bytes (the GIL is released meanwhile)."""
+    ctypes.memmove(target, source, size)
+
+
+def prctl(option: int, value: int) -> None:
+    """prctl(2), where the system has it."""
+    if hasattr(_LIBC, "prctl"):
+        _LIBC.prctl(option, value, 0, 0, 0)
+
+
+def syscall(number: int, *arguments: int) -> int:
+    """A raw system call; OSError where it fails."""
+    result = _LIBC.syscall(number, *arguments)
+    if result < 0:
+        _raise()
+    return int(result)
+
+
+def _raise() -> None:
+    code = ctypes.get_errno()
+    raise OSError(code, os.strerror(code))

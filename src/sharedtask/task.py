@@ -1,0 +1,387 @@
+"""``Task``: the decorated function. Called, it is the function; ``map`` and its family run it at large."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import Future
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+
+import wrapt
+
+from sharedtask.backends import registry
+from sharedtask.chunks import Pace
+from sharedtask.options import check_options, resolve
+from sharedtask.plan import Plan, Target, plan_call, plan_map
+from sharedtask.run import Run, Submission, as_completed, collect, in_order
+from sharedtask.sharing import functions
+from sharedtask.sharing.cache import CacheInfo
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+
+    from typing_extensions import Unpack
+
+    from sharedtask.backends.base import Backend, Share
+    from sharedtask.options import Options, OptionsDict
+    from sharedtask.spec import TaskSpec
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+J = TypeVar("J")
+
+
+class Usage:
+    """What a task has shared so far, and how long its items take."""
+
+    def __init__(self) -> None:
+        self.pace = Pace()
+        self.hits = self.misses = 0
+        self.tokens: set[int] = set()
+        self._lock = threading.Lock()
+
+    def note(self, shares: Sequence[Share]) -> None:
+        """Count the shared values of a call."""
+        with self._lock:
+            for share in shares:
+                self.hits += share.hit
+                self.misses += not share.hit
+                self.tokens.add(share.token)
+
+    def info(self) -> CacheInfo:
+        """Counts, and what is there now."""
+        backends = registry.running()
+        sizes = [size for backend in backends for size in backend.stored(self.tokens)]
+        limit = max((backend.limit() for backend in backends), default=0)
+        return CacheInfo(self.hits, self.misses, limit, len(sizes), sum(sizes))
+
+    def clear(self) -> None:
+        """Give everything up and count from zero."""
+        for backend in registry.running():
+            backend.forget(self.tokens)
+        self.hits = self.misses = 0
+        self.tokens.clear()
+
+
+class _Runs(Generic[P, R]):
+    """The ways to run a task over many items; ``Task`` and its bound form have them."""
+
+    if TYPE_CHECKING:
+
+        def _parts(self) -> tuple[Target, Mapping[str, Any], Usage]: ...
+
+    def map(
+        self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> list[R]:
+        """Run the task for every item and return the results in the order of the items.
+
+        Args:
+            items: What the first parameter gets, one after the other. Not a str or bytes.
+            *args: Further positional arguments, the same for every item.
+            **kwargs: Further arguments of the function, the same for every item. Shared ones are
+                put into shared memory once; others are copied with each chunk.
+
+        Returns:
+            One result per item. With ``return_exceptions`` a failed item's exception stands in
+            its place.
+
+        Raises:
+            ArgumentError: An argument is missing, extra, or not what its annotation says.
+            Exception: What the task raised for an item, as itself, with a note naming the item;
+                where several items failed, that of the first.
+            WorkerDiedError: The worker ended while it ran an item.
+            TaskTimeoutError: An item took longer than ``timeout`` seconds.
+
+        Example:
+            >>> from sharedtask import Shared, parallel
+            >>> @parallel
+            ... def scale(x: int, table: Shared[dict]) -> int:
+            ...     return x * table["factor"]
+            >>> scale.map(range(4), table={"factor": 10})
+            [0, 10, 20, 30]
+        """
+        run, plan = self._prepare(items, args, kwargs)
+        return collect(run(), plan.total)
+
+    def starmap(self, items: Iterable[Iterable[Any]], /, **kwargs: Any) -> list[R]:
+        """Like ``map``; every item is a tuple that fills the first parameters.
+
+        Example:
+            >>> from sharedtask import parallel
+            >>> @parallel
+            ... def power(base: int, exponent: int) -> int:
+            ...     return base**exponent
+            >>> power.starmap([(2, 3), (3, 2)])
+            [8, 9]
+        """
+        run, plan = self._prepare(items, (), kwargs, star=True)
+        return collect(run(), plan.total)
+
+    def imap(
+        self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> Iterator[R]:
+        """Like ``map``, as a stream: results in order, as soon as their turn comes.
+
+        Items are taken only as fast as results are: at most ``buffersize`` items are under way or
+        wait ahead of the caller, so ``items`` may be endless. Leaving the loop stops the workers.
+
+        Example:
+            >>> from itertools import count
+            >>> from sharedtask import parallel
+            >>> square = parallel(lambda x: x * x)
+            >>> for y in square.imap(count()):
+            ...     if y > 20:
+            ...         break
+            >>> y
+            25
+        """
+        run, _ = self._prepare(items, args, kwargs)
+        return in_order(run)
+
+    def imap_unordered(
+        self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> Iterator[R]:
+        """Like ``imap``, in the order in which results are ready."""
+        run, _ = self._prepare(items, args, kwargs)
+        return as_completed(run)
+
+    def submit(
+        self: _Runs[Concatenate[J, Q], R], item: J, /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> Future[R]:
+        """Run the task for one item and return a future of its result.
+
+        Example:
+            >>> from sharedtask import parallel
+            >>> double = parallel(lambda x: 2 * x)
+            >>> double.submit(21).result()
+            42
+        """
+        target, explicit, usage = self._parts()
+        options = resolve(explicit)
+        call = plan_call(target, args, kwargs, options)
+        return Submission(registry.get(options.backend), call, item, options, usage.note).future
+
+    async def amap(
+        self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> list[R]:
+        """``map`` for a coroutine: the event loop goes on meanwhile. Cancelling it stops the run."""
+        start, plan = self._prepare(items, args, kwargs)
+        run = start()
+        try:
+            return await _in_thread(collect, run, plan.total)
+        except asyncio.CancelledError:
+            run.stop()
+            raise
+
+    async def aimap(
+        self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> AsyncIterator[R]:
+        """``imap`` for a coroutine: ``async for result in task.aimap(items)``."""
+        start, _ = self._prepare(items, args, kwargs)
+        stream = in_order(start)
+        try:
+            while (results := await _in_thread(_some, stream)):
+                for result in results:
+                    yield result
+        finally:
+            await _in_thread(stream.close)  # type: ignore[attr-defined]
+
+    def cache_info(self) -> CacheInfo:
+        """How often this task's shared values were found in the cache, and what they take."""
+        return self._parts()[2].info()
+
+    def cache_clear(self) -> None:
+        """Give back the shared memory of this task's values."""
+        self._parts()[2].clear()
+
+    def _prepare(
+        self,
+        items: Iterable[Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        star: bool = False,
+    ) -> tuple[Callable[[], Run], Plan]:
+        """Check everything now; open the run when it is wanted."""
+        target, explicit, usage = self._parts()
+        options = resolve(explicit)
+        plan = plan_map(target, items, args, kwargs, options, star=star)
+        backend = registry.get(options.backend)
+        return lambda: Run(backend, plan, usage.pace, usage.note), plan
+
+
+async def _in_thread(function: Callable[..., Any], *args: Any) -> Any:
+    """Run a blocking call in a thread of its own: the loop's own few threads may all be waiting."""
+    future: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(function(*args))
+        except BaseException as error:  # noqa: BLE001  handed over, whatever it is
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="sharedtask-await", daemon=True).start()
+    return await asyncio.wrap_future(future)
+
+
+def _some(stream: Iterator[Any]) -> list[Any]:
+    """The next result in a list; an empty one at the end."""
+    return list(islice(stream, 1))
+
+
+if TYPE_CHECKING:
+
+    class _BoundBase(wrapt.BoundFunctionWrapper[P, R]): ...
+
+    class _TaskBase(wrapt.FunctionWrapper[P, R]): ...
+
+else:
+
+    class _BoundBase(wrapt.BoundFunctionWrapper, Generic[P, R]):
+        pass
+
+    class _TaskBase(wrapt.FunctionWrapper, Generic[P, R]):
+        pass
+
+
+class BoundTask(_Runs[P, R], _BoundBase[P, R]):
+    """A task taken from an object or a class: ``obj.method``."""
+
+    _sharedtask_ = True
+    __class__ = property(type)  # type: ignore[assignment]  # see Task
+
+    def _parts(self) -> tuple[Target, Mapping[str, Any], Usage]:
+        return self._self_parent._bound_parts(self)  # noqa: SLF001
+
+    def with_options(self, **options: Unpack[OptionsDict]) -> BoundTask[P, R]:
+        """The same method with other options."""
+        task = self._self_parent.with_options(**options)
+        return task.__get__(self._self_instance, self._self_owner)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        owner = self._self_instance if self._self_instance is not None else self._self_owner
+        return _bind, (self._self_parent, owner)
+
+
+class Task(_Runs[P, R], _TaskBase[P, R]):
+    """A function that can be mapped over many items; made by ``parallel``.
+
+    Calling it is calling the function, here and now.
+    """
+
+    __bound_function_wrapper__ = BoundTask
+    _sharedtask_ = True
+    # wrapt would say that a task *is* a function, and cloudpickle would then send the function
+    # without its task.
+    __class__ = property(type)  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        wrapped: Callable[P, R],
+        make_spec: Callable[[], TaskSpec],
+        options: Mapping[str, Any],
+        recipe: tuple[Any, ...],
+    ) -> None:
+        super().__init__(wrapped, _call)
+        self._self_make_spec = make_spec
+        self._self_spec: TaskSpec | None = None
+        self._self_options = dict(options)
+        self._self_recipe = recipe  # what rebuilds it where it cannot be found by name
+        self._self_usage = Usage()
+
+    @property
+    def spec(self) -> TaskSpec:
+        """What is known of the function: its signature and the roles of its parameters."""
+        if self._self_spec is None:
+            self._self_spec = self._self_make_spec()
+        return self._self_spec
+
+    def with_options(self, **options: Unpack[OptionsDict]) -> Task[P, R]:
+        """The same task with other options; the ones not named stay as they are.
+
+        Raises:
+            OptionsError: An option is unknown or out of range.
+
+        Example:
+            >>> from sharedtask import parallel
+            >>> double = parallel(lambda x: 2 * x)
+            >>> double.with_options(workers=2, chunksize=10).map(range(3))
+            [0, 2, 4]
+        """
+        checked = check_options(options, f"{self.spec.name}.with_options()")
+        merged = {**self._self_options, **checked}
+        recipe = (*self._self_recipe[:-1], merged)
+        task = Task(self.__wrapped__, lambda: self.spec, merged, recipe)
+        task._self_usage = self._self_usage  # noqa: SLF001  the same values, the same pace
+        return task
+
+    def _parts(self) -> tuple[Target, Mapping[str, Any], Usage]:
+        target = Target(self.spec, functions.bare(self.__wrapped__))
+        return target, self._self_options, self._self_usage
+
+    def _bound_parts(self, bound: Any) -> tuple[Target, Mapping[str, Any], Usage]:
+        instance = bound._self_instance  # noqa: SLF001  wrapt's own name
+        if isinstance(self.__wrapped__, staticmethod):
+            values: tuple[Any, ...] = ()
+        elif isinstance(self.__wrapped__, classmethod):
+            values = (type(instance) if instance is not None else bound._self_owner,)  # noqa: SLF001
+        else:
+            values = () if instance is None else (instance,)
+        target = Target(self.spec, functions.bare(self.__wrapped__), values)
+        return target, self._self_options, self._self_usage
+
+    # A task pickles as its name where the name leads to it, else as its parts.
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        function = functions.bare(self.__wrapped__)
+        named = functions.by_name(function)
+        if named is not None and functions.find(named.module, named.qualname) is self:
+            return functions.find, (named.module, named.qualname)
+        return rebuild, self._self_recipe
+
+    def __copy__(self) -> Task[P, R]:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Task[P, R]:
+        return self
+
+    def __repr__(self) -> str:
+        return f"<Task {self.spec.name}{self.spec.signature}>"
+
+    if TYPE_CHECKING:
+
+        @overload  # type: ignore[override]
+        def __get__(self, instance: None, owner: type[Any] | None = None) -> Task[P, R]: ...
+        @overload
+        def __get__(
+            self: Task[Concatenate[Any, Q], R], instance: object, owner: type[Any] | None = None
+        ) -> BoundTask[Q, R]: ...
+        def __get__(self, instance: Any, owner: Any = None) -> Any: ...
+
+
+def _call(
+    wrapped: Callable[..., R], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> R:
+    """What wrapt does when a task is called."""
+    return wrapped(*args, **kwargs)
+
+
+def _bind(task: Task[..., Any], owner: Any) -> Any:
+    return task.__get__(None, owner) if isinstance(owner, type) else task.__get__(owner, type(owner))
+
+
+def rebuild(
+    wrapped: Callable[..., Any],
+    shared: Sequence[str],
+    copy_on_write: Sequence[str],
+    options: Mapping[str, Any],
+) -> Task[..., Any]:
+    """Make a task again from its parts; its signature is read when it is first asked for.
+
+    While a function that refers to its own task is unpickled, it has no annotations yet.
+    """
+    from sharedtask.decorator import make_task
+
+    return make_task(wrapped, shared, copy_on_write, options)

@@ -1,0 +1,121 @@
+"""What belongs to one process and can never be shared, and what to do instead.
+
+Classes are known by name, so that looking for a socket does not import ``socket``: where no module
+of that name is loaded, there is no such value.
+"""
+
+import collections.abc
+import io
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["cure_for_type", "cure_for_value"]
+
+_OPEN_IT = "pass its path or address and open it in the task"
+_LIST_IT = "share the list or array of what it yields"
+_LOCK_IT = "a shared value needs no lock, for nobody can write to it"
+_MAKE_IT = "make it in the task"
+
+_CURES: Mapping[str, str] = {
+    "builtins.generator": _LIST_IT,
+    "builtins.async_generator": _LIST_IT,
+    "builtins.coroutine": "await it first and share the result",
+    "builtins.frame": _MAKE_IT,
+    "builtins.traceback": "share its text",
+    "contextlib._GeneratorContextManagerBase": _MAKE_IT,
+    "_io._IOBase": _OPEN_IT,
+    "tempfile._TemporaryFileWrapper": _OPEN_IT,
+    "posix.ScandirIterator": _LIST_IT,
+    "mmap.mmap": "share a np.memmap of the file",
+    "_socket.socket": _OPEN_IT,
+    "select.epoll": _MAKE_IT,
+    "_ssl._SSLContext": _MAKE_IT,
+    "sqlite3.Connection": _OPEN_IT,
+    "sqlite3.Cursor": _LIST_IT,
+    "_thread.lock": _LOCK_IT,
+    "_thread.allocate_lock": _LOCK_IT,
+    "_thread.RLock": _LOCK_IT,
+    "threading.RLock": _LOCK_IT,
+    "threading.Condition": _LOCK_IT,
+    "threading.Semaphore": _LOCK_IT,
+    "threading.Event": _MAKE_IT,
+    "threading.Barrier": _MAKE_IT,
+    "threading.Thread": _MAKE_IT,
+    "_thread._local": _MAKE_IT,
+    "_contextvars.Context": _MAKE_IT,
+    "_contextvars.ContextVar": _MAKE_IT,
+    "queue.Queue": _LIST_IT,
+    "_queue.SimpleQueue": _LIST_IT,
+    "subprocess.Popen": _MAKE_IT,
+    "concurrent.futures._base.Executor": _MAKE_IT,
+    "concurrent.futures._base.Future": "share its result",
+    "_asyncio.Future": "await it first and share the result",
+    "asyncio.futures.Future": "await it first and share the result",
+    "asyncio.locks.Lock": _LOCK_IT,
+    "asyncio.locks.Condition": _LOCK_IT,
+    "asyncio.locks.Semaphore": _LOCK_IT,
+    "asyncio.locks.Event": _MAKE_IT,
+    "asyncio.queues.Queue": _LIST_IT,
+    "asyncio.events.AbstractEventLoop": _MAKE_IT,
+    "multiprocessing.process.BaseProcess": _MAKE_IT,
+    "multiprocessing.pool.Pool": _MAKE_IT,
+    "multiprocessing.queues.Queue": _LIST_IT,
+    "multiprocessing.queues.SimpleQueue": _LIST_IT,
+    "multiprocessing.connection._ConnectionBase": _MAKE_IT,
+    "multiprocessing.synchronize.SemLock": _LOCK_IT,
+    "multiprocessing.synchronize.Condition": _LOCK_IT,
+    "multiprocessing.synchronize.Event": _MAKE_IT,
+    "multiprocessing.context.BaseContext.Lock": _LOCK_IT,
+    "multiprocessing.context.BaseContext.RLock": _LOCK_IT,
+    "multiprocessing.context.BaseContext.Condition": _LOCK_IT,
+    "multiprocessing.context.BaseContext.Semaphore": _LOCK_IT,
+    "multiprocessing.context.BaseContext.BoundedSemaphore": _LOCK_IT,
+    "multiprocessing.context.BaseContext.Event": _MAKE_IT,
+    "multiprocessing.context.BaseContext.Queue": _LIST_IT,
+}
+
+# Abstract types are refused as annotations only: a class of the user's own that has the methods of
+# an iterator may well pickle, and values are judged by what they are.
+_ABSTRACT: Mapping[Any, str] = {
+    collections.abc.Iterator: _LIST_IT,
+    collections.abc.Generator: _LIST_IT,
+    collections.abc.AsyncIterator: _LIST_IT,
+    collections.abc.AsyncGenerator: _LIST_IT,
+    collections.abc.Coroutine: "await it first and share the result",
+    collections.abc.Awaitable: "await it first and share the result",
+    typing.IO: _OPEN_IT,
+    typing.TextIO: _OPEN_IT,
+    typing.BinaryIO: _OPEN_IT,
+}
+
+# Files that are memory, and pickle.
+_IN_MEMORY = (io.BytesIO, io.StringIO)
+
+
+def cure_for_type(type_: Any) -> str | None:
+    """Return what to do instead of sharing values of a type, None where they can be shared."""
+    outer = typing.get_origin(type_) or type_
+    try:
+        abstract = _ABSTRACT.get(outer)
+    except TypeError:  # what a name in an annotation stands for need not be hashable
+        return None
+    return abstract or _cure(outer if isinstance(outer, type) else None, outer)
+
+
+def cure_for_value(value: object) -> str | None:
+    """Return what to do instead of sharing a value, None where its type does not forbid it."""
+    return _cure(type(value), None)
+
+
+def _cure(class_: type | None, factory: Any) -> str | None:
+    if class_ is not None and issubclass(class_, _IN_MEMORY):
+        return None
+    named = class_.__mro__ if class_ is not None else (factory,)
+    return next((cure for cure in map(_CURES.get, _full_names(named)) if cure), None)
+
+
+def _full_names(things: tuple[Any, ...]) -> Iterator[str]:
+    for each in things:
+        # threading.Lock is a function before Python 3.13, so a name is all that it has.
+        yield f"{getattr(each, '__module__', '')}.{getattr(each, '__qualname__', '')}"

@@ -1,0 +1,64 @@
+"""Every file in examples/ runs as it stands and shows what it says."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+LIMIT = 90  # seconds; on a quiet machine the slowest takes a third of that
+
+# One line that each example prints, as a regular expression.
+EXPECTED = {
+    "async_and_futures.py": r"stream   station \d+ is the first above \+0\.40",
+    "classify_image.py": r"Positive: 560",
+    "copy_on_write.py": r"the caller's array is untouched: True",
+    "demo.py": r"sharedtask, again +\d+\.\d\d s .*",
+    "digits_forest.py": r"all four agree: True, 9\d% of the digits are right",
+    "embedding_search.py": r"same rows as serial: True",
+    "faults.py": r"13 of 16 items arrived",
+    "streaming.py": r"settled after \d+ resamples",
+}
+
+# A state of a progress bar: "desc:  41%|####      | 410/1000 [00:01<00:01, 400.00it/s]".
+BAR = re.compile(r".*\d+%\|.*\|.*\[.*\]|.*\d+(it|item) \[.*\]")
+
+
+def noise(stderr: str) -> list[str]:
+    """What stands on stderr beside progress bars."""
+    states = re.split(r"[\r\n]|\x1b\[A", stderr)
+    return [state for state in states if state.strip() and not BAR.fullmatch(state.strip())]
+
+
+def test_every_example_has_an_expected_line() -> None:
+    """A new example is run by the test below only with a line to look for."""
+    assert sorted(EXPECTED) == sorted(path.name for path in EXAMPLES.glob("*.py"))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_example_runs_and_prints_its_line(name: str, tmp_path: Path) -> None:
+    """From a foreign folder, an example exits with 0, prints its line and is quiet on stderr."""
+    ran = subprocess.run(
+        [sys.executable, EXAMPLES / name],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert 0 == ran.returncode, ran.stderr
+    assert [] == noise(ran.stderr)
+    line = re.compile(r"\s*" + EXPECTED[name])
+    assert any(line.fullmatch(printed.rstrip()) for printed in ran.stdout.splitlines()), ran.stdout
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_no_example_needs_a_main_guard() -> None:
+    """Only the demo has one, because the libraries it is compared with ask for it."""
+    guarded = [path.name for path in EXAMPLES.glob("*.py") if "__main__" in path.read_text()]
+    assert ["demo.py"] == guarded
