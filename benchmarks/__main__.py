@@ -9,10 +9,13 @@ import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+if not __package__:  # ``python benchmarks`` puts this folder on the path instead of its parent
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from benchmarks import extras, report
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.goals import Results, goals
-from benchmarks.machine import facts, warm_up
+from benchmarks.machine import facts
 from benchmarks.measure import FULL, PATIENT, QUICK, Effort
 from benchmarks.rows import ALL, OURS_TOO, ROWS
 
@@ -68,14 +71,14 @@ def measure(effort: Effort, rows: Collection[str], peers: set[str]) -> Results:
         results.unchanged = extras.unchanged(effort)
     if "memory" in rows:
         say("memory")
-        holders = HOLDERS if effort is not QUICK else ("floor", "ours")
+        holders = HOLDERS if effort is not QUICK else ("ours",)
         results.memory = dict(extras.memory(effort, [name for name in holders if name in peers]))
     results.seconds = time.monotonic() - began
     return results
 
 
 def say(what: str) -> None:
-    print(f"... {what}", file=sys.stderr, flush=True)
+    print(f"{time.strftime('%X')} {what}", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -84,7 +87,6 @@ def main() -> None:
     rows = asked.rows or [*(row.key for row in ROWS), *EXTRAS]
     peers = contestants(asked.peers, quick=asked.quick)
     machine = facts()
-    warm_up(mib=2048 if asked.quick else 4096)
     results = measure(effort, rows, peers)
     verdicts = list(goals(results, machine))
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contestants import CONTESTANTS, Caller, Contestant, Publisher
+from benchmarks.contestants import CONTESTANTS, Caller, Contestant, Publisher, load_library
 from benchmarks.machine import proportional_bytes
 from benchmarks.work import Job, increment, jobs, same, window
 
@@ -43,6 +43,7 @@ class Host:
     """The commands, one method each; every answer is a dict that JSON can carry."""
 
     def __init__(self, name: str, tiny: bool) -> None:
+        self.name = name
         self.make = CONTESTANTS[name]
         self.jobs = jobs(tiny)
         self.contestant: Contestant
@@ -88,6 +89,7 @@ class Host:
 
     def fresh(self) -> dict[str, Any]:
         """From nothing to the first results; the library is imported, nothing is started."""
+        load_library(self.name)
         began = time.perf_counter()
         self.contestant = self.make()
         results = self.contestant.map(self.jobs["first"], None)

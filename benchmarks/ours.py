@@ -51,7 +51,9 @@ def hold(deadline: float, model: Shared[npt.NDArray[np.float64]]) -> float:
     return total
 
 
-TASKS = {task.__name__: task for task in (score, window, lookup, increment, block, hold)}
+TASKS: dict[str, Any] = {
+    task.__name__: task for task in (score, window, lookup, increment, block, hold)
+}
 
 
 class Ours:
@@ -66,12 +68,14 @@ class Ours:
 
     def map(self, job: Job, value: Any) -> list[Any]:
         task = self.tasks[job.function.__name__]
-        if job.value is None:
-            return task.map(job.items)
-        return task.map(job.items, model=self.shared(value) if self.by_handle else value)
+        shared = {} if job.value is None else {"model": self.shared(value)}
+        results: list[Any] = task.map(job.items, **shared)
+        return results
 
     def shared(self, value: Any) -> Any:
-        """The handle of ``value``, made when the value is another one than last time."""
+        """The value itself; or its handle, made when it is another value than last time."""
+        if not self.by_handle:
+            return value
         if value is not self.source:
             self.release()
             self.handle, self.source = share(value), value

@@ -36,8 +36,8 @@ digits = load_digits()
 source = rng.integers(0, 1500, 200_000)
 noise = rng.normal(0, 2, (200_000, 8, 8)).astype(np.float32)
 matrix = embed(digits.images[source] + noise)
-queries = embed(digits.images[1500:])
-labels, truth = digits.target[source], digits.target[1500:]
+queries = embed(digits.images[1500:1700])
+labels, truth = digits.target[source], digits.target[1500:1700]
 
 print(f"{len(queries)} queries in {len(matrix):,} embeddings ({matrix.nbytes / 1e6:.0f} MB)\n")
 

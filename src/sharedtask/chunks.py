@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sharedtask.backends.base import Chunk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Sequence
 
 # A chunk should take at least this long (the way to a worker and back costs 0.1 ms) ...
 _AT_LEAST_SECONDS = 0.001
@@ -38,9 +38,10 @@ class Chunker:
     """Cuts a stream of items into chunks."""
 
     def __init__(
-        self, items: Iterator[Any], total: int | None, chunksize: int | str, workers: int, pace: Pace
+        self, items: Iterable[Any], total: int | None, chunksize: int | str, workers: int, pace: Pace
     ) -> None:
-        self._items = items
+        self._sequence = items if type(items) in (list, tuple, range) else None
+        self._items = iter(items)
         self._total = total
         self._fixed = chunksize if isinstance(chunksize, int) else None
         self._workers = workers
@@ -57,7 +58,7 @@ class Chunker:
         size = self._fixed or self._size()
         if most is not None:
             size = min(size, most)
-        items = list(itertools.islice(self._items, size))
+        items = self._take(size)
         if len(items) < size:
             self.exhausted = True
         if not items:
@@ -67,7 +68,13 @@ class Chunker:
         self.given += len(items)
         return chunk
 
-    def part(self, first: int, items: list[Any]) -> Chunk:
+    def _take(self, size: int) -> Sequence[Any]:
+        """Slices where the items are a sequence: a slice of a range is a range, whatever its length."""
+        if self._sequence is not None:
+            return self._sequence[self.given : self.given + size]
+        return list(itertools.islice(self._items, size))
+
+    def part(self, first: int, items: Sequence[Any]) -> Chunk:
         """Items that are given out once more."""
         return Chunk(next(self._numbers), first, items)
 

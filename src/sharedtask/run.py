@@ -66,9 +66,7 @@ class Run:
         self._pace = pace
         workers = 1 if backend.in_caller else plan.call.workers
         self._limit = 1 if backend.in_caller else workers * _AHEAD
-        self._chunker = Chunker(
-            iter(plan.items), plan.total, plan.options.chunksize, workers, pace
-        )
+        self._chunker = Chunker(plan.items, plan.total, plan.options.chunksize, workers, pace)
         self._open: dict[int, _Open] = {}
         self._attempts: Counter[int] = Counter()
         self._bar = open_bar(plan.options, plan.total)

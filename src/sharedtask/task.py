@@ -290,6 +290,7 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
         self._self_options = dict(options)
         self._self_recipe = recipe  # what rebuilds it where it cannot be found by name
         self._self_usage = Usage()
+        self._self_parts: tuple[Target, Mapping[str, Any], Usage] | None = None
 
     @property
     def spec(self) -> TaskSpec:
@@ -318,8 +319,10 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
         return task
 
     def _parts(self) -> tuple[Target, Mapping[str, Any], Usage]:
-        target = Target(self.spec, functions.bare(self.__wrapped__))
-        return target, self._self_options, self._self_usage
+        if self._self_parts is None:
+            target = Target(self.spec, functions.bare(self.__wrapped__))
+            self._self_parts = target, self._self_options, self._self_usage
+        return self._self_parts
 
     def _bound_parts(self, bound: Any) -> tuple[Target, Mapping[str, Any], Usage]:
         instance = bound._self_instance  # noqa: SLF001  wrapt's own name

@@ -55,7 +55,7 @@ class Chunk:
 
     number: int
     first: int
-    items: list[Any]
+    items: Sequence[Any]
 
 
 @dataclass(frozen=True, slots=True)

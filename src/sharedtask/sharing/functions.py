@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import operator
 import sys
+import types
+import weakref
 import zlib
 from dataclasses import dataclass
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
-from sharedtask.sharing import codec
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class NamedFunction:
     """A function of an importable module; ``code`` is a checksum of what it should do."""
 
@@ -36,10 +38,96 @@ class NamedFunction:
         return function
 
 
-def encode_function(function: Callable[..., Any]) -> codec.Payload:
-    """Encode a function; large arrays that it captured become buffers like any other array."""
-    named = by_name(function)
-    return codec.encode(function if named is None else named)
+@dataclass(frozen=True, slots=True)
+class Portable:
+    """What stands for a function when it is shared: its name, or the function itself.
+
+    ``fixed`` means that it cannot have changed since it was seen last, so nothing need be verified.
+    """
+
+    value: Any
+    fixed: bool
+
+
+class _Seen:
+    """How a function was last sent, and the things that it was made of then."""
+
+    __slots__ = ("parts", "value")
+
+    def __init__(self, value: Any, parts: list[Any] | None) -> None:
+        self.value = value
+        self.parts = parts
+
+
+_seen: weakref.WeakKeyDictionary[Any, _Seen] = weakref.WeakKeyDictionary()
+
+
+def portable(function: Callable[..., Any]) -> Portable:
+    """How ``function`` travels now.
+
+    Redefining a function, a global that it uses, or a function that it calls makes it another one.
+    """
+    try:
+        seen = _seen.get(function)
+    except TypeError:  # neither hashable nor weakly referable
+        return Portable(function, fixed=False)
+    parts = _parts(function)
+    if seen is not None and _same(seen.parts, parts):
+        return Portable(seen.value, fixed=True)
+    seen = _Seen(by_name(function) or function, parts)
+    with contextlib.suppress(TypeError):
+        _seen[function] = seen
+    return Portable(seen.value, fixed=False)
+
+
+def _same(old: list[Any] | None, new: list[Any] | None) -> bool:
+    if old is None or new is None or len(old) != len(new):
+        return False
+    return all(map(operator.is_, old, new))
+
+
+# Values that cannot change, so that the same object means the same contents.
+_CONSTANT = (int, float, bool, str, bytes, type(None), types.ModuleType, types.BuiltinFunctionType)
+
+
+def _parts(function: Any, depth: int = 3) -> list[Any] | None:
+    """All that a function is made of; None where some of it may change without being replaced."""
+    if type(function) is not types.FunctionType or function.__dict__ or depth == 0:
+        return None
+    parts: list[Any] = [function.__code__]
+    cells = [_contents(cell) for cell in function.__closure__ or ()]
+    names = [n for n in _names(function.__code__) if n in function.__globals__]
+    values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    for value in (*values, *cells, *(function.__globals__[n] for n in names)):
+        parts.append(value)
+        if type(value) is types.FunctionType:
+            inner = _parts(value, depth - 1)
+            if inner is None:
+                return None
+            parts.extend(inner)
+        elif not isinstance(value, _CONSTANT) and not _is_importable_class(value):
+            return None
+    return parts
+
+
+def _names(code: CodeType) -> list[str]:
+    """Names that the code, and code inside it, looks up."""
+    found = list(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            found.extend(_names(constant))
+    return found
+
+
+def _is_importable_class(value: object) -> bool:
+    return isinstance(value, type) and value.__module__ != "__main__" and "<" not in value.__qualname__
+
+
+def _contents(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
 
 
 def load_function(decoded: Any) -> Callable[..., Any]:

@@ -19,6 +19,7 @@ from sharedtask.errors import (
     StoreFullError,
     UnshareableError,
 )
+from sharedtask.options import available_cpus
 from sharedtask.outcomes import Report
 from sharedtask.sharing import codec, functions
 from sharedtask.sharing.cache import Lease, ShareCache
@@ -46,7 +47,8 @@ class ProcessBackend(Backend):
         self._cache = ShareCache(wake=self._wake)
         self._pool: Pool | None = None
         self._lock = threading.Lock()
-        self._path = frozenset(sys.path)
+        self._path: frozenset[str] = frozenset()
+        self._limits_blas = True
         _alive.add(self)
 
     @property
@@ -55,6 +57,7 @@ class ProcessBackend(Backend):
         with self._lock:
             if self._pool is None:
                 self._path = frozenset(sys.path)
+                self._limits_blas = not any(name in os.environ for name in BLAS_VARIABLES)
                 self._pool = Pool(self._sweep)
             return self._pool
 
@@ -75,6 +78,10 @@ class ProcessBackend(Backend):
     def import_path(self) -> tuple[str, ...]:
         """Entries of ``sys.path`` that came after the workers were started."""
         return tuple(os.path.abspath(p) for p in sys.path if p not in self._path)
+
+    def blas_share(self, workers: int) -> int:
+        """BLAS threads for each worker: its share of the cores. 0 where the user has decided."""
+        return max(available_cpus() // workers, 1) if self._limits_blas else 0
 
     def close(self) -> None:
         with self._lock:
@@ -126,7 +133,7 @@ class _ProcessSession(Session):
         self.shares = [
             Share(p.name, p.token, lease.hit) for p, lease in zip(shared, leases[1:], strict=True)
         ]
-        head = calls.CallHead(
+        head = calls.dump_head(
             call.task,
             function.publication.token,
             tuple(shared),
@@ -134,14 +141,14 @@ class _ProcessSession(Session):
             call.timeout is not None,
             call.stops,
             call.bound_name,
-            _blas_share(call.workers),
+            backend.blas_share(call.workers),
             backend.import_path(),
         )
         private_of = [False, *(p.private for p in shared)]
         needs = tuple((lease.publication, p) for lease, p in zip(leases, private_of, strict=True))
         self._call = OpenCall(
             call.task,
-            head.dump(),
+            head,
             constants,
             tuple(leases),
             needs,
@@ -175,8 +182,9 @@ class _ProcessSession(Session):
 
 
 def _lease_function(cache: ShareCache, call: Call) -> Lease:
+    function = functions.portable(call.function)
     try:
-        return cache.lease(call.function, encode=functions.encode_function)
+        return cache.lease(function.value, verify=not function.fixed)
     except SharedTaskError:
         raise
     except Exception as error:
@@ -201,7 +209,12 @@ def _lease_value(cache: ShareCache, call: Call, name: str) -> Lease:
         raise UnshareableError(msg) from error
 
 
+_NO_CONSTANTS = wire.pack(codec.encode(((), (), {})), frozen=True)
+
+
 def _pack_constants(call: Call) -> wire.Parcel:
+    if not (call.bound or call.args or call.kwargs):
+        return _NO_CONSTANTS
     constants = calls.Constants(call.bound, call.args, dict(call.kwargs))
     try:
         payload = codec.encode(constants.parts())
@@ -224,15 +237,6 @@ def _encodes(value: Any) -> bool:
     except Exception:  # noqa: BLE001  pickling runs user code
         return False
     return True
-
-
-def _blas_share(workers: int) -> int:
-    """BLAS threads for each worker: its share of the cores, unless the user has said."""
-    if any(name in os.environ for name in BLAS_VARIABLES):
-        return 0
-    from sharedtask.options import available_cpus
-
-    return max(available_cpus() // workers, 1)
 
 
 # ---------------------------------------------------------------------------- end and fork

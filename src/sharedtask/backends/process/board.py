@@ -6,8 +6,8 @@ it had not sent yet. It writes a result first and then the count, so what is cou
 
 from __future__ import annotations
 
-import enum
 import mmap
+from typing import Final
 
 from sharedtask.sharing import mapping, segments
 
@@ -16,27 +16,30 @@ _WORDS_SIZE = mmap.ALLOCATIONGRANULARITY
 SIZE = _WORDS_SIZE + OUTBOX_SIZE
 
 
-class Word(enum.IntEnum):
-    """Places on the board, each an unsigned number of 64 bits."""
+class Word:
+    """Places on the board, each an unsigned number of 64 bits. Plain numbers: they are used often."""
 
-    CHUNK = 0  # the chunk in hand; 0 for none
-    BASE = 1  # how many of its items have been sent
-    COUNT = 2  # how many more lie in the outbox
-    BYTES = 3  # ... and their length there
-    SCALARS = 4  # ... and whether they are scalars (1) or records (0)
-    PHASE = 5
-    STARTED = 6  # when the item in hand was begun, CLOCK_MONOTONIC in ns; only under a timeout
-    CANCEL = 7  # this and the next: the caller writes the number of a chunk to be given up
-    NUMPY = 9  # whether some of the scalars are numpy's
+    CHUNK: Final = 0  # the chunk in hand; 0 for none
+    BASE: Final = 1  # how many of its items have been sent
+    COUNT: Final = 2  # how many more lie in the outbox
+    MODE: Final = 3  # ... and how they are written, see results.py
+    PHASE: Final = 4
+    STARTED: Final = 5  # when the item in hand was begun, CLOCK_MONOTONIC in ns; under a timeout
+    NOTE: Final = 6  # this and the next, one for each chunk that a worker may have: see below
 
 
-class Phase(enum.IntEnum):
+# The caller's word to a worker about a chunk, looked at between two items: a number that is raised
+# by two when results should be sent, and made odd when the chunk is given up.
+HURRY, GIVE_UP = 2, 1
+
+
+class Phase:
     """What the worker is doing with the chunk in hand."""
 
-    IDLE = 0
-    LOADING = 1  # the function and the shared values
-    UNPACKING = 2  # the items
-    RUNNING = 3
+    IDLE: Final = 0
+    LOADING: Final = 1  # the function and the shared values
+    UNPACKING: Final = 2  # the items
+    RUNNING: Final = 3
 
 
 class Board:
@@ -49,7 +52,7 @@ class Board:
 
     def outbox(self) -> bytes:
         """The results that lie in the outbox of a dead worker."""
-        return bytes(self._view[_WORDS_SIZE : _WORDS_SIZE + self.words[Word.BYTES]])
+        return bytes(self._view[_WORDS_SIZE:])
 
 
 def open_words(fd: int) -> memoryview:

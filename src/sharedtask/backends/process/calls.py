@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import struct
 from dataclasses import dataclass
@@ -33,28 +34,19 @@ class CallHead:
     stops: bool  # at the first item that raises
     bound_name: str | None
     blas_threads: int
-    path: tuple[str, ...]
+    path: tuple[str, ...]  # entries of sys.path that a worker may not have
 
-    def dump(self) -> bytes:
-        """As bytes, the same for every chunk of the call."""
-        fields = (
-            self.task,
-            self.function,
-            [(s.name, s.token, s.private) for s in self.shared],
-            self.star,
-            self.timed,
-            self.stops,
-            self.bound_name,
-            self.blas_threads,
-            self.path,
-        )
-        return pickle.dumps(fields, pickle.HIGHEST_PROTOCOL)
 
-    @classmethod
-    def load(cls, data: bytes | memoryview) -> CallHead:
-        """What ``dump`` wrote."""
-        task, function, shared, *rest = pickle.loads(data)
-        return cls(task, function, tuple(SharedParameter(*s) for s in shared), *rest)
+@functools.lru_cache(maxsize=256)
+def dump_head(*fields: Any) -> bytes:
+    """A ``CallHead`` of these fields as bytes; most calls are like the one before."""
+    return pickle.dumps(CallHead(*fields), pickle.HIGHEST_PROTOCOL)
+
+
+def load_head(data: bytes) -> CallHead:
+    """What ``dump_head`` wrote."""
+    head: CallHead = pickle.loads(data)
+    return head
 
 
 @dataclass(frozen=True, slots=True)

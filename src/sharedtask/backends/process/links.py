@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import starter, wire
-from .board import Board, Word
+from .board import GIVE_UP, HURRY, Board, Word
 from .wire import Frame, Kind
 from .worker import BLAS_VARIABLES
 
@@ -157,9 +157,19 @@ class WorkerLink(Link):
         """The place on the board, 0 or 1, where its next chunk can be cancelled."""
         return 1 - self.tickets[0].slot if self.tickets else 0
 
+    def prepare(self, slot: int) -> None:
+        """Wipe out what was noted about the chunk that had this slot before."""
+        words = self.board.words
+        words[Word.NOTE + slot] = (words[Word.NOTE + slot] + HURRY) & ~GIVE_UP
+
     def cancel(self, ticket: Ticket) -> None:
         """Have the worker give a chunk up between two items."""
-        self.board.words[Word.CANCEL + ticket.slot] = ticket.number
+        self.board.words[Word.NOTE + ticket.slot] |= GIVE_UP
+
+    def hurry(self) -> None:
+        """Have the worker send what it has after the item in hand."""
+        if self.tickets:
+            self.board.words[Word.NOTE + self.tickets[0].slot] += HURRY
 
     def in_hand(self) -> int:
         """The number of the chunk that it is working on, or worked on last."""

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 _PREFETCH_BELOW_SECONDS = 0.01
 # A chunk that was given up may finish its item in this time before its worker is killed.
 _GRACE_SECONDS = 0.4
+# Results are fetched at least this often, so that progress is smooth even in large chunks.
+_HURRY_SECONDS = 0.02
 # How often values are looked for that nobody but the cache holds.
 _SWEEP_SECONDS = 1.0
 _MAX_STILLBORN = 3
@@ -65,7 +67,8 @@ class Pool:
         self._stillborn = 0
         self._starter: StarterLink | None = None
         self._closed = False
-        self._swept, self._sweeps = 0.0, False
+        self._swept = self._hurried = 0.0
+        self._sweeps = False
         self._selector = selectors.DefaultSelector()
         self._waker, self._woken = socket.socketpair()
         for end in (self._waker, self._woken):
@@ -213,7 +216,7 @@ class Pool:
         for publication, private in call.needs:
             self._attach(worker, publication, private)
         ticket.slot = worker.free_slot()
-        worker.board.words[Word.CANCEL + ticket.slot] = 0
+        worker.prepare(ticket.slot)
         worker.tickets.append(ticket)
         call.users[worker.serial] += 1
         self._write(worker, ticket.frame())
@@ -285,6 +288,8 @@ class Pool:
         with self._lock:
             waits = [ticket.kill_at - time.monotonic() for ticket in self._given_up if ticket.kill_at]
             waits.extend(self._time_left(w) for w in self._workers.values() if _is_timed(w))
+            if any(worker.tickets for worker in self._workers.values()):
+                waits.append(_HURRY_SECONDS)
         if self._sweeps:
             waits.append(_SWEEP_SECONDS)
         return max(min(waits), 0.0) if waits else None
@@ -410,6 +415,11 @@ class Pool:
         while self._to_cancel:
             self._cancel(self._to_cancel.popleft())
         now = time.monotonic()
+        if now - self._hurried > _HURRY_SECONDS:
+            self._hurried = now
+            with self._lock:
+                for worker in self._workers.values():
+                    worker.hurry()
         if now - self._swept > _SWEEP_SECONDS:
             self._swept = now
             self._sweeps = self._sweep()
@@ -570,9 +580,7 @@ class _Saved:
 
     def __init__(self, worker: WorkerLink, ticket: Ticket, skip: int) -> None:
         words = worker.board.words
-        self._mode = results.RECORDS
-        if words[Word.SCALARS]:
-            self._mode = results.NUMPY if words[Word.NUMPY] else results.SCALARS
+        self._mode = words[Word.MODE]
         self._data = worker.board.outbox()
         self._count, self._skip = words[Word.COUNT], skip
         self._first, self._task = ticket.chunk.first + words[Word.BASE], ticket.call.task

@@ -1,8 +1,9 @@
-"""Results on their way from a worker: scalars in one string, anything else as records.
+"""Results on their way from a worker: a column of numbers, scalars in one string, or records.
 
 Every result is written down as soon as its item is done, so that a crash in the next item does not
-take it along; that leaves about 0.2 us for a float. Scalars are written by ``marshal`` one after the
-other and read back as one list. Anything else becomes a record: a status byte, a length, a parcel.
+take it along. Floats, ints and bools go into a column, at 0.05 us each. Other scalars are written by
+``marshal`` one after the other and read back as one list. Anything else becomes a record: a status
+byte, a length, a parcel.
 """
 
 from __future__ import annotations
@@ -21,14 +22,22 @@ from sharedtask.sharing import codec
 from . import wire
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 # Version 2 has exact floats and no references between values, so that strings of it can be joined.
 _MARSHAL_VERSION = 2
 _LIST = b"["
 
-# Exact types only: a subclass of float is not a float here. Plain ones have code -1; numpy's are
-# written as (code, value) and made again on arrival.
+# How results are written, the first byte of a RESULTS body; the more general the higher.
+NOTHING, FLOATS, INTS, BOOLS, SCALARS, NUMPY, RECORDS = range(7)
+FINISHED = 0x80
+
+# Exact types only: a subclass of float is not a float here.
+COLUMNS: dict[type, str] = {float: "d", int: "q", bool: "?"}
+COLUMN_MODES = {FLOATS: "d", INTS: "q", BOOLS: "?"}
+WIDTHS = {FLOATS: 8, INTS: 8, BOOLS: 1}
+PLAIN_TYPES = frozenset((int, float, bool, type(None), str, bytes, complex))
+# numpy's scalars are written as (code, value) and made again on arrival.
 NUMPY_TYPES: tuple[Any, ...] = (
     np.float64,
     np.float32,
@@ -43,24 +52,27 @@ NUMPY_TYPES: tuple[Any, ...] = (
     np.uint32,
     np.uint64,
 )
-PLAIN = -1
-SCALAR_CODES: dict[type, int] = {
-    **dict.fromkeys((int, float, bool, type(None), str, bytes, complex), PLAIN),
-    **{cls: code for code, cls in enumerate(NUMPY_TYPES)},
+NUMPY_CODES: dict[type, int] = {cls: code for code, cls in enumerate(NUMPY_TYPES)}
+_MODES: dict[type, int] = {
+    **dict.fromkeys(PLAIN_TYPES, SCALARS),
+    **dict.fromkeys(NUMPY_TYPES, NUMPY),
+    **dict(zip(COLUMNS, COLUMN_MODES, strict=True)),
 }
 
 OK, RAISED = 0, 1
 _RECORD = struct.Struct("<BI")
-# First byte of a RESULTS body.
-SCALARS, NUMPY, RECORDS = 0, 1, 2
-FINISHED = 0x80
 
 
-def dump_scalar(value: Any, code: int) -> bytes:
+def mode_of(value: Any) -> int:
+    """The least general way in which a result can be written."""
+    return _MODES.get(type(value), RECORDS)
+
+
+def dump_scalar(value: Any) -> bytes:
     """A scalar as bytes that can be joined to others."""
-    if code == PLAIN:
-        return marshal.dumps(value, _MARSHAL_VERSION)
-    return marshal.dumps((code, value.item()), _MARSHAL_VERSION)
+    code = NUMPY_CODES.get(type(value))
+    content = value if code is None else (code, value.item())
+    return marshal.dumps(content, _MARSHAL_VERSION)
 
 
 def load_scalars(data: bytes | memoryview, count: int, *, numpy: bool) -> list[Any]:
@@ -71,14 +83,13 @@ def load_scalars(data: bytes | memoryview, count: int, *, numpy: bool) -> list[A
     return [NUMPY_TYPES[v[0]](v[1]) if type(v) is tuple else v for v in values]
 
 
-def dump_items(items: list[Any]) -> bytes | None:
+def dump_items(items: Sequence[Any]) -> bytes | None:
     """Items as one string where all are scalars, else None: then they need the codec."""
-    if set(map(type, items)) <= _PLAIN_TYPES:
+    if type(items) is range:
+        return None
+    if PLAIN_TYPES.issuperset(map(type, items)):
         return marshal.dumps(items, _MARSHAL_VERSION)
     return None
-
-
-_PLAIN_TYPES = frozenset(cls for cls, code in SCALAR_CODES.items() if code == PLAIN)
 
 
 def load_items(data: bytes | memoryview) -> list[Any]:
@@ -102,6 +113,9 @@ def load_batch(  # noqa: PLR0913, PLR0917  the fields of one frame, and whose th
     mode: int, data: bytes | memoryview, count: int, first: int, task: str, fds: Iterator[int]
 ) -> Batch:
     """The outcomes in the body of a RESULTS frame, or in a dead worker's outbox."""
+    if mode in COLUMN_MODES:
+        column = memoryview(data)[: count * WIDTHS[mode]]
+        return Batch(first, column.cast(COLUMN_MODES[mode]).tolist())
     if mode != RECORDS:
         return Batch(first, load_scalars(data, count, numpy=mode == NUMPY))
     batch = Batch(first, [None] * count)

@@ -33,10 +33,9 @@ from .board import Phase, Word
 from .wire import Frame, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-# Results are sent at least this often, so that progress is smooth even in large chunks.
-_FLUSH_SECONDS = 0.02
+_SLOW_BLOCK_NS, _LARGEST_BLOCK = 100_000, 64
 # Decoded values are kept while their pickled heads stay below this; arrays cost nothing here.
 _KEEP_HEAD_BYTES = 1 << 29
 
@@ -152,7 +151,7 @@ class _Worker:
         if head is None:
             if len(self._heads) > 64:  # noqa: PLR2004  calls that are over do not say so
                 self._heads.clear()
-            head = self._heads[data] = calls.CallHead.load(data)
+            head = self._heads[data] = calls.load_head(data)
         return head
 
     def _follow(self, head: calls.CallHead) -> None:
@@ -212,41 +211,82 @@ class _Worker:
         self._outbox.flush(finished=True)
 
     def _loop(
-        self, frame: Frame, items: list[Any], slot: int, caller: _Caller, *, each: bool
+        self, frame: Frame, items: Sequence[Any], slot: int, caller: _Caller, *, each: bool
     ) -> None:
-        """Run the items. What stands here is paid for every item: some 0.3 us together."""
+        """Run the items, in blocks that take some 0.1 ms or one item each."""
         words, outbox, call = self._words, self._outbox, caller.call
-        chunk, cancel, timed = frame.chunk, Word.CANCEL + slot, caller.head.timed
-        stops = caller.head.stops
-        add, clock = outbox.add, time.monotonic
+        note, timed = Word.NOTE + slot, caller.head.timed
+        if each:
+            call = functools.partial(_call_unpacked, call, words, caller.head)
+            items = [(frame.first + k, item) for k, item in enumerate(items)]
         words[Word.PHASE] = Phase.RUNNING
-        due = clock() + _FLUSH_SECONDS
-        for offset, item in enumerate(items):
-            if words[cancel] == chunk:
-                return
+        seen = words[note] & ~boards.GIVE_UP
+        at, size = 0, 1
+        while at < len(items):
+            if words[note] != seen:
+                seen = words[note]
+                if seen & boards.GIVE_UP:
+                    return
+                outbox.flush(finished=False)
+            began = time.monotonic_ns()
             if timed:
-                words[Word.STARTED] = time.monotonic_ns()
+                words[Word.STARTED] = began
+            if not self._run_block(items[at : at + size], call, caller):
+                return
+            at += size
+            if not timed:
+                size = _next_size(size, time.monotonic_ns() - began)
+
+    def _run_block(
+        self, block: Sequence[Any], call: Callable[[Any], Any], caller: _Caller
+    ) -> bool:
+        """Run items without a look around; False where the chunk ends here.
+
+        What stands in this loop is paid for every item: 0.15 us besides the call. Each result is
+        written down before the next item is begun.
+        """
+        words, outbox = self._words, self._outbox
+        kind, column, count = outbox.kind, outbox.column, words[Word.COUNT]
+        for item in block:
             try:
-                if each:
-                    item = _unpacked_one(words, caller.head, frame.first + offset, item)  # noqa: PLW2901
                 value = call(item)
             except BaseException as error:  # noqa: BLE001  a task may raise anything
                 outbox.add_error(readonly_advice(error, caller.head.task, caller.readonly))
-                if stops:
-                    return
+                if caller.head.stops:
+                    return False
             else:
-                add(value)
-            if clock() > due:
-                outbox.flush(finished=False)
-                due = clock() + _FLUSH_SECONDS
+                if type(value) is kind:
+                    try:
+                        column[count] = value
+                        count += 1
+                        words[2] = count  # Word.COUNT
+                        continue
+                    except (ValueError, IndexError):  # too large for 64 bits, or the box is full
+                        pass
+                outbox.add(value)
+            kind, column, count = outbox.kind, outbox.column, words[Word.COUNT]
+        return True
 
 
-def _unpacked(mode: int, data: memoryview, fds: Iterator[int]) -> list[Any]:
+def _next_size(size: int, elapsed_ns: int) -> int:
+    """Larger blocks while they are fast; one by one as soon as they are not."""
+    if elapsed_ns > _SLOW_BLOCK_NS:
+        return 1
+    return min(2 * size, _LARGEST_BLOCK)
+
+
+def _unpacked(mode: int, data: memoryview, fds: Iterator[int]) -> Sequence[Any]:
     if mode == calls.SCALARS:
         return results.load_items(data)
     received = wire.unpack(data, fds, private=False)
-    items: list[Any] = codec.decode(received.head, received.buffers)
+    items: Sequence[Any] = codec.decode(received.head, received.buffers)
     return items
+
+
+def _call_unpacked(
+    call: Callable[[Any], Any], words: memoryview, head: calls.CallHead, item: tuple[int, Any]
+) -> Any:
+    return call(_unpacked_one(words, head, *item))
 
 
 def _unpacked_one(words: memoryview, head: calls.CallHead, index: int, data: Any) -> Any:
@@ -315,51 +355,80 @@ class _Caller:
 
 
 class _Outbox:
-    """Writes results down on the board and sends them: when due, when full, when done."""
+    """Writes results down on the board and sends them: when told to, when full, when done.
+
+    How many results lie in the box stands on the board and nowhere else. How they are written only
+    ever gets more general within a chunk: a column of numbers, scalars, records.
+    """
 
     def __init__(self, sock: socket.socket, words: memoryview, box: Any) -> None:
         self._sock, self._words, self._box = sock, words, box
-        self._count = self._base = 0
-        self._mode = results.SCALARS
+        self._columns = {kind: memoryview(box).cast(c) for kind, c in results.COLUMNS.items()}
         self._since = 0
+        self.kind: type | None = None  # values of this type go straight into the column
+        self.column: Any = ()
         self.task, self.index = "", 0
 
     def begin(self, chunk: int) -> None:
-        self._count = self._base = 0
-        self._mode = results.SCALARS
+        """A chunk begins; nothing is known of its results."""
         self._since = time.monotonic_ns()
         words = self._words
-        words[Word.COUNT] = words[Word.BASE] = words[Word.BYTES] = 0
-        words[Word.SCALARS] = 1
-        words[Word.NUMPY] = 0
-        self._box.seek(0)
+        words[Word.COUNT] = words[Word.BASE] = 0
+        self._set_mode(results.NOTHING)
         words[Word.CHUNK] = chunk
 
+    def _set_mode(self, mode: int, kind: type | None = None) -> None:
+        """The box is empty when the mode changes."""
+        self._words[Word.MODE] = mode
+        self.kind = kind
+        self.column = () if kind is None else self._columns[kind]
+        self._box.seek(0)
+
     def add(self, value: Any) -> None:
-        """Write the result of the next item down."""
-        code = results.SCALAR_CODES.get(type(value))
-        if code is None or self._mode == results.RECORDS:
+        """Write the result of the next item down, whatever it is."""
+        mode, wanted = self._words[Word.MODE], results.mode_of(value)
+        if mode == results.NOTHING and wanted in results.COLUMN_MODES:
+            self._set_mode(wanted, type(value))
+        elif wanted != mode and (mode < wanted or wanted in results.COLUMN_MODES):
+            self._raise_mode(max(mode, wanted, results.SCALARS))
+        self._write(value)
+
+    def _raise_mode(self, mode: int) -> None:
+        if mode != self._words[Word.MODE]:
+            self.flush(finished=False)
+            self._set_mode(mode)
+
+    def _write(self, value: Any) -> None:
+        mode = self._words[Word.MODE]
+        if mode in results.COLUMN_MODES:
+            self._write_number(value)
+        elif mode == results.RECORDS:
             self._add_value(value)
-            return
-        if code != results.PLAIN and self._mode != results.NUMPY:
-            self._mode = results.NUMPY
-            self._words[Word.NUMPY] = 1
-        data = results.dump_scalar(value, code)
-        try:
-            self._box.write(data)
-        except ValueError:  # the outbox is full, or too small for a long text
+        else:
+            data = results.dump_scalar(value)
             if len(data) > boards.OUTBOX_SIZE:
                 self._add_value(value)
-                return
+            else:
+                self._write_down(data)
+
+    def _write_number(self, value: Any) -> None:
+        """A number that the loop could not write: the column is full, or the number too large."""
+        self.flush(finished=False)
+        try:
+            self.column[0] = value
+        except ValueError:
+            self._set_mode(results.SCALARS)
+            self._write(value)
+        else:
+            self._words[Word.COUNT] = 1
+
+    def _write_down(self, data: bytes) -> None:
+        try:
+            self._box.write(data)
+        except ValueError:
             self.flush(finished=False)
             self._box.write(data)
-        self._note_one()
-
-
-    def _note_one(self) -> None:
-        words = self._words
-        words[Word.BYTES] = self._box.tell()
-        self._count = words[Word.COUNT] = self._count + 1
+        self._words[Word.COUNT] += 1
 
     def _add_value(self, value: Any) -> None:
         try:
@@ -373,7 +442,7 @@ class _Outbox:
             self._add_record(results.record(results.OK, wire.pack(payload, frozen=False)))
 
     def _next_index(self) -> int:
-        return self.index + self._base + self._count
+        return self.index + self._words[Word.BASE] + self._words[Word.COUNT]
 
     def add_error(self, error: BaseException) -> None:
         """Write down what the next item raised."""
@@ -383,19 +452,12 @@ class _Outbox:
         self._add_record(results.raised_record(raised))
 
     def _add_record(self, record: bytes) -> None:
-        if self._mode != results.RECORDS:
+        self._raise_mode(results.RECORDS)
+        if len(record) > boards.OUTBOX_SIZE:
             self.flush(finished=False)
-            self._mode = results.RECORDS
-            self._words[Word.SCALARS] = 0
-        try:
-            self._box.write(record)
-        except ValueError:
-            self.flush(finished=False)
-            if len(record) > boards.OUTBOX_SIZE:
-                self._send(results.RECORDS, record, 1, ())
-                return
-            self._box.write(record)
-        self._note_one()
+            self._send(record, 1)
+        else:
+            self._write_down(record)
 
     def _send_segment(self, payload: codec.Payload) -> None:
         """A large result goes at once: what the socket holds outlives the worker."""
@@ -404,42 +466,44 @@ class _Outbox:
         except Exception as error:  # noqa: BLE001  the store is full
             self.add_error(error)
             return
+        self._raise_mode(results.RECORDS)
         self.flush(finished=False)
-        self._send(results.RECORDS, results.record(results.OK, parcel), 1, (parcel.fd or 0,))
+        self._send(results.record(results.OK, parcel), 1, (parcel.fd or 0,))
         parcel.close()
 
     def flush(self, *, finished: bool) -> None:
         """Send what is written down."""
         sys.stdout.flush()
         sys.stderr.flush()
-        count = self._count
+        count = self._words[Word.COUNT]
         if not count and not finished:
             return
-        box = self._box
-        data = box[: box.tell()]
+        box, mode = self._box, self._words[Word.MODE]
+        used = box.tell() if mode not in results.COLUMN_MODES else results.WIDTHS[mode] * count
+        data = box[:used]
         box.seek(0)
-        self._send(self._mode, data, count, (), finished=finished)
+        self._send(data, count, finished=finished)
 
-    def _send(  # noqa: PLR0913
-        self, mode: int, data: bytes, count: int, fds: tuple[int, ...], *, finished: bool = False
+    def _send(
+        self, data: bytes, count: int, fds: tuple[int, ...] = (), *, finished: bool = False
     ) -> None:
         words, now = self._words, time.monotonic_ns()
         flag = results.FINISHED if finished else 0
         frame = Frame(
             Kind.RESULTS,
             chunk=words[Word.CHUNK],
-            first=self._base,
+            first=words[Word.BASE],
             count=count,
             elapsed=now - self._since,
-            body=bytes((mode | flag,)) + data,
+            body=bytes((words[Word.MODE] | flag,)) + data,
             fds=fds,
         )
         wire.send_all(self._sock, frame)
         self._since = now
         # Should we die before the next line, the caller finds these results twice, in the frame and
         # in the outbox; it knows by their position that it has seen them.
-        self._count = words[Word.COUNT] = 0
-        self._base = words[Word.BASE] = self._base + count
+        words[Word.COUNT] = 0
+        words[Word.BASE] += count
 
 
 def _unsendable(task: str, index: int, value: Any, error: BaseException) -> SerializationError:

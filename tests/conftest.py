@@ -1,0 +1,182 @@
+"""What all tests share: the backends, two workers, a clean end, scripts that run on their own."""
+
+import contextlib
+import faulthandler
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+import sharedtask
+
+pytest.register_assert_rewrite("sharedtask.testing")
+
+from sharedtask.testing import Belongings, assert_nothing_left, warm_up  # noqa: E402
+from sharedtask.testing import no_leaks as no_leaks  # noqa: E402
+from sharedtask.testing import no_leaks_warm as no_leaks_warm  # noqa: E402
+
+# "ray" joins here.
+BACKENDS = ("serial", "thread", "process")
+
+os.environ.setdefault("SHAREDTASK_WORKERS", "2")
+
+
+def pytest_configure() -> None:
+    """A crash of the test process prints the stack of every thread."""
+    if not faulthandler.is_enabled():
+        faulthandler.enable(sys.__stderr__)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Every backend in turn."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ended_pool() -> Iterator[None]:
+    """No module inherits the workers of another."""
+    yield
+    sharedtask.shutdown()
+
+
+@pytest.fixture
+def common_check() -> Iterator[None]:
+    """After a fault the same pool runs a right map at once, and nothing is left behind."""
+    sharedtask.shutdown()
+    warm_up()
+    before = Belongings.now()
+    yield
+    began = time.monotonic()
+    assert [0, 1, 4, 9] == sharedtask.parallel(_square).with_options(backend="process").map(range(4))
+    assert 5 > time.monotonic() - began
+    warm_up()
+    assert_nothing_left(before, same_children=True)
+
+
+def _square(x: int) -> int:
+    return x * x
+
+
+# -------------------------------------------------------------------------------- scripts
+
+
+@dataclass
+class Script:
+    """A Python program in a process group of its own; everything it starts carries its mark."""
+
+    process: subprocess.Popen[str]
+    mark: str
+    out: str = ""
+    err: str = ""
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def pid(self) -> int:
+        """The pid of the program, and of its process group."""
+        return self.process.pid
+
+    @property
+    def stdout(self) -> IO[str]:
+        """What it prints, to read line by line."""
+        assert self.process.stdout is not None
+        return self.process.stdout
+
+    def wait_for(self, word: str) -> str:
+        """Read lines until one starts with ``word``; returns the rest of it."""
+        for line in self.stdout:
+            if line.startswith(word):
+                return line.removeprefix(word).strip()
+        pytest.fail(f"the script ended without {word!r}: {self.process.stderr and self.process.stderr.read()}")
+
+    def end(self, seconds: float = 20) -> int:
+        """Wait for its end and return the exit code."""
+        out, self.err = self.process.communicate(timeout=seconds)
+        self.out += out
+        return self.process.returncode
+
+    def survivors(self) -> list[int]:
+        """The processes that carry its mark and still live."""
+        found = []
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                if self.mark.encode() in Path("/proc", name, "environ").read_bytes():
+                    found.append(int(name))
+        return found
+
+    def assert_gone(self, seconds: float) -> None:
+        """Fail unless every process of it ends within this time."""
+        limit = time.monotonic() + seconds
+        while left := self.survivors():
+            assert time.monotonic() < limit, f"processes {left} still live"
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Iterator[Callable[..., Script]]:
+    """Start programs: ``script(text)``, from a file, or with ``how`` "-c" or "stdin"."""
+    started: list[Script] = []
+
+    def start(text: str, *args: object, how: str = "file", **env: str) -> Script:
+        mark = f"mark-{uuid.uuid4().hex}"
+        where = {
+            **os.environ,
+            "SHAREDTASK_TEST_MARK": mark,
+            "PYTHONFAULTHANDLER": "1",
+            "PYTHONDEVMODE": "0",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **env,
+        }
+        path = tmp_path / f"script_{len(started)}.py"
+        path.write_text(text)
+        command = {"file": [str(path)], "-c": ["-c", text], "stdin": ["-"]}[how]
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", *command, *map(str, args)],
+            cwd=tmp_path,
+            env=where,
+            text=True,
+            stdin=subprocess.PIPE if how == "stdin" else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            process_group=0,
+        )
+        if process.stdin is not None:
+            process.stdin.write(text)
+            process.stdin.close()
+            process.stdin = None
+        started.append(Script(process, mark))
+        return started[-1]
+
+    yield start
+    for each in started:
+        for pid in each.survivors():
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            each.process.kill()
+        each.process.wait()
+        for stream in (each.process.stdout, each.process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+@pytest.fixture
+def run(script: Callable[..., Script]) -> Callable[..., str]:
+    """Run a program that has to end well, with nothing on stderr; returns what it printed."""
+
+    def run_it(text: str, *args: object, **env: Any) -> str:
+        ran = script(text, *args, **env)
+        code = ran.end(60)
+        assert (0, "") == (code, ran.err)
+        return ran.out
+
+    return run_it
