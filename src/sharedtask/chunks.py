@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _AT_LEAST_SECONDS = 0.001
 # ... and at most this long, so that there is always something to share out.
 _AT_MOST_SECONDS = 0.1
-_LARGEST = 1 << 14
+_LARGEST, _LARGEST_OF_STREAM = 1 << 14, 1 << 11
 
 
 class Pace:
@@ -47,7 +47,8 @@ class Chunker:
         self._workers = workers
         self._pace = pace
         self._numbers = itertools.count(1)
-        self._last = 0
+        self.last = 1
+        self.is_lazy = self._sequence is None
         self.given = 0
         self.exhausted = False
 
@@ -63,7 +64,7 @@ class Chunker:
             self.exhausted = True
         if not items:
             return None
-        self._last = len(items)
+        self.last = len(items)
         chunk = Chunk(next(self._numbers), self.given, items)
         self.given += len(items)
         return chunk
@@ -93,7 +94,8 @@ class Chunker:
         """The end is not known: grow from one item on, until a chunk takes its time."""
         if seconds is None:
             return 1
-        return _within(max(2 * self._last, 1), int(10 * _AT_LEAST_SECONDS / max(seconds, 1e-9)))
+        size = min(2 * self.last, _LARGEST_OF_STREAM)
+        return _within(size, int(10 * _AT_LEAST_SECONDS / max(seconds, 1e-9)))
 
 
 def _within(size: int, most: int) -> int:

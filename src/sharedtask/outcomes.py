@@ -42,7 +42,7 @@ class Delivery(Protocol):
         """Give back what the outcomes hold; nobody will ask for them."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Known:
     """A delivery of outcomes that need no decoding."""
 
@@ -56,7 +56,7 @@ class Known:
         """Nothing is held."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Report:
     """News of a chunk, as a backend sends it up.
 
@@ -111,7 +111,9 @@ class RaisedError:
 def noted(error: BaseException, task: str, index: int) -> BaseException:
     """``error`` with a note that names the item."""
     with contextlib.suppress(Exception):  # a class may forbid new attributes
-        error.add_note(item_note(task, index))
+        note = item_note(task, index)
+        if note not in getattr(error, "__notes__", ()):  # one object raised for several items
+            error.add_note(note)
     return error
 
 
@@ -200,6 +202,8 @@ def _ways(error: Exception) -> Iterable[Any]:
 
 def _knows_how(cls: type[Exception]) -> bool:
     """True for classes that pickle by their own rules, or that are built by C code from ``args``."""
+    if issubclass(cls, ExceptionGroup):
+        return False
     own = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__")
     defined = [vars(base) for base in cls.__mro__ if not hasattr(builtins, base.__name__)]
     if any(name in namespace for namespace in defined for name in own):
@@ -223,10 +227,17 @@ class _Rebuild:
     """Pickles as a call of ``_rebuild``."""
 
     def __init__(self, cls: type[Exception], args: tuple[Any, ...], state: dict[str, Any]) -> None:
-        self.parts = (cls, args, state)
+        self.parts = (cls, tuple(map(_rebuildable, args)), state)
 
     def __reduce__(self) -> Any:
         return _rebuild, self.parts
+
+
+def _rebuildable(value: object) -> object:
+    """Exceptions inside an exception, as in a group, are rebuilt in the same way."""
+    if isinstance(value, Exception):
+        return _Rebuild(type(value), value.args, _state(value))
+    return [_rebuildable(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def _rebuild(cls: type[Exception], args: tuple[Any, ...], state: dict[str, Any]) -> Exception:

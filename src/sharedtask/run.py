@@ -37,7 +37,7 @@ _GRACE_SECONDS = 0.5
 _AHEAD = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Piece:
     """Results of consecutive items."""
 
@@ -57,7 +57,13 @@ class Run:
     """One map, from its first chunk to its last result."""
 
     def __init__(
-        self, backend: Backend, plan: Plan, pace: Pace, on_shares: Callable[[Any], None]
+        self,
+        backend: Backend,
+        plan: Plan,
+        pace: Pace,
+        on_shares: Callable[[Any], None],
+        *,
+        streams: bool,
     ) -> None:
         self._options = plan.options
         self._reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
@@ -72,6 +78,10 @@ class Run:
         self._bar = open_bar(plan.options, plan.total)
         self._failure: tuple[int, BaseException] | None = None
         self._patience = 0.0
+        # Where the caller is away between two results, or the items take their time, somebody else
+        # must see to the workers meanwhile.
+        self._leaves = streams or self._chunker.is_lazy
+        self._streams = streams
         self.taken = 0  # items whose results the caller has
 
     # ------------------------------------------------------------------- the backend's side
@@ -138,7 +148,11 @@ class Run:
     def _room(self) -> int | None:
         """How many more items may be under way or finished ahead of the caller."""
         size = self._options.buffersize
-        return None if size is None else size - (self._chunker.given - self.taken)
+        if size is None:
+            if not self._streams:
+                return None
+            size = self._limit * self._chunker.last
+        return size - (self._chunker.given - self.taken)
 
     def _submit(self, chunk: Chunk) -> None:
         self._open[chunk.number] = _Open(chunk)
@@ -156,12 +170,9 @@ class Run:
         return not earlier or time.monotonic() > self._patience
 
     def _next_report(self) -> Report | None:
-        if self._failure is None:
-            return self._reports.get()
-        try:
-            return self._reports.get(timeout=max(self._patience - time.monotonic(), 0.0))
-        except queue.Empty:
-            return None
+        until = None if self._failure is None else self._patience
+        report: Report | None = self._session.wait(self._reports, until, leaves=self._leaves)
+        return report
 
     def _absorb(self, report: Report | None) -> list[Piece] | None:
         if report is None:

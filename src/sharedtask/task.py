@@ -137,14 +137,14 @@ class _Runs(Generic[P, R]):
             >>> y
             25
         """
-        run, _ = self._prepare(items, args, kwargs)
+        run, _ = self._prepare(items, args, kwargs, streams=True)
         return in_order(run)
 
     def imap_unordered(
         self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
     ) -> Iterator[R]:
         """Like ``imap``, in the order in which results are ready."""
-        run, _ = self._prepare(items, args, kwargs)
+        run, _ = self._prepare(items, args, kwargs, streams=True)
         return as_completed(run)
 
     def submit(
@@ -179,7 +179,7 @@ class _Runs(Generic[P, R]):
         self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
     ) -> AsyncIterator[R]:
         """``imap`` for a coroutine: ``async for result in task.aimap(items)``."""
-        start, _ = self._prepare(items, args, kwargs)
+        start, _ = self._prepare(items, args, kwargs, streams=True)
         stream = in_order(start)
         try:
             while (results := await _in_thread(_some, stream)):
@@ -203,27 +203,31 @@ class _Runs(Generic[P, R]):
         kwargs: Mapping[str, Any],
         *,
         star: bool = False,
+        streams: bool = False,
     ) -> tuple[Callable[[], Run], Plan]:
         """Check everything now; open the run when it is wanted."""
         target, explicit, usage = self._parts()
         options = resolve(explicit)
         plan = plan_map(target, items, args, kwargs, options, star=star)
         backend = registry.get(options.backend)
-        return lambda: Run(backend, plan, usage.pace, usage.note), plan
+        return lambda: Run(backend, plan, usage.pace, usage.note, streams=streams), plan
 
 
 async def _in_thread(function: Callable[..., Any], *args: Any) -> Any:
     """Run a blocking call in a thread of its own: the loop's own few threads may all be waiting."""
-    future: Future[Any] = Future()
+    future: Future[tuple[Any, BaseException | None]] = Future()
 
     def work() -> None:
         try:
-            future.set_result(function(*args))
+            future.set_result((function(*args), None))
         except BaseException as error:  # noqa: BLE001  handed over, whatever it is
-            future.set_exception(error)
+            future.set_result((None, error))  # asyncio would refuse a StopIteration as exception
 
     threading.Thread(target=work, name="sharedtask-await", daemon=True).start()
-    return await asyncio.wrap_future(future)
+    value, error = await asyncio.wrap_future(future)
+    if error is not None:
+        raise error
+    return value
 
 
 def _some(stream: Iterator[Any]) -> list[Any]:

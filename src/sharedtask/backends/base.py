@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from queue import Empty
+from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from queue import SimpleQueue
 
     from sharedtask.annotations import Role
     from sharedtask.outcomes import Report
@@ -85,6 +88,18 @@ class Session(ABC):
     @abstractmethod
     def submit(self, chunk: Chunk) -> None:
         """Accept a chunk; reports of it will come. Never raises for what an item is."""
+
+    def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:
+        """The next report from the queue that the sink fills; None at the time ``until``.
+
+        A backend may use the waiting thread for its own work. ``leaves`` says that the thread goes
+        on to other things than the next ``wait``.
+        """
+        del leaves
+        try:
+            return reports.get(timeout=None if until is None else max(until - monotonic(), 0.0))
+        except Empty:
+            return None
 
     @abstractmethod
     def close(self) -> None:

@@ -18,7 +18,7 @@ from sharedtask.annotations import Role
 from sharedtask.backends.base import Backend, Call, Chunk, Session, SharedValue, Sink
 from sharedtask.errors import ClosedError, SharedTaskError, TaskTimeoutError, UnshareableError
 from sharedtask.outcomes import Batch, Known, Report, contained, readonly_advice
-from sharedtask.sharing import codec
+from sharedtask.sharing import codec, mapping
 from sharedtask.sharing.culprit import culprit
 from sharedtask.sharing.handles import Handle
 
@@ -149,7 +149,7 @@ def _twin(call: Call, name: str, shared: SharedValue) -> _Twin:
         raise UnshareableError(msg) from error
 
     def value() -> Any:
-        return codec.decode(payload.head, [memoryview(b).toreadonly() for b in payload.buffers])
+        return codec.decode(payload.head, [mapping.readonly(b) for b in payload.buffers])
 
     def private_value() -> Any:
         return codec.decode(payload.head, [bytearray(b) for b in payload.buffers])

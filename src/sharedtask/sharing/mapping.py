@@ -25,9 +25,10 @@ class _Owner:
     a segmentation fault.
     """
 
-    __slots__ = ("__array_interface__", "__weakref__")
+    __slots__ = ("__array_interface__", "__weakref__", "_source")
 
-    def __init__(self, address: int, size: int, *, readonly: bool) -> None:
+    def __init__(self, address: int, size: int, *, readonly: bool, source: object = None) -> None:
+        self._source = source
         self.__array_interface__ = {
             "data": (address, readonly),
             "shape": (size,),
@@ -48,6 +49,13 @@ def view(fd: int, size: int, *, private: bool = False, writable: bool = False) -
     weakref.finalize(owner, libc.munmap, address, _pages(size)).atexit = False
     array: npt.NDArray[np.uint8] = np.asarray(owner)
     return array
+
+
+def readonly(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The same memory as an array that cannot be made writable."""
+    if not array.nbytes:
+        return np.frombuffer(b"", np.uint8)
+    return np.asarray(_Owner(address_of(array), array.nbytes, readonly=True, source=array))
 
 
 def map_aligned(fd: int, size: int, prot: int, kind: int) -> int:

@@ -33,6 +33,7 @@ from .worker import BLAS_VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from queue import SimpleQueue
 
 
 class ProcessBackend(Backend):
@@ -167,6 +168,9 @@ class _ProcessSession(Session):
             ticket = tickets.encode_each(self._call, chunk)
         self._pool.dispatch(ticket)
 
+    def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:
+        return self._pool.wait(reports, until, leaves=leaves)
+
     def _report(self, report: Report) -> None:
         self._call.sink.report(report)
 
@@ -175,6 +179,7 @@ class _ProcessSession(Session):
         if call.closed:
             return
         call.closed = True
+        self._pool.hand_over()
         if call.pending:
             self._pool.give_up(call)
         else:

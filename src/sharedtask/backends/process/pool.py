@@ -26,8 +26,10 @@ import sys
 import threading
 import time
 from collections import deque
+from queue import Empty
 from typing import TYPE_CHECKING, Any
 
+from sharedtask import interrupts
 from sharedtask.errors import ClosedError, TaskTimeoutError, WorkerDiedError
 from sharedtask.outcomes import Batch, Report
 
@@ -38,6 +40,7 @@ from .wire import Frame, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from queue import SimpleQueue
 
     from .tickets import OpenCall, Ticket
 
@@ -48,6 +51,8 @@ _PREFETCH_BELOW_SECONDS = 0.01
 _GRACE_SECONDS = 0.4
 # Results are fetched at least this often, so that progress is smooth even in large chunks.
 _HURRY_SECONDS = 0.02
+# The I/O thread waits this long for more before it rests: being woken twice costs 0.05 ms.
+_LINGER_SECONDS = 0.05
 # How often values are looked for that nobody but the cache holds.
 _SWEEP_SECONDS = 1.0
 _MAX_STILLBORN = 3
@@ -67,6 +72,10 @@ class Pool:
         self._stillborn = 0
         self._starter: StarterLink | None = None
         self._closed = False
+        self._driving = threading.Lock()
+        self._driven = False
+        self._permit = threading.Lock()
+        self._permit.acquire()
         self._swept = self._hurried = 0.0
         self._sweeps = False
         self._selector = selectors.DefaultSelector()
@@ -81,7 +90,7 @@ class Pool:
 
     def dispatch(self, ticket: Ticket) -> None:
         """Give a chunk to a worker that has room, or queue it."""
-        with self._lock:
+        with interrupts.shield(), self._lock:
             if self._closed:
                 raise ClosedError(_CLOSED)
             ticket.call.pending += 1
@@ -90,6 +99,33 @@ class Pool:
                 self._queue.append(ticket)
             else:
                 self._send(worker, ticket)
+            if not self._driven:
+                self._unpark()
+
+    def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:
+        """The next of ``reports``, or None at the time ``until``.
+
+        The thread that waits does the I/O thread's work meanwhile, which saves a switch between
+        threads for every report. Where another one is at it already, it only waits. Who ``leaves``
+        for longer hands over to the I/O thread.
+        """
+        if not self._driving.acquire(blocking=False):
+            return _next_of(reports, until)
+        try:
+            self._driven = True
+            while reports.empty() and not self._closed and not _is_past(until):
+                self._step(until)
+        finally:
+            self._driven = False
+            self._driving.release()
+            if leaves:
+                self.hand_over()
+        return _next_of(reports, until)
+
+    def hand_over(self) -> None:
+        """Leave what is under way to the I/O thread."""
+        if self._is_busy():
+            self._unpark()
 
     def give_up(self, call: OpenCall) -> None:
         """Give up all chunks of a call soon: this may run in a finalizer, so it takes no lock."""
@@ -125,6 +161,12 @@ class Pool:
         """Have the I/O thread look around. Takes no lock: finalizers call it."""
         with contextlib.suppress(OSError):
             self._waker.send(b"\0")
+        self._unpark()
+
+    def _unpark(self) -> None:
+        """The I/O thread's permit; it takes it when it has time. Takes no lock."""
+        with contextlib.suppress(RuntimeError):  # it has one already
+            self._permit.release()
 
     def pids(self) -> list[int]:
         """The workers that are known to run."""
@@ -274,24 +316,48 @@ class Pool:
     # ------------------------------------------------------------------------ I/O thread
 
     def _serve(self) -> None:
+        """Work while there is something under way that no waiting caller sees to."""
         while not self._closed:
-            try:
-                events = self._selector.select(self._patience())
-            except (OSError, ValueError):
-                return
+            timeout = _SWEEP_SECONDS if self._sweeps else -1
+            self._permit.acquire(timeout=timeout)
+            with self._driving:
+                lingers = time.monotonic() + _LINGER_SECONDS
+                while not self._closed:
+                    self._step(lingers)
+                    if self._is_busy():
+                        lingers = time.monotonic() + _LINGER_SECONDS
+                    elif _is_past(lingers):
+                        break
+
+    def _step(self, until: float | None) -> None:
+        """Wait for news, not longer than ``until``, and see to it."""
+        try:
+            events = self._selector.select(self._patience(until))
+        except (OSError, ValueError):  # closed meanwhile
+            return
+        with interrupts.shield():
             for key, mask in events:
                 key.data(mask)
             self._tick()
 
-    def _patience(self) -> float | None:
-        """Seconds until something must be looked at."""
+    def _is_busy(self) -> bool:
         with self._lock:
-            waits = [ticket.kill_at - time.monotonic() for ticket in self._given_up if ticket.kill_at]
+            return bool(
+                self._queue
+                or self._given_up
+                or self._to_cancel
+                or any(worker.tickets or worker.ended for worker in self._workers.values())
+            )
+
+    def _patience(self, until: float | None) -> float | None:
+        """Seconds until something must be looked at."""
+        waits = [] if until is None else [until - time.monotonic()]
+        with self._lock:
+            now = time.monotonic()
+            waits.extend(ticket.kill_at - now for ticket in self._given_up if ticket.kill_at)
             waits.extend(self._time_left(w) for w in self._workers.values() if _is_timed(w))
             if any(worker.tickets for worker in self._workers.values()):
                 waits.append(_HURRY_SECONDS)
-        if self._sweeps:
-            waits.append(_SWEEP_SECONDS)
         return max(min(waits), 0.0) if waits else None
 
     def _on_wake(self, _mask: int) -> None:
@@ -318,11 +384,11 @@ class Pool:
             worker = self._workers.get(frame.chunk)
             if worker is None:
                 return
-            if frame.kind is Kind.SPAWNED:
+            if frame.kind == Kind.SPAWNED:
                 worker.pid = frame.first
-            elif frame.kind is Kind.STOPPED:
+            elif frame.kind == Kind.STOPPED:
                 self._judge(worker)
-        if frame.kind is Kind.EXITED:
+        if frame.kind == Kind.EXITED:
             worker.exit = starter.exit_status(frame.body)
             self._bury(worker)
 
@@ -360,11 +426,11 @@ class Pool:
 
     def _take(self, worker: WorkerLink, frames: list[Frame]) -> None:
         for frame in frames:
-            if frame.kind is Kind.OUTPUT:
+            if frame.kind == Kind.OUTPUT:
                 _print(frame)
-            elif frame.kind is Kind.RESULTS:
+            elif frame.kind == Kind.RESULTS:
                 self._deliver(self._on_results(worker, frame))
-            elif frame.kind is Kind.FAILED:
+            elif frame.kind == Kind.FAILED:
                 self._resend_each(worker, frame.chunk)
 
     def _on_results(self, worker: WorkerLink, frame: Frame) -> list[Any]:
@@ -606,6 +672,17 @@ def _saved(worker: WorkerLink, ticket: Ticket) -> Report | None:
         return None
     saved = _Saved(worker, ticket, skip)
     return Report(ticket.chunk.number, saved, count, finished=False)
+
+
+def _is_past(until: float | None) -> bool:
+    return until is not None and time.monotonic() >= until
+
+
+def _next_of(reports: SimpleQueue[Any], until: float | None) -> Any:
+    try:
+        return reports.get(timeout=None if until is None else max(until - time.monotonic(), 0.0))
+    except Empty:
+        return None
 
 
 def _find(worker: WorkerLink, number: int) -> Ticket | None:

@@ -70,9 +70,9 @@ class _Starter:
         except OSError:
             return False
         for frame in self._reader.frames():
-            if frame.kind is Kind.SPAWN:
+            if frame.kind == Kind.SPAWN:
                 self._spawn(frame)
-            elif frame.kind is Kind.SIGNAL and frame.chunk in self._pids:
+            elif frame.kind == Kind.SIGNAL and frame.chunk in self._pids:
                 os.kill(self._pids[frame.chunk], frame.first)
         return alive
 

@@ -109,16 +109,16 @@ class _Worker:
     def serve(self) -> None:
         while self._reader.fill():
             for frame in self._reader.frames():
-                if frame.kind is Kind.STOP:
+                if frame.kind == Kind.STOP:
                     return
                 self._handle(frame)
 
     def _handle(self, frame: Frame) -> None:
-        if frame.kind is Kind.CHUNK:
+        if frame.kind == Kind.CHUNK:
             self._run(frame)
-        elif frame.kind is Kind.ATTACH:
+        elif frame.kind == Kind.ATTACH:
             self._values.attach(frame)
-        elif frame.kind is Kind.DROP:
+        elif frame.kind == Kind.DROP:
             self._values.drop(frame.chunk)
 
     # ------------------------------------------------------------------------------ chunks
