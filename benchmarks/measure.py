@@ -6,9 +6,11 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,6 +22,7 @@ from benchmarks.contestants import missing
 from benchmarks.machine import warm_up
 
 ROOT = Path(__file__).resolve().parent.parent
+MEMORY = Path("/dev/shm")  # where joblib puts them by itself
 HANG = 120.0  # seconds: nothing that is allowed to be this slow hangs longer
 
 
@@ -83,9 +86,14 @@ class Host:
     """A contestant's process, seen from the conductor."""
 
     def __init__(self, name: str, *, tiny: bool = False) -> None:
+        # joblib leaves its files behind when it is killed: they go where they can be removed.
+        self.scratch = tempfile.mkdtemp(
+            prefix="benchmarks-", dir=MEMORY if MEMORY.is_dir() else None
+        )
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.host", name, *(["tiny"] if tiny else [])],
             cwd=ROOT,
+            env={**os.environ, "JOBLIB_TEMP_FOLDER": self.scratch},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if "BENCH_DEBUG" in os.environ else subprocess.DEVNULL,
@@ -131,6 +139,7 @@ class Host:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        shutil.rmtree(self.scratch, ignore_errors=True)
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):

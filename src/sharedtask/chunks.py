@@ -10,6 +10,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends.base import Chunk
+from sharedtask.options import available_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,6 +46,8 @@ class Chunker:
         self._total = total
         self._fixed = chunksize if isinstance(chunksize, int) else None
         self._workers = workers
+        # A small job gains nothing from more workers than there are CPUs.
+        self._useful = min(workers, available_cpus())
         self._pace = pace
         self._numbers = itertools.count(1)
         self.last = 1
@@ -87,7 +90,7 @@ class Chunker:
         if seconds is None:
             return min(-(-left // (8 * self._workers)), _LARGEST)
         guided = -(-left // (3 * self._workers))
-        enough = min(int(_AT_LEAST_SECONDS / max(seconds, 1e-9)), -(-self._total // self._workers))
+        enough = min(int(_AT_LEAST_SECONDS / max(seconds, 1e-9)), -(-self._total // self._useful))
         return _within(max(guided, enough), int(_AT_MOST_SECONDS / max(seconds, 1e-9)))
 
     def _size_of_stream(self, seconds: float | None) -> int:

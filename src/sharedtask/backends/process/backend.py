@@ -214,12 +214,9 @@ def _lease_value(cache: ShareCache, call: Call, name: str) -> Lease:
         raise UnshareableError(msg) from error
 
 
-_NO_CONSTANTS = wire.pack(codec.encode(((), (), {})), frozen=True)
-
-
 def _pack_constants(call: Call) -> wire.Parcel:
     if not (call.bound or call.args or call.kwargs):
-        return _NO_CONSTANTS
+        return calls.NO_CONSTANTS
     constants = calls.Constants(call.bound, call.args, dict(call.kwargs))
     try:
         payload = codec.encode(constants.parts())

@@ -8,6 +8,10 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
+from sharedtask.sharing import codec
+
+from . import wire
+
 PREFIX = struct.Struct("<BBI")
 # How the items of a chunk are written, the first byte of its body.
 SCALARS, TOGETHER, EACH = 0, 1, 2
@@ -60,3 +64,7 @@ class Constants:
     def parts(self) -> tuple[tuple[Any, ...], tuple[Any, ...], dict[str, Any]]:
         """As plain containers, which pickle without a class."""
         return self.bound, self.args, self.kwargs
+
+
+# Most calls have none; their parcel is known by its bytes and need not be unpickled.
+NO_CONSTANTS = wire.pack(codec.encode(((), (), {})), frozen=True)

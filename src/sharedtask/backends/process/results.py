@@ -84,18 +84,21 @@ def load_scalars(data: bytes | memoryview, count: int, *, numpy: bool) -> list[A
 
 
 def dump_items(items: Sequence[Any]) -> bytes | None:
-    """Items as one string where all are scalars, else None: then they need the codec."""
+    """Items as one string where all are scalars, else None: then they need the codec.
+
+    A range travels as its three numbers, in a tuple; all else as a list.
+    """
     if type(items) is range:
-        return None
+        return marshal.dumps((items.start, items.stop, items.step), _MARSHAL_VERSION)
     if PLAIN_TYPES.issuperset(map(type, items)):
-        return marshal.dumps(items, _MARSHAL_VERSION)
+        return marshal.dumps(list(items), _MARSHAL_VERSION)
     return None
 
 
-def load_items(data: bytes | memoryview) -> list[Any]:
+def load_items(data: bytes | memoryview) -> Sequence[Any]:
     """What ``dump_items`` wrote."""
-    items: list[Any] = marshal.loads(data)
-    return items
+    items: Any = marshal.loads(data)
+    return range(*items) if type(items) is tuple else items  # type: ignore[no-any-return]
 
 
 def record(status: int, parcel: wire.Parcel) -> bytes:

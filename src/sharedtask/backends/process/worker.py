@@ -168,13 +168,11 @@ class _Worker:
     ) -> _Caller:
         function = self._values.function(head.function)
         shared = {s.name: self._shared(head, s) for s in head.shared if not s.private}
-        received = wire.unpack(rest, fds, private=True)
-        bound, args, kwargs = codec.decode(received.head, received.buffers)
+        bound, args, kwargs, items = _constants(rest, fds)
         kwargs.update(shared)
         private = [s for s in head.shared if s.private]
         if head.bound_name in kwargs:
             bound = (kwargs.pop(head.bound_name),)
-        items = rest[received.end :]
         renew = functools.partial(self._private, head, private) if private else None
         return _Caller(head, function, calls.Constants(bound, args, kwargs), renew, items)
 
@@ -273,6 +271,15 @@ def _next_size(size: int, elapsed_ns: int) -> int:
     if elapsed_ns > _SLOW_BLOCK_NS:
         return 1
     return min(2 * size, _LARGEST_BLOCK)
+
+
+def _constants(data: memoryview, fds: Iterator[int]) -> tuple[Any, Any, dict[str, Any], memoryview]:
+    """What every item gets, made anew for each chunk, and the rest of the body: the items."""
+    none = calls.NO_CONSTANTS.data
+    if data[: len(none)] == none:
+        return (), (), {}, data[len(none) :]
+    received = wire.unpack(data, fds, private=True)
+    return *codec.decode(received.head, received.buffers), data[received.end :]
 
 
 def _unpacked(mode: int, data: memoryview, fds: Iterator[int]) -> Sequence[Any]:
