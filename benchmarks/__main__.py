@@ -30,7 +30,7 @@ def listed(text: str) -> list[str]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a short form, under a minute")
+    parser.add_argument("--quick", action="store_true", help="a short form, about a minute")
     parser.add_argument("--slow", action="store_true", help="wait for peers beyond 20 s a run")
     parser.add_argument("--rows", type=listed, help=f"some of 1-8, {', '.join(EXTRAS)}")
     parser.add_argument("--peers", type=listed, help=f"some of {', '.join(CONTESTANTS)}")

@@ -86,7 +86,7 @@ class Host:
     """A contestant's process, seen from the conductor."""
 
     def __init__(self, name: str, *, tiny: bool = False) -> None:
-        # joblib leaves its files behind when it is killed: they go where they can be removed.
+        # joblib leaves its files behind when it is killed: they go where close() removes them.
         self.scratch = tempfile.mkdtemp(
             prefix="benchmarks-", dir=MEMORY if MEMORY.is_dir() else None
         )
@@ -140,6 +140,8 @@ class Host:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         shutil.rmtree(self.scratch, ignore_errors=True)
+        for semaphore in MEMORY.glob(f"sem.loky-{self.process.pid}-*"):
+            semaphore.unlink(missing_ok=True)
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):

@@ -19,7 +19,7 @@ import sharedtask
 
 pytest.register_assert_rewrite("sharedtask.testing")
 
-from sharedtask.testing import Belongings, assert_nothing_left, warm_up  # noqa: E402
+from sharedtask.testing import Belongings, assert_nothing_left, forget_publications, warm_up  # noqa: E402
 from sharedtask.testing import no_leaks as no_leaks  # noqa: E402
 from sharedtask.testing import no_leaks_warm as no_leaks_warm  # noqa: E402
 
@@ -52,8 +52,8 @@ def ended_pool() -> Iterator[None]:
 @pytest.fixture
 def common_check() -> Iterator[None]:
     """After a fault the same pool runs a right map at once, and nothing is left behind."""
-    sharedtask.shutdown()
     warm_up()
+    forget_publications()
     before = Belongings.now()
     yield
     began = time.monotonic()

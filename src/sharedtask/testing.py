@@ -55,9 +55,10 @@ from sharedtask import (
     share,
     shutdown,
 )
+from sharedtask.backends import registry
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import numpy.typing as npt
 
@@ -73,10 +74,13 @@ __all__ = [
     "ResultsContract",
     "SharingContract",
     "StreamsContract",
+    "array_of",
     "arrays",
+    "assert_nothing_left",
     "assert_same",
     "count_up",
     "counted",
+    "forget_publications",
     "nested_values",
     "no_leaks",
     "no_leaks_warm",
@@ -137,9 +141,18 @@ def assert_nothing_left(
 ) -> None:
     """Wait until nothing is held that was not held before; fail with a list of what is."""
     limit = time.monotonic() + seconds
+    forget_publications()
     while left := Belongings.now().more_than(before, same_children=same_children):
         assert time.monotonic() < limit, f"left behind: {'; '.join(left)}"
         time.sleep(0.02)
+
+
+def forget_publications() -> None:
+    """Give up what the caches hold for values and functions that are still alive."""
+    for backend in registry.running():
+        cache = getattr(backend, "_cache", None)
+        if cache is not None:
+            cache.clear()
 
 
 def warm_up(workers: int = 2) -> None:
@@ -167,6 +180,7 @@ def no_leaks_warm() -> Iterator[None]:
     """After the test a warm pool of two workers holds what it held before."""
     shutdown()
     warm_up()
+    forget_publications()
     before = Belongings.now()
     yield
     warm_up()

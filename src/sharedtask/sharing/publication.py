@@ -6,7 +6,8 @@ import itertools
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from sharedtask.sharing import codec, freshness, mapping, segments
+from sharedtask.sharing import freshness, mapping, segments
+from sharedtask.sharing.stores import BytesStore, SegmentStore, Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,30 +20,34 @@ if TYPE_CHECKING:
 _tokens = itertools.count(1)
 
 
+# Smaller values are kept as bytes and travel inside a message: a descriptor and a mapping in every
+# process would cost more than they weigh. Functions, above all, are that small.
+SEGMENT_FROM = 1 << 16
+
+
 class Publication:
-    """A payload in shared memory under a token that is never used again in this process."""
+    """A payload that workers can have, under a token that is never used again in this process."""
 
     def __init__(self, payload: Payload, *, watched: bool) -> None:
         self.token = next(_tokens)
         # Protect, then copy: see freshness.py.
         self._checks = [_Check(buffer, watched=watched) for buffer in payload.buffers]
         try:
-            self.segment = segments.write(payload)
+            self.store = _store(payload)
         except BaseException:
             self._release_checks()
             raise
-        self._mapped = mapping.view(self.segment.fd, self.segment.size)
         self._holders: list[weakref.WeakMethod[Callable[[int], None]]] = []
         self.released = False
 
     @property
     def nbytes(self) -> int:
-        """Bytes of shared memory that the value takes."""
-        return self.segment.size
+        """Bytes of memory that the value takes."""
+        return self.store.layout.size
 
     def matches(self, payload: Payload) -> bool:
         """True where ``payload`` is byte for byte what was published."""
-        head, buffers = self.segment.layout.split(self._mapped)
+        head, buffers = self.store.layout.split(self.store.view)
         return (
             len(payload.buffers) == len(buffers)
             and all(
@@ -53,13 +58,12 @@ class Publication:
         )
 
     def value(self) -> Any:
-        """The value as every worker sees it: decoded from the segment, read-only."""
-        return codec.decode(*self.segment.layout.split(self._mapped))
+        """The value as every worker sees it, read-only."""
+        return self.store.value()
 
     def private_value(self) -> Any:
-        """The value over copy-on-write pages of its own."""
-        mapped = mapping.view(self.segment.fd, self.segment.size, private=True)
-        return codec.decode(*self.segment.layout.split(mapped))
+        """The value over memory of its own."""
+        return self.store.private_value()
 
     def tell_on_release(self, holder: Callable[[int], None]) -> None:
         """Call the bound method ``holder(token)`` when the memory is given back."""
@@ -71,8 +75,7 @@ class Publication:
             return
         self.released = True
         self._release_checks()
-        del self._mapped
-        self.segment.close()
+        self.store.close()
         for reference in self._holders:
             holder = reference()
             if holder is not None:
@@ -81,6 +84,13 @@ class Publication:
     def _release_checks(self) -> None:
         for check in self._checks:
             check.release()
+
+
+def _store(payload: Payload) -> Store:
+    if payload.nbytes < SEGMENT_FROM:
+        return BytesStore.of(payload)
+    segment = segments.write(payload)
+    return SegmentStore(segment.fd, segment.layout)
 
 
 class _Check:

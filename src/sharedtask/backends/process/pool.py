@@ -32,8 +32,9 @@ from typing import TYPE_CHECKING, Any
 from sharedtask import interrupts
 from sharedtask.errors import ClosedError, TaskTimeoutError, WorkerDiedError
 from sharedtask.outcomes import Batch, Report
+from sharedtask.sharing.stores import SegmentStore
 
-from . import results, starter, tickets
+from . import calls, results, starter, tickets
 from .board import Phase, Word
 from .links import StarterLink, Suspicion, WorkerLink
 from .wire import Frame, Kind
@@ -41,6 +42,8 @@ from .wire import Frame, Kind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from queue import SimpleQueue
+
+    from sharedtask.sharing.publication import Publication
 
     from .tickets import OpenCall, Ticket
 
@@ -256,24 +259,21 @@ class Pool:
             self._done(ticket)
             return
         for publication, private in call.needs:
-            self._attach(worker, publication, private)
+            self._attach(worker, publication, private=private)
         ticket.slot = worker.free_slot()
         worker.prepare(ticket.slot)
         worker.tickets.append(ticket)
         call.users[worker.serial] += 1
         self._write(worker, ticket.frame())
 
-    def _attach(self, worker: WorkerLink, publication: Any, private: bool) -> None:  # noqa: FBT001
+    def _attach(self, worker: WorkerLink, publication: Publication, *, private: bool) -> None:
         if worker.tokens.get(publication.token, False) >= private and (
             publication.token in worker.tokens
         ):
             return
-        segment = publication.segment
         worker.tokens[publication.token] = private
         publication.tell_on_release(self.drop)
-        body = pickle.dumps(((segment.layout.parts, segment.layout.size), private))
-        frame = Frame(Kind.ATTACH, chunk=publication.token, body=body, fds=(segment.fd,))
-        self._write(worker, frame)
+        self._write(worker, attach_frame(publication, private=private))
 
     def _write(self, worker: WorkerLink, frame: Frame) -> None:
         worker.writer.send(frame)
@@ -581,7 +581,7 @@ class Pool:
         if phase == Phase.LOADING:
             yield call, ticket.all_failed(self._death(worker, ticket, _WHILE[Phase.LOADING]))
             return
-        if phase == Phase.UNPACKING and ticket.mode != tickets.calls.EACH and len(ticket.chunk.items) > 1:
+        if phase == Phase.UNPACKING and ticket.mode != calls.EACH and len(ticket.chunk.items) > 1:
             call.pending += 1
             self._queue.appendleft(tickets.encode_each(call, ticket.chunk))
             return
@@ -672,6 +672,17 @@ def _saved(worker: WorkerLink, ticket: Ticket) -> Report | None:
         return None
     saved = _Saved(worker, ticket, skip)
     return Report(ticket.chunk.number, saved, count, finished=False)
+
+
+def attach_frame(publication: Publication, *, private: bool) -> Frame:
+    """The message that gives a published value to a worker."""
+    store = publication.store
+    layout = (store.layout.parts, store.layout.size)
+    if isinstance(store, SegmentStore) and store.fd is not None:
+        body = pickle.dumps((layout, private, None))
+        return Frame(Kind.ATTACH, chunk=publication.token, body=body, fds=(store.fd,))
+    body = pickle.dumps((layout, private, bytes(store.view)))
+    return Frame(Kind.ATTACH, chunk=publication.token, body=body)
 
 
 def _is_past(until: float | None) -> bool:

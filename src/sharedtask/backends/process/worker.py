@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING, Any
 from sharedtask import inside
 from sharedtask.errors import SerializationError
 from sharedtask.outcomes import RaisedError, readonly_advice
-from sharedtask.sharing import codec, functions, mapping, segments
+from sharedtask.sharing import codec, functions, segments
 from sharedtask.sharing.culprit import culprit
+from sharedtask.sharing.segments import Layout
+from sharedtask.sharing.stores import BytesStore, SegmentStore, Store
 
 from . import board as boards
 from . import calls, results, wire
@@ -525,45 +527,39 @@ def _unsendable(task: str, index: int, value: Any, error: BaseException) -> Seri
 # --------------------------------------------------------------------------------- values
 
 
-@dataclass(slots=True)
-class _Attached:
-    mapped: Any
-    layout: segments.Layout
-    fd: int | None
-
-
 class _Values:
     """Segments that are mapped here, and what was decoded from them: once, then kept."""
 
     def __init__(self) -> None:
-        self._attached: dict[int, _Attached] = {}
+        self._stores: dict[int, Store] = {}
         self._decoded: OrderedDict[int, Any] = OrderedDict()
 
     def attach(self, frame: Frame) -> None:
         """Map a segment; the descriptor stays open where private copies will be asked for."""
-        layout, keep = pickle.loads(frame.body)
+        layout, private, data = pickle.loads(frame.body)
+        if data is not None:
+            self._stores[frame.chunk] = BytesStore(data, Layout(*layout))
+            return
         (fd,) = frame.fds
-        parts = segments.Layout(*layout)
-        segments.check(fd, parts.size, frozen=True)
-        self._attached[frame.chunk] = _Attached(
-            mapping.view(fd, parts.size), parts, fd if keep else None
-        )
-        if not keep:
-            os.close(fd)
+        segments.check(fd, layout[1], frozen=True)
+        store = SegmentStore(fd, Layout(*layout))
+        if not private:
+            store.close_descriptor()
+        self._stores[frame.chunk] = store
 
     def drop(self, token: int) -> None:
         """Forget a value; its memory goes when the last view of it does."""
         self._decoded.pop(token, None)
-        attached = self._attached.pop(token, None)
-        if attached is not None and attached.fd is not None:
-            os.close(attached.fd)
+        store = self._stores.pop(token, None)
+        if store is not None:
+            store.close()
 
     def value(self, token: int) -> Any:
         """The value, decoded at its first use."""
         if token in self._decoded:
             self._decoded.move_to_end(token)
             return self._decoded[token]
-        value = self._decode(token)
+        value = self._stores[token].value()
         self._decoded[token] = value
         self._trim()
         return value
@@ -578,14 +574,7 @@ class _Values:
 
     def private_value(self, token: int) -> Any:
         """The value over copy-on-write pages that nobody else has."""
-        attached = self._attached[token]
-        assert attached.fd is not None  # noqa: S101  the caller asked for it
-        mapped = mapping.view(attached.fd, attached.layout.size, private=True)
-        return codec.decode(*attached.layout.split(mapped))
-
-    def _decode(self, token: int) -> Any:
-        attached = self._attached[token]
-        return codec.decode(*attached.layout.split(attached.mapped))
+        return self._stores[token].private_value()
 
     def _trim(self) -> None:
         """Let go of the values used longest ago while their private parts are too large."""
@@ -595,7 +584,7 @@ class _Values:
             total -= self._head_bytes(token)
 
     def _head_bytes(self, token: int) -> int:
-        return self._attached[token].layout.parts[-1][1]
+        return self._stores[token].layout.parts[-1][1]
 
 
 def _limit_blas(threads: int) -> None:

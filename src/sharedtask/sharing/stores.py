@@ -1,0 +1,93 @@
+"""Where a published value lies, on the side that published it and on the side that uses it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from sharedtask.sharing import codec, mapping
+from sharedtask.sharing.segments import Layout
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from sharedtask.sharing.codec import Payload
+
+
+class Store(Protocol):
+    """Memory with a payload in it."""
+
+    layout: Layout
+
+    @property
+    def view(self) -> npt.NDArray[np.uint8]:
+        """All of it, read-only."""
+
+    def value(self) -> Any:
+        """Decode it; arrays view this memory and cannot be made writable."""
+
+    def private_value(self) -> Any:
+        """Decode it over memory of one's own, which is writable."""
+
+    def close(self) -> None:
+        """Give up what is held; what was decoded stays valid."""
+
+
+class BytesStore:
+    """A small payload, as bytes of this process."""
+
+    def __init__(self, data: bytes, layout: Layout) -> None:
+        self.data = data
+        self.layout = layout
+        self.view = np.frombuffer(data, np.uint8)
+
+    @classmethod
+    def of(cls, payload: Payload) -> BytesStore:
+        """Lay the parts of a payload out as they would lie in a segment."""
+        layout = Layout.of(payload)
+        data = bytearray(layout.size)
+        parts = (*payload.buffers, payload.head)
+        for part, (start, length) in zip(parts, layout.parts, strict=True):
+            data[start : start + length] = memoryview(part)
+        return cls(bytes(data), layout)
+
+    def value(self) -> Any:
+        return codec.decode(*self.layout.split(self.view))
+
+    def private_value(self) -> Any:
+        head, buffers = self.layout.split(self.view)
+        return codec.decode(head, [bytearray(buffer) for buffer in buffers])
+
+    def close(self) -> None:
+        """Bytes go with their last user."""
+
+
+class SegmentStore:
+    """A payload in a sealed segment. Without a descriptor no private copies can be made."""
+
+    def __init__(self, fd: int, layout: Layout) -> None:
+        self.fd: int | None = fd
+        self.layout = layout
+        self.view = mapping.view(fd, layout.size)
+
+    def value(self) -> Any:
+        return codec.decode(*self.layout.split(self.view))
+
+    def private_value(self) -> Any:
+        if self.fd is None:
+            msg = "a segment without a descriptor was asked for a private copy"
+            raise ValueError(msg)
+        mapped = mapping.view(self.fd, self.layout.size, private=True)
+        return codec.decode(*self.layout.split(mapped))
+
+    def close(self) -> None:
+        self.view = self.view[:0].copy()
+        self.close_descriptor()
+
+    def close_descriptor(self) -> None:
+        """Keep the mapping alone."""
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
