@@ -169,7 +169,7 @@ _WORDS: dict[str, tuple[str, ...]] = {"backend": BACKENDS, "verify": VERIFICATIO
 
 # What the same option is called by joblib, concurrent.futures, torch, Ray, multiprocessing,
 # mpire and others.
-_OTHER_SPELLINGS: dict[str, str] = {
+OTHER_SPELLINGS: dict[str, str] = {
     "n_jobs": "workers",
     "max_workers": "workers",
     "num_workers": "workers",
@@ -215,8 +215,8 @@ def check_options(options: Mapping[str, object], where: str) -> dict[str, Any]:
 
 
 def _unknown_option(name: str, where: str) -> str:
-    if name in _OTHER_SPELLINGS:
-        hint = f" Did you mean {_OTHER_SPELLINGS[name]}=?"
+    if name in OTHER_SPELLINGS:
+        hint = f" Did you mean {OTHER_SPELLINGS[name]}=?"
     else:
         hint = did_you_mean(name, OPTION_NAMES, "{}=")
     hint = hint or f" The options are {', '.join(OPTION_NAMES)}."

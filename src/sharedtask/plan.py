@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from dataclasses import dataclass
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends.base import Call, SharedValue
 from sharedtask.errors import ArgumentError
-from sharedtask.options import Options, available_cpus
+from sharedtask.options import OPTION_NAMES, OTHER_SPELLINGS, Options, available_cpus
 from sharedtask.sharing.handles import Handle
 from sharedtask.spec import TaskSpec, refuse_unshareable
 
@@ -31,12 +30,17 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A call that has passed every check. ``total`` is None where the items cannot be counted."""
+    """A call that has passed every check.
+
+    ``total`` is None where the items cannot be counted; ``streams`` says that the caller takes the
+    results one by one, in its own time.
+    """
 
     call: Call
     items: Iterable[Any]
     total: int | None
     options: Options
+    streams: bool
 
 
 def plan_map(  # noqa: PLR0913, PLR0917  what a call is made of
@@ -47,6 +51,7 @@ def plan_map(  # noqa: PLR0913, PLR0917  what a call is made of
     options: Options,
     *,
     star: bool = False,
+    streams: bool = False,
 ) -> Plan:
     """Check a map before anything runs.
 
@@ -57,7 +62,7 @@ def plan_map(  # noqa: PLR0913, PLR0917  what a call is made of
     """
     _check_items(target.spec.name, items)
     call = plan_call(target, args, kwargs, options, star=star)
-    return Plan(call, items, operator.length_hint(items, -1) if _sized(items) else None, options)
+    return Plan(call, items, len(items) if isinstance(items, Sized) else None, options, streams)
 
 
 def plan_call(
@@ -92,7 +97,7 @@ def _check_items(task: str, items: Any) -> None:
     if isinstance(items, (str, bytes, bytearray)):
         kind = type(items).__name__
         msg = (
-            f"{task}.map(): a {kind} is one value and not a collection of items. "
+            f"{task}(): a {kind} is one value and not a collection of items. "
             f"Pass a list of {kind}, or list(...) to map over its characters."
         )
         raise ArgumentError(msg)
@@ -100,14 +105,10 @@ def _check_items(task: str, items: Any) -> None:
         iter(items)
     except TypeError:
         msg = (
-            f"{task}.map(): the items must be iterable, and {type(items).__name__} is not. "
+            f"{task}(): the items must be iterable, and {type(items).__name__} is not. "
             "Pass a list, a range, an array, a generator ..."
         )
         raise ArgumentError(msg) from None
-
-
-def _sized(items: Any) -> bool:
-    return hasattr(type(items), "__len__") or hasattr(type(items), "__length_hint__")
 
 
 class _Arguments:
@@ -149,7 +150,7 @@ class _Arguments:
             else:
                 found = signature.bind(*bound, _ITEM, *args, **kwargs).arguments
         except TypeError as error:
-            msg = f"{name}(): {error}. Its signature is {name}{signature}."
+            msg = f"{name}(): {error}. It is {self._spec.shown}.{_hint(kwargs)}"
             raise ArgumentError(msg) from None
         self._refuse_missing_shared(found, star=star)
         return {key: value for key, value in found.items() if value is not _ITEM}
@@ -188,6 +189,15 @@ class _Arguments:
             refuse_unshareable(self._spec.name, name, value)
             self._spec.check_value(name, value)
         return SharedValue(value, role)
+
+
+def _hint(kwargs: Mapping[str, Any]) -> str:
+    """A word to those who write options where joblib or Ray would take them."""
+    for name in kwargs:
+        if name in OPTION_NAMES or name in OTHER_SPELLINGS:
+            option = OTHER_SPELLINGS.get(name, name)
+            return f" An option stands in with_options({option}=...), not here."
+    return ""
 
 
 _ITEM = object()

@@ -23,7 +23,7 @@ from sharedtask.errors import ClosedError
 from sharedtask.progress import open_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
     from sharedtask.backends.base import Backend, Call, Session, Share
     from sharedtask.options import Options
@@ -62,8 +62,6 @@ class Run:
         plan: Plan,
         pace: Pace,
         on_shares: Callable[[Any], None],
-        *,
-        streams: bool,
     ) -> None:
         self._options = plan.options
         self._reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
@@ -80,8 +78,8 @@ class Run:
         self._patience = 0.0
         # Where the caller is away between two results, or the items take their time, somebody else
         # must see to the workers meanwhile.
-        self._leaves = streams or self._chunker.is_lazy
-        self._streams = streams
+        self._leaves = plan.streams or self._chunker.is_lazy
+        self._streams = plan.streams
         self.taken = 0  # items whose results the caller has
 
     # ------------------------------------------------------------------- the backend's side
@@ -123,6 +121,7 @@ class Run:
     def stop(self) -> None:
         """Make ``advance`` return None soon; called from another thread."""
         self._reports.put(None)
+        self._session.nudge()
 
     def close(self) -> None:
         """End the run: what is under way is given up."""
@@ -255,7 +254,7 @@ def collect(run: Run, total: int | None) -> list[Any]:
     return results
 
 
-def in_order(start: Callable[[], Run]) -> Iterator[Any]:
+def in_order(start: Callable[[], Run]) -> Generator[Any, None, None]:
     """Results in the order of the items, as soon as their turn comes."""
     run = start()
     ready: dict[int, list[Any]] = {}
@@ -276,7 +275,7 @@ def in_order(start: Callable[[], Run]) -> Iterator[Any]:
         run.close()
 
 
-def as_completed(start: Callable[[], Run]) -> Iterator[Any]:
+def as_completed(start: Callable[[], Run]) -> Generator[Any, None, None]:
     """Results in the order in which they are ready."""
     run = start()
     try:

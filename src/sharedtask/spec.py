@@ -6,6 +6,7 @@ own line. What a value must be is turned into checks once; a call only runs them
 
 import functools
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ _POSITIONAL = (
     Parameter.VAR_POSITIONAL,
 )
 _VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+_ANNOTATED = re.compile(r"(?:typing\.)?Annotated\[(.+?), <Role\.([A-Z_]+): '[a-z_]+'>\]")
 _WORDS = {Role.SHARED: "Shared", Role.COPY_ON_WRITE: "CopyOnWrite"}
 
 
@@ -55,6 +57,11 @@ class TaskSpec:
     roles: Mapping[str, Role]
     accepts_kwargs: bool
     checks: Mapping[str, Check]
+
+    @property
+    def shown(self) -> str:
+        """The function with its signature, as its author wrote it: ``score(x, m: Shared[dict])``."""
+        return f"{self.name}{_ANNOTATED.sub(_role_of, str(self.signature))}"
 
     def check_value(self, name: str, value: object) -> None:
         """Check the value of a shared parameter against its annotation, from outside only.
@@ -364,6 +371,10 @@ def _prebound(function: object) -> Mapping[str, Any]:
         names |= function.keywords
         function = function.func
     return names
+
+
+def _role_of(found: re.Match[str]) -> str:
+    return f"{_WORDS[Role[found[2]]]}[{found[1]}]"
 
 
 def _annotation_text(annotation: object) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from concurrent.futures import Future
 from itertools import islice
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 import wrapt
@@ -17,9 +18,18 @@ from sharedtask.plan import Plan, Target, plan_call, plan_map
 from sharedtask.run import Run, Submission, as_completed, collect, in_order
 from sharedtask.sharing import functions
 from sharedtask.sharing.cache import CacheInfo
+from sharedtask.sharing.handles import Handle
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import (
+        AsyncIterator,
+        Callable,
+        Generator,
+        Iterable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
 
     from typing_extensions import Unpack
 
@@ -168,25 +178,27 @@ class _Runs(Generic[P, R]):
     ) -> list[R]:
         """``map`` for a coroutine: the event loop goes on meanwhile. Cancelling it stops the run."""
         start, plan = self._prepare(items, args, kwargs)
-        run = start()
+        run = await _in_thread(start)
         try:
-            return await _in_thread(collect, run, plan.total)
-        except asyncio.CancelledError:
-            run.stop()
-            raise
+            results: list[R] = await _in_thread(collect, run, plan.total)
+        finally:
+            run.stop()  # of no effect on a run that is over
+        return results
 
     async def aimap(
         self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
     ) -> AsyncIterator[R]:
         """``imap`` for a coroutine: ``async for result in task.aimap(items)``."""
         start, _ = self._prepare(items, args, kwargs, streams=True)
-        stream = in_order(start)
+        run = await _in_thread(start)
+        stream = _Steps(in_order(lambda: run))
         try:
-            while (results := await _in_thread(_some, stream)):
+            while results := await _in_thread(stream.step):
                 for result in results:
                     yield result
         finally:
-            await _in_thread(stream.close)  # type: ignore[attr-defined]
+            run.stop()
+            await _in_thread(stream.close)
 
     def cache_info(self) -> CacheInfo:
         """How often this task's shared values were found in the cache, and what they take."""
@@ -208,14 +220,15 @@ class _Runs(Generic[P, R]):
         """Check everything now; open the run when it is wanted."""
         target, explicit, usage = self._parts()
         options = resolve(explicit)
-        plan = plan_map(target, items, args, kwargs, options, star=star)
+        plan = plan_map(target, items, args, kwargs, options, star=star, streams=streams)
         backend = registry.get(options.backend)
-        return lambda: Run(backend, plan, usage.pace, usage.note, streams=streams), plan
+        return lambda: Run(backend, plan, usage.pace, usage.note), plan
 
 
 async def _in_thread(function: Callable[..., Any], *args: Any) -> Any:
     """Run a blocking call in a thread of its own: the loop's own few threads may all be waiting."""
     future: Future[tuple[Any, BaseException | None]] = Future()
+    future.set_running_or_notify_cancel()  # whoever awaits it may be cancelled; the call goes on
 
     def work() -> None:
         try:
@@ -230,9 +243,27 @@ async def _in_thread(function: Callable[..., Any], *args: Any) -> Any:
     return value
 
 
-def _some(stream: Iterator[Any]) -> list[Any]:
-    """The next result in a list; an empty one at the end."""
-    return list(islice(stream, 1))
+class _Steps:
+    """A generator that one thread at a time advances or closes."""
+
+    def __init__(self, stream: Generator[Any, None, None]) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def step(self) -> list[Any]:
+        """The next result in a list; an empty one at the end."""
+        with self._lock:
+            return list(islice(self._stream, 1))
+
+    def close(self) -> None:
+        """Close the generator when the step under way is over."""
+        with self._lock:
+            self._stream.close()
+
+
+for _method in vars(_Runs).values():  # Python's own errors shall speak of Task.map()
+    if isinstance(_method, FunctionType):
+        _method.__qualname__ = f"Task.{_method.__name__}"
 
 
 if TYPE_CHECKING:
@@ -355,7 +386,9 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
         return self
 
     def __repr__(self) -> str:
-        return f"<Task {self.spec.name}{self.spec.signature}>"
+        return f"<Task {self.spec.shown}>"
+
+    __str__ = __repr__
 
     if TYPE_CHECKING:
 
@@ -371,8 +404,15 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
 def _call(
     wrapped: Callable[..., R], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> R:
-    """What wrapt does when a task is called."""
+    """What wrapt does when a task is called: the function, with the values behind handles."""
+    if any(type(value) is Handle for value in (*args, *kwargs.values())):
+        args = tuple(map(_behind, args))
+        kwargs = {name: _behind(value) for name, value in kwargs.items()}
     return wrapped(*args, **kwargs)
+
+
+def _behind(value: Any) -> Any:
+    return value.value if type(value) is Handle else value
 
 
 def _bind(task: Task[..., Any], owner: Any) -> Any:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(60)
 Start = Callable[..., Any]
 
 HEAD = """\
-import asyncio, atexit, os, signal, sys, threading, time
+import asyncio, atexit, gc, os, signal, sys, threading, time
 import numpy as np
 import sharedtask
 from sharedtask import Shared, parallel
@@ -54,7 +54,16 @@ def use(x, table: Shared):
 def warm():
     parallel(nap).map(range(4), seconds=0.02)
 
-def started(stop=threading.Event()):
+def end(code):
+    print("END", flush=True)
+    sys.exit(code)
+
+def left():
+    gc.collect()
+    with open("/proc/self/maps") as maps:
+        return sum("memfd:sharedtask" in line for line in maps)
+
+def started():
     threading.Timer(0.5, lambda: print("STARTED", flush=True)).start()
 """
 
@@ -156,8 +165,9 @@ def test_ctrl_c_at_any_moment_of_a_publication(script: Start, milliseconds: int)
 warm()
 table = np.ones(40_000_000)
 main = threading.main_thread().ident
-threading.Timer({milliseconds} / 1000, signal.pthread_kill, (main, signal.SIGINT)).start()
+timer = threading.Timer({milliseconds} / 1000, signal.pthread_kill, (main, signal.SIGINT))
 try:
+    timer.start()
     parallel(use).map(range(4), table=table)
     time.sleep(5)
 except KeyboardInterrupt:
@@ -165,7 +175,7 @@ except KeyboardInterrupt:
 print(parallel(use).map(range(2), table=table) == [4e7, 4e7 + 1], flush=True)
 del table
 sharedtask.shutdown()
-print("LEFT", sum("memfd:sharedtask" in line for line in open("/proc/self/maps")), flush=True)
+print("LEFT", left(), flush=True)
 """
     )
     assert "" == ran.wait_for("CAUGHT")
@@ -246,35 +256,35 @@ print(sorted(set(found)) == sorted(set(pid.with_options(chunksize=1).map(range(4
 
 
 ENDS = {
-    "nothing special": "warm()",
-    "exit code": "warm(); sys.exit(7)",
-    "SystemExit with text": "warm(); raise SystemExit(7)",
-    "tasks running": "fs = [parallel(nap).submit(x) for x in range(8)]; time.sleep(0.3); sys.exit(7)",
-    "tasks that hold on": "f = parallel(swallow).submit(1); time.sleep(0.3); sys.exit(7)",
-    "the GIL is held": "f = parallel(hold_the_gil).submit(1); time.sleep(0.3); sys.exit(7)",
-    "right after submit": "f = parallel(nap).submit(1); sys.exit(7)",
-    "never used": "sys.exit(7)",
-    "only decorated": "t = parallel(nap); sys.exit(7)",
-    "half a stream": "s = parallel(nap).imap(range(99), seconds=0.01); next(s); sys.exit(7)",
+    "nothing special": "warm(); print('END', flush=True)",
+    "exit code": "warm(); end(7)",
+    "SystemExit with text": "warm(); print('END'); raise SystemExit(7)",
+    "tasks running": "fs = [parallel(nap).submit(x) for x in range(8)]; time.sleep(0.3); end(7)",
+    "tasks that hold on": "f = parallel(swallow).submit(1); time.sleep(0.3); end(7)",
+    "the GIL is held": "f = parallel(hold_the_gil).submit(1); time.sleep(0.3); end(7)",
+    "right after submit": "f = parallel(nap).submit(1); end(7)",
+    "never used": "end(7)",
+    "only decorated": "t = parallel(nap); end(7)",
+    "half a stream": "s = parallel(nap).imap(range(99), seconds=0.01); next(s); end(7)",
     "half an unordered stream": "s = parallel(nap).imap_unordered(iter(int, 1), seconds=0.01);"
-    " next(s); sys.exit(7)",
+    " next(s); end(7)",
     "values in the cache": "t = np.ones(10**6); d = {'t': t};"
     " parallel(use).map([1], table=t); parallel(shared=['d'])(lambda x, d: x).map([1], d=d);"
-    " sys.exit(7)",
+    " end(7)",
     "open handle": "h = sharedtask.share(np.ones(10**6)); parallel(use).map([1], table=h);"
-    " keep = h.value; sys.exit(7)",
-    "result kept": "r = parallel(lambda x: np.ones(10**6)).map([1, 2]); sys.exit(7)",
+    " keep = h.value; end(7)",
+    "result kept": "r = parallel(lambda x: np.ones(10**6)).map([1, 2]); end(7)",
     "map in atexit": "atexit.register(lambda: print(parallel(nap).map([1, 2], seconds=0.0)));"
-    " warm(); sys.exit(7)",
+    " warm(); end(7)",
     "daemon thread": "threading.Thread(target=lambda: parallel(nap).map(range(99)), daemon=True)"
-    ".start(); time.sleep(0.4); sys.exit(7)",
+    ".start(); time.sleep(0.4); end(7)",
     "daemon thread in a stream": "threading.Thread(target=lambda: [r for r in parallel(nap).imap("
-    "iter(int, 1), seconds=0.0)], daemon=True).start(); time.sleep(0.4); sys.exit(7)",
-    "shut down": "warm(); sharedtask.shutdown(); sys.exit(7)",
-    "shut down twice": "warm(); sharedtask.shutdown(); sharedtask.shutdown(); sys.exit(7)",
-    "shut down and used again": "warm(); sharedtask.shutdown(); warm(); sys.exit(7)",
+    "iter(int, 1), seconds=0.0)], daemon=True).start(); time.sleep(0.4); end(7)",
+    "shut down": "warm(); sharedtask.shutdown(); end(7)",
+    "shut down twice": "warm(); sharedtask.shutdown(); sharedtask.shutdown(); end(7)",
+    "shut down and used again": "warm(); sharedtask.shutdown(); warm(); end(7)",
     "thread backend": "fs = [parallel(nap).with_options(backend='thread').submit(x) for x in range(4)];"
-    " time.sleep(0.1); sys.exit(7)",
+    " time.sleep(0.1); end(7)",
 }
 
 
@@ -282,16 +292,13 @@ ENDS = {
 def test_end_of_the_interpreter(script: Start, name: str) -> None:
     """A program ends in less than two seconds, silently, with its own exit code."""
     ran = script(
-        f"""{HEAD}
-atexit.register(lambda: print("END", time.monotonic(), flush=True))
-{ENDS[name]}
-"""
+        f"{HEAD}\n{ENDS[name]}\n"
     )
-    ran.wait_for("END") if "atexit" not in name else None
+    ran.wait_for("END")
     began = time.monotonic()
     code = ran.end()
     assert 2 > time.monotonic() - began
-    assert (0 if "7" not in ENDS[name] else 7, "") == (code, ran.err)
+    assert (0 if name == "nothing special" else 7, "") == (code, ran.err)
     ran.assert_gone(1)
 
 

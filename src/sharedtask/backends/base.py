@@ -101,6 +101,9 @@ class Session(ABC):
         except Empty:
             return None
 
+    def nudge(self) -> None:
+        """Have the thread in ``wait`` look at the queue again."""
+
     @abstractmethod
     def close(self) -> None:
         """End the call. Chunks that are not done are given up; reports may still come, unasked for.
@@ -133,6 +136,10 @@ class Backend(ABC):
     @abstractmethod
     def forget(self, tokens: Iterable[int]) -> None:
         """Give these publications up."""
+
+    @abstractmethod
+    def limit(self) -> int:
+        """How many bytes the publications of all tasks may take together."""
 
     @abstractmethod
     def close(self) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 import numpy as np
 
-from sharedtask.sharing import mapfiles
+from sharedtask.sharing import mapfiles, mapping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -90,6 +90,9 @@ def _reduce_array(array: npt.NDArray[Any]) -> Any:
     axes = _memory_order(array)
     dense = array if axes is None else array.transpose(axes)
     flat = np.ascontiguousarray(dense).reshape(-1).view(np.uint8)
+    if not flat.flags.writeable:
+        # Pickle would write down that the buffer is read-only. That is for the decoder to say.
+        flat = mapping.window(flat)
     return _build_array, (pickle.PickleBuffer(flat), _dtype_key(dtype), dense.shape, axes)
 
 

@@ -139,6 +139,9 @@ def share(value: T) -> Handle[T]:
         ...     row_sum.map(range(3), table=table)
         [4.0, 4.0, 4.0]
     """
+    if isinstance(value, Handle):
+        msg = "this is a handle of a shared value already. Pass it on as it is."
+        raise UnshareableError(msg)
     try:
         payload = codec.encode(value)
     except SharedTaskError:

@@ -51,11 +51,11 @@ def view(fd: int, size: int, *, private: bool = False, writable: bool = False) -
     return array
 
 
-def readonly(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """The same memory as an array that cannot be made writable."""
+def window(array: npt.NDArray[np.uint8], *, readonly: bool = False) -> npt.NDArray[np.uint8]:
+    """The same memory as another array: one that cannot be made writable, or that seems to be."""
     if not array.nbytes:
-        return np.frombuffer(b"", np.uint8)
-    return np.asarray(_Owner(address_of(array), array.nbytes, readonly=True, source=array))
+        return np.frombuffer(b"" if readonly else bytearray(), np.uint8)
+    return np.asarray(_Owner(address_of(array), array.nbytes, readonly=readonly, source=array))
 
 
 def map_aligned(fd: int, size: int, prot: int, kind: int) -> int:

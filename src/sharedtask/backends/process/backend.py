@@ -73,7 +73,6 @@ class ProcessBackend(Backend):
         self._cache.forget(tokens)
 
     def limit(self) -> int:
-        """Bytes that publications may take together."""
         return self._cache.limit
 
     def import_path(self) -> tuple[str, ...]:
@@ -170,6 +169,9 @@ class _ProcessSession(Session):
 
     def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:
         return self._pool.wait(reports, until, leaves=leaves)
+
+    def nudge(self) -> None:
+        self._pool.wake()
 
     def _report(self, report: Report) -> None:
         self._call.sink.report(report)

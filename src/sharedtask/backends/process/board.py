@@ -7,13 +7,16 @@ it had not sent yet. It writes a result first and then the count, so what is cou
 from __future__ import annotations
 
 import mmap
+import os
 from typing import Final
 
 from sharedtask.sharing import mapping, segments
 
 OUTBOX_SIZE = 1 << 18
 _WORDS_SIZE = mmap.ALLOCATIONGRANULARITY
-SIZE = _WORDS_SIZE + OUTBOX_SIZE
+_CRASH_SIZE = 1 << 14  # the last words of a worker that crashes, written by faulthandler
+_CRASH_AT = _WORDS_SIZE + OUTBOX_SIZE
+SIZE = _CRASH_AT + _CRASH_SIZE
 
 
 class Word:
@@ -52,7 +55,11 @@ class Board:
 
     def outbox(self) -> bytes:
         """The results that lie in the outbox of a dead worker."""
-        return bytes(self._view[_WORDS_SIZE:])
+        return bytes(self._view[_WORDS_SIZE:_CRASH_AT])
+
+    def crash(self) -> str:
+        """What faulthandler wrote when the worker crashed."""
+        return bytes(self._view[_CRASH_AT:]).rstrip(b"\0").decode("utf-8", "replace")
 
 
 def open_words(fd: int) -> memoryview:
@@ -63,3 +70,10 @@ def open_words(fd: int) -> memoryview:
 def open_outbox(fd: int) -> mmap.mmap:
     """The outbox, in the worker: a file-like object, whose ``write`` is the fastest there is."""
     return mmap.mmap(fd, OUTBOX_SIZE, offset=_WORDS_SIZE)
+
+
+def open_crash_log(fd: int) -> int:
+    """A descriptor for faulthandler, in the worker: with a place of its own in the same memory."""
+    log = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+    os.lseek(log, _CRASH_AT, os.SEEK_SET)
+    return log

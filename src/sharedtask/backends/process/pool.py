@@ -30,7 +30,7 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any
 
 from sharedtask import interrupts
-from sharedtask.errors import ClosedError, TaskTimeoutError, WorkerDiedError
+from sharedtask.errors import ClosedError, RemoteTraceback, TaskTimeoutError, WorkerDiedError
 from sharedtask.outcomes import Batch, Report
 from sharedtask.sharing.stores import SegmentStore
 
@@ -305,9 +305,7 @@ class Pool:
         call = ticket.call
         if worker is not None:
             worker.tickets.remove(ticket)
-            call.users[worker.serial] -= 1
-            if not call.users[worker.serial]:
-                del call.users[worker.serial]
+            call.leave(worker.serial)
         ticket.parcel.close()
         call.pending -= 1
         if call.closed and not call.pending:
@@ -572,8 +570,8 @@ class Pool:
             self._forget_given_up(ticket)
 
     def _taken_back(self, worker: WorkerLink, ticket: Ticket) -> Ticket:
+        ticket.call.leave(worker.serial)
         worker.tickets.remove(ticket)
-        ticket.call.users.pop(worker.serial, None)
         return ticket
 
     def _settle_in_hand(self, worker: WorkerLink, ticket: Ticket, phase: int) -> Iterator[Any]:
@@ -601,7 +599,10 @@ class Pool:
         verdict = worker.verdict
         if verdict is not None and verdict.reason == "timeout":
             return TaskTimeoutError(ticket.call.task, index, item, ticket.call.timeout, pid)
-        return WorkerDiedError(ticket.call.task, index, item, pid, number, exitcode, phase)
+        error = WorkerDiedError(ticket.call.task, index, item, pid, number, exitcode, phase)
+        if crash := worker.board.crash():
+            error.__cause__ = RemoteTraceback(crash)
+        return error
 
     def _spread(self) -> None:
         """Give queued chunks to workers, new ones if need be."""

@@ -32,7 +32,9 @@ def main(fd: int, caller: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     starter = _Starter(socket.socket(fileno=fd))
     if os.getppid() == caller:
-        starter.serve()
+        with contextlib.suppress(ConnectionError):  # the caller ended while it was being told
+            starter.serve()
+        starter.kill_all()
     os._exit(0)
 
 
@@ -62,7 +64,7 @@ class _Starter:
                 if key.fileobj is self._wake:
                     self._reap()
                 elif not self._read():
-                    return self._kill_all()
+                    return
 
     def _read(self) -> bool:
         try:
@@ -128,7 +130,7 @@ class _Starter:
         body = _STATUS.pack(pid, number, exitcode)
         wire.send_all(self._sock, Frame(Kind.EXITED, chunk=serial, body=body))
 
-    def _kill_all(self) -> None:
+    def kill_all(self) -> None:
         for pid in self._pids.values():
             os.kill(pid, signal.SIGKILL)
         for pid in self._pids.values():

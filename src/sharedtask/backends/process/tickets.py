@@ -44,6 +44,12 @@ class OpenCall:
         """Remember how long a chunk took."""
         self.seconds = seconds if self.seconds is None else (self.seconds + seconds) / 2
 
+    def leave(self, serial: int) -> None:
+        """A worker has one chunk of this call less."""
+        self.users[serial] -= 1
+        if not self.users[serial]:
+            del self.users[serial]
+
     def release(self) -> None:
         """Let go of the shared values: no chunk needs them any more."""
         for lease in self.leases:

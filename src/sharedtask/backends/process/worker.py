@@ -8,6 +8,8 @@ Nothing here may end the process but STOP, the end of the socket, and what the t
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import functools
 import io
 import os
@@ -103,6 +105,8 @@ class _Worker:
         self._reader = wire.Reader(sock)
         self._words = boards.open_words(board_fd)
         self._outbox = _Outbox(sock, self._words, boards.open_outbox(board_fd))
+        with contextlib.suppress(OSError):
+            faulthandler.enable(boards.open_crash_log(board_fd))
         os.close(board_fd)
         self._values = _Values()
         self._heads: dict[bytes, calls.CallHead] = {}
