@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sharedtask import StoreFullError, parallel, share
+from sharedtask import StoreFullError, parallel, share, shutdown
 from sharedtask.sharing import codec, libc, mapping, memory, segments
 
 pytestmark = pytest.mark.timeout(60)
@@ -208,9 +208,13 @@ def test_worker_cannot_write_a_segment(store: str) -> None:
             return "writable"
         return "refused"
 
+    shutdown()  # workers know the store of the time when they were started
     table = np.ones(1_000_000)
     task = parallel(shared=["table"], backend="process")(attack)
-    assert ["refused"] * 2 == task.map(range(2), table=table)
+    try:
+        assert ["refused"] * 2 == task.map(range(2), table=table)
+    finally:
+        shutdown()
 
 
 # --------------------------------------------------------------------------- the file store
@@ -283,8 +287,10 @@ def make(n):
 
 task = parallel(use).with_options(backend="process")
 small = np.ones(1000)
+assert task.map([0], table=np.ones(200_000)) == [200_000.0]  # what is opened once is open now
 assert task.map([0], table=small) == [1000.0]
 {limit}
+assert task.map([0], table=small) == [1000.0]
 files = len(os.listdir("/proc/self/fd"))
 big = np.ones({size})
 for attempt in range(5):

@@ -1,4 +1,7 @@
-"""``Task``: the decorated function. Called, it is the function; ``map`` and its family run it at large."""
+"""``Task``: the decorated function.
+
+Called, it is the function; ``map`` and its family run it at large.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +36,15 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from sharedtask.backends.base import Backend, Share
-    from sharedtask.options import Options, OptionsDict
+    from sharedtask.backends.base import Share
+    from sharedtask.options import OptionsDict
     from sharedtask.spec import TaskSpec
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
 J = TypeVar("J")
+C = TypeVar("C")
 
 
 class Usage:
@@ -176,7 +180,10 @@ class _Runs(Generic[P, R]):
     async def amap(
         self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
     ) -> list[R]:
-        """``map`` for a coroutine: the event loop goes on meanwhile. Cancelling it stops the run."""
+        """``map`` for a coroutine: the event loop goes on meanwhile.
+
+        Cancelling it stops the run.
+        """
         start, plan = self._prepare(items, args, kwargs)
         run = await _in_thread(start)
         try:
@@ -268,9 +275,23 @@ for _method in vars(_Runs).values():  # Python's own errors shall speak of Task.
 
 if TYPE_CHECKING:
 
-    class _BoundBase(wrapt.BoundFunctionWrapper[P, R]): ...
+    # wrapt's own types offer any attribute and every operator, so that no misspelt method of a task
+    # would ever be found. This is what is used here, and what a user may rely on.
 
-    class _TaskBase(wrapt.FunctionWrapper[P, R]): ...
+    class _Proxy(Generic[P, R]):
+        __name__: str
+        __qualname__: str
+        __wrapped__: Callable[P, R]
+        _self_instance: Any
+        _self_owner: Any
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+    class _BoundBase(_Proxy[P, R]):
+        _self_parent: Task[..., R]
+
+    class _TaskBase(_Proxy[P, R]):
+        def __init__(self, wrapped: Callable[P, R], wrapper: Callable[..., Any]) -> None: ...
 
 else:
 
@@ -288,7 +309,7 @@ class BoundTask(_Runs[P, R], _BoundBase[P, R]):
     __class__ = property(type)  # type: ignore[assignment]  # see Task
 
     def _parts(self) -> tuple[Target, Mapping[str, Any], Usage]:
-        return self._self_parent._bound_parts(self)  # noqa: SLF001
+        return self._self_parent._bound_parts(self)
 
     def with_options(self, **options: Unpack[OptionsDict]) -> BoundTask[P, R]:
         """The same method with other options."""
@@ -350,7 +371,7 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
         merged = {**self._self_options, **checked}
         recipe = (*self._self_recipe[:-1], merged)
         task = Task(self.__wrapped__, lambda: self.spec, merged, recipe)
-        task._self_usage = self._self_usage  # noqa: SLF001  the same values, the same pace
+        task._self_usage = self._self_usage  # the same values, the same pace
         return task
 
     def _parts(self) -> tuple[Target, Mapping[str, Any], Usage]:
@@ -360,14 +381,14 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
         return self._self_parts
 
     def _bound_parts(self, bound: Any) -> tuple[Target, Mapping[str, Any], Usage]:
-        instance = bound._self_instance  # noqa: SLF001  wrapt's own name
-        if isinstance(self.__wrapped__, staticmethod):
+        instance, wrapped = bound._self_instance, self.__wrapped__
+        if isinstance(wrapped, staticmethod):
             values: tuple[Any, ...] = ()
-        elif isinstance(self.__wrapped__, classmethod):
-            values = (type(instance) if instance is not None else bound._self_owner,)  # noqa: SLF001
+        elif isinstance(wrapped, classmethod):
+            values = (type(instance) if instance is not None else bound._self_owner,)
         else:
             values = () if instance is None else (instance,)
-        target = Target(self.spec, functions.bare(self.__wrapped__), values)
+        target = Target(self.spec, functions.bare(wrapped), values)
         return target, self._self_options, self._self_usage
 
     # A task pickles as its name where the name leads to it, else as its parts.
@@ -392,12 +413,27 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
 
     if TYPE_CHECKING:
 
-        @overload  # type: ignore[override]
-        def __get__(self, instance: None, owner: type[Any] | None = None) -> Task[P, R]: ...
+        # No checker tells a decorator that a function is a class method or a static one. Whether
+        # the first parameter takes the class or the object shows it.
+
         @overload
         def __get__(
-            self: Task[Concatenate[Any, Q], R], instance: object, owner: type[Any] | None = None
+            self: Task[Concatenate[type[C], Q], R], instance: None, owner: type[C]
         ) -> BoundTask[Q, R]: ...
+        @overload
+        def __get__(self, instance: None, owner: type[Any]) -> BoundTask[P, R]: ...
+        @overload
+        def __get__(
+            self: Task[Concatenate[type[C], Q], R], instance: C, owner: type[Any] | None = None
+        ) -> BoundTask[Q, R]: ...
+        @overload
+        def __get__(
+            self: Task[Concatenate[C, Q], R], instance: C, owner: type[Any] | None = None
+        ) -> BoundTask[Q, R]: ...
+        @overload
+        def __get__(
+            self, instance: object, owner: type[Any] | None = None
+        ) -> BoundTask[P, R]: ...
         def __get__(self, instance: Any, owner: Any = None) -> Any: ...
 
 

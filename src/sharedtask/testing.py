@@ -251,7 +251,7 @@ def array_of(dtype: str, shape: tuple[int, ...] = (6,)) -> npt.NDArray[Any]:
         kind = np.dtype(dtype)
         flat = np.frombuffer(bytes(range(1, 1 + kind.itemsize)) * count, kind).copy()
         if kind.kind in "iufcmM":
-            flat = np.arange(count).astype(kind)
+            flat = (np.arange(count) % 100).astype(kind)
         elif kind.kind in "bSUV":
             flat = np.zeros(count, kind) if kind.kind != "b" else np.arange(count) % 2 == 0
             if kind.kind in "SU":
@@ -264,7 +264,7 @@ def arrays(draw: st.DrawFn, *, dtypes: st.SearchStrategy[Any] | None = None) -> 
     """Arrays of any dtype without objects, any shape of up to 4 axes, strides and order."""
     dtype = draw(dtypes if dtypes is not None else _dtypes())
     shape = draw(npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5))
-    array = draw(npst.arrays(dtype, shape))
+    array = _random_array(draw(st.integers(0, 2**32)), np.dtype(dtype), shape)
     layout = draw(st.sampled_from(["C", "F", "transposed", "steps", "broadcast"]))
     if layout == "F":
         return np.asfortranarray(array) if array.ndim else array
@@ -278,12 +278,27 @@ def arrays(draw: st.DrawFn, *, dtypes: st.SearchStrategy[Any] | None = None) -> 
     return array
 
 
+def _random_array(seed: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Any bits at all, as far as the dtype allows any."""
+    generator = np.random.default_rng(seed)
+    count = math.prod(shape)
+    if dtype.kind == "U":
+        size = dtype.itemsize // 4
+        words = ["".join(map(chr, generator.integers(1, 0xD7FF, size))) for _ in range(count)]
+        return np.array(words, dtype).reshape(shape)
+    if dtype.kind == "b":
+        return generator.integers(0, 2, shape).astype(dtype)
+    data = generator.bytes(count * dtype.itemsize)
+    return np.ndarray(shape, dtype, bytearray(data) or bytearray(dtype.itemsize or 1))
+
+
 def _dtypes() -> st.SearchStrategy[Any]:
     plain = st.one_of(
         npst.scalar_dtypes(),
         st.sampled_from([np.dtype(name) for name in ("longdouble", "V4", "S1", "U1")]),
     )
-    return st.one_of(plain, npst.array_dtypes(subtype_strategy=npst.scalar_dtypes(), max_size=3))
+    fields = st.one_of(npst.integer_dtypes(), npst.floating_dtypes(), npst.datetime64_dtypes())
+    return st.one_of(plain, npst.array_dtypes(subtype_strategy=fields, max_size=3))
 
 
 def nested_values(leaves: st.SearchStrategy[Any] | None = None) -> st.SearchStrategy[Any]:
@@ -1054,6 +1069,13 @@ class SharingContract:
         task = _on(backend, _scribble, chunksize=5)
         assert [float(size)] * 10 == task.map(range(10), array=array)
         assert float(size) == array.sum()
+
+    def test_copy_on_write_of_a_read_only_array(self, backend: str) -> None:
+        """A copy-on-write parameter is writable even where the caller's own array is not."""
+        array = np.ones(300_000)
+        array.flags.writeable = False
+        assert [300_000.0] * 4 == _on(backend, _scribble).map(range(4), array=array)
+        assert [6.0] * 4 == _on(backend, _scribble).map(range(4), array=np.broadcast_to(1.0, (6,)))
 
     def test_copy_on_write_of_a_nested_value(self, backend: str) -> None:
         """Dicts and lists in a copy-on-write value are private to the item too."""

@@ -137,6 +137,7 @@ class Suspicion:
     reason: str
     chunk: int
     started: int | None
+    until: float  # the time by which it has stopped
 
 
 class WorkerLink(Link):

@@ -58,6 +58,8 @@ _HURRY_SECONDS = 0.02
 _LINGER_SECONDS = 0.05
 # How often values are looked for that nobody but the cache holds.
 _SWEEP_SECONDS = 1.0
+# The starter answers within a millisecond when a worker has stopped.
+_STOP_SECONDS = 0.5
 _MAX_STILLBORN = 3
 
 class Pool:
@@ -354,6 +356,9 @@ class Pool:
             now = time.monotonic()
             waits.extend(ticket.kill_at - now for ticket in self._given_up if ticket.kill_at)
             waits.extend(self._time_left(w) for w in self._workers.values() if _is_timed(w))
+            waits.extend(
+                w.suspicion.until - now for w in self._workers.values() if w.suspicion is not None
+            )
             if any(worker.tickets for worker in self._workers.values()):
                 waits.append(_HURRY_SECONDS)
         return max(min(waits), 0.0) if waits else None
@@ -418,9 +423,8 @@ class Pool:
         with self._lock:
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(worker.sock)
-            if worker.serial in self._workers and self._starter is not None:
-                self._starter.signal(worker.serial, signal.SIGKILL)
-                self._want_write(self._starter)
+            if worker.serial in self._workers:
+                self._kill(worker)
 
     def _take(self, worker: WorkerLink, frames: list[Frame]) -> None:
         for frame in frames:
@@ -488,16 +492,37 @@ class Pool:
             self._swept = now
             self._sweeps = self._sweep()
         with self._lock:
-            for worker in self._workers.values():
-                if _is_timed(worker) and self._time_left(worker) <= 0:
-                    words, ticket = worker.board.words, worker.tickets[0]
-                    self._suspect(worker, Suspicion("timeout", ticket.number, words[Word.STARTED]))
+            for worker in list(self._workers.values()):
+                self._check_time(worker, now)
             for ticket in self._given_up:
                 if ticket.kill_at is not None and ticket.kill_at <= now:
-                    ticket.kill_at = None
-                    worker_of = next((w for w in self._workers.values() if ticket in w.tickets), None)
-                    if worker_of is not None and worker_of.in_hand() == ticket.number:
-                        self._suspect(worker_of, Suspicion("cancel", ticket.number, None))
+                    self._end_given_up(ticket, now)
+
+    def _check_time(self, worker: WorkerLink, now: float) -> None:
+        if worker.suspicion is not None and now > worker.suspicion.until:
+            self._judge(worker)  # it was stopped already, by somebody else: no word of it comes
+        elif _is_timed(worker) and self._time_left(worker) <= 0:
+            number, started = worker.tickets[0].number, worker.board.words[Word.STARTED]
+            self._suspect(worker, Suspicion("timeout", number, started, now + _STOP_SECONDS))
+
+    def _end_given_up(self, ticket: Ticket, now: float) -> None:
+        """A chunk was given up some time ago and its worker has not come to the end of an item."""
+        worker = next((w for w in self._workers.values() if ticket in w.tickets), None)
+        if worker is None:
+            ticket.kill_at = None
+        elif worker.in_hand() == ticket.number:
+            ticket.kill_at = None
+            self._suspect(worker, Suspicion("cancel", ticket.number, None, now + _STOP_SECONDS))
+        else:
+            ticket.kill_at = now + _GRACE_SECONDS
+            if worker.tickets[0] is ticket and worker.board.words[Word.PHASE] == Phase.IDLE:
+                # It never got the chunk: an interrupt came between noting and sending it.
+                self._kill(worker)
+
+    def _kill(self, worker: WorkerLink) -> None:
+        if self._starter is not None:
+            self._starter.signal(worker.serial, signal.SIGKILL)
+            self._want_write(self._starter)
 
     def _time_left(self, worker: WorkerLink) -> float:
         """Seconds until the item in hand has used up its time."""
