@@ -16,7 +16,7 @@ import cloudpickle
 import numpy as np
 import pytest
 
-from sharedtask import Shared, Task, parallel
+from sharedtask import Shared, Task, parallel, shutdown
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -203,6 +203,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     yield Module()
     sys.modules.pop("changing_module", None)
+    shutdown()  # the workers know the module of this test's folder
 
 
 def test_reloaded_module_runs_the_new_code(module: Any) -> None:
@@ -442,7 +443,8 @@ print(first, task.map([0, -1]))
 def test_function_that_is_slow_to_import(run: Run, tmp_path: Path) -> None:
     """A module with import side effects is imported once in each worker, not per item."""
     (tmp_path / "slow.py").write_text(
-        "import os\nopen(os.environ['COUNTER'], 'a').write('x')\ndef task(x):\n    return x\n"
+        "import os\nwith open(os.environ['COUNTER'], 'a') as file:\n    file.write('x')\n"
+        "def task(x):\n    return x\n"
     )
     counter = tmp_path / "counter"
     out = run(

@@ -61,7 +61,30 @@ _MODULES = {
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __version__ = "0.1.0"
-__all__ = sorted(_HOMES)  # noqa: PLE0605  a list of str
+# Written out, because type checkers read it.
+__all__ = [
+    "ArgumentError",
+    "BackendUnavailableError",
+    "CacheInfo",
+    "ClosedError",
+    "CopyOnWrite",
+    "DefinitionError",
+    "Handle",
+    "OptionsError",
+    "SerializationError",
+    "Shared",
+    "SharedTaskError",
+    "StoreFullError",
+    "Task",
+    "TaskExitError",
+    "TaskTimeoutError",
+    "UnshareableError",
+    "WorkerDiedError",
+    "defaults",
+    "parallel",
+    "share",
+    "shutdown",
+]
 
 
 def __getattr__(name: str) -> Any:

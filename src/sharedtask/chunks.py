@@ -7,7 +7,7 @@ long an item takes is learned as results come in, and remembered from one call t
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sharedtask.backends.base import Chunk
 from sharedtask.options import available_cpus
@@ -39,9 +39,15 @@ class Chunker:
     """Cuts a stream of items into chunks."""
 
     def __init__(
-        self, items: Iterable[Any], total: int | None, chunksize: int | str, workers: int, pace: Pace
+        self,
+        items: Iterable[Any],
+        total: int | None,
+        chunksize: int | str,
+        workers: int,
+        pace: Pace,
     ) -> None:
-        self._sequence = items if type(items) in (list, tuple, range) else None
+        sliced = type(items) in (list, tuple, range)
+        self._sequence = cast("Sequence[Any]", items) if sliced else None
         self._items = iter(items)
         self._total = total
         self._fixed = chunksize if isinstance(chunksize, int) else None
@@ -56,7 +62,10 @@ class Chunker:
         self.exhausted = False
 
     def next(self, most: int | None) -> Chunk | None:
-        """The next chunk, of at most ``most`` items; None at the end. Raises what the items raise."""
+        """The next chunk, of at most ``most`` items; None at the end.
+
+        Raises what the items raise.
+        """
         if self.exhausted:
             return None
         size = self._fixed or self._size()
@@ -73,7 +82,7 @@ class Chunker:
         return chunk
 
     def _take(self, size: int) -> Sequence[Any]:
-        """Slices where the items are a sequence: a slice of a range is a range, whatever its length."""
+        """Slices where the items are a sequence: a slice of a range is a range of any length."""
         if self._sequence is not None:
             return self._sequence[self.given : self.given + size]
         return list(itertools.islice(self._items, size))

@@ -80,8 +80,11 @@ def parallel(
 
 
 def define(
-    function: Any, shared: Sequence[str], copy_on_write: Sequence[str], options: Mapping[str, Any]
-) -> Task[..., Any]:
+    function: Callable[P, R],
+    shared: Sequence[str],
+    copy_on_write: Sequence[str],
+    options: Mapping[str, Any],
+) -> Task[P, R]:
     """Make a task and check it, here and now."""
     if isinstance(function, Task):
         msg = f"{name_of(function)}() is a task already. Use with_options() to change its options."
@@ -95,12 +98,12 @@ def define(
 
 
 def make_task(
-    function: Any,
+    function: Callable[P, R],
     shared: Sequence[str],
     copy_on_write: Sequence[str],
     options: Mapping[str, Any],
     spec: TaskSpec | None = None,
-) -> Task[..., Any]:
+) -> Task[P, R]:
     """Make a task; without a ``spec`` the signature is read when it is first needed."""
 
     def make_spec() -> TaskSpec:

@@ -7,12 +7,14 @@ left half changed. A handler for another signal that raises is the user's own ri
 
 from __future__ import annotations
 
-import _signal
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    import signal as _signal
     from collections.abc import Callable
+else:
+    import _signal  # what ``signal`` wraps: making enumerations costs it microseconds at each call
 
 _SIGINT = int(_signal.SIGINT)
 _MAIN = threading.main_thread()

@@ -1,7 +1,7 @@
 """What became of the items: values, errors, and how an error crosses to another process.
 
-An exception of the user's function arrives as itself. Pickle alone cannot promise that: it calls the
-class with ``args``, which fails or doubles the text for every class whose ``__init__`` takes
+An exception of the user's function arrives as itself. Pickle alone cannot promise that: it calls
+the class with ``args``, which fails or doubles the text for every class whose ``__init__`` takes
 something else. So the exception is rebuilt without calling a Python ``__init__``, and the round
 trip is tried where the exception was raised, before anything is sent.
 """
@@ -37,6 +37,7 @@ class Delivery(Protocol):
 
     def open(self) -> Batch:
         """Decode the outcomes: this runs in the thread that asked for them."""
+        ...
 
     def discard(self) -> None:
         """Give back what the outcomes hold; nobody will ask for them."""
@@ -122,8 +123,8 @@ def readonly_advice(error: BaseException, task: str, names: Sequence[str]) -> Ba
     if names and isinstance(error, ValueError) and "read-only" in _text_of(error):
         one = names[0] if len(names) == 1 else "x"
         error.add_note(
-            f"{_listed(names)} of {task}() {'is' if len(names) == 1 else 'are'} Shared, and what is "
-            f"shared is read-only in a task. To write, mark it CopyOnWrite (writable, private to "
+            f"{_listed(names)} of {task}() {'is' if len(names) == 1 else 'are'} Shared, and what "
+            "is shared is read-only in a task. To write, mark it CopyOnWrite (writable, private to "
             f"each item, not copied until written) or work on a copy: {one} = {one}.copy()."
         )
     return error
@@ -137,9 +138,7 @@ def contained(error: BaseException, task: str, index: int) -> BaseException:
     """An error of a task that ran in this process, as the caller shall see it."""
     if isinstance(error, Exception):
         return noted(error, task, index)
-    exit_error = TaskExitError(
-        task, _class_name(error), _text_of(error), remote_text(error), index
-    )
+    exit_error = TaskExitError(task, _class_name(error), _text_of(error), remote_text(error), index)
     exit_error.__cause__ = error
     return exit_error
 
@@ -172,7 +171,9 @@ def _text_of(error: BaseException) -> str:
 
 def _class_name(error: BaseException) -> str:
     cls = type(error)
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    if cls.__module__ == "builtins":
+        return cls.__qualname__
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 # ---------------------------------------------------------------------------- exceptions
@@ -184,7 +185,7 @@ def _packed(error: Exception) -> bytes | None:
         try:
             data = codec.encode_inband(reduced)
             loaded = pickle.loads(data)
-        except BaseException:  # noqa: BLE001  user code: it may raise, or exit
+        except BaseException:  # noqa: BLE001, S112  user code: it may raise, or exit
             continue
         if type(loaded).__qualname__ == type(error).__qualname__:
             return data
@@ -201,7 +202,7 @@ def _ways(error: Exception) -> Iterable[Any]:
 
 
 def _knows_how(cls: type[Exception]) -> bool:
-    """True for classes that pickle by their own rules, or that are built by C code from ``args``."""
+    """True for classes that pickle by their own rules, or that C code builds from ``args``."""
     if issubclass(cls, ExceptionGroup):
         return False
     own = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__")
@@ -251,6 +252,6 @@ def _rebuild(cls: type[Exception], args: tuple[Any, ...], state: dict[str, Any])
     return error
 
 
-def _is_python(cls: type) -> bool:
+def _is_python(cls: type[object]) -> bool:
     """True for a class whose ``__init__``, its own or inherited, is Python code."""
     return hasattr(cls.__init__, "__code__")

@@ -43,7 +43,7 @@ class Plan:
     streams: bool
 
 
-def plan_map(  # noqa: PLR0913, PLR0917  what a call is made of
+def plan_map(
     target: Target,
     items: Iterable[Any],
     args: tuple[Any, ...],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from sharedtask.options import Options
@@ -35,5 +35,5 @@ def open_bar(options: Options, total: int | None) -> Bar:
         return _NO_BAR
     from tqdm.auto import tqdm
 
-    bar: Any = tqdm(total=total, desc=options.desc, unit="item", dynamic_ncols=True, leave=True)
+    bar: Bar = tqdm(total=total, desc=options.desc, unit="item", dynamic_ncols=True, leave=True)
     return bar

@@ -278,6 +278,8 @@ if TYPE_CHECKING:
     # wrapt's own types offer any attribute and every operator, so that no misspelt method of a task
     # would ever be found. This is what is used here, and what a user may rely on.
 
+    class _Nothing: ...
+
     class _Proxy(Generic[P, R]):
         __name__: str
         __qualname__: str
@@ -288,33 +290,36 @@ if TYPE_CHECKING:
         def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
 
     class _BoundBase(_Proxy[P, R]):
-        _self_parent: Task[..., R]
+        _self_parent: Any  # a task; declared as one, checkers would bind it
 
     class _TaskBase(_Proxy[P, R]):
         def __init__(self, wrapped: Callable[P, R], wrapper: Callable[..., Any]) -> None: ...
 
 else:
 
+    # wrapt would say that a task *is* a function, and cloudpickle would then send the function
+    # without its task.
     class _BoundBase(wrapt.BoundFunctionWrapper, Generic[P, R]):
-        pass
+        __class__ = property(type)
 
     class _TaskBase(wrapt.FunctionWrapper, Generic[P, R]):
-        pass
+        __class__ = property(type)
 
 
 class BoundTask(_Runs[P, R], _BoundBase[P, R]):
     """A task taken from an object or a class: ``obj.method``."""
 
     _sharedtask_ = True
-    __class__ = property(type)  # type: ignore[assignment]  # see Task
 
     def _parts(self) -> tuple[Target, Mapping[str, Any], Usage]:
-        return self._self_parent._bound_parts(self)
+        task: Task[..., R] = self._self_parent
+        return task._bound_parts(self)
 
     def with_options(self, **options: Unpack[OptionsDict]) -> BoundTask[P, R]:
         """The same method with other options."""
         task = self._self_parent.with_options(**options)
-        return task.__get__(self._self_instance, self._self_owner)
+        bound: BoundTask[P, R] = task.__get__(self._self_instance, self._self_owner)
+        return bound
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         owner = self._self_instance if self._self_instance is not None else self._self_owner
@@ -329,9 +334,6 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
 
     __bound_function_wrapper__ = BoundTask
     _sharedtask_ = True
-    # wrapt would say that a task *is* a function, and cloudpickle would then send the function
-    # without its task.
-    __class__ = property(type)  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -381,7 +383,8 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
         return self._self_parts
 
     def _bound_parts(self, bound: Any) -> tuple[Target, Mapping[str, Any], Usage]:
-        instance, wrapped = bound._self_instance, self.__wrapped__
+        instance = bound._self_instance
+        wrapped: object = self.__wrapped__
         if isinstance(wrapped, staticmethod):
             values: tuple[Any, ...] = ()
         elif isinstance(wrapped, classmethod):
@@ -414,8 +417,14 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
     if TYPE_CHECKING:
 
         # No checker tells a decorator that a function is a class method or a static one. Whether
-        # the first parameter takes the class or the object shows it.
+        # the first parameter takes the class, the object or neither shows it to pyright. mypy does
+        # not compare first parameters, so for it the first overload that fits counts: from an
+        # object it takes every task for a method, from a class it checks the result alone.
 
+        @overload
+        def __get__(
+            self: Task[Concatenate[_Nothing, Q], R], instance: None, owner: type[Any]
+        ) -> BoundTask[..., R]: ...
         @overload
         def __get__(
             self: Task[Concatenate[type[C], Q], R], instance: None, owner: type[C]
@@ -438,7 +447,10 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
 
 
 def _call(
-    wrapped: Callable[..., R], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    wrapped: Callable[..., R],
+    instance: Any,  # noqa: ARG001  wrapt gives it
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> R:
     """What wrapt does when a task is called: the function, with the values behind handles."""
     if any(type(value) is Handle for value in (*args, *kwargs.values())):
@@ -452,7 +464,9 @@ def _behind(value: Any) -> Any:
 
 
 def _bind(task: Task[..., Any], owner: Any) -> Any:
-    return task.__get__(None, owner) if isinstance(owner, type) else task.__get__(owner, type(owner))
+    if isinstance(owner, type):
+        return task.__get__(None, owner)
+    return task.__get__(owner, type(owner))
 
 
 def rebuild(

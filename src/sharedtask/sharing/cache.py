@@ -59,6 +59,11 @@ class Lease:
         if cache is not None:
             cache.unpin(self.publication)
 
+    def __del__(self) -> None:
+        # Whoever had it was interrupted, or never gave it back. A finalizer takes no lock.
+        if self._cache is not None:
+            self._cache.note_loss(self.publication)
+
 
 @dataclass(slots=True)
 class _Entry:
@@ -73,7 +78,7 @@ class _Entry:
 class ShareCache:
     """Publications of the values that are alive, the most recently used ones last."""
 
-    def __init__(self, limit: int | None = None, wake: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, limit: int | None = None, wake: Callable[[], object] = lambda: None) -> None:
         self.limit = memory.total() // 4 if limit is None else limit
         self._wake = wake
         self._lock = threading.Lock()
@@ -81,6 +86,7 @@ class ShareCache:
         self._pins: dict[Publication, int] = {}
         self._retired: set[Publication] = set()
         self._dead: deque[_Entry] = deque()
+        self._lost: deque[Publication] = deque()
 
     def lease(
         self,
@@ -140,9 +146,11 @@ class ShareCache:
                 self._retired.add(publication)
 
     def sweep(self) -> None:
-        """Release what belongs to values that are gone."""
+        """Release what belongs to values that are gone, and to uses that were not ended."""
         while self._dead:
             self._drop(self._dead.popleft())
+        while self._lost:
+            self.unpin(self._lost.popleft())
         for entry in [e for e in self._entries.copy().values() if not e.weak]:
             if _is_orphan(entry):
                 self._drop(entry)
@@ -187,11 +195,20 @@ class ShareCache:
         try:
             entry = _Entry(key, weakref.ref(value), weak=True)
         except TypeError:
-            return _Entry(key, lambda held=value: held, weak=False)
+
+            def refer(held: Any = value) -> Any:
+                return held
+
+            return _Entry(key, refer, weak=False)
         # The callback may run in any thread, in the middle of anything, even of a call of ours:
         # it takes no lock and only leaves a word.
         entry.refer = weakref.ref(value, lambda _: self._note_death(entry))
         return entry
+
+    def note_loss(self, publication: Publication) -> None:
+        """A lease was lost; called by its finalizer."""
+        self._lost.append(publication)
+        self._wake()
 
     def _note_death(self, entry: _Entry) -> None:
         self._dead.append(entry)
@@ -239,7 +256,7 @@ class ShareCache:
 
 def _is_orphan(entry: _Entry) -> bool:
     """True where the cache alone still refers to the value: the closure's cell and our argument."""
-    held = entry.refer.__defaults__  # type: ignore[attr-defined]
+    held = entry.refer.__defaults__ or (None,)
     return sys.getrefcount(held[0]) <= _OWN_REFERENCES
 
 

@@ -15,7 +15,7 @@ import io
 import os
 import pickle
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import cloudpickle
 import numpy as np
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 PROTOCOL = 5
+
+# See ``mapping.memory_of``.
+_pickle_buffer = cast("Callable[[npt.NDArray[np.uint8]], pickle.PickleBuffer]", pickle.PickleBuffer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ def _dump(value: object, buffer_callback: Callable[[pickle.PickleBuffer], Any] |
     return file.getvalue()
 
 
-class _Pickler(cloudpickle.Pickler):
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
     """cloudpickle for what cannot be found by name, and our reducers for arrays.
 
     cloudpickle is asked for every value, not only for functions: instances of classes that live
@@ -93,7 +96,7 @@ def _reduce_array(array: npt.NDArray[Any]) -> Any:
     if not flat.flags.writeable:
         # Pickle would write down that the buffer is read-only. That is for the decoder to say.
         flat = mapping.window(flat)
-    return _build_array, (pickle.PickleBuffer(flat), _dtype_key(dtype), dense.shape, axes)
+    return _build_array, (_pickle_buffer(flat), _dtype_key(dtype), dense.shape, axes)
 
 
 def _memory_order(array: npt.NDArray[Any]) -> tuple[int, ...] | None:
@@ -119,7 +122,7 @@ def _build_array(
 
 # An array of Python objects has no bytes to share. It travels in the head, and an empty buffer
 # beside it tells the decoder whether this copy is meant to be read-only.
-_MARK = np.zeros(1, np.uint8)
+_MARK = bytearray(1)
 
 
 def _reduce_object_array(array: npt.NDArray[Any]) -> Any:
@@ -154,7 +157,14 @@ def _open_memmap(
     return array
 
 
+def _refuse_file(file: io.TextIOWrapper) -> Any:
+    """Refuse a file: of one that is open for reading, cloudpickle would send the contents."""
+    msg = f"cannot pickle {file.name!r}, an open file"
+    raise TypeError(msg)
+
+
 _REDUCERS: dict[type, Callable[[Any], Any]] = {
     np.ndarray: _reduce_array,
     np.memmap: _reduce_memmap,
+    io.TextIOWrapper: _refuse_file,
 }

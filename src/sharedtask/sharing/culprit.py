@@ -25,8 +25,8 @@ def culprit(value: object, name: str) -> str:
             break
         path, part = path + step[0], step[1]
     cls = type(part)
-    known = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
-    return f"{path} is a {known}"
+    known = "" if cls.__module__ == "builtins" else f"{cls.__module__}."
+    return f"{path} is a {known}{cls.__qualname__}"
 
 
 def _encodes(value: object) -> bool:

@@ -136,7 +136,8 @@ class _Tracker:
 
 
 def _ioctl(fd: int, request: int, *words: int) -> int:
-    return fcntl.ioctl(fd, request, bytearray(struct.pack(f"{len(words)}Q", *words)))
+    result: int = fcntl.ioctl(fd, request, bytearray(struct.pack(f"{len(words)}Q", *words)))
+    return result
 
 
 def _is_private_memory(start: int, length: int) -> bool:
@@ -162,6 +163,6 @@ _trackers_lock = threading.Lock()
 
 def _the_tracker() -> _Tracker:
     with _trackers_lock:
-        if not _trackers or _trackers[0]._pid != os.getpid():  # noqa: SLF001  same module
+        if not _trackers or _trackers[0]._pid != os.getpid():
             _trackers[:] = [_Tracker()]
         return _trackers[0]

@@ -120,7 +120,9 @@ def _names(code: CodeType) -> list[str]:
 
 
 def _is_importable_class(value: object) -> bool:
-    return isinstance(value, type) and value.__module__ != "__main__" and "<" not in value.__qualname__
+    if not isinstance(value, type) or value.__module__ == "__main__":
+        return False
+    return "<" not in value.__qualname__
 
 
 def _contents(cell: Any) -> Any:
@@ -132,7 +134,9 @@ def _contents(cell: Any) -> Any:
 
 def load_function(decoded: Any) -> Callable[..., Any]:
     """The callable behind what ``encode_function`` made."""
-    return decoded.load() if isinstance(decoded, NamedFunction) else decoded
+    function: Callable[..., Any]
+    function = decoded.load() if isinstance(decoded, NamedFunction) else decoded
+    return function
 
 
 def by_name(function: Callable[..., Any]) -> NamedFunction | None:
@@ -175,7 +179,8 @@ def bare(function: Any) -> Callable[..., Any]:
         elif hasattr(type(function), "_sharedtask_"):
             function = function.__wrapped__
         else:
-            return function
+            plain: Callable[..., Any] = function
+            return plain
 
 
 def code_checksum(function: Any) -> int:

@@ -12,12 +12,27 @@ from sharedtask.sharing.culprit import culprit
 from sharedtask.sharing.publication import Publication
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 T = TypeVar("T")
 
+if TYPE_CHECKING:
+    # A handle may stand where its value would, and no type can say "T or Handle[T]" of a parameter
+    # that is T inside the function. So it fits every parameter, as a mock does.
+    class _FitsEverywhere(Any): ...  # type: ignore[misc]
 
-class Handle(Generic[T]):
+else:
+
+    class _FitsEverywhere: ...
+
+
+# Counts the uses of all handles. Whoever frees memory in the background hangs its bell here.
+bells: list[Callable[[], object]] = []
+uses = ShareCache(limit=0, wake=lambda: [ring() for ring in bells])
+
+
+class Handle(_FitsEverywhere, Generic[T]):
     """A shared value that its owner gives back. Made by ``share()``.
 
     Pass it where the value would stand: ``task.map(items, model=handle)``. A handle stands for
@@ -25,11 +40,11 @@ class Handle(Generic[T]):
     """
 
     def __init__(self, publication: Publication, kind: str) -> None:
-        # A cache of one: it counts the uses, so that ``close`` can wait for the last of them.
-        self._cache = ShareCache(limit=0)
         self._publication = publication
         self._kind = kind
-        self._own = self._cache.adopt(publication)
+        # The memory goes with the last lease, and the handle itself holds one.
+        self._own = uses.adopt(publication)
+        uses.retire(publication)
         self._lock = threading.Lock()
         self._value: list[T] = []
         self.closed = False
@@ -62,7 +77,7 @@ class Handle(Generic[T]):
         """Use the publication until the lease is released, whatever becomes of the handle."""
         with self._lock:
             self._require_open()
-            return self._cache.adopt(self._publication)
+            return uses.adopt(self._publication)
 
     def close(self) -> None:
         """Give the memory back: at once, or when the calls that use it now are done.
@@ -74,7 +89,6 @@ class Handle(Generic[T]):
                 return
             self.closed = True
             self._value.clear()
-        self._cache.retire(self._publication)
         self._own.release()
 
     def _require_open(self) -> None:
@@ -116,8 +130,8 @@ def share(value: T) -> Handle[T]:
     """Put ``value`` into shared memory and return a handle of it.
 
     The handle is a snapshot: later changes of ``value`` are not seen, and nothing is checked when
-    it is used, so that a map over a dict of a million entries starts at once. Use it in ``with``, or
-    call ``close()``.
+    it is used, so that a map over a dict of a million entries starts at once. Use it in ``with``,
+    or call ``close()``.
 
     Args:
         value: Anything that can be encoded; arrays inside it are shared without a copy per worker.
@@ -139,6 +153,7 @@ def share(value: T) -> Handle[T]:
         ...     row_sum.map(range(3), table=table)
         [4.0, 4.0, 4.0]
     """
+    uses.sweep()
     if isinstance(value, Handle):
         msg = "this is a handle of a shared value already. Pass it on as it is."
         raise UnshareableError(msg)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+from typing import NoReturn
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 PROT_NONE, PROT_READ, PROT_WRITE = 0, 1, 2
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED = 1, 2, 16
 MAP_ANONYMOUS = 0x1000 if os.uname().sysname == "Darwin" else 0x20
+_MAP_FAILED = ctypes.c_void_p(-1).value
 MADV_COLLAPSE = 25
 PR_SET_PDEATHSIG = 1
 
@@ -30,10 +32,10 @@ _LIBC.syscall.restype = ctypes.c_long
 
 def mmap(address: int, size: int, prot: int, flags: int, fd: int) -> int:
     """Map ``size`` bytes of ``fd`` and return the address; OSError where the kernel refuses."""
-    result = _LIBC.mmap(address, size, prot, flags, fd, 0)
-    if result in (None, ctypes.c_void_p(-1).value):
+    result: int | None = _LIBC.mmap(address, size, prot, flags, fd, 0)
+    if result is None or result == _MAP_FAILED:
         _raise()
-    return int(result)
+    return result
 
 
 def munmap(address: int, size: int) -> None:
@@ -43,12 +45,14 @@ def munmap(address: int, size: int) -> None:
 
 def madvise(address: int, size: int, advice: int) -> bool:
     """True where the kernel took the advice."""
-    return _LIBC.madvise(address, size, advice) == 0
+    result: int = _LIBC.madvise(address, size, advice)
+    return result == 0
 
 
 def memcmp(left: int, right: int, size: int) -> bool:
     """True where ``size`` bytes at both addresses are equal (the GIL is released meanwhile)."""
-    return _LIBC.memcmp(left, right, size) == 0
+    result: int = _LIBC.memcmp(left, right, size)
+    return result == 0
 
 
 def memmove(target: int, source: int, size: int) -> None:
@@ -57,19 +61,19 @@ def memmove(target: int, source: int, size: int) -> None:
 
 
 def prctl(option: int, value: int) -> None:
-    """prctl(2), where the system has it."""
+    """Set a property of this process, where the system can."""
     if hasattr(_LIBC, "prctl"):
         _LIBC.prctl(option, value, 0, 0, 0)
 
 
 def syscall(number: int, *arguments: int) -> int:
     """A raw system call; OSError where it fails."""
-    result = _LIBC.syscall(number, *arguments)
+    result: int = _LIBC.syscall(number, *arguments)
     if result < 0:
         _raise()
-    return int(result)
+    return result
 
 
-def _raise() -> None:
+def _raise() -> NoReturn:
     code = ctypes.get_errno()
     raise OSError(code, os.strerror(code))

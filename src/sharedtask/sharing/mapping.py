@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import mmap
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from sharedtask.sharing import libc
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy.typing as npt
 
 PAGE = mmap.PAGESIZE
 HUGE = 2 << 20
+
+# ``memoryview`` of an array or of bytes: numpy says only from Python 3.12 on that an array is a
+# buffer.
+memory_of = cast("Callable[[npt.NDArray[np.uint8] | bytes], memoryview]", memoryview)
 
 
 class _Owner:

@@ -5,8 +5,9 @@
 
 A memfd has no name, is not limited by ``/dev/shm`` and goes with its last holder, even when the
 whole process group is killed. Where the system has no memfd (or ``SHAREDTASK_STORE=file`` says
-so) the segment is a file in ``SHAREDTASK_STORE_DIR`` (``/dev/shm``), unlinked as soon as it is open:
-the same promises, except that nothing but the missing write permission keeps it from changing.
+so) the segment is a file in ``SHAREDTASK_STORE_DIR`` (``/dev/shm``), unlinked as soon as it is
+open: the same promises, except that nothing but the missing write permission keeps it from
+changing.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from typing import TYPE_CHECKING
 
 from sharedtask.errors import StoreFullError
 from sharedtask.sharing import libc, memory
-from sharedtask.sharing.mapping import HUGE, PAGE, address_of, map_aligned
+from sharedtask.sharing.mapping import HUGE, PAGE, address_of, map_aligned, memory_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     import numpy as np
     import numpy.typing as npt
@@ -72,7 +73,7 @@ class Layout:
 
     def split(self, mapped: npt.NDArray[np.uint8]) -> tuple[memoryview, list[memoryview]]:
         """Head and buffers as views of the mapped segment."""
-        whole = memoryview(mapped)
+        whole = memory_of(mapped)
         *buffers, head = [whole[start : start + length] for start, length in self.parts]
         return head, buffers
 
@@ -202,12 +203,12 @@ def _fill(fd: int, payload: Payload, layout: Layout) -> None:
     mapped = _collapse(fd, layout.size) if layout.size >= COLLAPSE_FROM else None
     address, ready = mapped or (0, 0)
     try:
-        parts = (*payload.buffers, payload.head)
+        parts: tuple[npt.NDArray[np.uint8] | bytes, ...] = (*payload.buffers, payload.head)
         for part, (start, length) in zip(parts, layout.parts, strict=True):
             quick = min(max(ready - start, 0), length)
             if quick:
                 _copy_in(address + start, part, quick)
-            _write_at(fd, memoryview(part)[quick:], start + quick)
+            _write_at(fd, memory_of(part)[quick:], start + quick)
     finally:
         if mapped:
             libc.munmap(address, -(-layout.size // PAGE) * PAGE)
@@ -244,7 +245,11 @@ def _collapse(fd: int, size: int) -> tuple[int, int] | None:
         address = map_aligned(fd, size, libc.PROT_READ | libc.PROT_WRITE, libc.MAP_SHARED)
     except OSError:
         return None
-    return address, _collapsed_bytes(address, whole)
+    try:
+        return address, _collapsed_bytes(address, whole)
+    except BaseException:  # Ctrl-C: it may take a second where the memory was never used
+        libc.munmap(address, -(-size // PAGE) * PAGE)
+        raise
 
 
 def _collapsed_bytes(address: int, whole: int) -> int:
@@ -260,7 +265,7 @@ def _collapsed_bytes(address: int, whole: int) -> int:
 
 
 @contextlib.contextmanager
-def _translated(size: int) -> Iterator[None]:
+def _translated(size: int) -> Generator[None]:
     """The system's word for "no room" becomes ours."""
     try:
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -24,6 +25,7 @@ class Store(Protocol):
     @property
     def view(self) -> npt.NDArray[np.uint8]:
         """All of it, read-only."""
+        ...
 
     def value(self) -> Any:
         """Decode it; arrays view this memory and cannot be made writable."""
@@ -48,15 +50,17 @@ class BytesStore:
         """Lay the parts of a payload out as they would lie in a segment."""
         layout = Layout.of(payload)
         data = bytearray(layout.size)
-        parts = (*payload.buffers, payload.head)
+        parts: tuple[npt.NDArray[np.uint8] | bytes, ...] = (*payload.buffers, payload.head)
         for part, (start, length) in zip(parts, layout.parts, strict=True):
-            data[start : start + length] = memoryview(part)
+            data[start : start + length] = mapping.memory_of(part)
         return cls(bytes(data), layout)
 
     def value(self) -> Any:
+        """Decode the value over these bytes."""
         return codec.decode(*self.layout.split(self.view))
 
     def private_value(self) -> Any:
+        """Decode the value over copies of its buffers."""
         head, buffers = self.layout.split(self.view)
         return codec.decode(head, [bytearray(buffer) for buffer in buffers])
 
@@ -69,13 +73,17 @@ class SegmentStore:
 
     def __init__(self, fd: int, layout: Layout) -> None:
         self.fd: int | None = fd
+        self._closer = weakref.finalize(self, os.close, fd)  # for those who are interrupted
+        self._closer.atexit = False
         self.layout = layout
         self.view = mapping.view(fd, layout.size)
 
     def value(self) -> Any:
+        """Decode the value over the segment."""
         return codec.decode(*self.layout.split(self.view))
 
     def private_value(self) -> Any:
+        """Decode the value over copy-on-write pages of the segment."""
         if self.fd is None:
             msg = "a segment without a descriptor was asked for a private copy"
             raise ValueError(msg)
@@ -83,11 +91,11 @@ class SegmentStore:
         return codec.decode(*self.layout.split(mapped))
 
     def close(self) -> None:
+        """Give the mapping and the descriptor up; the pages go with the last value over them."""
         self.view = self.view[:0].copy()
         self.close_descriptor()
 
     def close_descriptor(self) -> None:
         """Keep the mapping alone."""
-        if self.fd is not None:
-            os.close(self.fd)
-            self.fd = None
+        self._closer()
+        self.fd = None

@@ -24,7 +24,7 @@ from sharedtask.outcomes import Report
 from sharedtask.sharing import codec, functions
 from sharedtask.sharing.cache import Lease, ShareCache
 from sharedtask.sharing.culprit import culprit
-from sharedtask.sharing.handles import Handle
+from sharedtask.sharing.handles import Handle, bells, uses
 
 from . import calls, tickets, wire
 from .pool import Pool
@@ -50,6 +50,7 @@ class ProcessBackend(Backend):
         self._lock = threading.Lock()
         self._path: frozenset[str] = frozenset()
         self._limits_blas = True
+        bells.append(self._wake)
         _alive.add(self)
 
     @property
@@ -83,12 +84,14 @@ class ProcessBackend(Backend):
         """BLAS threads for each worker: its share of the cores. 0 where the user has decided."""
         return max(available_cpus() // workers, 1) if self._limits_blas else 0
 
-    def close(self) -> None:
+    def close(self, *, silent: bool = False) -> None:
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None:
-            pool.close()
+            pool.close(silent=silent)
+        # What an interrupted call left pinned goes with the old cache.
         self._cache.clear()
+        self._cache = ShareCache(wake=self._wake)
 
     def abandon(self) -> None:
         """In a forked child: the workers belong to the parent."""
@@ -105,6 +108,7 @@ class ProcessBackend(Backend):
 
     def _sweep(self) -> bool:
         self._cache.sweep()
+        uses.sweep()
         return self._cache.needs_sweeping()
 
 
@@ -249,8 +253,9 @@ _alive: weakref.WeakSet[ProcessBackend] = weakref.WeakSet()
 
 
 def _close_all() -> None:
+    """At exit. Threads that still wait are daemons; they are stopped where they are, in silence."""
     for backend in list(_alive):
-        backend.close()
+        backend.close(silent=True)
 
 
 def _abandon_all() -> None:

@@ -76,7 +76,7 @@ class Pool:
         self._serial = 0
         self._stillborn = 0
         self._starter: StarterLink | None = None
-        self._closed = False
+        self._closed = self._silent = False
         self._driving = threading.Lock()
         self._driven = False
         self._permit = threading.Lock()
@@ -96,8 +96,7 @@ class Pool:
     def dispatch(self, ticket: Ticket) -> None:
         """Give a chunk to a worker that has room, or queue it."""
         with interrupts.shield(), self._lock:
-            if self._closed:
-                raise ClosedError(_CLOSED)
+            self._refuse_when_closed()
             ticket.call.pending += 1
             worker = self._choose(ticket.call)
             if worker is None:
@@ -106,6 +105,13 @@ class Pool:
                 self._send(worker, ticket)
             if not self._driven:
                 self._unpark()
+
+    def _refuse_when_closed(self) -> None:
+        if not self._closed:
+            return
+        if self._silent:  # a daemon thread at exit: the interpreter stops it here
+            threading.Event().wait()
+        raise ClosedError(_CLOSED)
 
     def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:
         """The next of ``reports``, or None at the time ``until``.
@@ -178,17 +184,18 @@ class Pool:
         with self._lock:
             return [worker.pid for worker in self._workers.values() if worker.pid is not None]
 
-    def close(self) -> None:
-        """End all workers; calls that still run get ClosedError."""
+    def close(self, *, silent: bool = False) -> None:
+        """End all workers; calls that still run get ClosedError, or wait for ever if ``silent``."""
         with self._lock:
             if self._closed:
                 return
-            self._closed = True
+            self._closed, self._silent = True, silent
             reports = self._fail_everything()
             link, self._starter = self._starter, None
             workers = list(self._workers.values())
             self._workers.clear()
-        self._deliver(reports)
+        if not silent:
+            self._deliver(reports)
         self.wake()
         if threading.current_thread() is not self._thread:
             self._thread.join()

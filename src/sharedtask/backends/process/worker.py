@@ -174,7 +174,7 @@ class _Worker:
     ) -> _Caller:
         function = self._values.function(head.function)
         shared = {s.name: self._shared(head, s) for s in head.shared if not s.private}
-        bound, args, kwargs, items = _constants(rest, fds)
+        bound, args, kwargs, items = _constants(head, rest, fds)
         kwargs.update(shared)
         private = [s for s in head.shared if s.private]
         if head.bound_name in kwargs:
@@ -279,13 +279,20 @@ def _next_size(size: int, elapsed_ns: int) -> int:
     return min(2 * size, _LARGEST_BLOCK)
 
 
-def _constants(data: memoryview, fds: Iterator[int]) -> tuple[Any, Any, dict[str, Any], memoryview]:
+def _constants(
+    head: calls.CallHead, data: memoryview, fds: Iterator[int]
+) -> tuple[Any, Any, dict[str, Any], memoryview]:
     """What every item gets, made anew for each chunk, and the rest of the body: the items."""
     none = calls.NO_CONSTANTS.data
     if data[: len(none)] == none:
         return (), (), {}, data[len(none) :]
     received = wire.unpack(data, fds, private=True)
-    return *codec.decode(received.head, received.buffers), data[received.end :]
+    try:
+        bound, args, kwargs = codec.decode(received.head, received.buffers)
+    except BaseException as error:
+        msg = f"{head.task}(): an argument cannot be unpickled in a worker: {error!r}"
+        raise SerializationError(msg) from error
+    return bound, args, kwargs, data[received.end :]
 
 
 def _unpacked(mode: int, data: memoryview, fds: Iterator[int]) -> Sequence[Any]:

@@ -1,0 +1,229 @@
+import contextlib
+import io
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sharedtask import parallel, shutdown
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def say(x: int) -> int:
+    print(f"item {x}")
+    return x
+
+
+def complain(x: int) -> int:
+    print(f"trouble {x}", file=sys.stderr)
+    return x
+
+
+def shout(n: int) -> int:
+    print("x" * n)
+    return n
+
+
+def half_a_line(x: int) -> int:
+    print("a", end="")
+    print("b", end="", flush=True)
+    print(f"c{x}")
+    return x
+
+
+@pytest.mark.parametrize("method", ["map", "imap", "imap_unordered"])
+def test_prints_reach_the_caller(
+    backend: str, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What tasks print stands on the caller's stdout when the map is over, each line whole."""
+    task = parallel(say).with_options(backend=backend)  # type: ignore[arg-type]
+    list(getattr(task, method)(range(20)))
+    out = capsys.readouterr().out
+    assert sorted(f"item {x}" for x in range(20)) == sorted(out.splitlines())
+
+
+def test_print_of_a_submitted_item(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a submitted task prints is there when its future is done."""
+    parallel(say).with_options(backend=backend).submit(7).result(10)  # type: ignore[arg-type]
+    assert "item 7\n" == capsys.readouterr().out
+
+
+def test_stderr_goes_to_stderr(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The two streams are kept apart."""
+    parallel(complain).with_options(backend=backend).map(range(3))  # type: ignore[arg-type]
+    captured = capsys.readouterr()
+    assert "" == captured.out
+    assert ["trouble 0", "trouble 1", "trouble 2"] == sorted(captured.err.splitlines())
+
+
+def test_redirected_stdout(backend: str) -> None:
+    """``contextlib.redirect_stdout`` in the caller takes what tasks print."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        parallel(say).with_options(backend=backend).map(range(5))  # type: ignore[arg-type]
+    assert sorted(f"item {x}" for x in range(5)) == sorted(text.getvalue().splitlines())
+
+
+@pytest.mark.parametrize("size", [100, 70_000, 1_000_000, 5_000_000])
+def test_long_print(backend: str, size: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """A print of megabytes arrives whole and blocks nobody."""
+    task = parallel(shout).with_options(backend=backend, chunksize=2)  # type: ignore[arg-type]
+    assert [size] * 3 == task.map([size] * 3)
+    lines = capsys.readouterr().out.splitlines()
+    assert 3 * size == sum(len(line) for line in lines)
+
+
+def test_pieces_of_a_line_stay_together(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line that is printed in pieces by one task is one line in the order of its pieces."""
+    parallel(half_a_line).with_options(backend="process", workers=1).map(range(5))
+    assert [f"abc{x}" for x in range(5)] == capsys.readouterr().out.splitlines()
+
+
+def test_print_without_a_newline(capsys: pytest.CaptureFixture[str]) -> None:
+    """The last line needs no newline to be seen."""
+    parallel(lambda x: print(x, end="")).with_options(backend="process").map([5])
+    assert "5" == capsys.readouterr().out
+
+
+def test_other_alphabets(capsys: pytest.CaptureFixture[str]) -> None:
+    """Any text can be printed, in pieces too; what UTF-8 cannot say is escaped."""
+    texts = ["grün " * 20_000, "日本語\n" * 10_000, "\ud800 alone"]
+    parallel(lambda t: print(t)).with_options(backend="process", workers=1).map(texts)
+    out = capsys.readouterr().out
+    assert "\ufffd" not in out
+    assert 20_000 == out.count("grün ")
+    assert 10_000 == out.count("日本語\n")
+    assert "alone" in out
+
+
+def test_print_before_a_death(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a task printed and flushed before its worker died is not lost."""
+
+    def last_words(x: int) -> int:
+        print("last words", flush=True)
+        os._exit(1)
+
+    task = parallel(last_words).with_options(backend="process", return_exceptions=True)
+    assert 1 == len(task.map([1]))
+    assert "last words\n" == capsys.readouterr().out
+
+
+def test_binary_output(capsys: pytest.CaptureFixture[str]) -> None:
+    """``sys.stdout.buffer`` and ``sys.stdout.write`` work in a task."""
+
+    def write(x: int) -> int:
+        sys.stdout.write("text ")
+        sys.stdout.flush()
+        sys.stdout.buffer.write(b"bytes\n")
+        sys.stdout.buffer.flush()
+        return x
+
+    parallel(write).with_options(backend="process").map([1])
+    assert "text bytes\n" == capsys.readouterr().out
+
+
+def test_log_of_a_task(capsys: pytest.CaptureFixture[str]) -> None:
+    """A handler that a task sets up writes to the caller's stderr."""
+
+    def log(x: int) -> int:
+        logging.basicConfig(level=logging.INFO, force=True)
+        logging.getLogger("task").info("logged %d", x)
+        return x
+
+    parallel(log).with_options(backend="process", workers=1).map([3])
+    assert "INFO:task:logged 3\n" in capsys.readouterr().err
+
+
+def test_output_of_native_code_and_children(capfd: pytest.CaptureFixture[str]) -> None:
+    """What a child process or native code of a task writes reaches the caller's terminal."""
+    shutdown()  # workers write where stdout led when they were started
+
+    def echo(x: int) -> int:
+        os.write(1, b"native\n")
+        subprocess.run(["echo", "child"], check=True)
+        return x
+
+    parallel(echo).with_options(backend="process").map([1])
+    out = capfd.readouterr().out
+    assert {"native", "child"} <= set(out.splitlines())
+
+
+def test_forked_child_of_a_task_prints(capfd: pytest.CaptureFixture[str]) -> None:
+    """A process that a task forks may print without harming the worker's socket."""
+    shutdown()
+
+    def fork(x: int) -> int:
+        pid = os.fork()
+        if pid == 0:
+            print("from the child", flush=True)
+            os._exit(0)
+        os.waitpid(pid, 0)
+        return x
+
+    task = parallel(fork).with_options(backend="process")
+    assert [0, 1, 2] == task.map(range(3))
+    assert 3 == capfd.readouterr().out.count("from the child")
+
+
+Run = Callable[..., str]
+
+
+def test_order_in_a_script(run: Run) -> None:
+    """In a script what tasks print stands before what is printed after the map."""
+    out = run(
+        """
+from sharedtask import parallel
+def say(x):
+    print("task", x)
+print("before")
+parallel(say).map(range(3))
+print("after")
+"""
+    )
+    lines = out.splitlines()
+    assert ("before", "after") == (lines[0], lines[-1])
+    assert ["task 0", "task 1", "task 2"] == sorted(lines[1:-1])
+
+
+def test_closed_streams(run: Run) -> None:
+    """A caller without stdout, stderr or stdin maps as ever."""
+    out = run(
+        """
+import os, sys
+from sharedtask import parallel
+report = os.fdopen(os.dup(1), "w")
+sys.stdout.close(); sys.stderr.close(); sys.stdin and sys.stdin.close()
+sys.stdout = sys.stderr = None
+for fd in (0, 1, 2):
+    try:
+        os.close(fd)
+    except OSError:
+        pass
+def say(x):
+    print("x" * 100_000)
+    print("y", file=sys.stderr)
+    return x
+def read(x):
+    return sys.stdin.read() if sys.stdin else ""
+found = parallel(say).map(range(4))
+report.write(f"{found} {parallel(read).map([1])}\\n")
+report.close()
+"""
+    )
+    assert "[0, 1, 2, 3] ['']\n" == out
+
+
+def test_stdin_of_a_task_is_empty(backend: str) -> None:
+    """A task that reads stdin gets an end of file, not the caller's input."""
+    if backend != "process":
+        pytest.skip("a task in this process has this process' stdin")
+
+    def read(_x: int) -> Any:
+        return sys.stdin.read()
+
+    assert ["", ""] == parallel(read).with_options(backend="process").map(range(2))

@@ -1,0 +1,157 @@
+"""What type checkers see of the library: every line is right, and both of them have to agree."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import Future
+from typing import assert_type
+
+import numpy as np
+import numpy.typing as npt
+
+import sharedtask
+from sharedtask import CacheInfo, CopyOnWrite, Handle, Shared, Task, parallel, share
+
+Floats = npt.NDArray[np.float64]
+
+
+@parallel
+def score(image: int, model: Shared[dict[str, Floats]], threshold: float = 0.5) -> float:
+    """A task as the first page shows it."""
+    assert_type(model, dict[str, Floats])
+    return float(model["weights"][image].sum()) + threshold
+
+
+@parallel(workers=2, chunksize="auto", retry_on=[OSError, ValueError], desc="texts")
+def text(number: int, /, *parts: str, table: CopyOnWrite[Floats] | None = None) -> str:
+    """A task made with options."""
+    assert_type(table, Floats | None)
+    return "".join(parts) * number
+
+
+@parallel(shared=["words"], copy_on_write=("scratch",))
+def find(word: str, words: list[str], scratch: Floats) -> int | None:
+    """A task whose shared parameters are named in the decorator."""
+    scratch[0] = 1
+    return words.index(word) if word in words else None
+
+
+class Model:
+    """Methods of every kind are tasks."""
+
+    @parallel
+    def predict(self, row: int, *, scale: float = 1.0) -> float:
+        return row * scale
+
+    @parallel(timeout=3, shared=["self"])
+    def label(self, row: int) -> str:
+        return str(row)
+
+    @parallel
+    @staticmethod
+    def twice(number: int) -> int:
+        return 2 * number
+
+    @staticmethod
+    @parallel
+    def thrice(number: int) -> int:
+        return 3 * number
+
+    @parallel
+    @classmethod
+    def named(cls, number: int, suffix: str = "") -> str:
+        return f"{cls.__name__} {number}{suffix}"
+
+
+class Larger(Model):
+    """Inherits its tasks."""
+
+
+model: dict[str, Floats] = {"weights": np.eye(3)}
+numbers: list[int] = [1, 2, 3]
+
+
+def a_task_is_its_function() -> None:
+    """Called, it takes what the function takes, by position or by name."""
+    assert_type(score(1, model), float)
+    assert_type(score(image=1, model=model, threshold=0.25), float)
+    assert_type(text(2, "a", "b", table=None), str)
+    assert_type(find("a", ["a"], np.zeros(1)), int | None)
+
+
+def many_items() -> None:
+    """Items are what the first parameter takes; the rest is as in a call."""
+    assert_type(score.map(range(3), model), list[float])
+    assert_type(score.map(numbers, model=model, threshold=1), list[float])
+    assert_type(score.map((n for n in numbers), model=model), list[float])
+    assert_type(score.map(np.arange(3).tolist(), model=model), list[float])
+    assert_type(score.starmap([(1, model), (2, model)], threshold=0.1), list[float])
+    assert_type(score.imap(numbers, model=model), Iterator[float])
+    assert_type(score.imap_unordered(numbers, model=model), Iterator[float])
+    assert_type(score.submit(1, model=model), Future[float])
+    assert_type(text.map([1], "a", "b", table=np.zeros(1)), list[str])
+    assert_type(find.map({"a", "b"}, words=["a"], scratch=np.zeros(1)), list[int | None])
+
+
+async def in_an_event_loop() -> None:
+    """The coroutines take the same arguments."""
+    assert_type(await score.amap(numbers, model=model), list[float])
+    assert_type(score.aimap(numbers, model=model), AsyncIterator[float])
+    async for result in score.aimap(numbers, model):
+        assert_type(result, float)
+    both = await asyncio.gather(score.amap(numbers, model), text.amap([1], "a"))
+    assert_type(both, tuple[list[float], list[str]])
+
+
+def other_options() -> None:
+    """``with_options`` changes nothing about the arguments."""
+    faster = score.with_options(backend="thread", workers=None, verify="identity", retries=1)
+    assert_type(faster.map(numbers, model=model), list[float])
+    with sharedtask.defaults(chunksize=10, progress=True, retry_on=OSError):
+        assert_type(score.map(numbers, model), list[float])
+    assert_type(score.cache_info(), CacheInfo)
+    assert_type(score.cache_info().nbytes, int)
+
+
+def methods(one: Model, larger: Larger) -> None:
+    """A method that is taken from an object has lost its ``self``, one of a class its ``cls``."""
+    assert_type(one.predict(1, scale=2.0), float)
+    assert_type(one.predict.map(numbers, scale=2.0), list[float])
+    assert_type(one.predict.with_options(workers=2).imap(numbers), Iterator[float])
+    assert_type(one.label.submit(1), Future[str])
+    assert_type(larger.predict.map(numbers), list[float])
+    assert_type(Model.predict(one, 1), float)
+    assert_type(Model.twice(1), int)
+    assert_type(Model.twice.map(numbers), list[int])
+    assert_type(Model.thrice.map(numbers), list[int])
+    assert_type(Model.named(1), str)
+    assert_type(Model.named.map(numbers, suffix="!"), list[str])
+    assert_type(one.named.map(numbers, suffix="!"), list[str])
+    assert_type(Larger.named.with_options(workers=2).map(numbers), list[str])
+
+
+def handles() -> None:
+    """A handle stands where its value would stand, and knows the type of its value."""
+    with share(model) as handle:
+        assert_type(handle, Handle[dict[str, Floats]])
+        assert_type(handle.value, dict[str, Floats])
+        assert_type(handle.nbytes, int)
+        assert_type(score.map(numbers, handle), list[float])
+        assert_type(score.map(numbers, model=handle), list[float])
+        assert_type(score(1, model=handle), float)
+        assert_type(score.submit(1, model=handle, threshold=0.1), Future[float])
+        assert_type(find.map(["a"], words=share(["a"]), scratch=np.zeros(1)), list[int | None])
+
+
+def functions_of_others(run: Callable[[int, str], bytes], anything: Callable[..., bool]) -> None:
+    """Whatever can be called becomes a task of the same type."""
+    assert_type(parallel(run), Task[[int, str], bytes])
+    assert_type(parallel(run).map(numbers, "a"), list[bytes])
+    assert_type(parallel(workers=2)(run), Task[[int, str], bytes])
+    assert_type(parallel(anything).map(numbers, option=1), list[bool])
+    assert_type(parallel(len).map(["a"]), list[int])
+
+
+def as_a_parameter(task: Task[[int], float], items: Iterable[int]) -> list[float]:
+    """A task can be asked for by its type."""
+    assert_type(task(1), float)
+    return task.map(items)
