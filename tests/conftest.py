@@ -19,9 +19,14 @@ import sharedtask
 
 pytest.register_assert_rewrite("sharedtask.testing")
 
-from sharedtask.testing import Belongings, assert_nothing_left, forget_publications, warm_up  # noqa: E402
-from sharedtask.testing import no_leaks as no_leaks  # noqa: E402
-from sharedtask.testing import no_leaks_warm as no_leaks_warm  # noqa: E402
+from sharedtask.testing import (  # noqa: E402
+    Belongings,
+    assert_nothing_left,
+    forget_publications,
+    no_leaks,  # noqa: F401  fixtures are found here
+    no_leaks_warm,  # noqa: F401
+    warm_up,
+)
 
 # "ray" joins here.
 BACKENDS = ("serial", "thread", "process")
@@ -32,7 +37,7 @@ os.environ.setdefault("SHAREDTASK_WORKERS", "2")
 def pytest_configure() -> None:
     """A crash of the test process prints the stack of every thread."""
     if not faulthandler.is_enabled():
-        faulthandler.enable(sys.__stderr__)
+        faulthandler.enable()
 
 
 @pytest.fixture(params=BACKENDS)
@@ -101,7 +106,7 @@ class Script:
         for line in self.stdout:
             if line.startswith(word):
                 return line.removeprefix(word).strip()
-        pytest.fail(f"the script ended without {word!r}: {self.process.stderr and self.process.stderr.read()}")
+        pytest.fail(f"the script ended without {word!r}: {self.process.communicate()[1]}")
 
     def end(self, seconds: float = 20) -> int:
         """Wait for its end and return the exit code."""

@@ -86,7 +86,8 @@ import numpy as np
 import threadpoolctl
 from sharedtask import parallel
 def threads(x):
-    return [i["num_threads"] for i in threadpoolctl.threadpool_info() if i["internal_api"] == "openblas"]
+    infos = threadpoolctl.threadpool_info()
+    return [i["num_threads"] for i in infos if i["internal_api"] == "openblas"]
 print(sorted({n for found in parallel(threads).map(range(6)) for n in found}))
 """,
         OPENBLAS_NUM_THREADS="2",

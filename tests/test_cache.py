@@ -26,14 +26,14 @@ BIG = 3_000_001  # bytes: watched where the kernel can, and no multiple of a pag
 
 
 @pytest.fixture(params=["watched", "compared"])
-def watch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def watch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to find changes; the answers are the same."""
     name: str = request.param
     if name == "compared":
         monkeypatch.setenv("SHAREDTASK_WATCH", "off")
     else:
         monkeypatch.delenv("SHAREDTASK_WATCH", raising=False)
-    yield name
+    return name
 
 
 @parallel(backend="process")
@@ -226,7 +226,7 @@ def test_array_header_over_other_memory(watch: str) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_changed_dtype_and_shape_are_seen() -> None:
     """The same bytes under another shape or dtype are another value."""
-    table = np.arange(24, dtype=np.int32)
+    table: Any = np.arange(24, dtype=np.int32)
     assert ["(24,) int32"] == parallel(describe).map([0], table=table)
     table.shape = (4, 6)
     assert ["(4, 6) int32"] == parallel(describe).map([0], table=table)
@@ -252,7 +252,7 @@ def describe(_x: int, table: Shared[Any]) -> str:
         lambda v: v.update(word=v.pop("word")),
         lambda v: v["deep"][0]["x"].add(9),
     ],
-    ids=["new key", "no key", "text", "append", "1.0", "True", "array", "array replaced", "order", "set"],
+    ids=["new", "no", "text", "append", "1.0", "True", "array", "other array", "order", "set"],
 )  # fmt: skip
 def test_every_change_of_a_nested_value_is_seen(edit: Callable[[Any], Any]) -> None:
     """Keys, their order, types and numbers: any change of a nested value is shared anew."""
@@ -307,7 +307,7 @@ def segments() -> int:
 
 
 def test_value_that_dies_is_freed() -> None:
-    """When the last reference to an array goes, its shared memory goes too, without another call."""
+    """When the last reference to an array goes, its shared memory goes without another call."""
     table = np.zeros(BIG, np.uint8)
     read.map([[0]], table=table)
     before = segments()
@@ -317,7 +317,9 @@ def test_value_that_dies_is_freed() -> None:
     wait_for(lambda: segments() < before)
 
 
-@pytest.mark.parametrize("make", [lambda a: {"a": a}, lambda a: [a], lambda a: (a, 1)], ids=["dict", "list", "tuple"])
+@pytest.mark.parametrize(
+    "make", [lambda a: {"a": a}, lambda a: [a], lambda a: (a, 1)], ids=["dict", "list", "tuple"]
+)
 def test_container_that_dies_is_freed(make: Callable[[Any], Any]) -> None:
     """A dict, list or tuple, which cannot be referred to weakly, is found dead by sweeping."""
     value = make(np.zeros(BIG, np.uint8))
@@ -336,7 +338,7 @@ def test_value_is_not_kept_alive() -> None:
     table, box = np.zeros(BIG, np.uint8), Box(np.zeros(5))
     inner = np.zeros(BIG, np.uint8)
     value = {"inner": inner}
-    references = [weakref.ref(table), weakref.ref(box), weakref.ref(inner)]
+    references: list[weakref.ref[Any]] = [weakref.ref(each) for each in (table, box, inner)]
     for each in (table, box, value):
         parallel(ignore).with_options(backend="process").map([0], value=each)
     del table, box, inner, value, each
@@ -570,8 +572,13 @@ def test_handle_is_a_context_manager() -> None:
         assert 10.0 == handle.value.sum()
         assert 80 <= handle.nbytes
         assert not handle.closed
-    assert handle.closed
-    for use in (lambda: handle.value, lambda: handle.__enter__(), lambda: first.map([0], table=handle)):
+    assert [True] == [handle.closed]
+    uses: list[Callable[[], Any]] = [
+        lambda: handle.value,
+        handle.__enter__,
+        lambda: first.map([0], table=handle),
+    ]
+    for use in uses:
         with pytest.raises(ClosedError, match="closed"):
             use()
     handle.close()

@@ -51,6 +51,8 @@ class House:
         return f"{cls.__name__}{x}"
 
     class Attic:
+        """A class inside a class."""
+
         @parallel(backend="process")
         def deep(self, x: int) -> int:
             return -x
@@ -136,6 +138,7 @@ if __name__ == "__main__":
 
 def test_task_looks_like_its_function() -> None:
     """Name, docstring, module and signature are those of the function."""
+
     @parallel
     def documented(x: int, *, rate: float = 0.5) -> float:
         """Says what it does."""
@@ -353,9 +356,13 @@ def test_script_in_a_package(tmp_path: Path) -> None:
         """)
     )
     ran = subprocess.run(
-        [sys.executable, "-m", "package"], cwd=tmp_path, capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "package"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
         timeout=30,
-    )  # fmt: skip
+    )
     assert ("[1, 2, 3]\n", "") == (ran.stdout, ran.stderr)
     assert "run\n" == counter.read_text()
 
@@ -364,7 +371,8 @@ def test_module_beside_the_script(run: Run, tmp_path: Path) -> None:
     """A module in the script's folder is imported by the workers too."""
     (tmp_path / "beside.py").write_text("def helper(x):\n    return x + 1\n")
     assert "[1, 2]\n" == run(
-        "import beside\nfrom sharedtask import parallel\nprint(parallel(beside.helper).map(range(2)))\n"
+        "import beside\nfrom sharedtask import parallel\n"
+        "print(parallel(beside.helper).map(range(2)))\n"
     )
 
 
@@ -456,7 +464,9 @@ def test_function_that_is_slow_to_import(run: Run, tmp_path: Path) -> None:
     assert 3 >= len(counter.read_text())  # here and in two workers
 
 
-def test_worker_follows_the_folder_and_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_follows_the_folder_and_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A module whose folder joined ``sys.path`` after the workers started is found."""
     assert [0, 2] == double.map(range(2))
     (tmp_path / "late_module.py").write_text("def task(x):\n    return x + 1\n")

@@ -18,6 +18,26 @@ HEAVY = (
 )  # fmt: skip
 
 
+FIRST_STEPS = {
+    "import": "import sharedtask",
+    "star": "from sharedtask import *",
+    "decorate": """
+from sharedtask import parallel
+@parallel
+def f(x): return x
+""",
+    "thread": """
+from sharedtask import parallel
+parallel(backend='thread')(lambda x: x).map([1])
+""",
+    "process": """
+from sharedtask import parallel
+import numpy as np
+parallel(shared=['t'])(lambda x, t: t[x]).map(range(3), t=np.ones(5))
+""",
+}
+
+
 def modules_after(code: str) -> set[str]:
     ran = subprocess.run(
         [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"],
@@ -29,21 +49,10 @@ def modules_after(code: str) -> set[str]:
     return set(ran.stdout.split())
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import sharedtask",
-        "from sharedtask import *",
-        "from sharedtask import parallel\n@parallel\ndef f(x): return x",
-        "from sharedtask import parallel\n@parallel(backend='thread')\ndef f(x): return x\nf.map([1])",
-        "from sharedtask import parallel\nimport numpy as np\n"
-        "parallel(shared=['t'])(lambda x, t: t[x]).map(range(3), t=np.ones(5))",
-    ],
-    ids=["import", "star", "decorate", "thread", "process"],
-)
-def test_nothing_heavy_is_imported(code: str) -> None:
+@pytest.mark.parametrize("name", FIRST_STEPS)
+def test_nothing_heavy_is_imported(name: str) -> None:
     """Neither the import nor a first map loads ray, pandas, torch and their like."""
-    loaded = modules_after(code)
+    loaded = modules_after(FIRST_STEPS[name])
     assert set() == {name for name in HEAVY if name in loaded}
 
 
@@ -59,7 +68,9 @@ def test_import_alone_loads_no_numpy() -> None:
     assert {"sharedtask"} == {name for name in loaded if name.startswith("sharedtask")}
 
 
-@pytest.mark.parametrize("name", ["ray", "pandas", "scipy", "sklearn", "torch", "pytest", "hypothesis"])
+@pytest.mark.parametrize(
+    "name", ["ray", "pandas", "scipy", "sklearn", "torch", "pytest", "hypothesis"]
+)
 def test_works_without(name: str) -> None:
     """Where an optional package is not installed, everything else works."""
     code = f"""
@@ -77,7 +88,7 @@ assert parallel(shared=["t"])(lambda x, t: float(t[x])).map(range(3), t=np.ones(
 
 
 def test_ray_that_is_missing_says_how_to_get_it() -> None:
-    """Without ray its backend is BackendUnavailableError, which is an ImportError, with the cure."""
+    """Without ray its backend is BackendUnavailableError, an ImportError, with the cure."""
     code = """
 import importlib.util
 import sharedtask
@@ -113,7 +124,11 @@ def test_all_names_are_there() -> None:
 def test_stub_names_equal_all_names() -> None:
     """What type checkers are told is exported is what is exported."""
     source = inspect.getsource(sharedtask)
-    told = {line.split(" as ")[1].strip() for line in source.splitlines() if " as " in line and "import" in line}
+    told = {
+        line.split(" as ")[1].strip()
+        for line in source.splitlines()
+        if " as " in line and "import" in line
+    }
     assert told == set(sharedtask.__all__)
 
 
@@ -139,8 +154,10 @@ def public_things() -> list[Any]:
         things.append(pytest.param(thing, id=name))
         if inspect.isclass(thing) and thing.__module__.startswith("sharedtask"):
             for inner, value in inspect.getmembers(thing):
-                if not inner.startswith("_") and callable(value) and "sharedtask" in str(
-                    getattr(value, "__module__", "")
+                if (
+                    not inner.startswith("_")
+                    and callable(value)
+                    and "sharedtask" in str(getattr(value, "__module__", ""))
                 ):
                     things.append(pytest.param(value, id=f"{name}.{inner}"))
     return things

@@ -29,6 +29,10 @@ def shout(n: int) -> int:
     return n
 
 
+def show(text: str) -> None:
+    print(text)
+
+
 def half_a_line(x: int) -> int:
     print("a", end="")
     print("b", end="", flush=True)
@@ -38,41 +42,41 @@ def half_a_line(x: int) -> int:
 
 @pytest.mark.parametrize("method", ["map", "imap", "imap_unordered"])
 def test_prints_reach_the_caller(
-    backend: str, method: str, capsys: pytest.CaptureFixture[str]
+    backend: Any, method: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What tasks print stands on the caller's stdout when the map is over, each line whole."""
-    task = parallel(say).with_options(backend=backend)  # type: ignore[arg-type]
+    task = parallel(say).with_options(backend=backend)
     list(getattr(task, method)(range(20)))
     out = capsys.readouterr().out
     assert sorted(f"item {x}" for x in range(20)) == sorted(out.splitlines())
 
 
-def test_print_of_a_submitted_item(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_print_of_a_submitted_item(backend: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """What a submitted task prints is there when its future is done."""
-    parallel(say).with_options(backend=backend).submit(7).result(10)  # type: ignore[arg-type]
+    parallel(say).with_options(backend=backend).submit(7).result(10)
     assert "item 7\n" == capsys.readouterr().out
 
 
-def test_stderr_goes_to_stderr(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stderr_goes_to_stderr(backend: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """The two streams are kept apart."""
-    parallel(complain).with_options(backend=backend).map(range(3))  # type: ignore[arg-type]
+    parallel(complain).with_options(backend=backend).map(range(3))
     captured = capsys.readouterr()
     assert "" == captured.out
     assert ["trouble 0", "trouble 1", "trouble 2"] == sorted(captured.err.splitlines())
 
 
-def test_redirected_stdout(backend: str) -> None:
+def test_redirected_stdout(backend: Any) -> None:
     """``contextlib.redirect_stdout`` in the caller takes what tasks print."""
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
-        parallel(say).with_options(backend=backend).map(range(5))  # type: ignore[arg-type]
+        parallel(say).with_options(backend=backend).map(range(5))
     assert sorted(f"item {x}" for x in range(5)) == sorted(text.getvalue().splitlines())
 
 
 @pytest.mark.parametrize("size", [100, 70_000, 1_000_000, 5_000_000])
-def test_long_print(backend: str, size: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_long_print(backend: Any, size: int, capsys: pytest.CaptureFixture[str]) -> None:
     """A print of megabytes arrives whole and blocks nobody."""
-    task = parallel(shout).with_options(backend=backend, chunksize=2)  # type: ignore[arg-type]
+    task = parallel(shout).with_options(backend=backend, chunksize=2)
     assert [size] * 3 == task.map([size] * 3)
     lines = capsys.readouterr().out.splitlines()
     assert 3 * size == sum(len(line) for line in lines)
@@ -93,7 +97,7 @@ def test_print_without_a_newline(capsys: pytest.CaptureFixture[str]) -> None:
 def test_other_alphabets(capsys: pytest.CaptureFixture[str]) -> None:
     """Any text can be printed, in pieces too; what UTF-8 cannot say is escaped."""
     texts = ["grün " * 20_000, "日本語\n" * 10_000, "\ud800 alone"]
-    parallel(lambda t: print(t)).with_options(backend="process", workers=1).map(texts)
+    parallel(show).with_options(backend="process", workers=1).map(texts)
     out = capsys.readouterr().out
     assert "\ufffd" not in out
     assert 20_000 == out.count("grün ")
@@ -218,7 +222,7 @@ report.close()
     assert "[0, 1, 2, 3] ['']\n" == out
 
 
-def test_stdin_of_a_task_is_empty(backend: str) -> None:
+def test_stdin_of_a_task_is_empty(backend: Any) -> None:
     """A task that reads stdin gets an end of file, not the caller's input."""
     if backend != "process":
         pytest.skip("a task in this process has this process' stdin")

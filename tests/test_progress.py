@@ -3,8 +3,8 @@ import io
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import pytest
 import tqdm.auto
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(60)
 class Bar:
     """Stands for tqdm and keeps what it was told."""
 
-    made: list["Bar"] = []
+    made: ClassVar[list["Bar"]] = []
 
     def __init__(self, **words: Any) -> None:
         self.words = words
@@ -40,11 +40,11 @@ class Bar:
 
 
 @pytest.fixture
-def bars(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Bar]]:
+def bars(monkeypatch: pytest.MonkeyPatch) -> list[Bar]:
     """The bars that a test draws."""
     Bar.made = []
     monkeypatch.setattr(tqdm.auto, "tqdm", Bar)
-    yield Bar.made
+    return Bar.made
 
 
 def square(x: int) -> int:
@@ -77,18 +77,18 @@ METHODS = ["map", "imap", "imap_unordered", "amap", "aimap"]
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_bar_counts_items(backend: str, method: str, bars: list[Bar]) -> None:
+def test_bar_counts_items(backend: Any, method: str, bars: list[Bar]) -> None:
     """Every way to map counts every item once, of the whole number, and closes its bar."""
-    task = parallel(square).with_options(backend=backend, progress=True)  # type: ignore[arg-type]
+    task = parallel(square).with_options(backend=backend, progress=True)
     drain(getattr(task, method)(range(100)))
     (bar,) = bars
     assert (100, 100) == (bar.words["total"], bar.count)
     assert bar.closed
 
 
-def test_starmap_counts_items(backend: str, bars: list[Bar]) -> None:
+def test_starmap_counts_items(backend: Any, bars: list[Bar]) -> None:
     """``starmap`` counts too."""
-    task = parallel(pow_).with_options(backend=backend, progress=True)  # type: ignore[arg-type]
+    task = parallel(pow_).with_options(backend=backend, progress=True)
     task.starmap([(2, 3)] * 7)
     assert [7] == [bar.count for bar in bars]
 
@@ -97,23 +97,23 @@ def pow_(base: int, exponent: int) -> int:
     return int(base**exponent)
 
 
-def test_total_is_unknown_for_a_generator(backend: str, bars: list[Bar]) -> None:
+def test_total_is_unknown_for_a_generator(backend: Any, bars: list[Bar]) -> None:
     """A source without a length has a bar without a total."""
-    task = parallel(square).with_options(backend=backend, progress=True)  # type: ignore[arg-type]
+    task = parallel(square).with_options(backend=backend, progress=True)
     task.map(x for x in range(30))
     assert [(None, 30)] == [(bar.words["total"], bar.count) for bar in bars]
 
 
-def test_description_alone_shows_the_bar(backend: str, bars: list[Bar]) -> None:
+def test_description_alone_shows_the_bar(backend: Any, bars: list[Bar]) -> None:
     """``desc`` is shown, and means that a bar is wanted."""
-    task = parallel(square).with_options(backend=backend, desc="squares")  # type: ignore[arg-type]
+    task = parallel(square).with_options(backend=backend, desc="squares")
     task.map(range(3))
     assert ["squares"] == [bar.words["desc"] for bar in bars]
 
 
-def test_no_bar_unless_asked(backend: str, bars: list[Bar]) -> None:
+def test_no_bar_unless_asked(backend: Any, bars: list[Bar]) -> None:
     """Without the option nothing is drawn; ``defaults`` can ask for it."""
-    task = parallel(square).with_options(backend=backend)  # type: ignore[arg-type]
+    task = parallel(square).with_options(backend=backend)
     task.map(range(3))
     assert [] == bars
     with defaults(progress=True):
@@ -122,10 +122,12 @@ def test_no_bar_unless_asked(backend: str, bars: list[Bar]) -> None:
 
 
 @pytest.mark.parametrize("returns", [False, True])
-def test_bar_of_a_map_with_an_error(backend: str, returns: bool, bars: list[Bar]) -> None:
+def test_bar_of_a_map_with_an_error(backend: Any, returns: bool, bars: list[Bar]) -> None:
     """A bar is closed when its map fails; errors that stand in the results count as items."""
     task = parallel(fail_on_three).with_options(
-        backend=backend, progress=True, return_exceptions=returns  # type: ignore[arg-type]
+        backend=backend,
+        progress=True,
+        return_exceptions=returns,
     )
     if returns:
         task.map(range(8))
@@ -138,6 +140,7 @@ def test_bar_of_a_map_with_an_error(backend: str, returns: bool, bars: list[Bar]
 
 def test_retried_items_count_once(bars: list[Bar], tmp_path: Any) -> None:
     """An item that is tried again counts when it is done."""
+
     def fails_once(x: int) -> int:
         if count_up(tmp_path, x) == 1:
             raise KeyError(x)
@@ -163,13 +166,13 @@ def test_bar_of_a_stream_that_was_left(bars: list[Bar]) -> None:
     """A stream that is left early closes its bar."""
     stream = parallel(square).with_options(backend="process", progress=True).imap(range(1000))
     next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert [1] == [bar.closed for bar in bars]
 
 
-def test_real_bar(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_real_bar(backend: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """The bar itself is tqdm's on stderr and ends at the number of items; stdout stays clean."""
-    task = parallel(square).with_options(backend=backend, desc="squares")  # type: ignore[arg-type]
+    task = parallel(square).with_options(backend=backend, desc="squares")
     task.map(range(57))
     captured = capsys.readouterr()
     assert "" == captured.out

@@ -158,7 +158,9 @@ def test_view_cannot_be_made_writable(segment: segments.Segment) -> None:
         view.flags.writeable = True
 
 
-@pytest.mark.parametrize("size", [1, 4095, 4096, 4097, 1 << 21, (1 << 22) - 1, (1 << 22) + 1, 9_437_185])
+@pytest.mark.parametrize(
+    "size", [1, 4095, 4096, 4097, 1 << 21, (1 << 22) - 1, (1 << 22) + 1, 9_437_185]
+)
 def test_bytes_are_exact_at_every_size(size: int, store: str) -> None:
     """Sizes around pages and huge pages arrive to the last byte, nothing beside them."""
     data = np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8)
@@ -328,7 +330,9 @@ def test_limit_on_file_sizes(run: Callable[..., str]) -> None:
 
 def test_limit_on_file_sizes_from_the_start(run: Callable[..., str]) -> None:
     """Where workers live under RLIMIT_FSIZE too, a result that is too large is StoreFullError."""
-    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000)); sharedtask.shutdown()"
+    limit = (
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000)); sharedtask.shutdown()"
+    )
     result = "isinstance(found[1], StoreFullError)"
     assert "OK\n" == run(FULL.format(limit=limit, size=2_000_000, result=result))
 
@@ -350,7 +354,7 @@ def tiny_tmpfs(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_full_tmpfs(tiny_tmpfs: Path, run: Callable[..., str]) -> None:
-    """On a full RAM disk a value is StoreFullError, no SIGBUS anywhere, and what was begun is freed."""
+    """On a full RAM disk a value is StoreFullError, never SIGBUS, and what was begun is freed."""
     text = FULL.format(limit="", size=2_000_000, result="isinstance(found[1], StoreFullError)")
     text += f"""
 sharedtask.shutdown()
@@ -408,7 +412,8 @@ def deny(*numbers):
     code.append(struct.pack("HBBI", 0x06, 0, 0, 0x7FFF0000))
     code.append(struct.pack("HBBI", 0x06, 0, 0, 0x00050000 | 1))
     text = ctypes.create_string_buffer(b"".join(code))
-    program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(code), ctypes.addressof(text)))
+    pair = struct.pack("HxxxxxxQ", len(code), ctypes.addressof(text))
+    program = ctypes.create_string_buffer(pair)
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.prctl(38, 1, 0, 0, 0) == 0
     assert libc.prctl(22, 2, program, 0, 0) == 0

@@ -47,17 +47,19 @@ def idle_at_once(seconds: float = 2) -> None:
 
 @pytest.mark.parametrize("chunksize", [1, 3, 50, "auto"])
 @pytest.mark.parametrize("buffersize", [1, 7, 100])
-def test_items_are_taken_as_results_are(backend: str, buffersize: int, chunksize: Any) -> None:
+def test_items_are_taken_as_results_are(backend: Any, buffersize: int, chunksize: Any) -> None:
     """Whatever the chunks, no item is taken beyond ``buffersize`` ahead of the results."""
     taken: list[int] = []
     task = parallel(square).with_options(
-        backend=backend, buffersize=buffersize, chunksize=chunksize  # type: ignore[arg-type]
+        backend=backend,
+        buffersize=buffersize,
+        chunksize=chunksize,
     )
     stream = task.imap(source(taken))
     for given in range(300):
         assert given * given == next(stream)
         assert buffersize >= len(taken) - given - 1
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
 
 
 def test_buffersize_of_one_is_enough_for_all() -> None:
@@ -77,7 +79,7 @@ def test_slow_reader_holds_the_source_back() -> None:
     before = len(taken)
     time.sleep(0.3)
     assert before == len(taken)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
 
 
 @pytest.mark.parametrize("method", ["imap", "imap_unordered"])
@@ -109,7 +111,7 @@ def test_leaving_early_frees_the_workers(method: str, leave: str) -> None:
 def test_leaving_before_the_first_result() -> None:
     """A stream of which nothing was read can be closed."""
     stream = squares.imap(itertools.count())
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     del stream
     assert [0, 1] == squares.map(range(2))
 
@@ -118,7 +120,7 @@ def test_closed_stream_is_at_its_end() -> None:
     """After ``close`` a stream gives nothing more."""
     stream = squares.imap(itertools.count())
     assert 0 == next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert [] == list(stream)
 
 
@@ -128,7 +130,7 @@ def test_many_streams_left_in_the_middle() -> None:
     for k in range(50):
         stream = squares.with_options(chunksize=k % 5 + 1).imap(itertools.count())
         assert [0, 1, 4] == list(itertools.islice(stream, 3))
-        stream.close()  # type: ignore[attr-defined]
+        stream.close()
 
 
 def test_source_is_closed_by_nobody_else() -> None:
@@ -137,7 +139,7 @@ def test_source_is_closed_by_nobody_else() -> None:
     items = source(taken)
     stream = squares.with_options(buffersize=2).imap(items)
     next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert len(taken) == next(items)
 
 
@@ -223,7 +225,7 @@ def test_async_stream_left_early(leave: str) -> None:
         stream = naps.aimap(itertools.chain([0.0], itertools.repeat(30.0)))
         if leave == "aclose":
             assert 0.0 == await anext(stream)
-            await stream.aclose()  # type: ignore[attr-defined]
+            await stream.aclose()
             return
         task = asyncio.ensure_future(read(stream))
         await asyncio.sleep(0.4)
@@ -272,7 +274,7 @@ def test_error_of_an_await() -> None:
             raise KeyError(x)
         return x
 
-    async def main() -> list[Any]:
+    async def main() -> Any:
         task = parallel(fail).with_options(backend="process")
         return await asyncio.gather(
             task.amap(range(3)), task.amap(range(5)), task.amap(range(2)), return_exceptions=True
@@ -314,7 +316,7 @@ def test_threads_futures_streams_and_a_loop_at_once() -> None:
         for _ in range(5):
             stream = squares.imap(itertools.count(n))
             assert [x * x for x in range(n, n + 50)] == list(itertools.islice(stream, 50))
-            stream.close()  # type: ignore[attr-defined]
+            stream.close()
 
     def loop(n: int) -> None:
         async def main() -> None:

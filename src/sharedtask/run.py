@@ -10,6 +10,7 @@ under way, waits for a report, and hands on what is finished. ``collect`` makes 
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections import Counter
 from concurrent.futures import Future
@@ -292,6 +293,17 @@ def as_completed(start: Callable[[], Run]) -> Generator[Any, None, None]:
 # ------------------------------------------------------------------------------ one item
 
 
+class Promise(Future[Any]):
+    """A future that knows whether somebody wants to be called when it is done."""
+
+    calls_back = False
+
+    def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
+        """See ``concurrent.futures.Future``."""
+        self.calls_back = True
+        super().add_done_callback(fn)
+
+
 class Submission:
     """One item, its outcome in a future."""
 
@@ -303,7 +315,7 @@ class Submission:
         options: Options,
         on_shares: Callable[[Any], None],
     ) -> None:
-        self.future: Future[Any] = Future()
+        self.future = Promise()
         self._options = options
         self._left = options.retries
         self._item = item
@@ -330,11 +342,47 @@ class Submission:
             self._session.submit(Chunk(1, 0, [self._item]))
             return
         self._session.close()
+        if self.future.calls_back:
+            # Callbacks are the user's code. They may wait for other futures, and this thread may be
+            # the one that would bring them.
+            resolvers.put(lambda: self._resolve(batch.values[0], error))
+        else:
+            self._resolve(batch.values[0], error)
+
+    def _resolve(self, value: Any, error: BaseException | None) -> None:
         if error is None:
-            self.future.set_result(batch.values[0])
+            self.future.set_result(value)
         elif self._options.return_exceptions:
             self.future.set_result(error)
         else:
             self.future.set_exception(error)
 
 
+class _Resolvers:
+    """Threads that run the callbacks of futures: never fewer than there are callbacks to run."""
+
+    def __init__(self) -> None:
+        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._idle = threading.Semaphore(0)
+
+    def put(self, work: Callable[[], None]) -> None:
+        """Have ``work`` done soon."""
+        if not self._idle.acquire(blocking=False):
+            threading.Thread(target=self._serve, name="sharedtask-callbacks", daemon=True).start()
+        self._work.put(work)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                self._work.get(timeout=_RESOLVER_SECONDS)()
+            except queue.Empty:
+                # Take back the word that this thread is idle. Where somebody was faster, there is
+                # work for it.
+                if self._idle.acquire(blocking=False):
+                    return
+            else:
+                self._idle.release()
+
+
+_RESOLVER_SECONDS = 0.5
+resolvers = _Resolvers()

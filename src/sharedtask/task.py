@@ -25,11 +25,10 @@ from sharedtask.sharing.handles import Handle
 
 if TYPE_CHECKING:
     from collections.abc import (
-        AsyncIterator,
+        AsyncGenerator,
         Callable,
         Generator,
         Iterable,
-        Iterator,
         Mapping,
         Sequence,
     )
@@ -135,7 +134,7 @@ class _Runs(Generic[P, R]):
 
     def imap(
         self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
-    ) -> Iterator[R]:
+    ) -> Generator[R, None, None]:
         """Like ``map``, as a stream: results in order, as soon as their turn comes.
 
         Items are taken only as fast as results are: at most ``buffersize`` items are under way or
@@ -156,7 +155,7 @@ class _Runs(Generic[P, R]):
 
     def imap_unordered(
         self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
-    ) -> Iterator[R]:
+    ) -> Generator[R, None, None]:
         """Like ``imap``, in the order in which results are ready."""
         run, _ = self._prepare(items, args, kwargs, streams=True)
         return as_completed(run)
@@ -194,7 +193,7 @@ class _Runs(Generic[P, R]):
 
     async def aimap(
         self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
-    ) -> AsyncIterator[R]:
+    ) -> AsyncGenerator[R, None]:
         """``imap`` for a coroutine: ``async for result in task.aimap(items)``."""
         start, _ = self._prepare(items, args, kwargs, streams=True)
         run = await _in_thread(start)
@@ -274,7 +273,6 @@ for _method in vars(_Runs).values():  # Python's own errors shall speak of Task.
 
 
 if TYPE_CHECKING:
-
     # wrapt's own types offer any attribute and every operator, so that no misspelt method of a task
     # would ever be found. This is what is used here, and what a user may rely on.
 
@@ -296,7 +294,6 @@ if TYPE_CHECKING:
         def __init__(self, wrapped: Callable[P, R], wrapper: Callable[..., Any]) -> None: ...
 
 else:
-
     # wrapt would say that a task *is* a function, and cloudpickle would then send the function
     # without its task.
     class _BoundBase(wrapt.BoundFunctionWrapper, Generic[P, R]):
@@ -324,6 +321,12 @@ class BoundTask(_Runs[P, R], _BoundBase[P, R]):
     def __reduce_ex__(self, protocol: Any) -> Any:
         owner = self._self_instance if self._self_instance is not None else self._self_owner
         return _bind, (self._self_parent, owner)
+
+    def __copy__(self) -> BoundTask[P, R]:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> BoundTask[P, R]:
+        return self
 
 
 class Task(_Runs[P, R], _TaskBase[P, R]):
@@ -399,8 +402,11 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
     def __reduce_ex__(self, protocol: Any) -> Any:
         function = functions.bare(self.__wrapped__)
         named = functions.by_name(function)
-        if named is not None and functions.find(named.module, named.qualname) is self:
+        found = None if named is None else functions.find(named.module, named.qualname)
+        if named is not None and found is self:
             return functions.find, (named.module, named.qualname)
+        if isinstance(found, Task):  # that one with other options
+            return _with_options, (found, self._self_options)
         return rebuild, self._self_recipe
 
     def __copy__(self) -> Task[P, R]:
@@ -415,7 +421,6 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
     __str__ = __repr__
 
     if TYPE_CHECKING:
-
         # No checker tells a decorator that a function is a class method or a static one. Whether
         # the first parameter takes the class, the object or neither shows it to pyright. mypy does
         # not compare first parameters, so for it the first overload that fits counts: from an
@@ -440,9 +445,7 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
             self: Task[Concatenate[C, Q], R], instance: C, owner: type[Any] | None = None
         ) -> BoundTask[Q, R]: ...
         @overload
-        def __get__(
-            self, instance: object, owner: type[Any] | None = None
-        ) -> BoundTask[P, R]: ...
+        def __get__(self, instance: object, owner: type[Any] | None = None) -> BoundTask[P, R]: ...
         def __get__(self, instance: Any, owner: Any = None) -> Any: ...
 
 
@@ -467,6 +470,10 @@ def _bind(task: Task[..., Any], owner: Any) -> Any:
     if isinstance(owner, type):
         return task.__get__(None, owner)
     return task.__get__(owner, type(owner))
+
+
+def _with_options(task: Task[..., Any], options: Mapping[str, Any]) -> Task[..., Any]:
+    return task.with_options(**options)
 
 
 def rebuild(

@@ -55,9 +55,9 @@ def same(expected: Any, actual: Any) -> bool:
 
 
 @pytest.mark.parametrize("how", WAYS)
-@pytest.mark.parametrize("chunksize", [1, 4, "auto"])
+@pytest.mark.parametrize("chunksize", [1, 4])
 def test_dead_worker_is_an_error_of_its_item(how: str, chunksize: Any, tmp_path: Path) -> None:
-    """However a worker dies, the error names item, pid and cause, and every other result arrives."""
+    """However a worker dies, its error names item, pid and cause; every other result arrives."""
     task = risky.with_options(chunksize=chunksize)
     results = task.map(range(12), bad=[5], how=how, folder=str(tmp_path))
     error = results.pop(5)
@@ -70,9 +70,9 @@ def test_dead_worker_is_an_error_of_its_item(how: str, chunksize: Any, tmp_path:
     assert {str(x): 1 for x in range(12)} == counted(tmp_path)
 
 
-@pytest.mark.parametrize("how", ["SIGKILL", "SIGSEGV", "os._exit(0)"])
-@pytest.mark.parametrize("at", [0, 1, 25, 48, 49])
-@pytest.mark.parametrize("size", [0, 100, 3_000, 200_000])
+@pytest.mark.parametrize("how", ["SIGKILL", "os._exit(0)"])
+@pytest.mark.parametrize("at", [0, 1, 25, 49])
+@pytest.mark.parametrize("size", [0, 3_000, 200_000])
 def test_no_item_of_a_chunk_is_lost_or_entered_twice(
     how: str, at: int, size: int, tmp_path: Path
 ) -> None:
@@ -151,13 +151,13 @@ def test_segmentation_fault_shows_its_line(capfd: pytest.CaptureFixture[str]) ->
     task = parallel(lambda x: ctypes.string_at(0)).with_options(
         backend="process", return_exceptions=True
     )
-    error = task.map([1])[0]
+    error: Any = task.map([1])[0]
     assert isinstance(error, WorkerDiedError)
     told = capfd.readouterr().err + "".join(getattr(error, "__notes__", [])) + str(error.__cause__)
     assert "Segmentation fault" in told
 
 
-def overwrite(_x: int, table: Shared[Any]) -> float:
+def overwrite(_x: int, table: Shared[Any]) -> Any:
     if _x == 1:
         ctypes.memset(table.ctypes.data, 0, table.nbytes)
     return float(table.sum())
@@ -174,7 +174,7 @@ def test_native_write_into_a_shared_array() -> None:
     assert 400_000.0 == table.sum()
 
 
-def pid_after(seconds: float) -> int:
+def pid_after(seconds: float) -> Any:
     time.sleep(seconds)
     return os.getpid()
 
@@ -210,7 +210,7 @@ def test_idle_worker_killed_between_two_maps(count: int) -> None:
 
 def test_idle_worker_killed_at_the_very_start_of_a_map() -> None:
     """A worker that is killed as the map begins costs at most one clear error, never a hang."""
-    for _ in range(10):
+    for _ in range(5):
         (victim, *_others) = workers()
         os.kill(victim, signal.SIGKILL)
         task = pids.with_options(return_exceptions=True)
@@ -293,7 +293,7 @@ def test_killed_while_sending_a_large_result(delay: float) -> None:
 def test_worker_that_closes_its_socket(tmp_path: Path) -> None:
     """A task that closes every descriptor is an error of an item, not a hang."""
 
-    def close_all(x: int) -> int:
+    def close_all(x: int) -> Any:
         if x == 1:
             os.closerange(3, 256)
         return x

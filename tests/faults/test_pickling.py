@@ -10,8 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sharedtask import SerializationError, Shared, SharedTaskError, WorkerDiedError, parallel
-from sharedtask import UnshareableError
+from sharedtask import (
+    SerializationError,
+    Shared,
+    SharedTaskError,
+    UnshareableError,
+    WorkerDiedError,
+    parallel,
+)
 from sharedtask.testing import count_up, counted
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("common_check")]
@@ -38,7 +44,7 @@ class Grenade:
         self.parts = (when, how, caller)
 
     def __reduce__(self) -> Any:
-        when, how, caller = self.parts
+        when, how, _caller = self.parts
         if when == "pickle":
             misbehave(how)
         return pull, self.parts
@@ -56,7 +62,7 @@ def pull(when: str, how: str, caller: int) -> Grenade:
 
 
 @parallel(backend="process", return_exceptions=True)
-def look(x: Any, folder: str = "", extra: Any = None) -> str:
+def look(x: Any, folder: str = "", extra: Any = None) -> Any:
     if folder:
         count_up(folder, x if isinstance(x, int) else "grenade")
     return type(x).__name__
@@ -152,7 +158,7 @@ def test_shared_value_whose_unpickling_kills_the_worker() -> None:
 
 
 UNSENDABLE = {
-    "lock": (lambda: threading.Lock(), "lock"),
+    "lock": (threading.Lock, "lock"),
     "generator": (lambda: (x for x in "ab"), "generator"),
     "inside": (lambda: {"a": [1, threading.Lock()]}, r"\['a'\]\[1\]"),
     "open file": (lambda: open(os.devnull), "TextIOWrapper"),  # noqa: SIM115
@@ -217,7 +223,7 @@ def test_exception_that_misbehaves_when_rebuilt() -> None:
         return x
 
     task = parallel(fail).with_options(backend="process", return_exceptions=True)
-    results = task.map(range(3))
+    results: list[Any] = task.map(range(3))
     assert [0, 2] == [results[0], results[2]]
     assert isinstance(results[1], Exception)
     assert "nasty text" in str(results[1])

@@ -41,9 +41,9 @@ sums = parallel(total).with_options(backend="process", chunksize=1)
 
 
 def test_view_kept_in_a_worker_outlives_its_value() -> None:
-    """A view that a task kept in a global stays valid when the value is gone and memory is reused."""
-    one = {"backend": "process", "workers": 1}
-    task, look = parallel(keep).with_options(**one), parallel(kept).with_options(**one)  # type: ignore[arg-type]
+    """A view that a task kept in a global stays valid when its value is gone."""
+    task = parallel(keep).with_options(backend="process", workers=1)
+    look = parallel(kept).with_options(backend="process", workers=1)
     table = np.ones(1_000_000)
     assert [1e6, 1e6] == task.map(range(2), table=table)
     task.cache_clear()
@@ -183,11 +183,11 @@ def test_overlapping_values() -> None:
 
 @pytest.mark.parametrize("size", [1000, 400_000])
 def test_many_values_in_turn_leave_nothing(size: int) -> None:
-    """A hundred different values in turn are given back, here and in the workers."""
+    """Many different values in turn are given back, here and in the workers."""
     forget_publications()
     sums_now = parallel(pair).with_options(backend="process")
     before = Belongings.now()
-    for k in range(100):
+    for k in range(40):
         left, right = np.full(size, float(k)), {"a": np.ones(size)}
         assert [k * 2.0] == sums.with_options(chunksize="auto").map([0], table=left)
         assert [(k * size, 1.0 * size, False)] == sums_now.map([0], left=left, right=right["a"])

@@ -1,7 +1,7 @@
 """What type checkers see of the library: every line is right, and both of them have to agree."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from concurrent.futures import Future
 from typing import assert_type
 
@@ -85,8 +85,8 @@ def many_items() -> None:
     assert_type(score.map((n for n in numbers), model=model), list[float])
     assert_type(score.map(np.arange(3).tolist(), model=model), list[float])
     assert_type(score.starmap([(1, model), (2, model)], threshold=0.1), list[float])
-    assert_type(score.imap(numbers, model=model), Iterator[float])
-    assert_type(score.imap_unordered(numbers, model=model), Iterator[float])
+    assert_type(score.imap(numbers, model=model), Generator[float, None, None])
+    assert_type(score.imap_unordered(numbers, model=model), Generator[float, None, None])
     assert_type(score.submit(1, model=model), Future[float])
     assert_type(text.map([1], "a", "b", table=np.zeros(1)), list[str])
     assert_type(find.map({"a", "b"}, words=["a"], scratch=np.zeros(1)), list[int | None])
@@ -95,7 +95,7 @@ def many_items() -> None:
 async def in_an_event_loop() -> None:
     """The coroutines take the same arguments."""
     assert_type(await score.amap(numbers, model=model), list[float])
-    assert_type(score.aimap(numbers, model=model), AsyncIterator[float])
+    assert_type(score.aimap(numbers, model=model), AsyncGenerator[float, None])
     async for result in score.aimap(numbers, model):
         assert_type(result, float)
     both = await asyncio.gather(score.amap(numbers, model), text.amap([1], "a"))
@@ -116,7 +116,7 @@ def methods(one: Model, larger: Larger) -> None:
     """A method that is taken from an object has lost its ``self``, one of a class its ``cls``."""
     assert_type(one.predict(1, scale=2.0), float)
     assert_type(one.predict.map(numbers, scale=2.0), list[float])
-    assert_type(one.predict.with_options(workers=2).imap(numbers), Iterator[float])
+    assert_type(one.predict.with_options(workers=2).imap(numbers), Generator[float, None, None])
     assert_type(one.label.submit(1), Future[str])
     assert_type(larger.predict.map(numbers), list[float])
     assert_type(Model.predict(one, 1), float)

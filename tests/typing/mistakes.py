@@ -1,9 +1,12 @@
-"""Mistakes that type checkers find: every line marked below has to be refused by those it names.
+"""Mistakes that type checkers find: every line marked below is refused by those it names.
 
-An expected error that is not reported makes its comment superfluous, which is an error itself. What
-only pyright finds are items of the wrong type and static and class methods taken from their class:
-mypy does not compare first parameters.
+An expected error that is not reported makes its comment superfluous, which is an error itself.
+mypy does not compare first parameters, so only pyright finds an item of the wrong type, and the
+arguments of a static or class method that is taken from its class.
 """
+
+# "type: ignore[code]" is for mypy alone, "pyright: ignore[rule]" for pyright.
+# pyright: enableTypeIgnoreComments=false, reportUnnecessaryTypeIgnoreComment=true
 
 from typing import assert_type
 
@@ -18,9 +21,13 @@ Floats = npt.NDArray[np.float64]
 
 @parallel
 def score(image: int, model: Shared[Floats], threshold: float = 0.5) -> float:
-    model.append(1)
-    return model
-    return float(model[image]) + threshold
+    return float(model[image].sum()) + threshold
+
+
+@parallel
+def mistaken(image: int, model: Shared[Floats]) -> float:
+    model.append(1)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    return f"{image}"  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
 
 
 @parallel(workers=2)
@@ -51,102 +58,101 @@ one = Model()
 
 
 async def arguments() -> None:
-    score(1)
-    score("1", model)
-    score(1, model, treshold=1)
+    score(1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    score("1", model)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    score(1, model, treshold=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
-    score.map(numbers)
-    score.map(numbers, model, 1, 2)
-    score.map(numbers, model, treshold=1)
-    score.map(numbers, "model")
-    score.map(numbers, model=model, threshold="1")
-    score.map(words, model)
-    score.map(3, model)
-    score.map(items=numbers, model=model)
+    score.map(numbers)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    score.map(numbers, model, 1, 2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    score.map(numbers, model, treshold=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    score.map(numbers, "model")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    score.map(numbers, model=model, threshold="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    score.map(words, model)  # pyright: ignore[reportArgumentType]
+    score.map(3, model)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    score.map(items=numbers, model=model)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
-    score.imap(numbers)
-    score.imap(numbers, model, treshold=1)
-    score.imap(numbers, model="model")
-    score.imap(words, model)
-    score.imap_unordered(numbers)
-    score.imap_unordered(numbers, model, treshold=1)
-    score.imap_unordered(numbers, model="model")
-    score.imap_unordered(words, model)
+    score.imap(numbers)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    score.imap(numbers, model, treshold=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    score.imap(numbers, model="model")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    score.imap(words, model)  # pyright: ignore[reportArgumentType]
+    score.imap_unordered(numbers)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    score.imap_unordered(numbers, model, treshold=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    score.imap_unordered(numbers, model="model")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    score.imap_unordered(words, model)  # pyright: ignore[reportArgumentType]
 
-    score.submit(1)
-    score.submit(1, model, treshold=1)
-    score.submit(1, model="model")
-    score.submit("1", model)
-    score.submit(numbers, model)
+    score.submit(1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    score.submit(1, model, treshold=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    score.submit(1, model="model")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    score.submit("1", model)  # pyright: ignore[reportArgumentType]
+    score.submit(numbers, model)  # pyright: ignore[reportArgumentType]
 
-    await score.amap(numbers)
-    await score.amap(numbers, model, treshold=1)
-    await score.amap(numbers, model="model")
-    await score.amap(words, model)
-    score.aimap(numbers)
-    score.aimap(numbers, model, treshold=1)
-    score.aimap(numbers, model="model")
-    score.aimap(words, model)
+    await score.amap(numbers)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await score.amap(numbers, model, treshold=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await score.amap(numbers, model="model")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await score.amap(words, model)  # pyright: ignore[reportArgumentType]
+    score.aimap(numbers)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    score.aimap(numbers, model, treshold=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    score.aimap(numbers, model="model")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    score.aimap(words, model)  # pyright: ignore[reportArgumentType]
 
-    fill.map(numbers)
-    fill.map(numbers, model)
-    fill.map(numbers, table=None)
-    fill.map(words, table=model)
+    fill.map(numbers)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    fill.map(numbers, model)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    fill.map(numbers, table=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    fill.map(words, table=model)  # pyright: ignore[reportArgumentType]
 
 
 def methods() -> None:
-    one.predict.map(numbers)
-    one.predict.map(numbers, scale="1")
-    one.predict.map(numbers, scale=1, bias=2)
-    one.predict.map(words, scale=1)
-    one.predict.with_options(workers=2).map(numbers)
-    one.named.map(numbers)
-    one.named.map(numbers, suffix=1)
-    Model.power.map(numbers)
-    Model.power.map(numbers, exponent="2")
-    Model.power.map(words, 2)
-    Model.named.map(numbers)
-    Model.named.map(numbers, suffix=1)
-    Model.named.map(words, "!")
+    one.predict.map(numbers)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    one.predict.map(numbers, scale="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    one.predict.map(numbers, scale=1, bias=2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    one.predict.map(words, scale=1)  # pyright: ignore[reportArgumentType]
+    one.predict.with_options(workers=2).map(numbers)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    one.named.map(numbers)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    one.named.map(numbers, suffix=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Model.power.map(numbers)  # pyright: ignore[reportCallIssue]
+    Model.power.map(numbers, exponent="2")  # pyright: ignore[reportArgumentType]
+    Model.power.map(words, exponent=2)  # pyright: ignore[reportArgumentType]
+    Model.named.map(numbers)  # pyright: ignore[reportCallIssue]
+    Model.named.map(numbers, suffix=1)  # pyright: ignore[reportArgumentType]
+    Model.named.map(words, suffix="!")  # pyright: ignore[reportArgumentType]
 
 
-def results() -> None:
-    assert_type(score.map(numbers, model), list[int])
-    first: str = score.submit(1, model).result()
-    score.mapp(numbers, model)
-    one.predict.mapp(numbers, scale=1)
-    len(score)
+def results() -> str:
+    assert_type(score.map(numbers, model), list[int])  # type: ignore[assert-type]  # pyright: ignore[reportAssertTypeFailure]
+    score.mapp(numbers, model)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    one.predict.mapp(numbers, scale=1)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    len(score)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    return score.submit(1, model).result()  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
 
 
-def handles() -> None:
+def handles() -> str:
     handle = share(model)
-    score.map(numbers, handle, treshold=1)
-    score.map(numbers, model=handle, threshold="1")
-    score.map(words, model=handle)
-    text: str = handle.value
+    score.map(numbers, handle, treshold=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    score.map(numbers, model=handle, threshold="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    score.map(words, model=handle)  # pyright: ignore[reportArgumentType]
+    return handle.value  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
 
 
 def options() -> None:
-    parallel(workrs=2)
-    parallel(workers="2")
-    parallel(backend="processes")
-    parallel(shared=[1])
-    parallel(score.__wrapped__, workers=2)
-    parallel(3)
-    score.with_options(max_workers=2)
-    score.with_options(workers=1.5)
-    score.with_options(backend="gpu")
-    score.with_options(chunksize="large")
-    score.with_options(retry_on=KeyboardInterrupt)
-    score.with_options(verify=True)
-    score.with_options(shared=["model"])
-    one.predict.with_options(worker=2)
-    one.predict.with_options(timeout="3")
-    sharedtask.defaults(desc=3)
-    sharedtask.defaults(speed="fast")
+    parallel(workrs=2)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    parallel(workers="2")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    parallel(backend="processes")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    parallel(shared=[1])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    parallel(score.__wrapped__, workers=2)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    parallel(3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    score.with_options(max_workers=2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    score.with_options(workers=1.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    score.with_options(backend="gpu")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    score.with_options(chunksize="large")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    score.with_options(retry_on=KeyboardInterrupt)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    score.with_options(verify=True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    score.with_options(shared=["model"])  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    one.predict.with_options(worker=2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    one.predict.with_options(timeout="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    sharedtask.defaults(desc=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    sharedtask.defaults(speed="fast")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 def wants(task: Task[[str], int]) -> None:
-    wants(score)
-    wants(parallel(len))
-    wants(parallel(lambda word: word.upper()))
+    wants(score)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    task.map(numbers)  # pyright: ignore[reportArgumentType]

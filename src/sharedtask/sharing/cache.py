@@ -228,6 +228,8 @@ class ShareCache:
             self.retire(entry.publication)
             entry.publication = None
         entry.publication = Publication(payload, watched=entry.changes < _CHANGES_WATCHED)
+        if not entry.weak:  # nothing will tell when it dies: somebody has to look from time to time
+            self._wake()
 
     def _drop(self, entry: _Entry) -> None:
         with self._lock:

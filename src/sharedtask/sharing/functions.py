@@ -10,8 +10,11 @@ import types
 import weakref
 import zlib
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader, SourcelessFileLoader
 from types import CodeType
 from typing import TYPE_CHECKING, Any
+
+from sharedtask.errors import SerializationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,23 +22,62 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class NamedFunction:
-    """A function of an importable module; ``code`` is a checksum of what it should do."""
+    """A function of an importable module.
+
+    ``code`` is a checksum of what the function should do, 0 for unknown; ``generation`` counts how often the
+    caller's process has reloaded the module since it was first seen.
+    """
 
     module: str
     qualname: str
     code: int
+    generation: int
 
     def load(self) -> Callable[..., Any]:
         """Import the function.
 
-        A worker lives longer than one version of a module. When the caller's process has
-        reloaded or patched it, the checksum differs and the module is reloaded here too.
+        A worker lives longer than one version of a module: where the caller has reloaded or patched
+        it, it is reloaded here too.
+
+        Raises:
+            SerializationError: The module's file holds another function than the caller has.
         """
+        known = _generations.setdefault(self.module, _Generation(None, self.generation))
         function = resolve(self.module, self.qualname)
-        if code_checksum(function) != self.code:
+        if known.number != self.generation or self._differs_from(function):
             importlib.reload(sys.modules[self.module])
+            known.number = self.generation
             function = resolve(self.module, self.qualname)
+        if self._differs_from(function):
+            msg = (
+                f"{self.module}.{self.qualname} was changed in memory and differs from its file, "
+                "which is what workers import. Save the file and reload the module."
+            )
+            raise SerializationError(msg)
         return function
+
+    def _differs_from(self, function: Callable[..., Any]) -> bool:
+        return self.code not in (0, code_checksum(function))
+
+
+@dataclass(slots=True)
+class _Generation:
+    """How often a module was reloaded: each time it gets another spec."""
+
+    spec: Any
+    number: int
+
+
+_generations: dict[str, _Generation] = {}
+
+
+def _generation_of(module: str) -> int:
+    spec = sys.modules[module].__spec__
+    known = _generations.setdefault(module, _Generation(spec, 0))
+    if known.spec is not spec:
+        known.spec = spec
+        known.number += 1
+    return known.number
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +191,25 @@ def by_name(function: Callable[..., Any]) -> NamedFunction | None:
     qualname = getattr(function, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(qualname, str) or "<" in qualname:
         return None
-    if module == "__main__" or getattr(sys.modules.get(module), "__spec__", None) is None:
+    home = sys.modules.get(module)
+    if module == "__main__" or home is None or home.__spec__ is None:
         return None
+    if getattr(function, "__globals__", vars(home)) is not vars(home):
+        return None  # another module's function that took this one's name, as functools.wraps does
     try:
         found = resolve(module, qualname)
     except (AttributeError, ImportError):
         return None
-    return NamedFunction(module, qualname, code_checksum(function)) if found is function else None
+    if found is not function:
+        return None
+    # A loader of somebody's own (pytest's, which rewrites assertions) makes other code of the file
+    # than a worker will.
+    plain = type(home.__spec__.loader) in _PLAIN_LOADERS
+    code = code_checksum(function) if plain else 0
+    return NamedFunction(module, qualname, code, _generation_of(module))
+
+
+_PLAIN_LOADERS = (SourceFileLoader, SourcelessFileLoader)
 
 
 def resolve(module: str, qualname: str) -> Callable[..., Any]:
