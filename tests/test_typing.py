@@ -11,8 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FOLDER = "tests/typing"
 
-# An ignore comment that is not needed is an error: for mypy by its settings in pyproject.toml, for
-# pyright by a line of mistakes.py.
+# Their settings stand in pyproject.toml: an ignore comment that is not needed is an error in both.
 COMMANDS = {
     "mypy": ["mypy", FOLDER],
     "pyright": ["pyright", "--project", ".", "--pythonpath", sys.executable, FOLDER],

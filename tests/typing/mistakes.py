@@ -5,9 +5,6 @@ mypy does not compare first parameters, so only pyright finds an item of the wro
 arguments of a static or class method that is taken from its class.
 """
 
-# "type: ignore[code]" is for mypy alone, "pyright: ignore[rule]" for pyright.
-# pyright: enableTypeIgnoreComments=false, reportUnnecessaryTypeIgnoreComment=true
-
 from typing import assert_type
 
 import numpy as np
