@@ -1,8 +1,7 @@
-from typing import Any
-
 import os
 import subprocess
 import threading
+from typing import Any
 
 import numpy as np
 import pytest

@@ -26,7 +26,7 @@ from sharedtask.progress import open_bar
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from sharedtask.backends.base import Backend, Call, Session, Share
+    from sharedtask.backends.base import Backend, Call, Session
     from sharedtask.options import Options
     from sharedtask.outcomes import Batch, Report
     from sharedtask.plan import Plan
@@ -85,7 +85,7 @@ class Run:
 
     # ------------------------------------------------------------------- the backend's side
 
-    def begun(self, chunk: int) -> bool:
+    def begun(self, chunk: int) -> bool:  # noqa: ARG002  a Sink's
         """A chunk is about to run; a map takes none back."""
         return True
 
@@ -324,7 +324,7 @@ class Submission:
         self._began = False
         self._session.submit(Chunk(1, 0, [item]))
 
-    def begun(self, chunk: int) -> bool:
+    def begun(self, chunk: int) -> bool:  # noqa: ARG002  a Sink's
         """A future that was cancelled in the queue is not run."""
         if self._began:
             return True

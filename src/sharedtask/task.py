@@ -5,7 +5,6 @@ Called, it is the function; ``map`` and its family run it at large.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from concurrent.futures import Future
 from itertools import islice
@@ -233,6 +232,8 @@ class _Runs(Generic[P, R]):
 
 async def _in_thread(function: Callable[..., Any], *args: Any) -> Any:
     """Run a blocking call in a thread of its own: the loop's own few threads may all be waiting."""
+    import asyncio  # its user has it loaded; for others it would be 10 ms of the import
+
     future: Future[tuple[Any, BaseException | None]] = Future()
     future.set_running_or_notify_cancel()  # whoever awaits it may be cancelled; the call goes on
 

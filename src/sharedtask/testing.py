@@ -529,7 +529,7 @@ class Slots:
             isinstance(other, Slots) and self.word == other.word and (self.rows == other.rows).all()
         )
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
 
 
 class Colour(enum.Enum):
@@ -544,7 +544,7 @@ class Level(enum.IntEnum):
     HIGH = 3
 
 
-Point = namedtuple("Point", ["x", "y"])  # noqa: PYI024  the plain form is under test
+Point = namedtuple("Point", ["x", "y"])  # noqa: PYI024  # pyright: ignore[reportUntypedNamedTuple]  the plain form is under test
 
 
 class TwoArgumentsError(Exception):
@@ -1450,12 +1450,12 @@ class OptionsContract:
         task = _on(backend, _fail_on, return_exceptions=True)
         assert isinstance(task.submit(1, bad=[1], error=(KeyError, 1)).result(10), KeyError)
 
-    def test_defaults_reach_the_map(self, backend: str) -> None:
+    def test_defaults_reach_the_map(self, backend: Any) -> None:
         """Options of an enclosing ``defaults`` block hold for tasks that set none."""
         from sharedtask import defaults
 
         task = parallel(_fail_on)
-        with defaults(backend=backend, return_exceptions=True):  # type: ignore[arg-type]
+        with defaults(backend=backend, return_exceptions=True):
             results: list[Any] = task.map(range(3), bad=[1], error=(KeyError, 1))
         assert isinstance(results[1], KeyError)
 

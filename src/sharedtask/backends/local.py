@@ -149,7 +149,9 @@ def _twin(call: Call, name: str, shared: SharedValue) -> _Twin:
         raise UnshareableError(msg) from error
 
     def value() -> Any:
-        return codec.decode(payload.head, [mapping.window(b, readonly=True) for b in payload.buffers])
+        return codec.decode(
+            payload.head, [mapping.window(b, readonly=True) for b in payload.buffers]
+        )
 
     def private_value() -> Any:
         return codec.decode(payload.head, [bytearray(b) for b in payload.buffers])

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class NamedFunction:
     """A function of an importable module.
 
-    ``code`` is a checksum of what the function should do, 0 for unknown; ``generation`` counts how often the
-    caller's process has reloaded the module since it was first seen.
+    ``code`` is a checksum of what the function should do, 0 for unknown; ``generation`` counts how
+    often the caller's process has reloaded the module since it was first seen.
     """
 
     module: str

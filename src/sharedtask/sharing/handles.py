@@ -131,7 +131,8 @@ def share(value: T) -> Handle[T]:
 
     The handle is a snapshot: later changes of ``value`` are not seen, and nothing is checked when
     it is used, so that a map over a dict of a million entries starts at once. Use it in ``with``,
-    or call ``close()``.
+    or call ``close()``. To a type checker it fits every parameter, whatever it is a handle of, so
+    passing it needs no cast; ``value`` has the type of what was shared.
 
     Args:
         value: Anything that can be encoded; arrays inside it are shared without a copy per worker.

@@ -67,7 +67,9 @@ class Publication:
 
     def tell_on_release(self, holder: Callable[[int], None]) -> None:
         """Call the bound method ``holder(token)`` when the memory is given back."""
-        self._holders.append(weakref.WeakMethod(holder))
+        reference = weakref.WeakMethod(holder)
+        if reference not in self._holders:
+            self._holders.append(reference)
 
     def release(self) -> None:
         """Give the memory back; what is mapped elsewhere stays valid until it is dropped."""

@@ -29,7 +29,7 @@ from sharedtask.sharing.handles import Handle, bells, uses
 from . import calls, tickets, wire
 from .pool import Pool
 from .tickets import OpenCall
-from .worker import BLAS_VARIABLES
+from .blas import BLAS_VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -115,9 +115,7 @@ class ProcessBackend(Backend):
 class _ProcessSession(Session):
     """One call: its shared values are leased until the last chunk is out of the workers."""
 
-    def __init__(
-        self, backend: ProcessBackend, cache: ShareCache, call: Call, sink: Sink
-    ) -> None:
+    def __init__(self, backend: ProcessBackend, cache: ShareCache, call: Call, sink: Sink) -> None:
         self._pool = backend.pool
         leases: list[Lease] = []
         try:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from . import starter, wire
 from .board import GIVE_UP, HURRY, Board, Word
 from .wire import Frame, Kind
-from .worker import BLAS_VARIABLES
+from .blas import BLAS_VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,12 +21,10 @@ import os
 import pickle
 import selectors
 import signal
-import socket
 import sys
 import threading
 import time
 from collections import deque
-from queue import Empty
 from typing import TYPE_CHECKING, Any
 
 from sharedtask import interrupts
@@ -35,9 +33,11 @@ from sharedtask.outcomes import Batch, Report
 from sharedtask.sharing.stores import SegmentStore
 
 from . import calls, results, starter, tickets
+from .arrivals import SentResults, saved_results
 from .board import Phase, Word
 from .links import StarterLink, Suspicion, WorkerLink
-from .wire import Frame, Kind
+from .loop import Loop
+from .wire import Frame, Kind, close_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,13 +54,12 @@ _PREFETCH_BELOW_SECONDS = 0.01
 _GRACE_SECONDS = 0.4
 # Results are fetched at least this often, so that progress is smooth even in large chunks.
 _HURRY_SECONDS = 0.02
-# The I/O thread waits this long for more before it rests: being woken twice costs 0.05 ms.
-_LINGER_SECONDS = 0.05
 # How often values are looked for that nobody but the cache holds.
 _SWEEP_SECONDS = 1.0
 # The starter answers within a millisecond when a worker has stopped.
 _STOP_SECONDS = 0.5
 _MAX_STILLBORN = 3
+
 
 class Pool:
     """Worker processes, shared by all tasks and threads of this process."""
@@ -77,19 +76,9 @@ class Pool:
         self._stillborn = 0
         self._starter: StarterLink | None = None
         self._closed = self._silent = False
-        self._driving = threading.Lock()
-        self._driven = False
-        self._permit = threading.Lock()
-        self._permit.acquire()
         self._swept = self._hurried = 0.0
         self._sweeps = False
-        self._selector = selectors.DefaultSelector()
-        self._waker, self._woken = socket.socketpair()
-        for end in (self._waker, self._woken):
-            end.setblocking(False)
-        self._selector.register(self._woken, selectors.EVENT_READ, self._on_wake)
-        self._thread = threading.Thread(target=self._serve, name="sharedtask-io", daemon=True)
-        self._thread.start()
+        self._loop = Loop(self)
 
     # ------------------------------------------------------------------- the callers' side
 
@@ -103,8 +92,7 @@ class Pool:
                 self._queue.append(ticket)
             else:
                 self._send(worker, ticket)
-            if not self._driven:
-                self._unpark()
+            self._loop.attend()
 
     def _refuse_when_closed(self) -> None:
         if not self._closed:
@@ -114,29 +102,12 @@ class Pool:
         raise ClosedError(_CLOSED)
 
     def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:
-        """The next of ``reports``, or None at the time ``until``.
-
-        The thread that waits does the I/O thread's work meanwhile, which saves a switch between
-        threads for every report. Where another one is at it already, it only waits. Who ``leaves``
-        for longer hands over to the I/O thread.
-        """
-        if not self._driving.acquire(blocking=False):
-            return _next_of(reports, until)
-        try:
-            self._driven = True
-            while reports.empty() and not self._closed and not _is_past(until):
-                self._step(until)
-        finally:
-            self._driven = False
-            self._driving.release()
-            if leaves:
-                self.hand_over()
-        return _next_of(reports, until)
+        """See ``Loop.wait``."""
+        return self._loop.wait(reports, until, leaves=leaves)
 
     def hand_over(self) -> None:
-        """Leave what is under way to the I/O thread."""
-        if self._is_busy():
-            self._unpark()
+        """See ``Loop.hand_over``."""
+        self._loop.hand_over()
 
     def give_up(self, call: OpenCall) -> None:
         """Give up all chunks of a call soon: this may run in a finalizer, so it takes no lock."""
@@ -169,15 +140,9 @@ class Pool:
                     self._write(worker, Frame(Kind.DROP, chunk=token))
 
     def wake(self) -> None:
-        """Have the I/O thread look around. Takes no lock: finalizers call it."""
-        with contextlib.suppress(OSError):
-            self._waker.send(b"\0")
-        self._unpark()
-
-    def _unpark(self) -> None:
-        """The I/O thread's permit; it takes it when it has time. Takes no lock."""
-        with contextlib.suppress(RuntimeError):  # it has one already
-            self._permit.release()
+        """Have somebody look around. Takes no lock: finalizers call it."""
+        self._swept = 0.0
+        self._loop.wake()
 
     def pids(self) -> list[int]:
         """The workers that are known to run."""
@@ -196,16 +161,12 @@ class Pool:
             self._workers.clear()
         if not silent:
             self._deliver(reports)
-        self.wake()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        self._loop.stop()
         if link is not None:
             link.end()
         for worker in workers:
             worker.close()
-        self._selector.close()
-        for end in (self._waker, self._woken):
-            end.close()
+        self._loop.close()
 
     def abandon(self) -> None:
         """In a forked child: let go of the parent's pool without a word to it."""
@@ -214,9 +175,7 @@ class Pool:
             worker.close()
         if self._starter is not None:
             self._starter.abandon()
-        self._selector.close()
-        for end in (self._waker, self._woken):
-            end.close()
+        self._loop.close()
 
     def _fail_everything(self) -> list[Any]:
         reports = []
@@ -235,7 +194,9 @@ class Pool:
         fit = [worker for worker in self._workers.values() if self._suits(worker, call)]
         idle = [worker for worker in fit if not worker.tickets]
         if idle:
-            return max(idle, key=lambda worker: sum(p.token in worker.tokens for p, _ in call.needs))
+            return max(
+                idle, key=lambda worker: sum(p.token in worker.tokens for p, _ in call.needs)
+            )
         if len(self._workers) < call.limit and len(call.users) < call.limit:
             return self._spawn()
         if call.seconds is not None and call.seconds < _PREFETCH_BELOW_SECONDS:
@@ -251,14 +212,12 @@ class Pool:
     def _spawn(self) -> WorkerLink:
         if self._starter is None:
             self._starter = StarterLink()
-            self._selector.register(self._starter.sock, selectors.EVENT_READ, self._on_starter)
+            self._loop.register(self._starter, self._on_starter)
         self._serial += 1
         worker = self._starter.spawn(self._serial)
         self._workers[worker.serial] = worker
-        self._selector.register(
-            worker.sock, selectors.EVENT_READ, lambda mask: self._on_worker(worker, mask)
-        )
-        self._want_write(self._starter)
+        self._loop.register(worker, lambda mask: self._on_worker(worker, mask))
+        self._loop.want_write(self._starter)
         return worker
 
     def _send(self, worker: WorkerLink, ticket: Ticket) -> None:
@@ -286,15 +245,7 @@ class Pool:
 
     def _write(self, worker: WorkerLink, frame: Frame) -> None:
         worker.writer.send(frame)
-        self._want_write(worker)
-
-    def _want_write(self, link: WorkerLink | StarterLink) -> None:
-        """Ask for a word when the socket has room again, as long as something waits for it."""
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if link.writer.pending else 0)
-        with contextlib.suppress(KeyError):
-            key = self._selector.get_key(link.sock)
-            if key.events != events:
-                self._selector.modify(link.sock, events, key.data)
+        self._loop.want_write(worker)
 
     def _refill(self, worker: WorkerLink) -> None:
         """Hand out what is queued to a worker that has room."""
@@ -320,34 +271,10 @@ class Pool:
         if call.closed and not call.pending:
             call.release()
 
-    # ------------------------------------------------------------------------ I/O thread
+    # ------------------------------------------------------------------------ the loop's side
 
-    def _serve(self) -> None:
-        """Work while there is something under way that no waiting caller sees to."""
-        while not self._closed:
-            timeout = _SWEEP_SECONDS if self._sweeps else -1
-            self._permit.acquire(timeout=timeout)
-            with self._driving:
-                lingers = time.monotonic() + _LINGER_SECONDS
-                while not self._closed:
-                    self._step(lingers)
-                    if self._is_busy():
-                        lingers = time.monotonic() + _LINGER_SECONDS
-                    elif _is_past(lingers):
-                        break
-
-    def _step(self, until: float | None) -> None:
-        """Wait for news, not longer than ``until``, and see to it."""
-        try:
-            events = self._selector.select(self._patience(until))
-        except (OSError, ValueError):  # closed meanwhile
-            return
-        with interrupts.shield():
-            for key, mask in events:
-                key.data(mask)
-            self._tick()
-
-    def _is_busy(self) -> bool:
+    def is_busy(self) -> bool:
+        """Whether something is under way."""
         with self._lock:
             return bool(
                 self._queue
@@ -356,9 +283,13 @@ class Pool:
                 or any(worker.tickets or worker.ended for worker in self._workers.values())
             )
 
-    def _patience(self, until: float | None) -> float | None:
+    def rest_seconds(self) -> float | None:
+        """How long nobody need look around when nothing is under way."""
+        return _SWEEP_SECONDS if self._sweeps else None
+
+    def patience(self) -> float | None:
         """Seconds until something must be looked at."""
-        waits = [] if until is None else [until - time.monotonic()]
+        waits: list[float] = []
         with self._lock:
             now = time.monotonic()
             waits.extend(ticket.kill_at - now for ticket in self._given_up if ticket.kill_at)
@@ -368,12 +299,7 @@ class Pool:
             )
             if any(worker.tickets for worker in self._workers.values()):
                 waits.append(_HURRY_SECONDS)
-        return max(min(waits), 0.0) if waits else None
-
-    def _on_wake(self, _mask: int) -> None:
-        with contextlib.suppress(OSError):
-            self._woken.recv(4096)
-        self._swept = 0.0
+        return min(waits, default=None)
 
     def _on_starter(self, mask: int) -> None:
         link = self._starter
@@ -383,7 +309,7 @@ class Pool:
             if mask & selectors.EVENT_WRITE:
                 link.writer.flush()
             frames = link.receive()
-            self._want_write(link)
+            self._loop.want_write(link)
         for frame in frames:
             self._on_starter_frame(frame)
         if link.ended:
@@ -408,7 +334,7 @@ class Pool:
             if self._starter is not link:
                 return
             self._starter = None
-            self._selector.unregister(link.sock)
+            self._loop.unregister(link)
             link.end()
             workers = list(self._workers.values())
         for worker in workers:
@@ -419,7 +345,7 @@ class Pool:
         if mask & selectors.EVENT_WRITE:
             with self._lock:
                 worker.writer.flush()
-                self._want_write(worker)
+                self._loop.want_write(worker)
         if mask & selectors.EVENT_READ:
             self._take(worker, worker.receive())
         if worker.ended:
@@ -428,8 +354,7 @@ class Pool:
     def _on_worker_end(self, worker: WorkerLink) -> None:
         """Its socket ended. How it died is for the starter to tell; if it lives, it must not."""
         with self._lock:
-            with contextlib.suppress(KeyError, ValueError):
-                self._selector.unregister(worker.sock)
+            self._loop.unregister(worker)
             if worker.serial in self._workers:
                 self._kill(worker)
 
@@ -458,10 +383,10 @@ class Pool:
                 self._forget_given_up(ticket)
                 self._refill(worker)
             if call.closed:
-                _close_fds(frame.fds)
+                close_all(frame.fds)
                 return []
         first = ticket.chunk.first + frame.first
-        results_of = _Results(mode, frame, first, call.task)
+        results_of = SentResults(mode, frame, first, call.task)
         seconds = frame.elapsed / 1e9
         report = Report(ticket.chunk.number, results_of, frame.count, finished, seconds)
         return [(call, report)]
@@ -486,7 +411,8 @@ class Pool:
 
     # -------------------------------------------------------------------- time and death
 
-    def _tick(self) -> None:
+    def tick(self) -> None:
+        """Look at what is due: cancellations, times that are up, values that nobody holds."""
         while self._to_cancel:
             self._cancel(self._to_cancel.popleft())
         now = time.monotonic()
@@ -529,7 +455,7 @@ class Pool:
     def _kill(self, worker: WorkerLink) -> None:
         if self._starter is not None:
             self._starter.signal(worker.serial, signal.SIGKILL)
-            self._want_write(self._starter)
+            self._loop.want_write(self._starter)
 
     def _time_left(self, worker: WorkerLink) -> float:
         """Seconds until the item in hand has used up its time."""
@@ -549,7 +475,7 @@ class Pool:
         if worker.suspicion is None and worker.verdict is None and self._starter is not None:
             worker.suspicion = suspicion
             self._starter.signal(worker.serial, signal.SIGSTOP)
-            self._want_write(self._starter)
+            self._loop.want_write(self._starter)
 
     def _judge(self, worker: WorkerLink) -> None:
         """The worker stands still: it is killed if it is where it was, else it goes on."""
@@ -562,7 +488,7 @@ class Pool:
         else:
             self._starter.signal(worker.serial, signal.SIGCONT)
             self._refill(worker)
-        self._want_write(self._starter)
+        self._loop.want_write(self._starter)
 
     def _forget_given_up(self, ticket: Ticket) -> None:
         if ticket.cancelled and ticket in self._given_up:
@@ -574,8 +500,7 @@ class Pool:
         with self._lock:
             if self._workers.pop(worker.serial, None) is None:
                 return
-            with contextlib.suppress(KeyError, ValueError):
-                self._selector.unregister(worker.sock)
+            self._loop.unregister(worker)
             reports = list(self._settle(worker))
             worker.close()
             self._spread()
@@ -615,7 +540,7 @@ class Pool:
             call.pending += 1
             self._queue.appendleft(tickets.encode_each(call, ticket.chunk))
             return
-        saved = _saved(worker, ticket)
+        saved = saved_results(worker, ticket)
         if saved is not None:
             ticket.received = words[Word.BASE] + words[Word.COUNT]
             yield call, saved
@@ -645,66 +570,13 @@ class Pool:
                 self._send(worker, ticket)
 
 
-_CLOSED = "the pool was shut down while this call was running. Call again: a new pool starts by itself."
+_CLOSED = (
+    "the pool was shut down while this call was running. Call again: a new pool starts by itself."
+)
 _WHILE = {
     Phase.LOADING: "while loading the function and the shared values",
     Phase.UNPACKING: "while unpickling the item",
 }
-
-
-class _Results:
-    """The body of a RESULTS frame, decoded when it is opened."""
-
-    __slots__ = ("_first", "_frame", "_mode", "_task")
-
-    def __init__(self, mode: int, frame: Frame, first: int, task: str) -> None:
-        self._mode, self._frame, self._first, self._task = mode, frame, first, task
-
-    def open(self) -> Batch:
-        frame = self._frame
-        body, fds = memoryview(frame.body)[1:], iter(frame.fds)
-        try:
-            return results.load_batch(self._mode, body, frame.count, self._first, self._task, fds)
-        finally:
-            _close_fds(frame.fds)
-
-    def discard(self) -> None:
-        _close_fds(self._frame.fds)
-
-
-class _Saved:
-    """Results from a dead worker's outbox, without the first ``skip``, which had arrived."""
-
-    __slots__ = ("_count", "_data", "_first", "_mode", "_skip", "_task")
-
-    def __init__(self, worker: WorkerLink, ticket: Ticket, skip: int) -> None:
-        words = worker.board.words
-        self._mode = words[Word.MODE]
-        self._data = worker.board.outbox()
-        self._count, self._skip = words[Word.COUNT], skip
-        self._first, self._task = ticket.chunk.first + words[Word.BASE], ticket.call.task
-
-    def open(self) -> Batch:
-        skip = self._skip
-        batch = results.load_batch(
-            self._mode, self._data, self._count, self._first, self._task, iter(())
-        )
-        errors = {offset - skip: e for offset, e in batch.errors.items() if offset >= skip}
-        return Batch(self._first + skip, batch.values[skip:], errors)
-
-    def discard(self) -> None:
-        pass
-
-
-def _saved(worker: WorkerLink, ticket: Ticket) -> Report | None:
-    """A report of the results in the outbox that were never sent, or None."""
-    words = worker.board.words
-    skip = max(ticket.received - words[Word.BASE], 0)
-    count = words[Word.COUNT] - skip
-    if count <= 0:
-        return None
-    saved = _Saved(worker, ticket, skip)
-    return Report(ticket.chunk.number, saved, count, finished=False)
 
 
 def attach_frame(publication: Publication, *, private: bool) -> Frame:
@@ -716,17 +588,6 @@ def attach_frame(publication: Publication, *, private: bool) -> Frame:
         return Frame(Kind.ATTACH, chunk=publication.token, body=body, fds=(store.fd,))
     body = pickle.dumps((layout, private, bytes(store.view)))
     return Frame(Kind.ATTACH, chunk=publication.token, body=body)
-
-
-def _is_past(until: float | None) -> bool:
-    return until is not None and time.monotonic() >= until
-
-
-def _next_of(reports: SimpleQueue[Any], until: float | None) -> Any:
-    try:
-        return reports.get(timeout=None if until is None else max(until - time.monotonic(), 0.0))
-    except Empty:
-        return None
 
 
 def _find(worker: WorkerLink, number: int) -> Ticket | None:
@@ -748,9 +609,3 @@ def _print(frame: Frame) -> None:
     with contextlib.suppress(Exception):
         stream.write(bytes(frame.body).decode("utf-8", "replace"))
         stream.flush()
-
-
-def _close_fds(fds: tuple[int, ...]) -> None:
-    for fd in fds:
-        with contextlib.suppress(OSError):
-            os.close(fd)

@@ -7,7 +7,7 @@ body, both sides know which chunk it belonged to::
     magic  kind  descriptors  count  chunk  first  elapsed  length | body
     u16    u8    u8           u32    u64    u64    u64      u64    |
 
-    caller -> worker   ATTACH  a segment for a token         worker -> caller   RESULTS  outcomes of items
+    caller -> worker   ATTACH  a value for a token           worker -> caller   RESULTS  outcomes
                        DROP    forget a token                                   FAILED   body unreadable
                        CHUNK   items to run                                     OUTPUT   printed text
                        STOP    end
@@ -174,10 +174,10 @@ class Writer:
         return bool(self._backlog)
 
     def send(self, frame: Frame) -> None:
-        """Send a frame, or as much of it as fits now. A peer that is gone is not an error here:
+        """Send a frame, or as much of it as fits now.
 
-        its death is told by the end of the stream, in one place. The frame's descriptors are
-        duplicated where they have to wait.
+        A peer that is gone is not an error here: its death is told by the end of the stream, in one
+        place. Descriptors of a frame that has to wait are duplicated.
         """
         data = frame.header() + frame.body
         if self._backlog:
@@ -193,7 +193,7 @@ class Writer:
             data, fds = self._backlog[0]
             sent = self._try(data, fds)
             if sent and fds:
-                _close_all(fds)
+                close_all(fds)
                 fds = ()
             if sent < len(data):
                 self._backlog[0] = (data[sent:], fds)
@@ -203,7 +203,7 @@ class Writer:
     def close(self) -> None:
         """Forget what waits."""
         while self._backlog:
-            _close_all(self._backlog.popleft()[1])
+            close_all(self._backlog.popleft()[1])
 
     def _queue(self, data: memoryview, fds: Sequence[int]) -> None:
         self._backlog.append((data, tuple(os.dup(fd) for fd in fds)))
@@ -238,7 +238,8 @@ def _ints(content: bytes) -> array.array[int]:
     return found
 
 
-def _close_all(fds: Iterable[int]) -> None:
+def close_all(fds: Iterable[int]) -> None:
+    """Close descriptors."""
     for fd in fds:
         with contextlib.suppress(OSError):
             os.close(fd)

@@ -1,0 +1,71 @@
+"""Results as they arrive from a worker, or are found on the board of a dead one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sharedtask.outcomes import Batch, Report
+
+from . import results
+from .board import Word
+from .wire import close_all
+
+if TYPE_CHECKING:
+    from .links import WorkerLink
+    from .tickets import Ticket
+    from .wire import Frame
+
+
+class SentResults:
+    """The body of a RESULTS frame, decoded when it is opened."""
+
+    __slots__ = ("_first", "_frame", "_mode", "_task")
+
+    def __init__(self, mode: int, frame: Frame, first: int, task: str) -> None:
+        self._mode, self._frame, self._first, self._task = mode, frame, first, task
+
+    def open(self) -> Batch:
+        frame = self._frame
+        body, fds = memoryview(frame.body)[1:], iter(frame.fds)
+        try:
+            return results.load_batch(self._mode, body, frame.count, self._first, self._task, fds)
+        finally:
+            close_all(frame.fds)
+
+    def discard(self) -> None:
+        close_all(self._frame.fds)
+
+
+class SavedResults:
+    """Results from a dead worker's outbox, without the first ``skip``, which had arrived."""
+
+    __slots__ = ("_count", "_data", "_first", "_mode", "_skip", "_task")
+
+    def __init__(self, worker: WorkerLink, ticket: Ticket, skip: int) -> None:
+        words = worker.board.words
+        self._mode = words[Word.MODE]
+        self._data = worker.board.outbox()
+        self._count, self._skip = words[Word.COUNT], skip
+        self._first, self._task = ticket.chunk.first + words[Word.BASE], ticket.call.task
+
+    def open(self) -> Batch:
+        skip = self._skip
+        batch = results.load_batch(
+            self._mode, self._data, self._count, self._first, self._task, iter(())
+        )
+        errors = {offset - skip: e for offset, e in batch.errors.items() if offset >= skip}
+        return Batch(self._first + skip, batch.values[skip:], errors)
+
+    def discard(self) -> None:
+        pass
+
+
+def saved_results(worker: WorkerLink, ticket: Ticket) -> Report | None:
+    """A report of the results in the outbox that were never sent, or None."""
+    words = worker.board.words
+    skip = max(ticket.received - words[Word.BASE], 0)
+    count = words[Word.COUNT] - skip
+    if count <= 0:
+        return None
+    saved = SavedResults(worker, ticket, skip)
+    return Report(ticket.chunk.number, saved, count, finished=False)

@@ -1,0 +1,109 @@
+"""From the body of a CHUNK frame to calls of the function."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sharedtask.errors import SerializationError
+from sharedtask.outcomes import RaisedError
+from sharedtask.sharing import codec
+
+from . import calls, results, wire
+from .board import Phase, Word
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+
+def constants(
+    head: calls.CallHead, data: memoryview, fds: Iterator[int]
+) -> tuple[Any, Any, dict[str, Any], memoryview]:
+    """What every item gets, made anew for each chunk, and the rest of the body: the items."""
+    none = calls.NO_CONSTANTS.data
+    if data[: len(none)] == none:
+        return (), (), {}, data[len(none) :]
+    received = wire.unpack(data, fds, private=True)
+    try:
+        bound, args, kwargs = codec.decode(received.head, received.buffers)
+    except BaseException as error:
+        msg = f"{head.task}(): an argument cannot be unpickled in a worker: {error!r}"
+        raise SerializationError(msg) from error
+    return bound, args, kwargs, data[received.end :]
+
+
+def unpacked(mode: int, data: memoryview, fds: Iterator[int]) -> Sequence[Any]:
+    if mode == calls.SCALARS:
+        return results.load_items(data)
+    received = wire.unpack(data, fds, private=False)
+    items: Sequence[Any] = codec.decode(received.head, received.buffers)
+    return items
+
+
+def call_unpacked(
+    call: Callable[[Any], Any], words: memoryview, head: calls.CallHead, item: tuple[int, Any]
+) -> Any:
+    return call(_unpacked_one(words, head, *item))
+
+
+def _unpacked_one(words: memoryview, head: calls.CallHead, index: int, data: Any) -> Any:
+    if isinstance(data, tuple):  # the caller could not pickle this one
+        error = RaisedError(*data).unpacked()
+        raise SerializationError(data[1]) if error is None else error
+    words[Word.PHASE] = Phase.UNPACKING
+    try:
+        return codec.decode(data)
+    except BaseException as error:
+        raise unreadable(head, index, error) from error
+    finally:
+        words[Word.PHASE] = Phase.RUNNING
+
+
+def unreadable(head: calls.CallHead, index: int, error: BaseException) -> SerializationError:
+    msg = f"{head.task}(): item {index} cannot be unpickled in a worker: {error!r}"
+    problem = SerializationError(msg)
+    problem.__cause__ = error
+    return problem
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """How the function is called for an item."""
+
+    head: calls.CallHead
+    function: Callable[..., Any]
+    constants: calls.Constants
+    renew: Callable[[], dict[str, Any]] | None
+    items: memoryview
+
+    @property
+    def readonly(self) -> list[str]:
+        """The parameters whose arrays a task must not write."""
+        return [shared.name for shared in self.head.shared if not shared.private]
+
+    @property
+    def call(self) -> Callable[[Any], Any]:
+        """A function of the item alone, as direct as the case allows."""
+        bound, args, kwargs = self.constants.parts()
+        if self.renew is not None:
+            return self._call_renewed
+        if self.head.star or args:
+            return self._call_general
+        if bound or kwargs:
+            return functools.partial(self.function, *bound, **kwargs)
+        return self.function
+
+    def _call_general(self, item: Any) -> Any:
+        bound, args, kwargs = self.constants.parts()
+        items = item if self.head.star else (item,)
+        return self.function(*bound, *items, *args, **kwargs)
+
+    def _call_renewed(self, item: Any) -> Any:
+        assert self.renew is not None  # noqa: S101  chosen above
+        bound, args, kwargs = self.constants.parts()
+        own = self.renew()
+        if self.head.bound_name in own:
+            bound = (own.pop(self.head.bound_name),)
+        items = item if self.head.star else (item,)
+        return self.function(*bound, *items, *args, **{**kwargs, **own})

@@ -1,0 +1,42 @@
+"""What a task prints, on its way to the caller."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import sys
+from typing import Any
+
+from . import wire
+from .wire import Frame, Kind
+
+
+def redirect_prints(sock: socket.socket) -> None:
+    """From now on ``print`` in this process reaches the caller's streams."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        buffer = io.BufferedWriter(Relay(sock, number))
+        stream = io.TextIOWrapper(buffer, "utf-8", "backslashreplace", line_buffering=True)
+        setattr(sys, name, stream)
+
+
+class Relay(io.RawIOBase):
+    """Sends what is printed to the caller, which may be a notebook or a captured stream."""
+
+    def __init__(self, sock: socket.socket, number: int) -> None:
+        self._sock = sock
+        self._number = number
+        self._pid = os.getpid()
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._number
+
+    def write(self, data: Any) -> int:
+        text = bytes(data)
+        if os.getpid() != self._pid:  # a process that the task forked: the socket is not its own
+            return os.write(self._number, text)
+        wire.send_all(self._sock, Frame(Kind.OUTPUT, first=self._number, body=text))
+        return len(text)
