@@ -216,7 +216,7 @@ class ItemNote(str):
         note.index = index
         return note
 
-    def __getnewargs__(self) -> tuple[str, int | None]:  # type: ignore[override]
+    def __getnewargs__(self) -> tuple[str, int | None]:  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride]
         return str(self), self.index
 
 

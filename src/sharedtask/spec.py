@@ -60,7 +60,7 @@ class TaskSpec:
 
     @property
     def shown(self) -> str:
-        """The function with its signature, as its author wrote it: ``score(x, m: Shared[dict])``."""
+        """The function with its signature, as written: ``score(x, m: Shared[dict])``."""
         return f"{self.name}{_ANNOTATED.sub(_role_of, str(self.signature))}"
 
     def check_value(self, name: str, value: object) -> None:

@@ -75,6 +75,7 @@ class Sink(Protocol):
 
     def begun(self, chunk: int) -> bool:
         """Called just before a chunk is handed to a worker; False takes it back."""
+        ...
 
     def report(self, report: Report) -> None:
         """Called with outcomes; must not block."""

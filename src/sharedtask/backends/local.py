@@ -1,8 +1,9 @@
 """The serial and the thread backend: tasks in this process, under the same rules.
 
-Shared values are encoded and decoded over *the same* memory, read-only: nothing is copied, and a task
-that writes into a shared array fails here as it fails in a worker. Nothing is published, so nothing
-is cached: the twin is made anew for every call, which costs as much as pickling what is not arrays.
+Shared values are encoded and decoded over *the same* memory, read-only: nothing is copied, and a
+task that writes into a shared array fails here as it fails in a worker. Nothing is published, so
+nothing is cached: the twin is made anew for every call, which costs as much as pickling what is not
+arrays.
 """
 
 from __future__ import annotations

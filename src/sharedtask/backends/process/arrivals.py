@@ -28,7 +28,7 @@ class SentResults:
         frame = self._frame
         body, fds = memoryview(frame.body)[1:], iter(frame.fds)
         try:
-            return results.load_batch(self._mode, body, frame.count, self._first, self._task, fds)
+            return results.load_batch(self._mode, body, frame.items, self._first, self._task, fds)
         finally:
             close_all(frame.fds)
 

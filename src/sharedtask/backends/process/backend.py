@@ -27,9 +27,9 @@ from sharedtask.sharing.culprit import culprit
 from sharedtask.sharing.handles import Handle, bells, uses
 
 from . import calls, tickets, wire
+from .blas import BLAS_VARIABLES
 from .pool import Pool
 from .tickets import OpenCall
-from .blas import BLAS_VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

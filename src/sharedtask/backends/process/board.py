@@ -20,7 +20,7 @@ SIZE = _CRASH_AT + _CRASH_SIZE
 
 
 class Word:
-    """Places on the board, each an unsigned number of 64 bits. Plain numbers: they are used often."""
+    """Places on the board, each 64 bits, unsigned. Plain numbers, because they are used often."""
 
     CHUNK: Final = 0  # the chunk in hand; 0 for none
     BASE: Final = 1  # how many of its items have been sent

@@ -55,7 +55,7 @@ def load_head(data: bytes) -> CallHead:
 
 @dataclass(frozen=True, slots=True)
 class Constants:
-    """The values that every item gets besides itself: ``function(*bound, item, *args, **kwargs)``."""
+    """What every item gets: ``function(*bound, item, *args, **kwargs)``."""
 
     bound: tuple[Any, ...]
     args: tuple[Any, ...]

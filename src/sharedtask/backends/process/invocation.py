@@ -22,7 +22,7 @@ def constants(
 ) -> tuple[Any, Any, dict[str, Any], memoryview]:
     """What every item gets, made anew for each chunk, and the rest of the body: the items."""
     none = calls.NO_CONSTANTS.data
-    if data[: len(none)] == none:
+    if bytes(data[: len(none)]) == none:
         return (), (), {}, data[len(none) :]
     received = wire.unpack(data, fds, private=True)
     try:
@@ -34,6 +34,7 @@ def constants(
 
 
 def unpacked(mode: int, data: memoryview, fds: Iterator[int]) -> Sequence[Any]:
+    """The items of a chunk; raises what unpickling them raises."""
     if mode == calls.SCALARS:
         return results.load_items(data)
     received = wire.unpack(data, fds, private=False)
@@ -44,6 +45,7 @@ def unpacked(mode: int, data: memoryview, fds: Iterator[int]) -> Sequence[Any]:
 def call_unpacked(
     call: Callable[[Any], Any], words: memoryview, head: calls.CallHead, item: tuple[int, Any]
 ) -> Any:
+    """Unpickle one item, then call the function for it."""
     return call(_unpacked_one(words, head, *item))
 
 
@@ -61,6 +63,7 @@ def _unpacked_one(words: memoryview, head: calls.CallHead, index: int, data: Any
 
 
 def unreadable(head: calls.CallHead, index: int, error: BaseException) -> SerializationError:
+    """The error of an item that cannot be unpickled."""
     msg = f"{head.task}(): item {index} cannot be unpickled in a worker: {error!r}"
     problem = SerializationError(msg)
     problem.__cause__ = error

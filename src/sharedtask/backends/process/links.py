@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import starter, wire
+from .blas import BLAS_VARIABLES
 from .board import GIVE_UP, HURRY, Board, Word
 from .wire import Frame, Kind
-from .blas import BLAS_VARIABLES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from .tickets import Ticket
 
@@ -70,8 +70,8 @@ class StarterLink(Link):
         ours, theirs = socket.socketpair()
         super().__init__(ours)
         with theirs, _interrupt_blocked():
-            os.set_inheritable(theirs.fileno(), True)  # noqa: FBT003
-            self._process = subprocess.Popen(
+            os.set_inheritable(theirs.fileno(), True)
+            self._process = subprocess.Popen(  # noqa: S603  our own interpreter
                 starter.command(theirs.fileno()),
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
@@ -109,7 +109,7 @@ class StarterLink(Link):
 
 
 @contextlib.contextmanager
-def _interrupt_blocked() -> Iterator[None]:
+def _interrupt_blocked() -> Generator[None]:
     """The mask is inherited: Ctrl-C finds the starter ignoring it from its first instruction."""
     old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -1,8 +1,9 @@
 """The loop that reads the workers' sockets, and the question of who turns it.
 
-A thread that waits for results turns it itself: that saves a switch between threads for every report.
-A lock says who is at it; others only wait for their queue. The I/O thread takes over whenever something
-is under way that no waiting thread sees to, and rests when there is nothing to do.
+A thread that waits for results turns it itself: that saves a switch between threads for every
+report. A lock says who is at it; others only wait for their queue. The I/O thread takes over
+whenever something is under way that no waiting thread sees to, and rests when there is nothing to
+do.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Duties(Protocol):
 
     def is_busy(self) -> bool:
         """Whether something is under way."""
+        ...
 
     def rest_seconds(self) -> float | None:
         """How long the I/O thread may rest when nothing is under way; None for ever."""

@@ -159,7 +159,7 @@ class Outbox:
             Kind.RESULTS,
             chunk=words[Word.CHUNK],
             first=words[Word.BASE],
-            count=count,
+            items=count,
             elapsed=now - self._since,
             body=bytes((words[Word.MODE] | flag,)) + data,
             fds=fds,

@@ -1,6 +1,6 @@
 """The pool: who has which chunk, and what happens when a worker ends.
 
-        caller's threads                     one I/O thread                     workers
+        caller's threads                     the loop                           workers
     dispatch(ticket) --CHUNK frame------------------------------------------->  run
           |  no worker free                                                      |
           v                                                                      |
@@ -8,10 +8,11 @@
                                               |
                              sink.report() of the call   (decoded by whoever waits for it)
 
-A caller's thread writes straight into the socket of a free worker; the I/O thread reads all sockets,
-hands out what is queued, kills what has run too long, and buries the dead. One lock guards the
-tables; nothing blocks under it. A death is an ordinary event: what the worker had finished is on its
-board or in the socket, the item in hand gets the error, what was not begun is begun elsewhere.
+A caller's thread writes straight into the socket of a free worker. Whoever turns the loop
+(``loop.py``) reads all sockets, hands out what is queued, kills what has run too long, and buries
+the dead. One lock guards the tables; nothing blocks under it. A death is an ordinary event: what
+the worker had finished is on its board or in the socket, the item in hand gets the error, what was
+not begun is begun elsewhere.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
 
     from .tickets import OpenCall, Ticket
 
-# A second chunk waits in a worker's socket while its chunks take less than this: then the way to the
-# caller and back counts. Longer ones wait in the queue, for whichever worker is free first.
+# A second chunk waits in a worker's socket while its chunks take less than this: then the way to
+# the caller and back counts. Longer ones wait in the queue, for whichever worker is free first.
 _PREFETCH_BELOW_SECONDS = 0.01
 # A chunk that was given up may finish its item in this time before its worker is killed.
 _GRACE_SECONDS = 0.4
@@ -204,7 +205,7 @@ class Pool:
         return None
 
     def _suits(self, worker: WorkerLink, call: OpenCall) -> bool:
-        """Whether a worker may take a chunk of a call: no call uses more of them than it asked for."""
+        """Whether a worker may take a chunk: no call uses more of them than it asked for."""
         if worker.ended or worker.verdict is not None or worker.suspicion is not None:
             return False
         return len(call.users) < call.limit or worker.serial in call.users
@@ -374,7 +375,7 @@ class Pool:
                 return []
             mode = frame.body[0] & ~results.FINISHED
             finished = bool(frame.body[0] & results.FINISHED)
-            ticket.received = frame.first + frame.count
+            ticket.received = frame.first + frame.items
             call = ticket.call
             if finished:
                 self._stillborn = 0
@@ -388,7 +389,7 @@ class Pool:
         first = ticket.chunk.first + frame.first
         results_of = SentResults(mode, frame, first, call.task)
         seconds = frame.elapsed / 1e9
-        report = Report(ticket.chunk.number, results_of, frame.count, finished, seconds)
+        report = Report(ticket.chunk.number, results_of, frame.items, finished, seconds)
         return [(call, report)]
 
     def _resend_each(self, worker: WorkerLink, number: int) -> None:
@@ -468,9 +469,10 @@ class Pool:
         return timeout - (time.monotonic_ns() - words[Word.STARTED]) / 1e9
 
     def _suspect(self, worker: WorkerLink, suspicion: Suspicion) -> None:
-        """Stop the worker first. Killed right away, it might have gone on to the next item, which
+        """Stop the worker first.
 
-        would pay for what is not its fault.
+        Killed right away, it might have gone on to the next item, which would pay for what is not
+        its fault.
         """
         if worker.suspicion is None and worker.verdict is None and self._starter is not None:
             worker.suspicion = suspicion

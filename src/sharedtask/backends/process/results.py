@@ -1,9 +1,9 @@
 """Results on their way from a worker: a column of numbers, scalars in one string, or records.
 
 Every result is written down as soon as its item is done, so that a crash in the next item does not
-take it along. Floats, ints and bools go into a column, at 0.05 us each. Other scalars are written by
-``marshal`` one after the other and read back as one list. Anything else becomes a record: a status
-byte, a length, a parcel.
+take it along. Floats, ints and bools go into a column, at 0.05 us each. Other scalars are written
+by ``marshal`` one after the other and read back as one list. Anything else becomes a record: a
+status byte, a length, a parcel.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import marshal
 import pickle
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -33,10 +33,11 @@ NOTHING, FLOATS, INTS, BOOLS, SCALARS, NUMPY, RECORDS = range(7)
 FINISHED = 0x80
 
 # Exact types only: a subclass of float is not a float here.
-COLUMNS: dict[type, str] = {float: "d", int: "q", bool: "?"}
-COLUMN_MODES = {FLOATS: "d", INTS: "q", BOOLS: "?"}
+_Format: TypeAlias = Literal["d", "q", "?"]
+COLUMNS: dict[type, _Format] = {float: "d", int: "q", bool: "?"}
+COLUMN_MODES: dict[int, _Format] = {FLOATS: "d", INTS: "q", BOOLS: "?"}
 WIDTHS = {FLOATS: 8, INTS: 8, BOOLS: 1}
-PLAIN_TYPES = frozenset((int, float, bool, type(None), str, bytes, complex))
+PLAIN_TYPES: frozenset[type] = frozenset((int, float, bool, type(None), str, bytes, complex))
 # numpy's scalars are written as (code, value) and made again on arrival.
 NUMPY_TYPES: tuple[Any, ...] = (
     np.float64,
@@ -98,7 +99,7 @@ def dump_items(items: Sequence[Any]) -> bytes | None:
 def load_items(data: bytes | memoryview) -> Sequence[Any]:
     """What ``dump_items`` wrote."""
     items: Any = marshal.loads(data)
-    return range(*items) if type(items) is tuple else items  # type: ignore[no-any-return]
+    return range(*items) if type(items) is tuple else items
 
 
 def record(status: int, parcel: wire.Parcel) -> bytes:
@@ -112,7 +113,7 @@ def raised_record(error: RaisedError) -> bytes:
     return record(RAISED, wire.Parcel(pickle.dumps(fields, codec.PROTOCOL)))
 
 
-def load_batch(  # noqa: PLR0913, PLR0917  the fields of one frame, and whose they are
+def load_batch(
     mode: int, data: bytes | memoryview, count: int, first: int, task: str, fds: Iterator[int]
 ) -> Batch:
     """The outcomes in the body of a RESULTS frame, or in a dead worker's outbox."""
@@ -131,7 +132,7 @@ def load_batch(  # noqa: PLR0913, PLR0917  the fields of one frame, and whose th
     return batch
 
 
-def _load_record(  # noqa: PLR0913, PLR0917  see above
+def _load_record(
     status: int, data: memoryview, batch: Batch, offset: int, task: str, fds: Iterator[int]
 ) -> None:
     if status == RAISED:

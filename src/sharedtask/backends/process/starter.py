@@ -1,9 +1,9 @@
 """The starter: a small process that forks the workers.
 
 It has numpy loaded and one thread only, so forking it is safe and takes a millisecond or two; the
-caller's own process, with its threads, is never forked. It does not run the user's script. It is the
-workers' parent: it alone can wait for them, so it tells the caller how each of them ended, and it
-sends the signals, since only a parent knows that a pid still means the same process. When the
+caller's own process, with its threads, is never forked. It does not run the user's script. It is
+the workers' parent: it alone can wait for them, so it tells the caller how each of them ended, and
+it sends the signals, since only a parent knows that a pid still means the same process. When the
 caller dies, the socket ends, the starter ends, and the kernel kills the workers with it.
 """
 
@@ -101,7 +101,8 @@ class _Starter:
                 end.close()
             from . import worker
 
-            code = worker.main(*frame.fds, bytes(frame.body))
+            socket_fd, board_fd = frame.fds
+            code = worker.main(socket_fd, board_fd, bytes(frame.body))
         finally:
             os._exit(code)
 
@@ -146,7 +147,7 @@ def exit_status(body: bytes | memoryview) -> tuple[int, int | None, int | None]:
 
 def command(fd: int) -> list[str]:
     """The command that starts a starter: this interpreter, its flags, its import path."""
-    from subprocess import _args_from_interpreter_flags  # type: ignore[attr-defined]
+    from subprocess import _args_from_interpreter_flags  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
 
     code = (
         f"import sys; sys.path[:] = {[os.path.abspath(p) for p in sys.path]!r}; "

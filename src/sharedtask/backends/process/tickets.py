@@ -80,7 +80,7 @@ class Ticket:
             Kind.CHUNK,
             chunk=self.number,
             first=self.chunk.first,
-            count=len(self.chunk.items),
+            items=len(self.chunk.items),
             body=b"".join((prefix, head, self.call.constants.data, self.parcel.data)),
             fds=fds,
         )

@@ -7,11 +7,10 @@ body, both sides know which chunk it belonged to::
     magic  kind  descriptors  count  chunk  first  elapsed  length | body
     u16    u8    u8           u32    u64    u64    u64      u64    |
 
-    caller -> worker   ATTACH  a value for a token           worker -> caller   RESULTS  outcomes
-                       DROP    forget a token                                   FAILED   body unreadable
-                       CHUNK   items to run                                     OUTPUT   printed text
-                       STOP    end
-    caller -> starter  SPAWN, SIGNAL                          starter -> caller  SPAWNED, EXITED, STOPPED
+    caller -> worker    ATTACH a value for a token   DROP a token    CHUNK items to run   STOP
+    worker -> caller    RESULTS outcomes of items    FAILED body unreadable    OUTPUT printed text
+    caller -> starter   SPAWN a worker   SIGNAL to a worker
+    starter -> caller   SPAWNED   EXITED   STOPPED
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import socket
 import struct
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sharedtask.errors import SharedTaskError
 from sharedtask.sharing import codec, mapping, segments
@@ -66,7 +65,7 @@ class Kind:
 
 
 class Frame(NamedTuple):
-    """One message; what ``chunk``, ``first``, ``count`` and ``elapsed`` mean depends on the kind.
+    """One message; what ``chunk``, ``first``, ``items`` and ``elapsed`` mean depends on the kind.
 
     A tuple, because two of them are made for every chunk, and it is four times as fast to make.
     """
@@ -74,7 +73,7 @@ class Frame(NamedTuple):
     kind: int
     chunk: int = 0
     first: int = 0
-    count: int = 0
+    items: int = 0
     elapsed: int = 0
     body: bytes | memoryview = b""
     fds: tuple[int, ...] = ()
@@ -85,7 +84,7 @@ class Frame(NamedTuple):
             _MAGIC,
             self.kind,
             len(self.fds),
-            self.count,
+            self.items,
             self.chunk,
             self.first,
             self.elapsed,
@@ -274,7 +273,7 @@ def pack(payload: codec.Payload, *, frozen: bool) -> Parcel:
         segment = segments.write(payload, frozen=frozen)
         table = b"".join(_PAIR.pack(*part) for part in segment.layout.parts)
         return Parcel(_COUNT.pack(1, len(segment.layout.parts)) + table, segment.fd)
-    parts = (*payload.buffers, payload.head)
+    parts: list[Any] = [*payload.buffers, payload.head]
     table = b"".join(_PAIR.pack(0, memoryview(part).nbytes) for part in parts)
     return Parcel(b"".join((_COUNT.pack(0, len(parts)), table, *parts)))
 

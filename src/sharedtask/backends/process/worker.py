@@ -106,7 +106,7 @@ class _Worker:
             self._follow(head)
             caller = self._loaded(head, body[length:], fds)
         except BaseException as error:  # noqa: BLE001  user code: imports, __setstate__, ...
-            self._fail_all(error, frame.count)
+            self._fail_all(error, frame.items)
         else:
             words[Word.PHASE] = Phase.UNPACKING
             self._run_items(frame, mode, slot, caller, fds)
@@ -165,7 +165,7 @@ class _Worker:
         try:
             items = invocation.unpacked(mode, caller.items, fds)
         except BaseException as error:  # noqa: BLE001  unpickling runs user code
-            if frame.count > 1:  # which one it was shows when each comes on its own
+            if frame.items > 1:  # which one it was shows when each comes on its own
                 wire.send_all(self._sock, Frame(Kind.FAILED, chunk=frame.chunk))
                 return
             self._outbox.add_error(invocation.unreadable(caller.head, frame.first, error))
