@@ -13,7 +13,7 @@ from sharedtask.backends.base import Chunk
 from sharedtask.options import available_cpus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 # A chunk should take at least this long (the way to a worker and back costs 0.1 ms) ...
 _AT_LEAST_SECONDS = 0.001
@@ -87,9 +87,15 @@ class Chunker:
             return self._sequence[self.given : self.given + size]
         return list(itertools.islice(self._items, size))
 
-    def part(self, first: int, items: Sequence[Any]) -> Chunk:
-        """Items that are given out once more."""
+    def again(self, first: int, items: Sequence[Any]) -> Chunk:
+        """Items that are given out once more, together."""
         return Chunk(next(self._numbers), first, items)
+
+    def parts(self, first: int, items: Sequence[Any]) -> Iterator[Chunk]:
+        """Items that are given out once more, cut anew for all workers."""
+        size = self._fixed or -(-len(items) // self._workers)
+        for start in range(0, len(items), size):
+            yield self.again(first + start, items[start : start + size])
 
     def _size(self) -> int:
         seconds = self._pace.seconds

@@ -90,6 +90,7 @@ def plan_call(
         workers=options.workers or available_cpus(),
         verify=options.verify == "content",
         stops=not options.return_exceptions and not options.retries,
+        splits=options.chunksize == "auto",
     )
 
 

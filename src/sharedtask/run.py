@@ -189,11 +189,11 @@ class Run:
         return pieces
 
     def _begin_rest(self, state: _Open) -> None:
-        """What a lost worker had not begun is begun elsewhere."""
+        """What a worker had not begun, because it died or had too much, is begun elsewhere."""
         chunk, covered = state.chunk, state.covered
         if covered < len(chunk.items) and self._failure is None:
-            rest = self._chunker.part(chunk.first + covered, chunk.items[covered:])
-            self._submit(rest)
+            for part in self._chunker.parts(chunk.first + covered, chunk.items[covered:]):
+                self._submit(part)
 
     def _pieces(self, batch: Batch, chunk: Chunk) -> list[Piece]:
         """The results of a batch without the items that are tried again."""
@@ -201,7 +201,7 @@ class Run:
         for offset, error in sorted(batch.errors.items()):
             index = batch.first + offset
             if self._tries_again(index, error):
-                self._submit(self._chunker.part(index, [chunk.items[index - chunk.first]]))
+                self._submit(self._chunker.again(index, [chunk.items[index - chunk.first]]))
             elif self._options.return_exceptions:
                 batch.values[offset] = error
                 continue

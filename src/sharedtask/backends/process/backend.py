@@ -156,6 +156,7 @@ class _ProcessSession(Session):
             needs,
             call.workers,
             call.timeout,
+            call.splits,
             sink,
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 from typing import Final
 
 from sharedtask.sharing import mapping, segments
@@ -43,6 +44,18 @@ class Phase:
     LOADING: Final = 1  # the function and the shared values
     UNPACKING: Final = 2  # the items
     RUNNING: Final = 3
+
+
+_fence = threading.Lock()
+
+
+def fence() -> None:
+    """What was written before is seen by the other side before what is read hereafter is read.
+
+    Taking a lock is the full memory barrier that Python has.
+    """
+    with _fence:
+        pass
 
 
 class Board:

@@ -149,6 +149,7 @@ class WorkerLink(Link):
         self.serial = serial
         self.pid: int | None = None
         self.tickets: deque[Ticket] = deque()
+        self.seen_at = 0  # the chunk in hand when somebody last looked
         self.tokens: dict[int, bool] = {}  # published values it has; True: with a descriptor
         self.suspicion: Suspicion | None = None
         self.verdict: Suspicion | None = None

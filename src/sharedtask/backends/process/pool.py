@@ -35,7 +35,7 @@ from sharedtask.sharing.stores import SegmentStore
 
 from . import calls, results, starter, tickets
 from .arrivals import SentResults, saved_results
-from .board import Phase, Word
+from .board import Phase, Word, fence
 from .links import StarterLink, Suspicion, WorkerLink
 from .loop import Loop
 from .wire import Frame, Kind, close_all
@@ -383,7 +383,7 @@ class Pool:
                 self._done(ticket, worker)
                 self._forget_given_up(ticket)
                 self._refill(worker)
-            if call.closed:
+            if call.closed or ticket.cancelled:
                 close_all(frame.fds)
                 return []
         first = ticket.chunk.first + frame.first
@@ -420,8 +420,9 @@ class Pool:
         if now - self._hurried > _HURRY_SECONDS:
             self._hurried = now
             with self._lock:
-                for worker in self._workers.values():
+                for worker in list(self._workers.values()):
                     worker.hurry()
+                    self._relieve(worker)
         if now - self._swept > _SWEEP_SECONDS:
             self._swept = now
             self._sweeps = self._sweep()
@@ -431,6 +432,35 @@ class Pool:
             for ticket in self._given_up:
                 if ticket.kill_at is not None and ticket.kill_at <= now:
                     self._end_given_up(ticket, now)
+
+    def _relieve(self, worker: WorkerLink) -> None:
+        """Take work back from a worker that is busy with a long chunk, where another one is idle.
+
+        The chunk that waits behind it is given out anew; of the chunk itself, what is not begun
+        comes back with the report that it ended early, and is cut anew. Both sides write first and read then: the worker which chunk it begins, we that the chunk is
+        given up. So either we see that it was begun, or the worker sees that it must not.
+        """
+        if not worker.tickets or worker.in_hand() != worker.seen_at:
+            worker.seen_at = worker.in_hand()
+            return
+        waiting = worker.tickets[-1]
+        if waiting.cancelled or self._queue or not self._has_idle_worker(waiting.call):
+            return
+        if len(worker.tickets) == 1:
+            if waiting.call.splits and len(waiting.chunk.items) > 1:
+                worker.cancel(waiting)
+            return
+        worker.cancel(waiting)
+        fence()
+        if worker.in_hand() != waiting.number:
+            waiting.cancelled = True
+            again = waiting.again()
+            again.call.pending += 1
+            self._queue.appendleft(again)
+            self._spread()
+
+    def _has_idle_worker(self, call: OpenCall) -> bool:
+        return any(not w.tickets and self._suits(w, call) for w in self._workers.values())
 
     def _check_time(self, worker: WorkerLink, now: float) -> None:
         if worker.suspicion is not None and now > worker.suspicion.until:

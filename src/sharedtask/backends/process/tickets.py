@@ -34,6 +34,7 @@ class OpenCall:
     needs: tuple[tuple[Publication, bool], ...]  # True: with a descriptor for private copies
     limit: int
     timeout: float | None
+    splits: bool  # chunks may be cut anew
     sink: Sink
     users: Counter[int] = field(default_factory=Counter)  # serial of worker -> chunks it has
     pending: int = 0  # chunks in the queue and in workers
@@ -70,6 +71,11 @@ class Ticket:
     slot: int = 0
     cancelled: bool = False
     kill_at: float | None = None
+
+    def again(self) -> Ticket:
+        """The same chunk under a new number; what it holds passes to the new ticket."""
+        parcel, self.parcel = self.parcel, Parcel(b"")
+        return Ticket(self.call, self.chunk, self.mode, parcel)
 
     def frame(self) -> Frame:
         """The chunk as a message."""

@@ -183,6 +183,7 @@ class _Worker:
             call = functools.partial(invocation.call_unpacked, call, words, caller.head)
             items = [(frame.first + k, item) for k, item in enumerate(items)]
         words[Word.PHASE] = Phase.RUNNING
+        boards.fence()  # that this chunk is in hand was written in begin(): see Pool._relieve
         seen = words[note] & ~boards.GIVE_UP
         at, size = 0, 1
         while at < len(items):
