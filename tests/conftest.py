@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import gc
 import os
 import signal
 import subprocess
@@ -38,6 +39,12 @@ def pytest_configure() -> None:
     """A crash of the test process prints the stack of every thread."""
     if not faulthandler.is_enabled():
         faulthandler.enable()
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is loaded by now out of the many collections that the leak checks need."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=BACKENDS)

@@ -72,7 +72,9 @@ class Check:
         got = _describe(value)
         # Seen in notebooks: the cell with the class was run again after the value was made.
         same_name = got in self.expected.replace(" or ", ", ").split(", ")
-        return f"must be {self.expected}, got {'another class of the name ' * same_name}{got}"
+        if same_name:
+            return f"must be {self.expected}, got an older class of that name; make the value again"
+        return f"must be {self.expected}, got {got}"
 
 
 def _own_words(detail: ErrorDetails) -> str:

@@ -7,6 +7,7 @@ long an item takes is learned as results come in, and remembered from one call t
 from __future__ import annotations
 
 import itertools
+from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 from sharedtask.backends.base import Chunk
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 _AT_LEAST_SECONDS = 0.001
 # ... and at most this long, so that there is always something to share out.
 _AT_MOST_SECONDS = 0.1
+# Items that come slower than this are sent on as they come.
+_COLLECT_SECONDS = 0.005
 _LARGEST, _LARGEST_OF_STREAM = 1 << 14, 1 << 11
 
 
@@ -59,21 +62,17 @@ class Chunker:
         self.last = 1
         self.is_lazy = self._sequence is None
         self.given = 0
+        self.error: Exception | None = None  # raised by the items, after the last that they gave
         self.exhausted = False
 
     def next(self, most: int | None) -> Chunk | None:
-        """The next chunk, of at most ``most`` items; None at the end.
-
-        Raises what the items raise.
-        """
+        """The next chunk, of at most ``most`` items; None at the end, or when ``error`` is set."""
         if self.exhausted:
             return None
         size = self._fixed or self._size()
         if most is not None:
             size = min(size, most)
-        items = self._take(size)
-        if len(items) < size:
-            self.exhausted = True
+        items = self._take_slice(size) if self._sequence is not None else self._take(size)
         if not items:
             return None
         self.last = len(items)
@@ -81,11 +80,30 @@ class Chunker:
         self.given += len(items)
         return chunk
 
-    def _take(self, size: int) -> Sequence[Any]:
-        """Slices where the items are a sequence: a slice of a range is a range of any length."""
-        if self._sequence is not None:
-            return self._sequence[self.given : self.given + size]
-        return list(itertools.islice(self._items, size))
+    def _take_slice(self, size: int) -> Sequence[Any]:
+        """A slice of a range is a range, whatever its length."""
+        assert self._sequence is not None  # noqa: S101  asked by the caller
+        items = self._sequence[self.given : self.given + size]
+        self.exhausted = len(items) < size
+        return items
+
+    def _take(self, size: int) -> list[Any]:
+        """Up to ``size`` items; fewer where they take their time, so that results are not held up."""
+        items: list[Any] = []
+        began, step = monotonic(), 1
+        try:
+            while len(items) < size:
+                before = len(items)
+                items.extend(itertools.islice(self._items, min(step, size - before)))
+                if len(items) - before < min(step, size - before):
+                    self.exhausted = True
+                    break
+                if self._fixed is None and monotonic() - began > _COLLECT_SECONDS:
+                    break
+                step *= 2
+        except Exception as error:  # noqa: BLE001  the user's; what it gave before counts
+            self.error, self.exhausted = error, True
+        return items
 
     def again(self, first: int, items: Sequence[Any]) -> Chunk:
         """Items that are given out once more, together."""

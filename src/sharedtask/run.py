@@ -142,8 +142,17 @@ class Run:
                 return
             chunk = self._chunker.next(most)
             if chunk is None:
+                self._end_of_items()
                 return
             self._submit(chunk)
+            if self._chunker.is_lazy and not self._reports.empty():
+                return  # the next item may take its time, and there is a result to hand on
+
+    def _end_of_items(self) -> None:
+        """What the items raised counts as the failure of the item that they did not give."""
+        error, self._chunker.error = self._chunker.error, None
+        if error is not None:
+            self._fail(self._chunker.given, error)
 
     def _room(self) -> int | None:
         """How many more items may be under way or finished ahead of the caller."""

@@ -35,8 +35,8 @@ class Call:
 
     ``bound_name`` is the name in ``shared`` under which the bound object itself is shared, and
     ``star`` says that every item is unpacked into positional arguments. ``timeout`` is in seconds.
-    With ``stops`` no further item of a chunk is begun after one that raised; with ``splits`` a chunk
-    may be ended early, so that idle workers get the rest.
+    With ``stops`` no further item of a chunk is begun after one that raised; with ``splits`` a
+    chunk may be ended early, so that idle workers get the rest.
     """
 
     task: str

@@ -80,6 +80,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         reducer = _REDUCERS.get(type(obj))
         if reducer is not None:
             return reducer(obj)
+        if isinstance(obj, np.ndarray) and _is_plain_subclass(type(obj)):
+            return _reduce_subclass(obj)
         return super().reducer_override(obj)
 
 
@@ -136,6 +138,37 @@ def _build_object_array(mark: Any, shape: tuple[int, ...], items: Sequence[Any])
     return array
 
 
+def _is_plain_subclass(cls: type) -> bool:
+    """True for subclasses that leave pickling to ndarray: recarray, matrix, most users' own."""
+    base: type[Any] = np.ndarray
+    own = (cls.__reduce__, cls.__reduce_ex__, getattr(cls, "__setstate__", None))
+    return own == (base.__reduce__, base.__reduce_ex__, base.__setstate__)
+
+
+def _reduce_subclass(array: npt.NDArray[Any]) -> Any:
+    return _build_subclass, (type(array), array.view(np.ndarray), getattr(array, "__dict__", None))
+
+
+def _build_subclass(
+    cls: type[npt.NDArray[Any]], base: npt.NDArray[Any], state: dict[str, Any] | None
+) -> npt.NDArray[Any]:
+    array = base.view(cls)
+    if state:
+        array.__dict__.update(state)
+    return array
+
+
+def _reduce_masked(array: np.ma.MaskedArray[Any, Any]) -> Any:
+    mask = np.ma.getmask(array)
+    parts = (array.data, None if mask is np.ma.nomask else mask, array.fill_value, array.hardmask)
+    return _build_masked, parts
+
+
+def _build_masked(data: Any, mask: Any, fill_value: Any, hard: bool) -> Any:
+    given = np.ma.nomask if mask is None else mask
+    return np.ma.MaskedArray(data, given, fill_value=fill_value, hard_mask=hard, copy=False)
+
+
 def _reduce_memmap(array: np.memmap[Any, Any]) -> Any:
     source = mapfiles.source_of(array)
     if source is None:
@@ -166,5 +199,6 @@ def _refuse_file(file: io.TextIOWrapper) -> Any:
 _REDUCERS: dict[type, Callable[[Any], Any]] = {
     np.ndarray: _reduce_array,
     np.memmap: _reduce_memmap,
+    np.ma.MaskedArray: _reduce_masked,
     io.TextIOWrapper: _refuse_file,
 }

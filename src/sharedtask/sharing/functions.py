@@ -129,7 +129,7 @@ def _same(old: list[Any] | None, new: list[Any] | None) -> bool:
 
 
 # Values that cannot change, so that the same object means the same contents.
-_CONSTANT = (int, float, bool, str, bytes, type(None), types.ModuleType, types.BuiltinFunctionType)
+_CONSTANT = (int, float, bool, str, bytes, type(None), types.BuiltinFunctionType)
 
 
 def _parts(function: Any, depth: int = 3) -> list[Any] | None:
@@ -147,7 +147,7 @@ def _parts(function: Any, depth: int = 3) -> list[Any] | None:
             if inner is None:
                 return None
             parts.extend(inner)
-        elif not isinstance(value, _CONSTANT) and not _is_importable_class(value):
+        elif not isinstance(value, _CONSTANT) and not _is_importable(value):
             return None
     return parts
 
@@ -161,10 +161,13 @@ def _names(code: CodeType) -> list[str]:
     return found
 
 
-def _is_importable_class(value: object) -> bool:
-    if not isinstance(value, type) or value.__module__ == "__main__":
+def _is_importable(value: object) -> bool:
+    """True for modules and classes that travel by name."""
+    if isinstance(value, types.ModuleType):
+        return value.__spec__ is not None
+    if not isinstance(value, type):
         return False
-    return "<" not in value.__qualname__
+    return value.__module__ != "__main__" and "<" not in value.__qualname__
 
 
 def _contents(cell: Any) -> Any:

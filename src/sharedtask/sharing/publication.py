@@ -99,22 +99,28 @@ class _Check:
     """Tells whether one buffer of a value still holds the bytes that were published."""
 
     def __init__(self, buffer: npt.NDArray[np.uint8], *, watched: bool) -> None:
-        self._address = mapping.address_of(buffer)
+        self._address, self._nbytes = mapping.address_of(buffer), buffer.nbytes
         self._watch = freshness.watch(self._address, buffer.nbytes) if watched else None
 
     def passes(self, new: npt.NDArray[np.uint8], old: memoryview) -> bool:
         if new.nbytes != old.nbytes:
             return False
         address, published = mapping.address_of(new), _address(old)
-        watch = self._watch
-        if watch is None or address != self._address:
-            return freshness.same_bytes(address, published, new.nbytes)
-        before = watch.start - address  # the parts of a page at either end are not watched
+        if address == self._address and self._watch is not None:
+            if self._untouched(self._watch, published):
+                return True
+            # Written, perhaps with what was there before: comparing tells. Protect, then compare.
+            self.release()
+            self._watch = freshness.watch(address, new.nbytes)
+        return freshness.same_bytes(address, published, new.nbytes)
+
+    def _untouched(self, watch: freshness.Watch, published: int) -> bool:
+        before = watch.start - self._address  # a part of a page at either end is not watched
         after = before + watch.length
         return (
             watch.unchanged()
-            and freshness.same_bytes(address, published, before)
-            and freshness.same_bytes(address + after, published + after, new.nbytes - after)
+            and freshness.same_bytes(self._address, published, before)
+            and freshness.same_bytes(self._address + after, published + after, self._nbytes - after)
         )
 
     def release(self) -> None:

@@ -28,6 +28,7 @@ from sharedtask.sharing.handles import Handle, bells, uses
 
 from . import calls, tickets, wire
 from .blas import BLAS_VARIABLES
+from .links import working_directory
 from .pool import Pool
 from .tickets import OpenCall
 
@@ -145,6 +146,7 @@ class _ProcessSession(Session):
             call.bound_name,
             backend.blas_share(call.workers),
             backend.import_path(),
+            working_directory(),
         )
         private_of = [False, *(p.private for p in shared)]
         needs = tuple((lease.publication, p) for lease, p in zip(leases, private_of, strict=True))

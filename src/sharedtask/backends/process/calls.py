@@ -39,6 +39,7 @@ class CallHead:
     bound_name: str | None
     blas_threads: int
     path: tuple[str, ...]  # entries of sys.path that a worker may not have
+    cwd: str  # where relative paths start
 
 
 @functools.lru_cache(maxsize=256)

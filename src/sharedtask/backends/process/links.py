@@ -84,7 +84,7 @@ class StarterLink(Link):
         board = Board()
         with theirs:
             fds = (theirs.fileno(), board.fd)
-            setting = pickle.dumps(_cwd())
+            setting = pickle.dumps(working_directory())
             self.writer.send(Frame(Kind.SPAWN, chunk=serial, body=setting, fds=fds))
         os.close(board.fd)
         return WorkerLink(ours, board, serial)
@@ -123,7 +123,8 @@ def _environment() -> dict[str, str]:
     return {**dict.fromkeys(BLAS_VARIABLES, "1"), **os.environ}
 
 
-def _cwd() -> str:
+def working_directory() -> str:
+    """The caller's; "/" where it was removed."""
     try:
         return os.getcwd()
     except OSError:

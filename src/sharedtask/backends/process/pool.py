@@ -437,8 +437,9 @@ class Pool:
         """Take work back from a worker that is busy with a long chunk, where another one is idle.
 
         The chunk that waits behind it is given out anew; of the chunk itself, what is not begun
-        comes back with the report that it ended early, and is cut anew. Both sides write first and read then: the worker which chunk it begins, we that the chunk is
-        given up. So either we see that it was begun, or the worker sees that it must not.
+        comes back with the report that it ended early, and is cut anew. Both sides write first and
+        read then: the worker which chunk it begins, we that the chunk is given up. So either we see
+        that it was begun, or the worker sees that it must not.
         """
         if not worker.tickets or worker.in_hand() != worker.seen_at:
             worker.seen_at = worker.in_hand()

@@ -74,6 +74,7 @@ class _Worker:
         self._values = Values()
         self._heads: dict[bytes, calls.CallHead] = {}
         self._blas_threads = 1
+        self._cwd = ""
 
     def serve(self) -> None:
         while self._reader.fill():
@@ -124,7 +125,11 @@ class _Worker:
         return head
 
     def _follow(self, head: calls.CallHead) -> None:
-        """Do as the caller does: the same import path, the BLAS threads of this call."""
+        """Do as the caller does: its directory, its import path, the BLAS threads of this call."""
+        if head.cwd != self._cwd:
+            self._cwd = head.cwd
+            with contextlib.suppress(OSError):
+                os.chdir(head.cwd)
         for entry in head.path:
             if entry not in sys.path:
                 sys.path.append(entry)
