@@ -809,7 +809,11 @@ def test_value_that_fits(mark: Any, type_: Any, value: Any, tmp_path: Any) -> No
         (Callable[[int], int], [], "must be callable, got list"),
         (type[int], 3, "must be type, got 3"),
         ("Model", {}, "must be Model, got dict"),
-        ("Model", type("Model", (), {})(), "must be Model, got an older class of that name; make the value again"),
+        (
+            "Model",
+            type("Model", (), {})(),
+            "must be Model, got an older class of that name; make the value again",
+        ),
         (bytes, "x" * 1000, "must be bytes, got str"),
         (
             dict | list | None,

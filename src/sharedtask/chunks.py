@@ -88,7 +88,7 @@ class Chunker:
         return items
 
     def _take(self, size: int) -> list[Any]:
-        """Up to ``size`` items; fewer where they take their time, so that results are not held up."""
+        """Up to ``size`` items; fewer where they come slowly, so that no result is held up."""
         items: list[Any] = []
         began, step = monotonic(), 1
         try:

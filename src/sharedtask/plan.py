@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sized
 from dataclasses import dataclass
-from inspect import Parameter
+from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends.base import Call, SharedValue
@@ -12,6 +12,7 @@ from sharedtask.errors import ArgumentError
 from sharedtask.options import OPTION_NAMES, OTHER_SPELLINGS, Options, available_cpus
 from sharedtask.sharing.handles import Handle
 from sharedtask.spec import TaskSpec, refuse_unshareable
+from sharedtask.wording import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -151,7 +152,7 @@ class _Arguments:
             else:
                 found = signature.bind(*bound, _ITEM, *args, **kwargs).arguments
         except TypeError as error:
-            msg = f"{name}(): {error}. It is {self._spec.shown}.{_hint(kwargs)}"
+            msg = f"{name}(): {error}. It is {self._spec.shown}.{_hint(kwargs, signature)}"
             raise ArgumentError(msg) from None
         self._refuse_missing_shared(found, star=star)
         return {key: value for key, value in found.items() if value is not _ITEM}
@@ -192,13 +193,14 @@ class _Arguments:
         return SharedValue(value, role)
 
 
-def _hint(kwargs: Mapping[str, Any]) -> str:
-    """A word to those who write options where joblib or Ray would take them."""
-    for name in kwargs:
+def _hint(kwargs: Mapping[str, Any], signature: Signature) -> str:
+    """A word on a misspelt name, and to those who write options where joblib would take them."""
+    unknown = [name for name in kwargs if name not in signature.parameters]
+    for name in unknown:
         if name in OPTION_NAMES or name in OTHER_SPELLINGS:
             option = OTHER_SPELLINGS.get(name, name)
             return f" An option stands in with_options({option}=...), not here."
-    return ""
+    return "".join(did_you_mean(name, signature.parameters) for name in unknown)
 
 
 _ITEM = object()

@@ -374,7 +374,8 @@ def _prebound(function: object) -> Mapping[str, Any]:
 
 
 def _role_of(found: re.Match[str]) -> str:
-    return f"{_WORDS[Role[found[2]]]}[{found[1]}]"
+    word = _WORDS[Role[found[2]]]
+    return word if found[1] == "~T" else f"{word}[{found[1]}]"  # bare, without brackets
 
 
 def _annotation_text(annotation: object) -> str:

@@ -142,7 +142,7 @@ def _twin(call: Call, name: str, shared: SharedValue) -> _Twin:
         return _Twin(name, private, publication.value, publication.private_value)
     try:
         payload = codec.encode(shared.value)
-    except SharedTaskError:
+    except (SharedTaskError, MemoryError):
         raise
     except Exception as error:
         where = culprit(shared.value, name)

@@ -160,7 +160,7 @@ def share(value: T) -> Handle[T]:
         raise UnshareableError(msg)
     try:
         payload = codec.encode(value)
-    except SharedTaskError:
+    except (SharedTaskError, MemoryError):
         raise
     except Exception as error:
         msg = f"this {type(value).__name__} cannot be shared: {culprit(value, 'value')}. ({error})"

@@ -16,8 +16,8 @@ def require(size: int) -> None:
     Raises:
         StoreFullError: Fewer than ``size`` bytes are available to this process.
     """
-    if size >= _ASK_FROM and size > available():
-        raise StoreFullError(no_room(size, "it does not fit in memory"))
+    if size >= _ASK_FROM and size > (room := available()):
+        raise StoreFullError(no_room(size, "it does not fit in memory", room))
 
 
 def available() -> int:
@@ -70,10 +70,10 @@ def _read_number(path: str) -> int:
         return _UNKNOWN
 
 
-def no_room(size: int, reason: str) -> str:
+def no_room(size: int, reason: str, room: int) -> str:
     """The text of a StoreFullError."""
     return (
-        f"{human(size)} needed, {human(available())} available ({reason}). "
+        f"{human(size)} needed, {human(room)} available ({reason}). "
         "Share a smaller part of the value, or raise the limit."
     )
 

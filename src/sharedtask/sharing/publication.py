@@ -92,7 +92,8 @@ def _store(payload: Payload) -> Store:
     if payload.nbytes < SEGMENT_FROM:
         return BytesStore.of(payload)
     segment = segments.write(payload)
-    return SegmentStore(segment.fd, segment.layout)
+    with segments.translated(payload.nbytes):
+        return SegmentStore(segment.fd, segment.layout)
 
 
 class _Check:

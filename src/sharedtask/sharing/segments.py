@@ -22,7 +22,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sharedtask.errors import StoreFullError
+from sharedtask.errors import OptionsError, SharedTaskError, StoreFullError
 from sharedtask.sharing import libc, memory
 from sharedtask.sharing.mapping import HUGE, PAGE, address_of, map_aligned, memory_of
 
@@ -106,7 +106,7 @@ def write(payload: Payload, *, frozen: bool = True) -> Segment:
     """
     layout = Layout.of(payload)
     memory.require(layout.size)
-    with _translated(layout.size):
+    with translated(layout.size):
         fd = _create()
         try:
             _fill(fd, payload, layout)
@@ -128,7 +128,7 @@ def check(fd: int, size: int, *, frozen: bool) -> None:
 
 def scratch(size: int) -> int:
     """A descriptor of ``size`` zero bytes that two processes may both write."""
-    with _translated(size):
+    with translated(size):
         fd = _create()
         try:
             os.ftruncate(fd, size)
@@ -147,7 +147,11 @@ def scratch(size: int) -> int:
 
 def uses_memfd() -> bool:
     """Whether segments are memfds here; ``SHAREDTASK_STORE=file`` says no."""
-    return os.environ.get("SHAREDTASK_STORE") != "file" and _memfd_works()
+    store = os.environ.get("SHAREDTASK_STORE", "memfd")
+    if store not in {"memfd", "file"}:
+        msg = f"SHAREDTASK_STORE={store!r} is none of 'memfd' and 'file'."
+        raise OptionsError(msg)
+    return store == "memfd" and _memfd_works()
 
 
 @functools.cache
@@ -173,12 +177,30 @@ def _create_memfd() -> int:
 
 
 def _create_file() -> int:
-    folder = os.environ.get("SHAREDTASK_STORE_DIR", "/dev/shm")  # noqa: S108  the system's RAM disk
+    folder = _folder()
     path = os.path.join(folder, f"{NAME}-{secrets.token_hex(16)}")
     flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(path, flags, 0o600)
+    try:
+        fd = os.open(path, flags, 0o600)
+    except OSError as error:
+        if error.errno in _FULL | _NO_DESCRIPTORS:
+            raise
+        msg = f"no shared memory can be made in {folder}: {error.strerror}."
+        raise SharedTaskError(msg) from None
     os.unlink(path)
     return fd
+
+
+def _room() -> int:
+    """Bytes that a new segment could take."""
+    if uses_memfd():
+        return memory.available()
+    status = os.statvfs(_folder())
+    return min(status.f_bavail * status.f_frsize, memory.available())
+
+
+def _folder() -> str:
+    return os.environ.get("SHAREDTASK_STORE_DIR", "/dev/shm")  # noqa: S108  the system's RAM disk
 
 
 def _finish(fd: int, *, frozen: bool) -> int:
@@ -265,13 +287,14 @@ def _collapsed_bytes(address: int, whole: int) -> int:
 
 
 @contextlib.contextmanager
-def _translated(size: int) -> Generator[None]:
+def translated(size: int) -> Generator[None]:
     """The system's word for "no room" becomes ours."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise StoreFullError(memory.no_room(size, os.strerror(error.errno))) from None
+            reason = os.strerror(error.errno)
+            raise StoreFullError(memory.no_room(size, reason, _room())) from None
         if error.errno in _NO_DESCRIPTORS:
             raise StoreFullError(memory.no_descriptors()) from None
         raise

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
+import signal
 import socket
 import sys
 import threading
@@ -33,7 +35,7 @@ from .pool import Pool
 from .tickets import OpenCall
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
     from queue import SimpleQueue
 
 
@@ -197,7 +199,7 @@ def _lease_function(cache: ShareCache, call: Call) -> Lease:
     function = functions.portable(call.function)
     try:
         return cache.lease(function.value, verify=not function.fixed)
-    except SharedTaskError:
+    except (SharedTaskError, MemoryError):
         raise
     except Exception as error:
         where = culprit(call.function, call.task)
@@ -214,7 +216,7 @@ def _lease_value(cache: ShareCache, call: Call, name: str) -> Lease:
     except StoreFullError as error:
         msg = f"{call.task}(): {name!r} does not fit: {error}"
         raise StoreFullError(msg) from error
-    except SharedTaskError:
+    except (SharedTaskError, MemoryError):
         raise
     except Exception as error:
         msg = f"{call.task}(): {name!r} cannot be shared: {culprit(value, name)}. ({error})"
@@ -255,8 +257,22 @@ _alive: weakref.WeakSet[ProcessBackend] = weakref.WeakSet()
 
 def _close_all() -> None:
     """At exit. Threads that still wait are daemons; they are stopped where they are, in silence."""
-    for backend in list(_alive):
-        backend.close(silent=True)
+    with _interrupt_ignored():
+        for backend in list(_alive):
+            backend.close(silent=True)
+
+
+@contextlib.contextmanager
+def _interrupt_ignored() -> Generator[None]:
+    """The program is ending already, and this takes some milliseconds."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, old)
 
 
 def _abandon_all() -> None:

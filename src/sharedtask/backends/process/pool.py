@@ -86,24 +86,31 @@ class Pool:
     def dispatch(self, ticket: Ticket) -> None:
         """Give a chunk to a worker that has room, or queue it."""
         with interrupts.shield(), self._lock:
-            self._refuse_when_closed()
-            ticket.call.pending += 1
-            worker = self._choose(ticket.call)
-            if worker is None:
-                self._queue.append(ticket)
-            else:
-                self._send(worker, ticket)
-            self._loop.attend()
+            closed = self._closed
+            if not closed:
+                self._place(ticket)
+        if closed:
+            self._refuse()
 
-    def _refuse_when_closed(self) -> None:
-        if not self._closed:
-            return
+    def _place(self, ticket: Ticket) -> None:
+        ticket.call.pending += 1
+        worker = self._choose(ticket.call)
+        if worker is None:
+            self._queue.append(ticket)
+        else:
+            self._send(worker, ticket)
+        self._loop.attend()
+
+    def _refuse(self) -> None:
         if self._silent:  # a daemon thread at exit: the interpreter stops it here
             threading.Event().wait()
         raise ClosedError(_CLOSED)
 
     def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:
         """See ``Loop.wait``."""
+        if self.pid != os.getpid():
+            msg = "this call was begun in the process that was forked, and its workers are there."
+            raise ClosedError(msg)
         return self._loop.wait(reports, until, leaves=leaves)
 
     def hand_over(self) -> None:
