@@ -77,6 +77,7 @@ class Run:
         self._bar = open_bar(plan.options, plan.total)
         self._failure: tuple[int, BaseException] | None = None
         self._patience = 0.0
+        self._stopped = False
         # Where the caller is away between two results, or the items take their time, somebody else
         # must see to the workers meanwhile.
         self._leaves = plan.streams or self._chunker.is_lazy
@@ -121,6 +122,7 @@ class Run:
 
     def stop(self) -> None:
         """Make ``advance`` return None soon; called from another thread."""
+        self._stopped = True
         self._reports.put(None)
         self._session.nudge()
 
@@ -185,7 +187,7 @@ class Run:
 
     def _absorb(self, report: Report | None) -> list[Piece] | None:
         if report is None:
-            return [] if self._failure is not None else None
+            return None if self._stopped else []
         state = self._open[report.chunk]
         batch = report.delivery.open()
         state.covered += report.count
@@ -193,7 +195,11 @@ class Run:
             del self._open[report.chunk]
             self._begin_rest(state)
         self._pace.note(report.seconds, report.count)
-        pieces = self._pieces(batch, state.chunk) if batch.errors else [_whole(batch)]
+        # A chunk may end with a report that brings nothing new. An empty piece stands at the index
+        # of the next one, and must not take its place.
+        pieces = [_whole(batch)] if batch.values else []
+        if batch.errors:
+            pieces = self._pieces(batch, state.chunk)
         self._bar.update(sum(len(piece.values) for piece in pieces))
         return pieces
 

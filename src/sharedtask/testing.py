@@ -1270,6 +1270,12 @@ class FunctionsContract:
         assert [0, 1, 4] == _on(backend, _apply).map(range(3), function=_INNER)
 
 
+def _large_after_a_while(x: int) -> Any:
+    if x == 0:
+        time.sleep(0.2)
+    return np.full(200_000, x)
+
+
 class StreamsContract:
     """Streams take items as fast as their results are taken."""
 
@@ -1283,6 +1289,15 @@ class StreamsContract:
         stream = getattr(_on(backend, _square, buffersize=buffersize), method)(_noted(taken))
         ahead = [len(taken) - given for given, _ in enumerate(_some(stream, 200), start=1)]
         assert buffersize >= max(ahead)
+
+    @pytest.mark.parametrize("method", ["imap", "imap_unordered", "aimap"])
+    def test_stream_of_large_results_is_whole(self, backend: str, method: str) -> None:
+        """Results that travel by themselves all arrive, though the first is the last to be ready."""
+        task = _on(backend, _large_after_a_while, workers=4, chunksize=1)
+        results = [int(array[0]) for array in _some(getattr(task, method)(range(12)), 12)]
+        assert list(range(12)) == sorted(results)
+        if method != "imap_unordered":
+            assert list(range(12)) == results
 
     @pytest.mark.parametrize("method", ["imap", "imap_unordered"])
     def test_nothing_runs_before_the_first_result_is_asked_for(

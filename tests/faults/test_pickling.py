@@ -311,3 +311,39 @@ def test_array_with_an_object_that_cannot_travel() -> None:
     """A lock inside an object array is found."""
     with pytest.raises(UnshareableError):
         use.map(range(3), value=np.array([threading.Lock()], object))
+
+
+class _InterruptsWhenUnpickled:
+    """Stands for a Ctrl-C that comes while the caller unpickles a result."""
+
+    def __reduce__(self) -> Any:
+        return signal.raise_signal, (signal.SIGINT,)
+
+
+@parallel
+def give_interrupt(x: int) -> Any:
+    return _InterruptsWhenUnpickled() if x == 1 else x
+
+
+@pytest.mark.parametrize("options", [{}, {"return_exceptions": True}, {"retries": 2}])
+def test_ctrl_c_while_a_result_is_unpickled(options: Any) -> None:
+    """A real Ctrl-C is a KeyboardInterrupt, wherever in a call it comes."""
+    with pytest.raises(KeyboardInterrupt):
+        give_interrupt.with_options(**options).map(range(3))
+
+
+def test_models_keep_their_object_arrays_writable() -> None:
+    """A list of parts inside a model is as writable as a plain list; as the value it is not."""
+    parts = np.array([1, "a", None], dtype=object)
+    assert [True] * 2 == inner_is_writable.map(range(2), model={"parts": parts})
+    assert [False] * 2 == is_writable.map(range(2), model=parts)
+
+
+@parallel(shared=["model"])
+def inner_is_writable(x: int, model: Any) -> bool:
+    return bool(model["parts"].flags.writeable)
+
+
+@parallel(shared=["model"])
+def is_writable(x: int, model: Any) -> bool:
+    return bool(model.flags.writeable)

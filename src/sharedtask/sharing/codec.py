@@ -23,7 +23,7 @@ import numpy as np
 from sharedtask.sharing import mapfiles, mapping
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     import numpy.typing as npt
 
@@ -65,7 +65,9 @@ def decode(head: bytes | memoryview, buffers: Iterable[Any] = ()) -> Any:
 
 def _dump(value: object, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None) -> bytes:
     file = io.BytesIO()
-    _Pickler(file, PROTOCOL, buffer_callback).dump(value)
+    pickler = _Pickler(file, PROTOCOL, buffer_callback)
+    pickler.value = value
+    pickler.dump(value)
     return file.getvalue()
 
 
@@ -76,7 +78,11 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
     in ``__main__`` or in a notebook cell must carry their class along.
     """
 
+    value: object = None  # what is encoded as a whole
+
     def reducer_override(self, obj: Any) -> Any:
+        if obj is self.value and isinstance(obj, np.ndarray) and obj.dtype.hasobject:
+            return _reduce_frozen(obj)
         reducer = _REDUCERS.get(type(obj))
         if reducer is not None:
             return reducer(obj)
@@ -91,7 +97,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
 def _reduce_array(array: npt.NDArray[Any]) -> Any:
     dtype = array.dtype
     if dtype.hasobject or dtype.itemsize == 0:
-        return _reduce_object_array(array) if dtype.kind == "O" else NotImplemented
+        return NotImplemented
     axes = _memory_order(array)
     dense = array if axes is None else array.transpose(axes)
     flat = np.ascontiguousarray(dense).reshape(-1).view(np.uint8)
@@ -122,18 +128,21 @@ def _build_array(
     return array if axes is None else array.transpose(np.argsort(axes))
 
 
-# An array of Python objects has no bytes to share. It travels in the head, and an empty buffer
-# beside it tells the decoder whether this copy is meant to be read-only.
+# An array of Python objects has no bytes to share. It travels in the head like a list, and where it
+# is the value as a whole a buffer beside it tells the decoder whether it is meant to be read-only.
+# Inside another object it stays as writable as a list would: models rely on it.
 _MARK = bytearray(1)
 
 
-def _reduce_object_array(array: npt.NDArray[Any]) -> Any:
-    items = array.ravel(order="C").tolist()
-    return _build_object_array, (pickle.PickleBuffer(_MARK), array.shape, items)
+def _reduce_frozen(array: npt.NDArray[Any]) -> Any:
+    reduced: Any = array.__reduce__()
+    build, args, state = reduced
+    return _build_frozen, (pickle.PickleBuffer(_MARK), build, args, state)
 
 
-def _build_object_array(mark: Any, shape: tuple[int, ...], items: Sequence[Any]) -> Any:
-    array = np.fromiter(items, dtype=object, count=len(items)).reshape(shape)
+def _build_frozen(mark: Any, build: Callable[..., Any], args: Any, state: Any) -> Any:
+    array = build(*args)
+    array.__setstate__(state)
     array.flags.writeable = not memoryview(mark).readonly
     return array
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import weakref
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from sharedtask import interrupts
 from sharedtask.sharing import libc
 
 if TYPE_CHECKING:
@@ -43,6 +45,33 @@ class _Owner:
         }
 
 
+class _Mapped(weakref.ref[_Owner]):
+    """Tells when the owner of a mapping is gone, and what there is to unmap."""
+
+    __slots__ = ("address", "size")
+    address: int
+    size: int
+
+
+def _unmap(mapped: Any) -> None:
+    """Called when the last view is gone, at any moment: it takes no lock."""
+    found = _live.pop(mapped.address, None)
+    if found is not None:
+        libc.munmap(found.address, found.size)
+
+
+_live: dict[int, _Mapped] = {}
+_views = itertools.count(1)
+_LOOK_EVERY = 64
+
+
+def _unmap_forgotten() -> None:
+    """A Ctrl-C that arrives as ``_unmap`` begins is ignored, and so is the rest of ``_unmap``."""
+    for mapped in list(_live.values()):
+        if mapped() is None:
+            _unmap(mapped)
+
+
 def view(fd: int, size: int, *, private: bool = False, writable: bool = False) -> Any:
     """Map ``size`` bytes of ``fd`` as a uint8 array.
 
@@ -50,9 +79,15 @@ def view(fd: int, size: int, *, private: bool = False, writable: bool = False) -
     every write with whoever maps the same file.
     """
     prot = libc.PROT_READ | (libc.PROT_WRITE if private or writable else 0)
-    address = map_aligned(fd, size, prot, libc.MAP_PRIVATE if private else libc.MAP_SHARED)
-    owner = _Owner(address, size, readonly=not (private or writable))
-    weakref.finalize(owner, libc.munmap, address, _pages(size)).atexit = False
+    if next(_views) % _LOOK_EVERY == 0:
+        _unmap_forgotten()
+    kind = libc.MAP_PRIVATE if private else libc.MAP_SHARED
+    with interrupts.shield():  # a mapping without an owner would stay for ever
+        address = map_aligned(fd, size, prot, kind)
+        owner = _Owner(address, size, readonly=not (private or writable))
+        mapped = _Mapped(owner, _unmap)
+        mapped.address, mapped.size = address, _pages(size)
+        _live[address] = mapped
     array: npt.NDArray[np.uint8] = np.asarray(owner)
     return array
 

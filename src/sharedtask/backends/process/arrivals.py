@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING
 
 from sharedtask.outcomes import Batch, Report
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
 class SentResults:
     """The body of a RESULTS frame, decoded when it is opened."""
 
-    __slots__ = ("_first", "_frame", "_mode", "_task")
+    __slots__ = ("__weakref__", "_close", "_first", "_frame", "_mode", "_task")
 
     def __init__(self, mode: int, frame: Frame, first: int, task: str) -> None:
         self._mode, self._frame, self._first, self._task = mode, frame, first, task
+        # Whoever waits may be interrupted after taking this and before opening it.
+        self._close = weakref.finalize(self, close_all, frame.fds) if frame.fds else _nothing
 
     def open(self) -> Batch:
         frame = self._frame
@@ -30,10 +33,14 @@ class SentResults:
         try:
             return results.load_batch(self._mode, body, frame.items, self._first, self._task, fds)
         finally:
-            close_all(frame.fds)
+            self._close()
 
     def discard(self) -> None:
-        close_all(self._frame.fds)
+        self._close()
+
+
+def _nothing() -> None:
+    pass
 
 
 class SavedResults:

@@ -142,7 +142,7 @@ class Pool:
 
     def drop(self, token: int) -> None:
         """Have the workers forget a published value."""
-        with self._lock:
+        with interrupts.shield(), self._lock:
             for worker in self._workers.values():
                 if worker.tokens.pop(token, None) is not None:
                     self._write(worker, Frame(Kind.DROP, chunk=token))

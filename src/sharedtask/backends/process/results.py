@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from sharedtask import interrupts
 from sharedtask.errors import SerializationError
 from sharedtask.outcomes import Batch, RaisedError
 from sharedtask.sharing import codec
@@ -140,9 +141,12 @@ def _load_record(
         batch.errors[offset] = raised.restore(task, batch.first + offset)
         return
     received = wire.unpack(data, fds, private=False)
+    interrupted = interrupts.count()
     try:
         batch.values[offset] = codec.decode(received.head, received.buffers)
-    except BaseException as error:  # noqa: BLE001  unpickling runs user code, which may even exit
+    except BaseException as error:  # unpickling runs user code, which may even exit
+        if interrupts.is_real(error, interrupted):
+            raise
         index = batch.first + offset
         problem = SerializationError(
             f"{task}(): the result of item {index} cannot be unpickled here: {error!r}"

@@ -40,6 +40,7 @@ class OpenCall:
     pending: int = 0  # chunks in the queue and in workers
     seconds: float | None = None  # how long a chunk takes, smoothed
     closed: bool = False
+    unreleased: list[bool] = field(default_factory=lambda: [True])
 
     def note(self, seconds: float) -> None:
         """Remember how long a chunk took."""
@@ -53,6 +54,10 @@ class OpenCall:
 
     def release(self) -> None:
         """Let go of the shared values: no chunk needs them any more."""
+        try:
+            self.unreleased.pop()  # one thread closes the call while another ends its last chunk
+        except IndexError:
+            return
         for lease in self.leases:
             lease.release()
         self.constants.close()

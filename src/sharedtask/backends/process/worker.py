@@ -74,7 +74,6 @@ class _Worker:
         self._values = Values()
         self._heads: dict[bytes, calls.CallHead] = {}
         self._blas_threads = 1
-        self._cwd = ""
 
     def serve(self) -> None:
         while self._reader.fill():
@@ -126,9 +125,8 @@ class _Worker:
 
     def _follow(self, head: calls.CallHead) -> None:
         """Do as the caller does: its directory, its import path, the BLAS threads of this call."""
-        if head.cwd != self._cwd:
-            self._cwd = head.cwd
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if os.getcwd() != head.cwd:  # the caller went elsewhere, or an earlier task did
                 os.chdir(head.cwd)
         for entry in head.path:
             if entry not in sys.path:
