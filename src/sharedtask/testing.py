@@ -1292,7 +1292,7 @@ class StreamsContract:
 
     @pytest.mark.parametrize("method", ["imap", "imap_unordered", "aimap"])
     def test_stream_of_large_results_is_whole(self, backend: str, method: str) -> None:
-        """Results that travel by themselves all arrive, though the first is the last to be ready."""
+        """Results that travel by themselves all arrive, though the first is ready last."""
         task = _on(backend, _large_after_a_while, workers=4, chunksize=1)
         results = [int(array[0]) for array in _some(getattr(task, method)(range(12)), 12)]
         assert list(range(12)) == sorted(results)

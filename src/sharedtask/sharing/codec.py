@@ -86,8 +86,11 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         reducer = _REDUCERS.get(type(obj))
         if reducer is not None:
             return reducer(obj)
-        if isinstance(obj, np.ndarray) and _is_plain_subclass(type(obj)):
-            return _reduce_subclass(obj)
+        if isinstance(obj, np.ndarray):
+            if _is_masked(type(obj)):
+                return _reduce_masked(obj)
+            if _is_plain_subclass(type(obj)):
+                return _reduce_subclass(obj)
         return super().reducer_override(obj)
 
 
@@ -167,7 +170,12 @@ def _build_subclass(
     return array
 
 
-def _reduce_masked(array: np.ma.MaskedArray[Any, Any]) -> Any:
+def _is_masked(cls: type) -> bool:
+    """Asked by name: naming the class would load numpy.ma, 10 ms, for those who never use it."""
+    return cls.__name__ == "MaskedArray" and cls.__module__.startswith("numpy.ma")
+
+
+def _reduce_masked(array: Any) -> Any:
     mask = np.ma.getmask(array)
     parts = (array.data, None if mask is np.ma.nomask else mask, array.fill_value, array.hardmask)
     return _build_masked, parts
@@ -208,6 +216,5 @@ def _refuse_file(file: io.TextIOWrapper) -> Any:
 _REDUCERS: dict[type, Callable[[Any], Any]] = {
     np.ndarray: _reduce_array,
     np.memmap: _reduce_memmap,
-    np.ma.MaskedArray: _reduce_masked,
     io.TextIOWrapper: _refuse_file,
 }

@@ -17,7 +17,6 @@ import errno
 import fcntl
 import functools
 import os
-import secrets
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -177,6 +176,8 @@ def _create_memfd() -> int:
 
 
 def _create_file() -> int:
+    import secrets  # 2 ms of the import, for this way alone
+
     folder = _folder()
     path = os.path.join(folder, f"{NAME}-{secrets.token_hex(16)}")
     flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import os
 import selectors
 import signal
@@ -51,9 +52,8 @@ class _Starter:
         signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
 
     def serve(self) -> None:
-        import numpy as np  # the workers inherit it
-
-        del np
+        importlib.import_module("numpy")  # what is loaded here, the workers inherit
+        importlib.import_module(f"{__package__}.worker")
         gc.collect()
         gc.freeze()  # what is here stays: collections in the workers need not copy its pages
         selector = selectors.DefaultSelector()

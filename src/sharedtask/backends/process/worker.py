@@ -56,9 +56,8 @@ def _settle(sock: socket.socket, setting: bytes) -> None:
     sys.argv = [""]
     with contextlib.suppress(OSError):  # the caller's directory may be gone
         os.chdir(pickle.loads(setting))
-    import numpy as np
-
-    np.random.seed()  # noqa: NPY002  all workers were forked with one and the same state
+    if "numpy.random" in sys.modules:  # all workers were forked with one and the same state
+        sys.modules["numpy.random"].seed()
     redirect_prints(sock)
 
 
