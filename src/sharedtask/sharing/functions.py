@@ -215,6 +215,14 @@ def by_name(function: Callable[..., Any]) -> NamedFunction | None:
 _PLAIN_LOADERS = (SourceFileLoader, SourcelessFileLoader)
 
 
+def is_defined_as_task(function: Callable[..., Any]) -> bool:
+    """True where a worker that imports the function makes a task of it in passing."""
+    named = portable(function).value
+    if not isinstance(named, NamedFunction):
+        return False
+    return hasattr(type(find(named.module, named.qualname)), "_sharedtask_")
+
+
 def resolve(module: str, qualname: str) -> Callable[..., Any]:
     """Find a function by name, under the decorators that hide it."""
     return bare(find(module, qualname))

@@ -161,6 +161,7 @@ class _ProcessSession(Session):
             call.workers,
             call.timeout,
             call.splits,
+            call.function,
             sink,
         )
 

@@ -66,13 +66,13 @@ class Link:
 class StarterLink(Link):
     """The starter process, as its caller sees it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *modules: str) -> None:
         ours, theirs = socket.socketpair()
         super().__init__(ours)
         with theirs, _interrupt_blocked():
             os.set_inheritable(theirs.fileno(), True)
             self._process = subprocess.Popen(  # noqa: S603  our own interpreter
-                starter.command(theirs.fileno()),
+                starter.command(theirs.fileno(), *modules),
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 env=_environment(),

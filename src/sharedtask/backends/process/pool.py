@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from sharedtask import interrupts
 from sharedtask.errors import ClosedError, RemoteTraceback, TaskTimeoutError, WorkerDiedError
 from sharedtask.outcomes import Batch, Report
+from sharedtask.sharing import functions
 from sharedtask.sharing.stores import SegmentStore
 
 from . import calls, results, starter, tickets
@@ -206,7 +207,7 @@ class Pool:
                 idle, key=lambda worker: sum(p.token in worker.tokens for p, _ in call.needs)
             )
         if len(self._workers) < call.limit and len(call.users) < call.limit:
-            return self._spawn()
+            return self._spawn(call)
         if call.seconds is not None and call.seconds < _PREFETCH_BELOW_SECONDS:
             return next((worker for worker in fit if len(worker.tickets) == 1), None)
         return None
@@ -217,9 +218,12 @@ class Pool:
             return False
         return len(call.users) < call.limit or worker.serial in call.users
 
-    def _spawn(self) -> WorkerLink:
+    def _spawn(self, call: OpenCall) -> WorkerLink:
         if self._starter is None:
-            self._starter = StarterLink()
+            # A module that defines tasks imports the whole library: once in the starter is faster
+            # than once in each worker.
+            modules = ["sharedtask.decorator"] * functions.is_defined_as_task(call.function)
+            self._starter = StarterLink(*modules)
             self._loop.register(self._starter, self._on_starter)
         self._serial += 1
         worker = self._starter.spawn(self._serial)

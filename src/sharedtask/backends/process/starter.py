@@ -27,14 +27,14 @@ from .wire import Frame, Kind
 _STATUS = struct.Struct("<qqq")
 
 
-def main(fd: int, caller: int) -> None:
+def main(fd: int, caller: int, *modules: str) -> None:
     """Serve the caller on the socket ``fd`` until it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     starter = _Starter(socket.socket(fileno=fd))
     if os.getppid() == caller:
         with contextlib.suppress(ConnectionError):  # the caller ended while it was being told
-            starter.serve()
+            starter.serve(modules)
         starter.kill_all()
     os._exit(0)
 
@@ -51,9 +51,10 @@ class _Starter:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
 
-    def serve(self) -> None:
-        importlib.import_module("numpy")  # what is loaded here, the workers inherit
-        importlib.import_module(f"{__package__}.worker")
+    def serve(self, modules: tuple[str, ...]) -> None:
+        # What is loaded here, the workers inherit.
+        for module in ("numpy", f"{__package__}.worker", *modules):
+            importlib.import_module(module)
         gc.collect()
         gc.freeze()  # what is here stays: collections in the workers need not copy its pages
         selector = selectors.DefaultSelector()
@@ -145,12 +146,15 @@ def exit_status(body: bytes | memoryview) -> tuple[int, int | None, int | None]:
     return pid, number or None, None if number else exitcode
 
 
-def command(fd: int) -> list[str]:
-    """The command that starts a starter: this interpreter, its flags, its import path."""
+def command(fd: int, *modules: str) -> list[str]:
+    """The command that starts a starter: this interpreter, its flags, its import path.
+
+    ``modules`` are imported besides what every worker needs.
+    """
     from subprocess import _args_from_interpreter_flags  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
 
     code = (
         f"import sys; sys.path[:] = {[os.path.abspath(p) for p in sys.path]!r}; "
-        f"from {__name__} import main; main({fd}, {os.getpid()})"
+        f"from {__name__} import main; main({fd}, {os.getpid()}, *{modules!r})"
     )
     return [sys.executable, *_args_from_interpreter_flags(), "-P", "-c", code]

@@ -16,6 +16,8 @@ from . import calls, results, wire
 from .wire import Frame, Kind, Parcel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sharedtask.backends.base import Chunk, Sink
     from sharedtask.sharing.cache import Lease
     from sharedtask.sharing.publication import Publication
@@ -35,6 +37,7 @@ class OpenCall:
     limit: int
     timeout: float | None
     splits: bool  # chunks may be cut anew
+    function: Callable[..., Any]
     sink: Sink
     users: Counter[int] = field(default_factory=Counter)  # serial of worker -> chunks it has
     pending: int = 0  # chunks in the queue and in workers
