@@ -195,12 +195,15 @@ class _Arguments:
 
 def _hint(kwargs: Mapping[str, Any], signature: Signature) -> str:
     """A word on a misspelt name, and to those who write options where joblib would take them."""
-    unknown = [name for name in kwargs if name not in signature.parameters]
+    parameters = signature.parameters
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return ""
+    unknown = [name for name in kwargs if name not in parameters]
     for name in unknown:
         if name in OPTION_NAMES or name in OTHER_SPELLINGS:
             option = OTHER_SPELLINGS.get(name, name)
             return f" An option stands in with_options({option}=...), not here."
-    return "".join(did_you_mean(name, signature.parameters) for name in unknown)
+    return "".join(f" There is no {n!r}.{did_you_mean(n, parameters)}" for n in unknown)
 
 
 _ITEM = object()

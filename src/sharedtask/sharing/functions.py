@@ -177,13 +177,6 @@ def _contents(cell: Any) -> Any:
         return None
 
 
-def load_function(decoded: Any) -> Callable[..., Any]:
-    """The callable behind what ``encode_function`` made."""
-    function: Callable[..., Any]
-    function = decoded.load() if isinstance(decoded, NamedFunction) else decoded
-    return function
-
-
 def by_name(function: Callable[..., Any]) -> NamedFunction | None:
     """The name under which a worker can import ``function``, or None.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -82,6 +81,3 @@ def _parse(line: str) -> Region:
     span, flags, offset, _device, inode, *_ = line.split(maxsplit=5)
     start, end = span.split("-")
     return Region(int(start, 16), int(end, 16), flags, int(offset, 16), int(inode))
-
-
-PAGE = mmap.PAGESIZE

@@ -153,11 +153,6 @@ class Pool:
         self._swept = 0.0
         self._loop.wake()
 
-    def pids(self) -> list[int]:
-        """The workers that are known to run."""
-        with self._lock:
-            return [worker.pid for worker in self._workers.values() if worker.pid is not None]
-
     def close(self, *, silent: bool = False) -> None:
         """End all workers; calls that still run get ClosedError, or wait for ever if ``silent``."""
         with self._lock:

@@ -61,7 +61,7 @@ class Values:
         """The function, imported or rebuilt at its first use."""
         loaded = self.value(token)
         if isinstance(loaded, functions.NamedFunction):
-            loaded = self._decoded[token] = functions.load_function(loaded)
+            loaded = self._decoded[token] = loaded.load()
         function: Callable[..., Any] = loaded
         return function
 
