@@ -7,19 +7,21 @@ long an item takes is learned as results come in, and remembered from one call t
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 from sharedtask.backends.base import Chunk
-from sharedtask.options import available_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-# A chunk should take at least this long (the way to a worker and back costs 0.1 ms) ...
-_AT_LEAST_SECONDS = 0.001
+# A chunk should take at least this many times as long as its way to a worker and back ...
+_AT_LEAST_WAYS = 10
 # ... and at most this long, so that there is always something to share out.
 _AT_MOST_SECONDS = 0.1
+# In a stream results should come at least this often, if the way allows.
+_STREAM_SECONDS = 0.01
 # Items that come slower than this are sent on as they come.
 _COLLECT_SECONDS = 0.005
 _LARGEST, _LARGEST_OF_STREAM = 1 << 14, 1 << 11
@@ -38,6 +40,15 @@ class Pace:
             self.seconds = new if self.seconds is None else 0.5 * (self.seconds + new)
 
 
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """Who works: how many at a time, on how many CPUs, and seconds to a worker and back."""
+
+    workers: int
+    cpus: int
+    overhead: float
+
+
 class Chunker:
     """Cuts a stream of items into chunks."""
 
@@ -46,7 +57,7 @@ class Chunker:
         items: Iterable[Any],
         total: int | None,
         chunksize: int | str,
-        workers: int,
+        crew: Crew,
         pace: Pace,
     ) -> None:
         sliced = type(items) in (list, tuple, range)
@@ -54,9 +65,10 @@ class Chunker:
         self._items = iter(items)
         self._total = total
         self._fixed = chunksize if isinstance(chunksize, int) else None
-        self._workers = workers
+        self._workers = crew.workers
         # A small job gains nothing from more workers than there are CPUs.
-        self._useful = min(workers, available_cpus())
+        self._useful = min(crew.workers, crew.cpus)
+        self._overhead = crew.overhead
         self._pace = pace
         self._numbers = itertools.count(1)
         self.last = 1
@@ -123,7 +135,9 @@ class Chunker:
         if seconds is None:
             return min(-(-left // (8 * self._workers)), _LARGEST)
         guided = -(-left // (3 * self._workers))
-        enough = min(int(_AT_LEAST_SECONDS / max(seconds, 1e-9)), -(-self._total // self._useful))
+        enough = int(self._overhead * _AT_LEAST_WAYS / max(seconds, 1e-9))
+        if self._total * seconds > self._overhead:  # else one worker is done before a second begins
+            enough = min(enough, -(-self._total // self._useful))
         return _within(max(guided, enough), int(_AT_MOST_SECONDS / max(seconds, 1e-9)))
 
     def _size_of_stream(self, seconds: float | None) -> int:
@@ -131,7 +145,8 @@ class Chunker:
         if seconds is None:
             return 1
         size = min(2 * self.last, _LARGEST_OF_STREAM)
-        return _within(size, int(10 * _AT_LEAST_SECONDS / max(seconds, 1e-9)))
+        enough = max(_STREAM_SECONDS, self._overhead * _AT_LEAST_WAYS)
+        return _within(size, int(enough / max(seconds, 1e-9)))
 
 
 def _within(size: int, most: int) -> int:

@@ -54,6 +54,7 @@ class OptionsDict(TypedDict, total=False):
     retry_on: type[Exception] | tuple[type[Exception], ...] | list[type[Exception]]
     return_exceptions: bool
     verify: Verify
+    ray_options: Mapping[str, Any] | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,6 +73,8 @@ class Options:
         retry_on: The exceptions after which it is run again.
         return_exceptions: Whether an exception stands in the results at its item's place.
         verify: "content" looks for changes in shared values, "identity" trusts that none are made.
+        ray_options: With Ray, what every task needs: ``{"num_gpus": 0.25, "memory": 2e9}``, the
+            options of Ray's own tasks by their names there.
 
     Raises:
         OptionsError: A value is outside what its option allows.
@@ -88,6 +91,7 @@ class Options:
     retry_on: tuple[type[Exception], ...] = (Exception,)
     return_exceptions: bool = False
     verify: Verify = "content"
+    ray_options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         given = {name: getattr(self, name) for name in OPTION_NAMES}
@@ -134,6 +138,48 @@ def _or_none(schema: core_schema.CoreSchema) -> core_schema.CoreSchema:
     return core_schema.nullable_schema(schema)
 
 
+class RayOptions(dict[str, Any]):
+    """Options for Ray's tasks, which may be part of a key."""
+
+    def __hash__(self) -> int:  # type: ignore[override]  # never changed once it is checked
+        return hash(tuple(self))
+
+
+_AMOUNT = core_schema.float_schema(ge=0, allow_inf_nan=False, strict=True)
+# Names and meanings: Ray's documentation of ``ray.remote``. Of the rest, ``retries`` stands for its
+# max_retries and retry_exceptions, and what concerns results is for us to say.
+_RAY_SCHEMAS: dict[str, core_schema.CoreSchema] = {
+    "num_cpus": _AMOUNT,
+    "num_gpus": _AMOUNT,
+    "memory": _AMOUNT,
+    "object_store_memory": _AMOUNT,
+    "resources": core_schema.dict_schema(core_schema.str_schema(strict=True), _AMOUNT),
+    "accelerator_type": core_schema.str_schema(strict=True),
+    "label_selector": core_schema.dict_schema(),
+    "fallback_strategy": core_schema.list_schema(),
+    "scheduling_strategy": core_schema.any_schema(),
+    "runtime_env": core_schema.any_schema(),
+    "name": core_schema.str_schema(strict=True),
+    "max_calls": core_schema.int_schema(ge=0, strict=True),
+    "enable_task_events": core_schema.bool_schema(strict=True),
+}
+_RAY_REFUSED: dict[str, str] = {
+    "max_retries": "Say retries= beside ray_options.",
+    "retry_exceptions": "Say retry_on= beside ray_options.",
+    "num_returns": "A task returns one value for each item.",
+    "max_concurrency": "Say workers= beside ray_options.",
+}
+
+
+def _ray_options() -> core_schema.CoreSchema:
+    fields = {
+        name: core_schema.typed_dict_field(schema, required=False)
+        for name, schema in _RAY_SCHEMAS.items()
+    }
+    known = core_schema.typed_dict_schema(fields, extra_behavior="forbid")
+    return core_schema.no_info_after_validator_function(RayOptions, known)
+
+
 BACKENDS = ("auto", "process", "thread", "serial", "ray")
 VERIFICATIONS = ("content", "identity")
 
@@ -149,6 +195,7 @@ _SCHEMAS: dict[str, core_schema.CoreSchema] = {
     "retry_on": _exception_classes(),
     "return_exceptions": core_schema.bool_schema(strict=True),
     "verify": core_schema.literal_schema(list(VERIFICATIONS)),
+    "ray_options": _or_none(_ray_options()),
 }
 
 _ALLOWED: dict[str, str] = {
@@ -163,6 +210,7 @@ _ALLOWED: dict[str, str] = {
     "retry_on": "an Exception class or a tuple of them",
     "return_exceptions": "True or False",
     "verify": "'content' or 'identity'",
+    "ray_options": "a dict of options of Ray's tasks, or None",
 }
 
 _WORDS: dict[str, tuple[str, ...]] = {"backend": BACKENDS, "verify": VERIFICATIONS}
@@ -210,8 +258,19 @@ def check_options(options: Mapping[str, object], where: str) -> dict[str, Any]:
     try:
         return cast("dict[str, Any]", _VALIDATOR.validate_python(dict(options)))
     except ValidationError as error:
-        name = str(error.errors(include_url=False, include_context=False)[0]["loc"][0])
+        place = error.errors(include_url=False, include_context=False)[0]["loc"]
+    name = str(place[0])
+    if name == "ray_options" and len(place) > 1:
+        raise OptionsError(_bad_ray_option(str(place[1]), options[name], where))
     raise OptionsError(_bad_value(name, options[name], where))
+
+
+def _bad_ray_option(name: str, given: Any, where: str) -> str:
+    if name in _RAY_SCHEMAS:
+        return f"{where}: Ray cannot take ray_options={{{name!r}: {_short(given[name])}}}."
+    hint = _RAY_REFUSED.get(name) or did_you_mean(name, _RAY_SCHEMAS).lstrip()
+    hint = hint or f"There are {', '.join(_RAY_SCHEMAS)}."
+    return f"{where}: ray_options has no {name!r}. {hint}"
 
 
 def _unknown_option(name: str, where: str) -> str:
@@ -292,7 +351,7 @@ _SWITCHES = frozenset({"progress", "return_exceptions"})
 _NULLABLE = frozenset({"workers", "buffersize", "desc", "timeout"})
 
 # A class cannot be named in an environment variable without importing on its behalf.
-_FROM_ENVIRONMENT = tuple(name for name in OPTION_NAMES if name != "retry_on")
+_FROM_ENVIRONMENT = tuple(n for n in OPTION_NAMES if n not in {"retry_on", "ray_options"})
 _VARIABLES = tuple(f"SHAREDTASK_{name.upper()}" for name in _FROM_ENVIRONMENT)
 _RAW_VARIABLES = tuple(map(getattr(os.environ, "encodekey", str), _VARIABLES))
 

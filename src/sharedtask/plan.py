@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends.base import Call, SharedValue
 from sharedtask.errors import ArgumentError
-from sharedtask.options import OPTION_NAMES, OTHER_SPELLINGS, Options, available_cpus
+from sharedtask.options import OPTION_NAMES, OTHER_SPELLINGS, Options
 from sharedtask.sharing.handles import Handle
 from sharedtask.spec import TaskSpec, refuse_unshareable
 from sharedtask.wording import did_you_mean
@@ -88,10 +88,11 @@ def plan_call(
         bound_name=spec.bound,
         star=star,
         timeout=options.timeout,
-        workers=options.workers or available_cpus(),
+        workers=options.workers,
         verify=options.verify == "content",
         stops=not options.return_exceptions and not options.retries,
         splits=options.chunksize == "auto",
+        ray_options=options.ray_options or {},
     )
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharedtask import interrupts
 from sharedtask.backends.base import Chunk
-from sharedtask.chunks import Chunker, Pace
+from sharedtask.chunks import Chunker, Crew, Pace
 from sharedtask.errors import ClosedError
 from sharedtask.progress import open_bar
 
@@ -69,9 +69,9 @@ class Run:
         self._session: Session = backend.open(plan.call, self)
         on_shares(self._session.shares)
         self._pace = pace
-        workers = 1 if backend.in_caller else plan.call.workers
-        self._limit = 1 if backend.in_caller else workers * _AHEAD
-        self._chunker = Chunker(plan.items, plan.total, plan.options.chunksize, workers, pace)
+        self._limit = 1 if backend.in_caller else self._session.workers * _AHEAD
+        crew = Crew(self._session.workers, self._session.cpus, self._session.overhead)
+        self._chunker = Chunker(plan.items, plan.total, plan.options.chunksize, crew, pace)
         self._open: dict[int, _Open] = {}
         self._attempts: Counter[int] = Counter()
         self._bar = open_bar(plan.options, plan.total)

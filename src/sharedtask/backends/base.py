@@ -36,7 +36,8 @@ class Call:
     ``bound_name`` is the name in ``shared`` under which the bound object itself is shared, and
     ``star`` says that every item is unpacked into positional arguments. ``timeout`` is in seconds.
     With ``stops`` no further item of a chunk is begun after one that raised; with ``splits`` a
-    chunk may be ended early, so that idle workers get the rest.
+    chunk may be ended early, so that idle workers get the rest. ``workers`` is None where the
+    backend shall decide; ``ray_options`` are for Ray alone.
     """
 
     task: str
@@ -48,10 +49,11 @@ class Call:
     bound_name: str | None
     star: bool
     timeout: float | None
-    workers: int
+    workers: int | None
     verify: bool
     stops: bool
     splits: bool
+    ray_options: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +86,16 @@ class Sink(Protocol):
 
 
 class Session(ABC):
-    """An open call."""
+    """An open call.
+
+    At most ``workers`` chunks run at a time, on ``cpus`` CPUs; ``overhead`` is about how many
+    seconds a chunk takes to a worker and back.
+    """
 
     shares: Sequence[Share] = ()
+    workers: int = 1
+    cpus: int = 1
+    overhead: float = 0.0001
 
     @abstractmethod
     def submit(self, chunk: Chunk) -> None:

@@ -16,13 +16,14 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sharedtask.sharing import codec, memory
+from sharedtask.sharing import codec, memory, stores
 from sharedtask.sharing.publication import Publication
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from sharedtask.sharing.codec import Payload
+    from sharedtask.sharing.stores import Store
 
 # A value that was found changed this often is no longer watched: after each publication the first
 # write to every page of a watched array costs ten times as much.
@@ -78,8 +79,14 @@ class _Entry:
 class ShareCache:
     """Publications of the values that are alive, the most recently used ones last."""
 
-    def __init__(self, limit: int | None = None, wake: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self,
+        limit: int | None = None,
+        wake: Callable[[], object] = lambda: None,
+        keep: Callable[[Payload], Store] = stores.keep,
+    ) -> None:
         self.limit = memory.total() // 4 if limit is None else limit
+        self._keep = keep
         self._wake = wake
         self._lock = threading.Lock()
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
@@ -227,7 +234,8 @@ class ShareCache:
             entry.changes += 1
             self.retire(entry.publication)
             entry.publication = None
-        entry.publication = Publication(payload, watched=entry.changes < _CHANGES_WATCHED)
+        watched = entry.changes < _CHANGES_WATCHED
+        entry.publication = Publication(payload, watched=watched, keep=self._keep)
         if not entry.weak:  # nothing will tell when it dies: somebody has to look from time to time
             self._wake()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 from typing import TYPE_CHECKING, Any
 
+from sharedtask.errors import UnshareableError
 from sharedtask.sharing import codec
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def culprit(value: object, name: str) -> str:
     """
     path, part = name, value
     for _ in range(_DEPTH):
-        step = next(((p, v) for p, v in _parts(part) if not _encodes(v)), None)
+        step = next(((p, v) for p, v in _parts(part) if not encodes(v)), None)
         if step is None:
             break
         path, part = path + step[0], step[1]
@@ -29,7 +30,13 @@ def culprit(value: object, name: str) -> str:
     return f"{path} is a {known}{cls.__qualname__}"
 
 
-def _encodes(value: object) -> bool:
+def unshareable(value: object, name: str, error: Exception, which: str) -> UnshareableError:
+    """The error of a shared value that cannot be encoded; ``which`` begins its text."""
+    return UnshareableError(f"{which} cannot be shared: {culprit(value, name)}. ({error})")
+
+
+def encodes(value: object) -> bool:
+    """True where ``value`` can be encoded; found out by trying."""
     try:
         codec.encode(value)
     except BaseException:  # noqa: BLE001  pickling runs user code

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from sharedtask.errors import ClosedError, SharedTaskError, UnshareableError
 from sharedtask.sharing import codec, memory
 from sharedtask.sharing.cache import Lease, ShareCache
-from sharedtask.sharing.culprit import culprit
+from sharedtask.sharing.culprit import unshareable
 from sharedtask.sharing.publication import Publication
 
 if TYPE_CHECKING:
@@ -163,6 +163,5 @@ def share(value: T) -> Handle[T]:
     except (SharedTaskError, MemoryError):
         raise
     except Exception as error:
-        msg = f"this {type(value).__name__} cannot be shared: {culprit(value, 'value')}. ({error})"
-        raise UnshareableError(msg) from error
+        raise unshareable(value, "value", error, f"this {type(value).__name__}") from error
     return Handle(Publication(payload, watched=False), type(value).__name__)

@@ -6,8 +6,7 @@ import itertools
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from sharedtask.sharing import freshness, mapping, segments
-from sharedtask.sharing.stores import BytesStore, SegmentStore, Store
+from sharedtask.sharing import freshness, mapping, stores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,24 +15,26 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from sharedtask.sharing.codec import Payload
+    from sharedtask.sharing.stores import Store
 
 _tokens = itertools.count(1)
-
-
-# Smaller values are kept as bytes and travel inside a message: a descriptor and a mapping in every
-# process would cost more than they weigh. Functions, above all, are that small.
-SEGMENT_FROM = 1 << 16
 
 
 class Publication:
     """A payload that workers can have, under a token that is never used again in this process."""
 
-    def __init__(self, payload: Payload, *, watched: bool) -> None:
+    def __init__(
+        self,
+        payload: Payload,
+        *,
+        watched: bool,
+        keep: Callable[[Payload], Store] = stores.keep,
+    ) -> None:
         self.token = next(_tokens)
         # Protect, then copy: see freshness.py.
         self._checks = [_Check(buffer, watched=watched) for buffer in payload.buffers]
         try:
-            self.store = _store(payload)
+            self.store = keep(payload)
         except BaseException:
             self._release_checks()
             raise
@@ -43,11 +44,11 @@ class Publication:
     @property
     def nbytes(self) -> int:
         """Bytes of memory that the value takes."""
-        return self.store.layout.size
+        return self.store.nbytes
 
     def matches(self, payload: Payload) -> bool:
         """True where ``payload`` is byte for byte what was published."""
-        head, buffers = self.store.layout.split(self.store.view)
+        head, buffers = self.store.parts()
         return (
             len(payload.buffers) == len(buffers)
             and all(
@@ -86,14 +87,6 @@ class Publication:
     def _release_checks(self) -> None:
         for check in self._checks:
             check.release()
-
-
-def _store(payload: Payload) -> Store:
-    if payload.nbytes < SEGMENT_FROM:
-        return BytesStore.of(payload)
-    segment = segments.write(payload)
-    with segments.translated(payload.nbytes):
-        return SegmentStore(segment.fd, segment.layout)
 
 
 class _Check:

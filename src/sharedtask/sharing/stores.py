@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from sharedtask.sharing import codec, mapping
+from sharedtask.sharing import codec, mapping, segments
 from sharedtask.sharing.segments import Layout
 
 if TYPE_CHECKING:
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 class Store(Protocol):
     """Memory with a payload in it."""
 
-    layout: Layout
-
     @property
-    def view(self) -> npt.NDArray[np.uint8]:
-        """All of it, read-only."""
+    def nbytes(self) -> int:
+        """How much memory it is."""
+        ...
+
+    def parts(self) -> tuple[memoryview, list[memoryview]]:
+        """Head and buffers of the payload, read-only."""
         ...
 
     def value(self) -> Any:
@@ -37,13 +39,28 @@ class Store(Protocol):
         """Give up what is held; what was decoded stays valid."""
 
 
+# Smaller values are kept as bytes and travel inside a message: a descriptor and a mapping in every
+# process would cost more than they weigh. Functions, above all, are that small.
+SEGMENT_FROM = 1 << 16
+
+
+def keep(payload: Payload) -> Store:
+    """Store a payload in memory of this machine."""
+    if payload.nbytes < SEGMENT_FROM:
+        return BytesStore.of(payload)
+    segment = segments.write(payload)
+    with segments.translated(payload.nbytes):
+        return SegmentStore(segment.fd, segment.layout)
+
+
 class BytesStore:
     """A small payload, as bytes of this process."""
 
     def __init__(self, data: bytes, layout: Layout) -> None:
         self.data = data
         self.layout = layout
-        self.view = np.frombuffer(data, np.uint8)
+        self.nbytes = layout.size
+        self._view = np.frombuffer(data, np.uint8)
 
     @classmethod
     def of(cls, payload: Payload) -> BytesStore:
@@ -55,13 +72,17 @@ class BytesStore:
             data[start : start + length] = mapping.memory_of(part)
         return cls(bytes(data), layout)
 
+    def parts(self) -> tuple[memoryview, list[memoryview]]:
+        """Views of these bytes."""
+        return self.layout.split(self._view)
+
     def value(self) -> Any:
         """Decode the value over these bytes."""
-        return codec.decode(*self.layout.split(self.view))
+        return codec.decode(*self.parts())
 
     def private_value(self) -> Any:
         """Decode the value over copies of its buffers."""
-        head, buffers = self.layout.split(self.view)
+        head, buffers = self.parts()
         return codec.decode(head, [bytearray(buffer) for buffer in buffers])
 
     def close(self) -> None:
@@ -76,11 +97,16 @@ class SegmentStore:
         self._closer = weakref.finalize(self, os.close, fd)  # for those who are interrupted
         self._closer.atexit = False
         self.layout = layout
-        self.view = mapping.view(fd, layout.size)
+        self.nbytes = layout.size
+        self._view = mapping.view(fd, layout.size)
+
+    def parts(self) -> tuple[memoryview, list[memoryview]]:
+        """Views of the segment."""
+        return self.layout.split(self._view)
 
     def value(self) -> Any:
         """Decode the value over the segment."""
-        return codec.decode(*self.layout.split(self.view))
+        return codec.decode(*self.parts())
 
     def private_value(self) -> Any:
         """Decode the value over copy-on-write pages of the segment."""
@@ -92,7 +118,7 @@ class SegmentStore:
 
     def close(self) -> None:
         """Give the mapping and the descriptor up; the pages go with the last value over them."""
-        self.view = self.view[:0].copy()
+        self._view = self._view[:0].copy()
         self.close_descriptor()
 
     def close_descriptor(self) -> None:

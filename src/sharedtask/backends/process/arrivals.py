@@ -5,10 +5,10 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING
 
+from sharedtask.backends.work import results
+from sharedtask.backends.work.board import Word
 from sharedtask.outcomes import Batch, Report
 
-from . import results
-from .board import Word
 from .wire import close_all
 
 if TYPE_CHECKING:

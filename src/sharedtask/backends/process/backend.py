@@ -12,31 +12,27 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sharedtask.annotations import Role
-from sharedtask.backends.base import Backend, Call, Chunk, Session, Share, Sink
-from sharedtask.errors import (
-    BackendUnavailableError,
-    SerializationError,
-    SharedTaskError,
-    StoreFullError,
-    UnshareableError,
-)
+from sharedtask.backends.base import Backend, Call, Chunk, Session, Sink
+from sharedtask.backends.work import calls, packing, parcels
+from sharedtask.backends.work.blas import BLAS_VARIABLES
+from sharedtask.backends.work.leasing import lease_all
+from sharedtask.backends.work.parcels import Parcel
+from sharedtask.errors import BackendUnavailableError, StoreFullError
 from sharedtask.options import available_cpus
 from sharedtask.outcomes import Report
-from sharedtask.sharing import codec, functions
-from sharedtask.sharing.cache import Lease, ShareCache
-from sharedtask.sharing.culprit import culprit
-from sharedtask.sharing.handles import Handle, bells, uses
+from sharedtask.sharing.cache import ShareCache
+from sharedtask.sharing.handles import bells, uses
 
-from . import calls, tickets, wire
-from .blas import BLAS_VARIABLES
+from . import tickets
 from .links import working_directory
 from .pool import Pool
 from .tickets import OpenCall
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Generator, Iterable
     from queue import SimpleQueue
+
+    from sharedtask.sharing.codec import Payload
 
 
 class ProcessBackend(Backend):
@@ -120,45 +116,36 @@ class _ProcessSession(Session):
 
     def __init__(self, backend: ProcessBackend, cache: ShareCache, call: Call, sink: Sink) -> None:
         self._pool = backend.pool
-        leases: list[Lease] = []
+        self.cpus = available_cpus()
+        self.workers = call.workers or self.cpus
+        leases = lease_all(cache, call)
         try:
-            function = _lease_function(cache, call)
-            leases.append(function)
-            shared = []
-            for name, value in call.shared.items():
-                lease = _lease_value(cache, call, name)
-                leases.append(lease)
-                private = value.role is Role.COPY_ON_WRITE
-                shared.append(calls.SharedParameter(name, lease.publication.token, private))
-            constants = _pack_constants(call)
+            constants = packing.pack_constants(call, _pack_frozen)
         except BaseException:
-            for lease in leases:
-                lease.release()
+            leases.release()
             raise
-        self.shares = [
-            Share(p.name, p.token, lease.hit) for p, lease in zip(shared, leases[1:], strict=True)
-        ]
+        self.shares = leases.shares
         head = calls.dump_head(
             call.task,
-            function.publication.token,
-            tuple(shared),
+            leases.function.publication.token,
+            leases.parameters,
             call.star,
             call.timeout is not None,
             call.stops,
             call.bound_name,
-            backend.blas_share(call.workers),
+            backend.blas_share(self.workers),
             backend.import_path(),
             working_directory(),
         )
-        private_of = [False, *(p.private for p in shared)]
-        needs = tuple((lease.publication, p) for lease, p in zip(leases, private_of, strict=True))
+        private_of = [False, *(p.private for p in leases.parameters)]
+        needs = zip((lease.publication for lease in leases.all), private_of, strict=True)
         self._call = OpenCall(
             call.task,
             head,
             constants,
-            tuple(leases),
-            needs,
-            call.workers,
+            leases,
+            tuple(needs),
+            self.workers,
             call.timeout,
             call.splits,
             call.function,
@@ -169,7 +156,7 @@ class _ProcessSession(Session):
         try:
             ticket = tickets.encode(self._call, chunk)
         except StoreFullError as error:
-            self._report(tickets.Ticket(self._call, chunk, 0, wire.Parcel(b"")).all_failed(error))
+            self._report(tickets.Ticket(self._call, chunk, 0, Parcel(b"")).all_failed(error))
             return
         except Exception:  # noqa: BLE001  pickling runs user code
             ticket = tickets.encode_each(self._call, chunk)
@@ -196,59 +183,8 @@ class _ProcessSession(Session):
             call.release()
 
 
-def _lease_function(cache: ShareCache, call: Call) -> Lease:
-    function = functions.portable(call.function)
-    try:
-        return cache.lease(function.value, verify=not function.fixed)
-    except (SharedTaskError, MemoryError):
-        raise
-    except Exception as error:
-        where = culprit(call.function, call.task)
-        msg = f"{call.task}(): the function cannot be sent to a worker: {where}. ({error})"
-        raise SerializationError(msg) from error
-
-
-def _lease_value(cache: ShareCache, call: Call, name: str) -> Lease:
-    value = call.shared[name].value
-    if isinstance(value, Handle):
-        return value.lease()
-    try:
-        return cache.lease(value, verify=call.verify)
-    except StoreFullError as error:
-        msg = f"{call.task}(): {name!r} does not fit: {error}"
-        raise StoreFullError(msg) from error
-    except (SharedTaskError, MemoryError):
-        raise
-    except Exception as error:
-        msg = f"{call.task}(): {name!r} cannot be shared: {culprit(value, name)}. ({error})"
-        raise UnshareableError(msg) from error
-
-
-def _pack_constants(call: Call) -> wire.Parcel:
-    if not (call.bound or call.args or call.kwargs):
-        return calls.NO_CONSTANTS
-    constants = calls.Constants(call.bound, call.args, dict(call.kwargs))
-    try:
-        payload = codec.encode(constants.parts())
-    except Exception as error:
-        where = next((culprit(v, n) for n, v in _named(call) if not _encodes(v)), str(error))
-        msg = f"{call.task}(): an argument cannot be sent to a worker: {where}. ({error})"
-        raise SerializationError(msg) from error
-    return wire.pack(payload, frozen=True)
-
-
-def _named(call: Call) -> Iterator[tuple[str, Any]]:
-    yield from call.kwargs.items()
-    yield from ((f"argument {k + 1}", v) for k, v in enumerate(call.args))
-    yield from (("self", value) for value in call.bound)
-
-
-def _encodes(value: Any) -> bool:
-    try:
-        codec.encode(value)
-    except Exception:  # noqa: BLE001  pickling runs user code
-        return False
-    return True
+def _pack_frozen(payload: Payload) -> Parcel:
+    return parcels.pack(payload, frozen=True)
 
 
 # ---------------------------------------------------------------------------- end and fork

@@ -12,9 +12,10 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sharedtask.backends.work.blas import BLAS_VARIABLES
+from sharedtask.backends.work.board import GIVE_UP, HURRY, Board, Word
+
 from . import starter, wire
-from .blas import BLAS_VARIABLES
-from .board import GIVE_UP, HURRY, Board, Word
 from .wire import Frame, Kind
 
 if TYPE_CHECKING:

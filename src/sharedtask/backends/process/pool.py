@@ -29,14 +29,15 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from sharedtask import interrupts
+from sharedtask.backends.work import calls, results
+from sharedtask.backends.work.board import Phase, Word, fence
 from sharedtask.errors import ClosedError, RemoteTraceback, TaskTimeoutError, WorkerDiedError
 from sharedtask.outcomes import Batch, Report
 from sharedtask.sharing import functions
 from sharedtask.sharing.stores import SegmentStore
 
-from . import calls, results, starter, tickets
+from . import starter, tickets
 from .arrivals import SentResults, saved_results
-from .board import Phase, Word, fence
 from .links import StarterLink, Suspicion, WorkerLink
 from .loop import Loop
 from .wire import Frame, Kind, close_all
@@ -620,12 +621,12 @@ _WHILE = {
 
 def attach_frame(publication: Publication, *, private: bool) -> Frame:
     """The message that gives a published value to a worker."""
-    store = publication.store
+    store: Any = publication.store  # one of stores.keep()
     layout = (store.layout.parts, store.layout.size)
     if isinstance(store, SegmentStore) and store.fd is not None:
         body = pickle.dumps((layout, private, None))
         return Frame(Kind.ATTACH, chunk=publication.token, body=body, fds=(store.fd,))
-    body = pickle.dumps((layout, private, bytes(store.view)))
+    body = pickle.dumps((layout, private, store.data))
     return Frame(Kind.ATTACH, chunk=publication.token, body=body)
 
 

@@ -7,19 +7,18 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sharedtask.errors import SerializationError
-from sharedtask.outcomes import Batch, Known, RaisedError, Report, remote_text
-from sharedtask.sharing import codec
-from sharedtask.sharing.culprit import culprit
+from sharedtask.backends.work import calls, packing, parcels
+from sharedtask.backends.work.parcels import Parcel
+from sharedtask.outcomes import Batch, Known, Report
 
-from . import calls, results, wire
-from .wire import Frame, Kind, Parcel
+from .wire import Frame, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sharedtask.backends.base import Chunk, Sink
-    from sharedtask.sharing.cache import Lease
+    from sharedtask.backends.work.leasing import Leases
+    from sharedtask.sharing.codec import Payload
     from sharedtask.sharing.publication import Publication
 
 _numbers = itertools.count(1)
@@ -32,7 +31,7 @@ class OpenCall:
     task: str
     head: bytes
     constants: Parcel
-    leases: tuple[Lease, ...]
+    leases: Leases
     needs: tuple[tuple[Publication, bool], ...]  # True: with a descriptor for private copies
     limit: int
     timeout: float | None
@@ -61,8 +60,7 @@ class OpenCall:
             self.unreleased.pop()  # one thread closes the call while another ends its last chunk
         except IndexError:
             return
-        for lease in self.leases:
-            lease.release()
+        self.leases.release()
         self.constants.close()
 
 
@@ -121,27 +119,13 @@ class Ticket:
 
 def encode(call: OpenCall, chunk: Chunk) -> Ticket:
     """Encode a chunk in one piece; raises what pickling an item raises, or StoreFullError."""
-    data = results.dump_items(chunk.items)
-    if data is not None:
-        return Ticket(call, chunk, calls.SCALARS, Parcel(data))
-    payload = codec.encode(chunk.items)
-    return Ticket(call, chunk, calls.TOGETHER, wire.pack(payload, frozen=False))
+    return Ticket(call, chunk, *packing.pack_items(chunk.items, _pack))
 
 
 def encode_each(call: OpenCall, chunk: Chunk) -> Ticket:
-    """Encode every item on its own, so that a bad one can be told from its neighbours.
-
-    An item that cannot be pickled is replaced by its error, which the worker sends back in place.
-    """
-    items = [_item_or_error(call.task, chunk.first + k, item) for k, item in enumerate(chunk.items)]
-    return Ticket(call, chunk, calls.EACH, wire.pack(codec.encode(items), frozen=False))
+    """Encode every item on its own, so that a bad one can be told from its neighbours."""
+    return Ticket(call, chunk, *packing.pack_each(call.task, chunk.first, chunk.items, _pack))
 
 
-def _item_or_error(task: str, index: int, item: Any) -> Any:
-    try:
-        return codec.encode_inband(item)
-    except Exception as error:  # noqa: BLE001  pickling runs user code
-        where = culprit(item, f"item {index}")
-        text = f"{task}(): item {index} cannot be pickled: {where}. ({error})"
-        raised = RaisedError.of(SerializationError(text))
-        return raised.class_name, raised.text, remote_text(error), raised.pickled
+def _pack(payload: Payload) -> Parcel:
+    return parcels.pack(payload, frozen=False)

@@ -21,14 +21,12 @@ import os
 import socket
 import struct
 from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sharedtask.errors import SharedTaskError
-from sharedtask.sharing import codec, mapping, segments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
 _HEADER = struct.Struct("<HBBIQQQQ")
 _MAGIC = 0x5348
@@ -39,12 +37,6 @@ _ANCILLARY = socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize)
 _CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
 _CTRUNC = int(socket.MSG_CTRUNC)
 _SOL_SOCKET, _SCM_RIGHTS = int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS)
-
-# From this size on, a value travels in a segment of its own instead of through the socket.
-SEGMENT_FROM = 1 << 20
-# Buffers below this size are copied out of the frame, so that a small array in somebody's hands
-# does not keep everything alive that arrived beside it.
-_COPY_BELOW = 1 << 16
 
 
 class Kind:
@@ -242,77 +234,3 @@ def close_all(fds: Iterable[int]) -> None:
     for fd in fds:
         with contextlib.suppress(OSError):
             os.close(fd)
-
-
-# -------------------------------------------------------------------------------- parcels
-
-
-@dataclass(frozen=True, slots=True)
-class Parcel:
-    """An encoded value ready to travel: ``data`` through the socket, bulk in a segment ``fd``."""
-
-    data: bytes
-    fd: int | None = None
-
-    def close(self) -> None:
-        """Close the sender's descriptor."""
-        if self.fd is not None:
-            os.close(self.fd)
-
-
-_COUNT = struct.Struct("<BI")
-_PAIR = struct.Struct("<QQ")
-
-
-def pack(payload: codec.Payload, *, frozen: bool) -> Parcel:
-    """Make a parcel: small payloads inline, others in a segment (StoreFullError where it is full).
-
-    ``frozen`` where more than one worker may receive it.
-    """
-    if payload.nbytes >= SEGMENT_FROM:
-        segment = segments.write(payload, frozen=frozen)
-        table = b"".join(_PAIR.pack(*part) for part in segment.layout.parts)
-        return Parcel(_COUNT.pack(1, len(segment.layout.parts)) + table, segment.fd)
-    parts: list[Any] = [*payload.buffers, payload.head]
-    table = b"".join(_PAIR.pack(0, memoryview(part).nbytes) for part in parts)
-    return Parcel(b"".join((_COUNT.pack(0, len(parts)), table, *parts)))
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """A parcel on arrival: what ``codec.decode`` takes. ``end`` is where the next one begins."""
-
-    head: bytes | memoryview
-    buffers: list[bytearray | memoryview]
-    end: int
-
-
-def unpack(data: memoryview, fds: Iterator[int], *, private: bool) -> Received:
-    """Open the parcel at the beginning of ``data``; ``fds`` gives its descriptor and is kept open.
-
-    Buffers are writable: ``private`` pages where others hold the same segment, else the segment
-    itself, which then belongs to the receiver alone.
-    """
-    in_segment, count = _COUNT.unpack_from(data)
-    at = _COUNT.size
-    parts = [_PAIR.unpack_from(data, at + k * _PAIR.size) for k in range(count)]
-    at += count * _PAIR.size
-    if in_segment:
-        *buffers, head = _open_segment(next(fds), parts, private=private)
-        return Received(head, [_own(buffer) for buffer in buffers], at)
-    views = []
-    for _, length in parts:
-        views.append(data[at : at + length])
-        at += length
-    return Received(views[-1], [bytearray(view) for view in views[:-1]], at)
-
-
-def _open_segment(fd: int, parts: list[tuple[int, int]], *, private: bool) -> list[memoryview]:
-    size = sum(parts[-1])
-    segments.check(fd, size, frozen=private)
-    whole = memoryview(mapping.view(fd, size, private=private, writable=not private))
-    return [whole[start : start + length] for start, length in parts]
-
-
-def _own(buffer: memoryview) -> bytearray | memoryview:
-    return bytearray(buffer) if len(buffer) < _COPY_BELOW else buffer

@@ -20,7 +20,7 @@ from sharedtask.errors import SerializationError
 from sharedtask.outcomes import Batch, RaisedError
 from sharedtask.sharing import codec
 
-from . import wire
+from . import parcels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -103,7 +103,7 @@ def load_items(data: bytes | memoryview) -> Sequence[Any]:
     return range(*items) if type(items) is tuple else items
 
 
-def record(status: int, parcel: wire.Parcel) -> bytes:
+def record(status: int, parcel: parcels.Parcel) -> bytes:
     """A record ready for the outbox."""
     return _RECORD.pack(status, len(parcel.data)) + parcel.data
 
@@ -111,11 +111,11 @@ def record(status: int, parcel: wire.Parcel) -> bytes:
 def raised_record(error: RaisedError) -> bytes:
     """The record of an item that raised."""
     fields = (error.class_name, error.text, error.trace, error.pickled)
-    return record(RAISED, wire.Parcel(pickle.dumps(fields, codec.PROTOCOL)))
+    return record(RAISED, parcels.Parcel(pickle.dumps(fields, codec.PROTOCOL)))
 
 
 def load_batch(
-    mode: int, data: bytes | memoryview, count: int, first: int, task: str, fds: Iterator[int]
+    mode: int, data: bytes | memoryview, count: int, first: int, task: str, beside: Iterator[Any]
 ) -> Batch:
     """The outcomes in the body of a RESULTS frame, or in a dead worker's outbox."""
     if mode in COLUMN_MODES:
@@ -128,19 +128,19 @@ def load_batch(
     for offset in range(count):
         status, length = _RECORD.unpack_from(view)
         view = view[_RECORD.size :]
-        _load_record(status, view[:length], batch, offset, task, fds)
+        _load_record(status, view[:length], batch, offset, task, beside)
         view = view[length:]
     return batch
 
 
 def _load_record(
-    status: int, data: memoryview, batch: Batch, offset: int, task: str, fds: Iterator[int]
+    status: int, data: memoryview, batch: Batch, offset: int, task: str, beside: Iterator[Any]
 ) -> None:
     if status == RAISED:
         raised = RaisedError(*pickle.loads(data))
         batch.errors[offset] = raised.restore(task, batch.first + offset)
         return
-    received = wire.unpack(data, fds, private=False)
+    received = parcels.unpack(data, beside, private=False)
     interrupted = interrupts.count()
     try:
         batch.values[offset] = codec.decode(received.head, received.buffers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from sharedtask.errors import SerializationError
 from sharedtask.outcomes import RaisedError
@@ -12,12 +12,38 @@ from sharedtask.sharing import codec
 from sharedtask.sharing.culprit import culprit
 
 from . import board as boards
-from . import results, wire
+from . import parcels, results
 from .board import Word
-from .wire import Frame, Kind
 
 if TYPE_CHECKING:
-    import socket
+    from .parcels import Parcel
+
+
+class Sent(NamedTuple):
+    """Results of some items from position ``first`` of a chunk on, written as ``mode`` says.
+
+    ``elapsed`` is how long they took, in ns; ``parcel`` what travels beside ``data``.
+    """
+
+    chunk: int
+    first: int
+    items: int
+    mode: int
+    elapsed: int
+    finished: bool
+    data: bytes
+    parcel: Parcel | None = None
+
+
+class Way(Protocol):
+    """How results leave a worker."""
+
+    def pack(self, payload: codec.Payload) -> Parcel:
+        """Make a parcel of a large result; raises StoreFullError."""
+        ...
+
+    def send(self, sent: Sent) -> None:
+        """Send results; what was sent outlives the worker, or comes again from the board."""
 
 
 class Outbox:
@@ -27,8 +53,8 @@ class Outbox:
     ever gets more general within a chunk: a column of numbers, scalars, records.
     """
 
-    def __init__(self, sock: socket.socket, words: memoryview, box: Any) -> None:
-        self._sock, self._words, self._box = sock, words, box
+    def __init__(self, way: Way, words: memoryview, box: Any) -> None:
+        self._way, self._words, self._box = way, words, box
         self._columns = {kind: memoryview(box).cast(c) for kind, c in results.COLUMNS.items()}
         self._since = 0
         self.kind: type | None = None  # values of this type go straight into the column
@@ -102,10 +128,10 @@ class Outbox:
         except BaseException as error:  # noqa: BLE001  pickling runs user code
             self.add_error(_unsendable(self.task, self._next_index(), value, error))
             return
-        if payload.nbytes >= wire.SEGMENT_FROM:
-            self._send_segment(payload)
+        if payload.nbytes >= parcels.SEGMENT_FROM:
+            self._send_large(payload)
         else:
-            self._add_record(results.record(results.OK, wire.pack(payload, frozen=False)))
+            self._add_record(results.record(results.OK, parcels.pack_inline(payload)))
 
     def _next_index(self) -> int:
         return self.index + self._words[Word.BASE] + self._words[Word.COUNT]
@@ -125,16 +151,16 @@ class Outbox:
         else:
             self._write_down(record)
 
-    def _send_segment(self, payload: codec.Payload) -> None:
-        """A large result goes at once: what the socket holds outlives the worker."""
+    def _send_large(self, payload: codec.Payload) -> None:
+        """A large result goes at once: what was sent outlives the worker."""
         try:
-            parcel = wire.pack(payload, frozen=False)
+            parcel = self._way.pack(payload)
         except Exception as error:  # noqa: BLE001  the store is full
             self.add_error(error)
             return
         self._raise_mode(results.RECORDS)
         self.flush(finished=False)
-        self._send(results.record(results.OK, parcel), 1, (parcel.fd or 0,))
+        self._send(results.record(results.OK, parcel), 1, parcel)
         parcel.close()
 
     def flush(self, *, finished: bool) -> None:
@@ -151,23 +177,14 @@ class Outbox:
         self._send(data, count, finished=finished)
 
     def _send(
-        self, data: bytes, count: int, fds: tuple[int, ...] = (), *, finished: bool = False
+        self, data: bytes, count: int, parcel: Parcel | None = None, *, finished: bool = False
     ) -> None:
         words, now = self._words, time.monotonic_ns()
-        flag = results.FINISHED if finished else 0
-        frame = Frame(
-            Kind.RESULTS,
-            chunk=words[Word.CHUNK],
-            first=words[Word.BASE],
-            items=count,
-            elapsed=now - self._since,
-            body=bytes((words[Word.MODE] | flag,)) + data,
-            fds=fds,
-        )
-        wire.send_all(self._sock, frame)
+        chunk, first, mode = words[Word.CHUNK], words[Word.BASE], words[Word.MODE]
+        self._way.send(Sent(chunk, first, count, mode, now - self._since, finished, data, parcel))
         self._since = now
-        # Should we die before the next line, the caller finds these results twice, in the frame and
-        # in the outbox; it knows by their position that it has seen them.
+        # Should we die before the next line, the caller finds these results twice, as sent and in
+        # the outbox; it knows by their position that it has seen them.
         words[Word.COUNT] = 0
         words[Word.BASE] += count
 

@@ -10,7 +10,7 @@ from sharedtask.errors import SerializationError
 from sharedtask.outcomes import RaisedError
 from sharedtask.sharing import codec
 
-from . import calls, results, wire
+from . import calls, parcels, results
 from .board import Phase, Word
 
 if TYPE_CHECKING:
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def constants(
-    head: calls.CallHead, data: memoryview, fds: Iterator[int]
+    head: calls.CallHead, data: memoryview, beside: Iterator[Any]
 ) -> tuple[Any, Any, dict[str, Any], memoryview]:
     """What every item gets, made anew for each chunk, and the rest of the body: the items."""
     none = calls.NO_CONSTANTS.data
     if bytes(data[: len(none)]) == none:
         return (), (), {}, data[len(none) :]
-    received = wire.unpack(data, fds, private=True)
+    received = parcels.unpack(data, beside, private=True)
     try:
         bound, args, kwargs = codec.decode(received.head, received.buffers)
     except BaseException as error:
@@ -33,11 +33,11 @@ def constants(
     return bound, args, kwargs, data[received.end :]
 
 
-def unpacked(mode: int, data: memoryview, fds: Iterator[int]) -> Sequence[Any]:
+def unpacked(mode: int, data: memoryview, beside: Iterator[Any]) -> Sequence[Any]:
     """The items of a chunk; raises what unpickling them raises."""
     if mode == calls.SCALARS:
         return results.load_items(data)
-    received = wire.unpack(data, fds, private=False)
+    received = parcels.unpack(data, beside, private=False)
     items: Sequence[Any] = codec.decode(received.head, received.buffers)
     return items
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sharedtask.sharing import codec
 
-from . import wire
+from . import parcels
 
 PREFIX = struct.Struct("<BBI")
 # How the items of a chunk are written, the first byte of its body.
@@ -68,4 +68,4 @@ class Constants:
 
 
 # Most calls have none; their parcel is known by its bytes and need not be unpickled.
-NO_CONSTANTS = wire.pack(codec.encode(((), (), {})), frozen=True)
+NO_CONSTANTS = parcels.pack(codec.encode(((), (), {})), frozen=True)

@@ -1,0 +1,117 @@
+"""What a call shares, leased from a cache: the function and the shared values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sharedtask.annotations import Role
+from sharedtask.backends.base import Share
+from sharedtask.errors import (
+    SerializationError,
+    SharedTaskError,
+    StoreFullError,
+)
+from sharedtask.sharing import codec, functions
+from sharedtask.sharing.culprit import culprit, unshareable
+from sharedtask.sharing.handles import Handle
+
+from .calls import SharedParameter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from sharedtask.backends.base import Call
+    from sharedtask.sharing.cache import Lease, ShareCache
+    from sharedtask.sharing.codec import Payload
+
+
+@dataclass(frozen=True, slots=True)
+class Leases:
+    """The publications that a call uses, until they are released."""
+
+    function: Lease
+    shared: tuple[tuple[SharedParameter, Lease], ...]
+
+    @property
+    def all(self) -> tuple[Lease, ...]:
+        """The function's lease, then those of the shared values."""
+        return (self.function, *(lease for _, lease in self.shared))
+
+    @property
+    def shares(self) -> list[Share]:
+        """What the task counts."""
+        return [Share(p.name, p.token, lease.hit) for p, lease in self.shared]
+
+    @property
+    def parameters(self) -> tuple[SharedParameter, ...]:
+        """What a worker is told."""
+        return tuple(parameter for parameter, _ in self.shared)
+
+    def release(self) -> None:
+        """End all uses; twice is once."""
+        for lease in self.all:
+            lease.release()
+
+
+def lease_all(
+    cache: ShareCache,
+    call: Call,
+    of_handle: Callable[[Handle[Any]], Lease] = Handle.lease,
+    encode: Callable[[Any], Payload] = codec.encode,
+) -> Leases:
+    """Publish what the call shares, or find it published.
+
+    Raises:
+        SerializationError: The function cannot be encoded.
+        UnshareableError: A shared value cannot be encoded.
+        StoreFullError: A shared value does not fit.
+    """
+    taken: list[Lease] = []
+    try:
+        taken.append(_lease_function(cache, call))
+        shared = []
+        for name, value in call.shared.items():
+            lease = _lease_value(cache, call, name, of_handle, encode)
+            taken.append(lease)
+            private = value.role is Role.COPY_ON_WRITE
+            shared.append((SharedParameter(name, lease.publication.token, private), lease))
+    except BaseException:
+        for lease in taken:
+            lease.release()
+        raise
+    return Leases(taken[0], tuple(shared))
+
+
+def _lease_function(cache: ShareCache, call: Call) -> Lease:
+    function = functions.portable(call.function)
+    try:
+        return cache.lease(function.value, verify=not function.fixed)
+    except (SharedTaskError, MemoryError):
+        raise
+    except Exception as error:
+        where = culprit(call.function, call.task)
+        msg = f"{call.task}(): the function cannot be sent to a worker: {where}. ({error})"
+        raise SerializationError(msg) from error
+
+
+def _lease_value(
+    cache: ShareCache,
+    call: Call,
+    name: str,
+    of_handle: Callable[[Handle[Any]], Lease],
+    encode: Callable[[Any], Payload],
+) -> Lease:
+    value = call.shared[name].value
+    try:
+        if isinstance(value, Handle):
+            return of_handle(value)
+        return cache.lease(value, verify=call.verify, encode=encode)
+    except StoreFullError as error:
+        msg = f"{call.task}(): {name!r} does not fit: {error}"
+        raise StoreFullError(msg) from error
+    except (SharedTaskError, MemoryError):
+        raise
+    except Exception as error:
+        raise unshareable(value, name, error, f"{call.task}(): {name!r}") from error

@@ -1,0 +1,85 @@
+"""Published values in a worker: decoded once, then kept within a bound."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sharedtask.sharing import functions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from sharedtask.sharing.stores import Store
+
+# Decoded values are kept while their pickled heads stay below this; arrays cost nothing here.
+_KEEP_HEAD_BYTES = 1 << 29
+_IN_USE = 2  # the function and the value that was just decoded
+
+
+@dataclass(slots=True)
+class Decoded:
+    """A value and how long it took to decode it, when it was last asked for."""
+
+    value: Any
+    head_bytes: int
+    seconds: float
+    used: float = field(default_factory=time.monotonic)
+
+
+class Values:
+    """Stores that are open here, and what was decoded from them: once, then kept."""
+
+    def __init__(self) -> None:
+        self.stores: dict[Hashable, Store] = {}
+        self.decoded: OrderedDict[Hashable, Decoded] = OrderedDict()
+
+    def attach(self, token: Hashable, store: Store) -> None:
+        """From now on this token stands for the value in ``store``."""
+        self.stores[token] = store
+
+    def drop(self, token: Hashable) -> None:
+        """Forget a value; its memory goes when the last view of it does."""
+        self.decoded.pop(token, None)
+        store = self.stores.pop(token, None)
+        if store is not None:
+            store.close()
+
+    def value(self, token: Hashable) -> Any:
+        """The value, decoded at its first use."""
+        found = self.decoded.get(token)
+        if found is None:
+            found = self._decode(token)
+        else:
+            self.decoded.move_to_end(token)
+            found.used = time.monotonic()
+        return found.value
+
+    def _decode(self, token: Hashable) -> Decoded:
+        store, began = self.stores[token], time.monotonic()
+        value = store.value()
+        found = Decoded(value, len(store.parts()[0]), time.monotonic() - began)
+        self.decoded[token] = found
+        self._trim()
+        return found
+
+    def function(self, token: Hashable) -> Callable[..., Any]:
+        """The function, imported or rebuilt at its first use."""
+        loaded = self.value(token)
+        if isinstance(loaded, functions.NamedFunction):
+            loaded = self.decoded[token].value = loaded.load()
+        function: Callable[..., Any] = loaded
+        return function
+
+    def private_value(self, token: Hashable) -> Any:
+        """The value over copy-on-write pages that nobody else has."""
+        return self.stores[token].private_value()
+
+    def _trim(self) -> None:
+        """Let go of the values used longest ago while their private parts are too large."""
+        total = sum(found.head_bytes for found in self.decoded.values())
+        while total > _KEEP_HEAD_BYTES and len(self.decoded) > _IN_USE:
+            _, found = self.decoded.popitem(last=False)
+            total -= found.head_bytes
