@@ -3,6 +3,7 @@
 import contextlib
 import faulthandler
 import gc
+import logging
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from typing import IO, Any
 import pytest
 
 import sharedtask
+from sharedtask.backends import registry
 
 pytest.register_assert_rewrite("sharedtask.testing")
 
@@ -29,8 +31,7 @@ from sharedtask.testing import (  # noqa: E402
     warm_up,
 )
 
-# "ray" joins here.
-BACKENDS = ("serial", "thread", "process")
+BACKENDS = ("serial", "thread", "process", "ray")
 
 os.environ.setdefault("SHAREDTASK_WORKERS", "2")
 
@@ -51,7 +52,29 @@ def pytest_collection_finish() -> None:
 def backend(request: pytest.FixtureRequest) -> str:
     """Every backend in turn."""
     name: str = request.param
+    if name == "ray":
+        request.getfixturevalue("ray_runtime")
     return name
+
+
+@pytest.fixture(scope="session")
+def ray_runtime() -> Iterator[None]:
+    """One Ray of two CPUs for all tests here: starting it takes longer than most of them."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        object_store_memory=1 << 30,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    # Where Ray is initialised, "auto" means Ray: not for tests that name no backend.
+    registry._ray_is_initialized = lambda: False
+    yield
+    sharedtask.shutdown()
+    ray.shutdown()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -20,6 +20,7 @@ EXPECTED = {
     "digits_forest.py": r"all four agree: True, 9\d% of the digits are right",
     "embedding_search.py": r"same rows as serial: True",
     "faults.py": r"13 of 16 items arrived",
+    "shared_kwargs_example.py": r"Positive: 480",
     "streaming.py": r"settled after \d+ resamples",
 }
 

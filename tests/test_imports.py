@@ -65,7 +65,9 @@ def test_pydantic_models_are_not_built() -> None:
 def test_import_alone_loads_no_numpy() -> None:
     """The names of the package are loaded when they are used."""
     loaded = modules_after("import sharedtask")
-    assert {"sharedtask"} == {name for name in loaded if name.startswith("sharedtask")}
+    assert {"sharedtask", "sharedtask.version"} == {
+        name for name in loaded if name.startswith("sharedtask")
+    }
 
 
 @pytest.mark.parametrize(
@@ -90,10 +92,9 @@ assert parallel(shared=["t"])(lambda x, t: float(t[x])).map(range(3), t=np.ones(
 def test_ray_that_is_missing_says_how_to_get_it() -> None:
     """Without ray its backend is BackendUnavailableError, an ImportError, with the cure."""
     code = """
-import importlib.util
+import sys
 import sharedtask
-real = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *rest: None if name == "ray" else real(name, *rest)
+sys.modules["ray"] = None  # what is not installed cannot be imported
 try:
     sharedtask.parallel(backend="ray")(lambda x: x).map([1])
 except sharedtask.BackendUnavailableError as error:
@@ -103,8 +104,7 @@ except sharedtask.BackendUnavailableError as error:
     ran = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
     )
-    assert "pip install" in ran.stdout
-    assert "ray" in ran.stdout
+    assert "pip install ray" in ran.stdout
 
 
 def test_all_names_are_there() -> None:

@@ -12,6 +12,8 @@ them, start fast.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sharedtask.version import VERSION as __version__
+
 if TYPE_CHECKING:
     from sharedtask.annotations import CopyOnWrite as CopyOnWrite
     from sharedtask.annotations import Shared as Shared
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from sharedtask.errors import TaskTimeoutError as TaskTimeoutError
     from sharedtask.errors import UnshareableError as UnshareableError
     from sharedtask.errors import WorkerDiedError as WorkerDiedError
+    from sharedtask.multi import multi_process as multi_process
     from sharedtask.options import defaults as defaults
     from sharedtask.sharing.cache import CacheInfo as CacheInfo
     from sharedtask.sharing.handles import Handle as Handle
@@ -53,6 +56,7 @@ _MODULES = {
         "UnshareableError",
         "WorkerDiedError",
     ),
+    "multi": ("multi_process",),
     "options": ("defaults",),
     "sharing.cache": ("CacheInfo",),
     "sharing.handles": ("Handle", "share"),
@@ -60,7 +64,6 @@ _MODULES = {
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
-__version__ = "0.1.0"
 # Written out, because type checkers read it.
 __all__ = [
     "ArgumentError",
@@ -81,6 +84,7 @@ __all__ = [
     "UnshareableError",
     "WorkerDiedError",
     "defaults",
+    "multi_process",
     "parallel",
     "share",
     "shutdown",

@@ -13,6 +13,11 @@ def enter() -> None:
     _process.set()
 
 
+def leave() -> None:
+    """This process is a worker no longer: it may be one again, or do other things."""
+    _process.clear()
+
+
 def enter_thread() -> None:
     """From now on this thread is a worker."""
     _thread.worker = True

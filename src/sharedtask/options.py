@@ -141,7 +141,8 @@ def _or_none(schema: core_schema.CoreSchema) -> core_schema.CoreSchema:
 class RayOptions(dict[str, Any]):
     """Options for Ray's tasks, which may be part of a key."""
 
-    def __hash__(self) -> int:  # type: ignore[override]  # never changed once it is checked
+    # Never changed once it is checked.
+    def __hash__(self) -> int:  # type: ignore[override] # pyright: ignore[reportIncompatibleVariableOverride]
         return hash(tuple(self))
 
 

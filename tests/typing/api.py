@@ -9,7 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 import sharedtask
-from sharedtask import CacheInfo, CopyOnWrite, Handle, Shared, Task, parallel, share
+from sharedtask import (
+    CacheInfo,
+    CopyOnWrite,
+    Handle,
+    Shared,
+    Task,
+    multi_process,
+    parallel,
+    share,
+)
 
 Floats = npt.NDArray[np.float64]
 
@@ -155,3 +164,15 @@ def as_a_parameter(task: Task[[int], float], items: Iterable[int]) -> list[float
     """A task can be asked for by its type."""
     assert_type(task(1), float)
     return task.map(items)
+
+
+def in_one_call(run: Callable[[int, str], bytes], anything: Callable[..., bool]) -> None:
+    """``multi_process`` returns what the function returns, or paths."""
+    shared = multi_process(run, numbers, backend="mp", shared_kwargs=["a"], desc="b", a="c")
+    assert_type(shared, list[bytes])
+    assert_type(multi_process(run, items=numbers, workers=2, gpus=0.5), list[bytes])
+    assert_type(multi_process(run, inputs=range(3), progress=False), list[bytes])
+    assert_type(multi_process(anything, ["a"]), list[bool])
+    assert_type(multi_process(score, numbers, model=model), list[float])
+    assert_type(multi_process(Model().predict, numbers, scale=2.0), list[float])
+    assert_type(multi_process(score, numbers, lazy_output=True, workers=2), list[str])

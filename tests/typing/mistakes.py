@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 import sharedtask
-from sharedtask import CopyOnWrite, Shared, Task, parallel, share
+from sharedtask import CopyOnWrite, Shared, Task, multi_process, parallel, share
 
 Floats = npt.NDArray[np.float64]
 
@@ -153,3 +153,12 @@ def options() -> None:
 def wants(task: Task[[str], int]) -> None:
     wants(score)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     task.map(numbers)  # pyright: ignore[reportArgumentType]
+
+
+def in_one_call() -> None:
+    multi_process(score, numbers, backend="process")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    multi_process(score, numbers, workers="2")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    multi_process(score, numbers, shared_kwargs=[1])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    multi_process(score, 3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    multi_process(score, words)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    multi_process(3, numbers)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]

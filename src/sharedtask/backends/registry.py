@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import sys
 import threading
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _CLASSES = MappingProxyType(
     {
+        "ray": "sharedtask.backends.ray.backend:RayBackend",
         "process": "sharedtask.backends.process.backend:ProcessBackend",
         "thread": "sharedtask.backends.local:ThreadBackend",
         "serial": "sharedtask.backends.local:SerialBackend",
@@ -27,7 +28,9 @@ _lock = threading.Lock()
 
 
 def get(name: str) -> Backend:
-    """The backend of this name; "auto" is "process". Inside a task every backend is "serial".
+    """The backend of this name. Inside a task every backend is "serial".
+
+    "auto" is "ray" where Ray is initialised in this process already, else "process".
 
     Raises:
         BackendUnavailableError: The backend cannot run here; the text says what to do.
@@ -35,7 +38,7 @@ def get(name: str) -> Backend:
     if inside.a_task():
         name = "serial"
     elif name == "auto":
-        name = "process"
+        name = "ray" if _ray_is_initialized() else "process"
     with _lock:
         if name not in _made:
             _made[name] = _load(name)
@@ -48,16 +51,18 @@ def running() -> list[Backend]:
         return list(_made.values())
 
 
+def _ray_is_initialized() -> bool:
+    ray = sys.modules.get("ray")  # importing it takes half a second, and says no
+    return ray is not None and bool(getattr(ray, "is_initialized", bool)())
+
+
 def _load(name: str) -> Backend:
-    if name not in _CLASSES:
-        raise BackendUnavailableError(_missing(name))
     module, _, attribute = _CLASSES[name].partition(":")
-    backend: Backend = getattr(importlib.import_module(module), attribute)()
+    try:
+        backend: Backend = getattr(importlib.import_module(module), attribute)()
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != name:
+            raise
+        msg = f"backend={name!r} needs a package that is not installed: pip install {name}"
+        raise BackendUnavailableError(msg) from error
     return backend
-
-
-def _missing(name: str) -> str:
-    if importlib.util.find_spec(name) is None:
-        return f"backend={name!r} needs a package that is not installed: pip install {name}"
-    known = ", ".join(sorted(_CLASSES))
-    return f"backend={name!r} is not part of this version of sharedtask. There are: {known}."

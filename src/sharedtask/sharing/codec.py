@@ -46,10 +46,14 @@ class Payload:
         return len(self.head) + sum(buffer.nbytes for buffer in self.buffers)
 
 
-def encode(value: object) -> Payload:
-    """Encode ``value`` without copying the memory of its contiguous arrays."""
+def encode(value: object, *, by_path: bool = True) -> Payload:
+    """Encode ``value`` without copying the memory of its contiguous arrays.
+
+    A mapped file is opened anew where the value is decoded; without ``by_path``, for machines that
+    do not have the file, its contents travel.
+    """
     raw: list[pickle.PickleBuffer] = []
-    head = _dump(value, raw.append)
+    head = _dump(value, raw.append, by_path=by_path)
     return Payload(head, tuple(np.frombuffer(buffer.raw(), np.uint8) for buffer in raw))
 
 
@@ -63,10 +67,15 @@ def decode(head: bytes | memoryview, buffers: Iterable[Any] = ()) -> Any:
     return pickle.loads(head, buffers=buffers)
 
 
-def _dump(value: object, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None) -> bytes:
+def _dump(
+    value: object,
+    buffer_callback: Callable[[pickle.PickleBuffer], Any] | None,
+    *,
+    by_path: bool = True,
+) -> bytes:
     file = io.BytesIO()
     pickler = _Pickler(file, PROTOCOL, buffer_callback)
-    pickler.value = value
+    pickler.value, pickler.by_path = value, by_path
     pickler.dump(value)
     return file.getvalue()
 
@@ -79,12 +88,15 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
     """
 
     value: object = None  # what is encoded as a whole
+    by_path = True
 
     def reducer_override(self, obj: Any) -> Any:
         if obj is self.value and isinstance(obj, np.ndarray) and obj.dtype.hasobject:
             return _reduce_frozen(obj)
         reducer = _REDUCERS.get(type(obj))
         if reducer is not None:
+            if reducer is _reduce_memmap and not self.by_path:
+                return _reduce_array(np.asarray(obj))
             return reducer(obj)
         if isinstance(obj, np.ndarray):
             if _is_masked(type(obj)):

@@ -6,15 +6,16 @@ import itertools
 import weakref
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sharedtask.sharing import freshness, mapping, stores
+from sharedtask.sharing.codec import Payload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
     import numpy.typing as npt
 
-    from sharedtask.sharing.codec import Payload
     from sharedtask.sharing.stores import Store
 
 _tokens = itertools.count(1)
@@ -47,8 +48,11 @@ class Publication:
         return self.store.nbytes
 
     def matches(self, payload: Payload) -> bool:
-        """True where ``payload`` is byte for byte what was published."""
-        head, buffers = self.store.parts()
+        """True where ``payload`` is byte for byte what was published, and that is still there."""
+        try:
+            head, buffers = self.store.parts()
+        except LookupError:  # a store on other machines may lose it
+            return False
         return (
             len(payload.buffers) == len(buffers)
             and all(
@@ -57,6 +61,11 @@ class Publication:
             )
             and _same_bytes(payload.head, head)
         )
+
+    def payload(self) -> Payload:
+        """What was published, over the memory where it is."""
+        head, buffers = self.store.parts()
+        return Payload(bytes(head), tuple(np.frombuffer(buffer, np.uint8) for buffer in buffers))
 
     def value(self) -> Any:
         """The value as every worker sees it, read-only."""
@@ -130,6 +139,4 @@ def _same_bytes(left: bytes, right: memoryview) -> bool:
 
 
 def _address(view: memoryview) -> int:
-    import numpy as np
-
     return mapping.address_of(np.frombuffer(view, np.uint8)) if view.nbytes else 0

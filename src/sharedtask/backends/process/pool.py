@@ -622,12 +622,11 @@ _WHILE = {
 def attach_frame(publication: Publication, *, private: bool) -> Frame:
     """The message that gives a published value to a worker."""
     store: Any = publication.store  # one of stores.keep()
+    in_segment = type(store) is SegmentStore
     layout = (store.layout.parts, store.layout.size)
-    if isinstance(store, SegmentStore) and store.fd is not None:
-        body = pickle.dumps((layout, private, None))
-        return Frame(Kind.ATTACH, chunk=publication.token, body=body, fds=(store.fd,))
-    body = pickle.dumps((layout, private, store.data))
-    return Frame(Kind.ATTACH, chunk=publication.token, body=body)
+    body = pickle.dumps((layout, private, None if in_segment else store.data))
+    fds: Any = (store.fd,) if in_segment else ()
+    return Frame(Kind.ATTACH, chunk=publication.token, body=body, fds=fds)
 
 
 def _find(worker: WorkerLink, number: int) -> Ticket | None:

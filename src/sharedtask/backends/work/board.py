@@ -14,10 +14,10 @@ from typing import Final
 from sharedtask.sharing import mapping, segments
 
 OUTBOX_SIZE = 1 << 18
-_WORDS_SIZE = mmap.ALLOCATIONGRANULARITY
-_CRASH_SIZE = 1 << 14  # the last words of a worker that crashes, written by faulthandler
-_CRASH_AT = _WORDS_SIZE + OUTBOX_SIZE
-SIZE = _CRASH_AT + _CRASH_SIZE
+WORDS_SIZE = mmap.ALLOCATIONGRANULARITY
+CRASH_SIZE = 1 << 14  # the last words of a worker that crashes, written by faulthandler
+_CRASH_AT = WORDS_SIZE + OUTBOX_SIZE
+SIZE = _CRASH_AT + CRASH_SIZE
 
 
 class Word:
@@ -64,11 +64,11 @@ class Board:
     def __init__(self) -> None:
         self.fd = segments.scratch(SIZE)
         self._view = memoryview(mapping.view(self.fd, SIZE, writable=True))
-        self.words = self._view[:_WORDS_SIZE].cast("Q")
+        self.words = self._view[:WORDS_SIZE].cast("Q")
 
     def outbox(self) -> bytes:
         """The results that lie in the outbox of a dead worker."""
-        return bytes(self._view[_WORDS_SIZE:_CRASH_AT])
+        return bytes(self._view[WORDS_SIZE:_CRASH_AT])
 
     def crash(self) -> str:
         """What faulthandler wrote when the worker crashed."""
@@ -77,12 +77,12 @@ class Board:
 
 def open_words(fd: int) -> memoryview:
     """The board's numbers, in the worker."""
-    return memoryview(mmap.mmap(fd, _WORDS_SIZE)).cast("Q")
+    return memoryview(mmap.mmap(fd, WORDS_SIZE)).cast("Q")
 
 
 def open_outbox(fd: int) -> mmap.mmap:
     """The outbox, in the worker: a file-like object, whose ``write`` is the fastest there is."""
-    return mmap.mmap(fd, OUTBOX_SIZE, offset=_WORDS_SIZE)
+    return mmap.mmap(fd, OUTBOX_SIZE, offset=WORDS_SIZE)
 
 
 def open_crash_log(fd: int) -> int:

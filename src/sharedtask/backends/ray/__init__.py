@@ -1,0 +1,1 @@
+"""The Ray backend. These are the only modules that import ray."""

@@ -1,0 +1,282 @@
+"""The Ray backend: the same tasks on a Ray cluster, or on a Ray of this machine."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import weakref
+from time import monotonic
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import ray
+
+from sharedtask.backends.base import Backend, Call, Chunk, Session, Sink
+from sharedtask.backends.work import calls, packing, parcels
+from sharedtask.backends.work.leasing import lease_all
+from sharedtask.sharing import codec, functions
+from sharedtask.sharing.cache import Lease, ShareCache
+from sharedtask.sharing.handles import Handle, uses
+
+from . import bench, runtime, store, tickets
+from .dispatcher import Dispatcher
+from .runtime import Capacity, Runtime
+from .tickets import OpenCall
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from queue import SimpleQueue
+
+    from sharedtask.sharing.codec import Payload
+
+# A task to a worker and back.
+_OVERHEAD_SECONDS = 0.002
+# Chunks that Ray may have per worker where it runs no more of them at a time anyhow.
+_AHEAD = 3
+_LOOK_SECONDS = 0.05
+
+
+class Connection:
+    """What belongs to one connection to Ray, and ends with it."""
+
+    def __init__(self, runtime_: Runtime) -> None:
+        self.runtime = runtime_
+        self.origin = os.urandom(8)
+        self.capacity = Capacity()
+        # Half of the object store may hold values that are only kept in case they come again.
+        limit = runtime.store_memory() // 2
+        self.cache = ShareCache(limit, self._wake, store.keep)
+        self.dispatcher = Dispatcher(self._sweep)
+        self._of_handles: dict[int, int] = {}
+        self._remotes: dict[Any, Any] = {}
+        environment: Any = ray.get_runtime_context().runtime_env
+        self.moves = not environment.get("working_dir")
+
+    def _wake(self) -> None:
+        self.dispatcher.wake()
+
+    def _sweep(self) -> bool:
+        self.cache.sweep()
+        uses.sweep()
+        return self.cache.needs_sweeping()
+
+    def remote(self, task: str, options: Mapping[str, Any]) -> Any:
+        """The Ray task for chunks of this call. Ray runs nothing twice by itself."""
+        key = task, tuple(sorted((name, repr(value)) for name, value in options.items()))
+        if key not in self._remotes:
+            plain = ray.remote(max_retries=0)(bench.run_chunk)
+            self._remotes[key] = plain.options(**{"name": task, **options})
+        return self._remotes[key]
+
+    def encode(self, value: Any) -> Payload:
+        """Encode a value; a file that is mapped is opened anew only where it is the same one."""
+        return codec.encode(value, by_path=len(self.capacity.nodes()) == 1)
+
+    def lease_handle(self, handle: Handle[Any]) -> Lease:
+        """Put the value behind a handle, once."""
+        publication = handle.publication
+        lease = self.cache.lease(publication, verify=False, encode=_payload_of)
+        self._of_handles[publication.token] = lease.publication.token
+        publication.tell_on_release(self._drop_handle)
+        lease.publication.tell_on_release(self.dispatcher.note_release)
+        return lease
+
+    def _drop_handle(self, token: int) -> None:
+        ours = self._of_handles.pop(token, None)
+        if ours is not None:
+            self.cache.forget([ours])
+
+    def close(self, reason: str) -> None:
+        """Fail what is under way and drop every reference."""
+        self.dispatcher.end(reason)
+        self.cache.clear()
+
+
+def _payload_of(publication: Any) -> Payload:
+    payload: Payload = publication.payload()
+    return payload
+
+
+class RayBackend(Backend):
+    """Runs chunks as Ray tasks."""
+
+    name: ClassVar[str] = "ray"
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+        _alive.add(self)
+
+    def connect(self) -> Connection:
+        """The connection; another one where Ray was shut down or started anew since."""
+        with self._lock:
+            known = self._connection
+            if known is not None and known.runtime.is_alive:
+                return known
+            if known is not None:
+                known.close(_RECONNECTED)
+            self._connection = Connection(runtime.connect())
+            return self._connection
+
+    def open(self, call: Call, sink: Sink) -> Session:
+        return _RaySession(self.connect(), call, sink)
+
+    def stored(self, tokens: Iterable[int]) -> list[int]:
+        wanted = set(tokens)
+        return [p.nbytes for p in self._cached() if p.token in wanted]
+
+    def _cached(self) -> list[Any]:
+        known = self._connection
+        return [] if known is None else known.cache.publications()
+
+    def forget(self, tokens: Iterable[int]) -> None:
+        known = self._connection
+        if known is not None:
+            known.cache.forget(tokens)
+
+    def limit(self) -> int:
+        known = self._connection
+        return 0 if known is None else known.cache.limit
+
+    def close(self) -> None:
+        with self._lock:
+            known, self._connection = self._connection, None
+        if known is not None:
+            known.close("sharedtask was shut down while this call was running. Call again.")
+            runtime.stop(known.runtime)
+
+    def abandon(self) -> None:
+        """In a forked child: the connection belongs to the parent."""
+        self._lock = threading.Lock()
+        self._connection = None
+
+
+class _RaySession(Session):
+    overhead = _OVERHEAD_SECONDS
+
+    def __init__(self, connection: Connection, call: Call, sink: Sink) -> None:
+        capacity, options = connection.capacity, call.ray_options
+        capacity.require(call.task, options, connection.runtime)
+        self.cpus = max(capacity.slots(options), 1)
+        self.workers = call.workers or self.cpus
+        self._dispatcher, self._runtime = connection.dispatcher, connection.runtime
+        leases = lease_all(connection.cache, call, connection.lease_handle, connection.encode)
+        try:
+            constants = packing.pack_constants(call, parcels.pack_beside)
+            remote = connection.remote(call.task, options)
+        except BaseException:
+            leases.release()
+            raise
+        for lease in leases.all:
+            lease.publication.tell_on_release(self._dispatcher.note_release)
+        self.shares = leases.shares
+        moves = connection.moves and "runtime_env" not in options
+        head = calls.dump_head(
+            call.task,
+            leases.function.publication.token,
+            leases.parameters,
+            call.star,
+            call.timeout is not None,
+            call.stops,
+            call.bound_name,
+            0,  # Ray gives each worker its share of BLAS threads
+            _import_path(),
+            _working_directory() if moves else "",
+        )
+
+        def limit() -> int:
+            slots = capacity.slots(options)
+            return self.workers if slots > self.workers else self.workers * _AHEAD
+
+        self._call = OpenCall(
+            call.task,
+            connection.runtime,
+            connection.origin,
+            remote,
+            head,
+            constants,
+            leases,
+            _encoders(call, leases, connection),
+            limit,
+            lambda: frozenset(node["NodeID"] for node in capacity.nodes()),
+            call.timeout,
+            call.splits,
+            sink,
+        )
+
+    def submit(self, chunk: Chunk) -> None:
+        try:
+            ticket = tickets.encode(self._call, chunk)
+        except Exception:  # noqa: BLE001  pickling runs user code
+            ticket = tickets.encode_each(self._call, chunk)
+        self._call.open_chunks.add(chunk.number)
+        self._dispatcher.submit(ticket)
+
+    def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:
+        """See ``Session.wait``. Inside a task of the user's own Ray gets the CPU back meanwhile."""
+        if not self._runtime.in_worker:
+            return super().wait(reports, until, leaves=leaves)
+        while reports.empty() and (until is None or monotonic() < until):
+            refs = self._dispatcher.in_flight()
+            if refs:
+                ray.wait(refs, timeout=_LOOK_SECONDS, fetch_local=False)
+            found = super().wait(reports, monotonic() + _LOOK_SECONDS, leaves=leaves)
+            if found is not None:
+                return found
+        return super().wait(reports, monotonic(), leaves=leaves)
+
+    def close(self) -> None:
+        if self._call.closed:
+            return
+        self._call.closed = True
+        if self._call.open_chunks:
+            self._dispatcher.close_call(self._call)
+        else:
+            self._call.leases.release()
+
+
+def _encoders(call: Call, leases: Any, connection: Connection) -> dict[int, Callable[[], Payload]]:
+    """How to make each payload again, should Ray lose it."""
+
+    def encoder(value: Any) -> Callable[[], Payload]:
+        if isinstance(value, Handle):
+            return value.publication.payload
+        return lambda: connection.encode(value)
+
+    of_shared = {p.token: encoder(call.shared[p.name].value) for p in leases.parameters}
+    function = leases.function.publication
+    sent = functions.portable(call.function).value
+    return {function.token: lambda: codec.encode(sent), **of_shared}
+
+
+def _import_path() -> tuple[str, ...]:
+    """Where this process finds modules that are not installed; Ray's workers know only a part."""
+    installed = (sys.prefix, sys.base_prefix)
+    return tuple(os.path.abspath(p) for p in sys.path if not p.startswith(installed))
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
+_RECONNECTED = "Ray was shut down, and started anew, while this call was running."
+
+_alive: weakref.WeakSet[RayBackend] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for backend in list(_alive):
+        backend.close()
+
+
+def _abandon_all() -> None:
+    for backend in list(_alive):
+        backend.abandon()
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_abandon_all)

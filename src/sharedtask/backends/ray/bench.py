@@ -1,0 +1,227 @@
+"""In a Ray worker: one bench for each process that sends work here.
+
+It keeps what was decoded between tasks: Ray alone would decode a value for every task that gets it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from sharedtask import inside
+from sharedtask.backends.work import parcels
+from sharedtask.backends.work.board import Word
+from sharedtask.backends.work.outbox import Outbox
+from sharedtask.backends.work.runner import Job, Runner
+from sharedtask.backends.work.values import Values
+from sharedtask.sharing import codec, segments
+from sharedtask.sharing.segments import Layout
+from sharedtask.sharing.stores import BytesStore, SegmentStore
+from sharedtask.version import VERSION
+
+from .box import Box
+from .ledger import Ledger
+from .message import OTHER_VERSION, RAN, UNREADABLE, Answer, Message
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from sharedtask.backends.work.outbox import Sent
+    from sharedtask.backends.work.parcels import Parcel
+    from sharedtask.sharing.codec import Payload
+
+    from .box import Opened
+    from .message import Frame
+
+# A value that no task has asked for so long is let go, so that Ray can free it: longer where it
+# took long to decode.
+_IDLE_SECONDS, _IDLE_FACTOR = 10.0, 100.0
+_LOOK_SECONDS = 1.0
+
+_benches: dict[bytes, _Bench] = {}
+
+
+def run_chunk(fields: tuple[Any, ...], beside: list[Opened], *boxes: Opened) -> Answer:
+    """Run a chunk: this is the body of every Ray task of ours."""
+    message = Message(*fields)
+    if message.version != VERSION:
+        return Answer(OTHER_VERSION, [], VERSION)
+    bench = _benches.get(message.origin)
+    if bench is None:
+        bench = _benches[message.origin] = _Bench(message.origin)
+    with bench.lock, _place_kept():
+        if bench.is_given_up(message.number):
+            return Answer(RAN, [])
+        return bench.run(message, beside, boxes)
+
+
+@contextlib.contextmanager
+def _place_kept() -> Generator[None]:
+    """A Ray worker also runs tasks of others: they shall not see where ours were."""
+    cwd = os.getcwd()
+    inside.enter()
+    try:
+        yield
+    finally:
+        inside.leave()
+        with contextlib.suppress(OSError):
+            os.chdir(cwd)
+
+
+class _BoxStore:
+    """A value in the object store; private copies come from a segment, made once per worker."""
+
+    def __init__(self, opened: Opened) -> None:
+        self.nbytes = sum(memoryview(part).nbytes for part in (opened.head, *opened.buffers))
+        self._opened: Opened | None = opened
+        self._segment: SegmentStore | None = None
+        self.used = time.monotonic()
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether the value lies in a segment of this worker as well."""
+        return self._segment is not None
+
+    def parts(self) -> tuple[memoryview, list[memoryview]]:
+        if self._opened is None:
+            return self._copy().parts()
+        return self._opened.head, self._opened.buffers
+
+    def value(self) -> Any:
+        return codec.decode(*self.parts())
+
+    def private_value(self) -> Any:
+        self.used = time.monotonic()
+        return self._copy().private_value()
+
+    def _copy(self) -> SegmentStore:
+        if self._segment is None:
+            assert self._opened is not None  # noqa: S101  one of the two is there
+            segment = segments.write(self._opened.payload())
+            self._segment = SegmentStore(segment.fd, segment.layout)
+            self._opened = None
+        return self._segment
+
+    def close(self) -> None:
+        if self._segment is not None:
+            self._segment.close()
+
+
+class _Way:
+    """Results are collected and returned together; in between they are logged."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.frames: list[Frame] = []
+        self.is_full = False  # a large result should not wait for its neighbours
+
+    def begin(self) -> None:
+        self.frames, self.is_full = [], False
+        self._ledger.begin()
+
+    def pack(self, payload: Payload) -> Parcel:
+        return parcels.pack_beside(payload)
+
+    def send(self, sent: Sent) -> None:
+        box = None
+        if sent.parcel is not None and sent.parcel.payload is not None:
+            box, self.is_full = Box(sent.parcel.payload), True
+        elif not sent.finished:
+            self._ledger.log(sent.mode, sent.first, sent.items, sent.elapsed, sent.data)
+        if sent.items:
+            self.frames.append((sent.mode, sent.first, sent.items, sent.elapsed, sent.data, box))
+
+
+class _Bench:
+    def __init__(self, origin: bytes) -> None:
+        self.lock = threading.Lock()
+        self._ledger = Ledger(origin)
+        self._way = _Way(self._ledger)
+        self._values = Values()
+        outbox = Outbox(self._way, self._ledger.words, self._ledger.outbox)
+        self._runner = Runner(self._ledger.words, outbox, self._values)
+        self._until = self._timeout = 0.0
+        faulthandler.enable(self._ledger.crash_log)
+        threading.Thread(target=self._let_go, name="sharedtask-idle", daemon=True).start()
+
+    def is_given_up(self, number: int) -> bool:
+        """Whether the caller gave the chunk up before it came here."""
+        return self._ledger.is_given_up(number)
+
+    def run(self, message: Message, beside: list[Opened], boxes: tuple[Opened, ...]) -> Answer:
+        self._receive(message, boxes)
+        self._way.begin()
+        self._until = time.monotonic() + message.seconds if message.seconds else 0.0
+        self._timeout = message.timeout
+        job = Job(
+            message.number,
+            message.first,
+            message.items,
+            message.mode,
+            message.head,
+            memoryview(message.body),
+            iter(beside),
+            self._heed,
+        )
+        try:
+            ran = self._runner.run(job)
+        finally:
+            if message.timeout:
+                faulthandler.cancel_dump_traceback_later()
+            self._put_away()
+        return Answer(RAN if ran else UNREADABLE, self._way.frames)
+
+    def _receive(self, message: Message, boxes: tuple[Opened, ...]) -> None:
+        values = self._values
+        for token in message.released:
+            values.drop(token)
+        for token, data, parts in message.small:
+            if token not in values.stores:
+                values.attach(token, BytesStore(data, Layout(parts, len(data))))
+        for token, opened in zip(message.tokens, boxes, strict=True):
+            if token not in values.stores:
+                values.attach(token, _BoxStore(opened))
+
+    def _put_away(self) -> None:
+        """Each task brings its own values; what was made of them is kept."""
+        stores = self._values.stores
+        for token, store in list(stores.items()):
+            if not (isinstance(store, _BoxStore) and store.is_copied):
+                del stores[token]
+
+    def _heed(self) -> bool:
+        """Asked between two items: whether the chunk ends here."""
+        if self._way.is_full or self._ledger.is_stopped:
+            return True
+        if self._until and time.monotonic() > self._until and self._has_results():
+            return True
+        if self._timeout:
+            # Its own thread keeps the time and needs no GIL: no native code can hold it up.
+            faulthandler.dump_traceback_later(self._timeout, exit=True, file=self._ledger.crash_log)
+        return False
+
+    def _has_results(self) -> bool:
+        words = self._ledger.words
+        return words[Word.BASE] + words[Word.COUNT] > 0
+
+    def _let_go(self) -> None:
+        while True:
+            time.sleep(_LOOK_SECONDS)
+            if self.lock.acquire(blocking=False):
+                try:
+                    self._drop_idle(time.monotonic())
+                finally:
+                    self.lock.release()
+
+    def _drop_idle(self, now: float) -> None:
+        values = self._values
+        for token, found in list(values.decoded.items()):
+            if now - found.used > max(_IDLE_SECONDS, _IDLE_FACTOR * found.seconds):
+                values.drop(token)
+        for token, store in list(values.stores.items()):
+            if isinstance(store, _BoxStore) and now - store.used > _IDLE_SECONDS:
+                values.drop(token)

@@ -1,0 +1,136 @@
+"""What becomes of a chunk whose Ray task did not return."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import ray
+import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from sharedtask.backends.work import calls
+from sharedtask.backends.work.board import Phase, Word
+from sharedtask.errors import RemoteTraceback, TaskTimeoutError, WorkerDiedError
+
+from . import ledger, runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sharedtask.outcomes import Report
+
+    from .ledger import Wreck
+    from .tickets import Ticket
+
+_LOOK_SECONDS = 15.0
+
+# faulthandler's words, at the beginning of its report.
+_FATAL = {
+    "Segmentation fault": signal.SIGSEGV,
+    "Aborted": signal.SIGABRT,
+    "Bus error": signal.SIGBUS,
+    "Floating": signal.SIGFPE,
+    "Illegal instruction": signal.SIGILL,
+}
+_TIMED_OUT = "Timeout ("
+_WITHOUT_NODE = (ray.exceptions.NodeDiedError, ray.exceptions.ObjectLostError)
+_WITH_NODE = "with its node or after it, and its results are lost"
+_WHILE = {
+    Phase.LOADING: "while loading the function and the shared values",
+    Phase.UNPACKING: "while unpickling the item",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to do about a chunk: report, and give the same chunk to Ray again or not."""
+
+    report: Report | None = None
+    again: bool = False
+    each: bool = False
+
+
+def look(origin: bytes, number: int) -> tuple[Wreck | None, frozenset[str]]:
+    """What a dead worker left on any node, and which nodes are alive. Takes some 10 ms to 1 s."""
+    nodes = frozenset(node["NodeID"] for node in runtime.all_nodes() if node["Alive"])
+    refs = [_on_node(node, ledger.find, origin, number) for node in nodes]
+    ready, _ = ray.wait(refs, num_returns=len(refs), timeout=_LOOK_SECONDS)
+    for ref in ready:
+        with contextlib.suppress(ray.exceptions.RayError):
+            wreck: Any = ray.get(ref)
+            if wreck is not None:
+                return wreck, nodes
+    return None, nodes
+
+
+def stop(origin: bytes, numbers: tuple[int, ...], *, kill: bool) -> None:
+    """Have these chunks ended, wherever they are; returns at once."""
+    for node in runtime.all_nodes():
+        if node["Alive"]:
+            _on_node(node["NodeID"], ledger.stop, origin, numbers, kill=kill)
+
+
+def _on_node(node: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A task beside all others, on this very node."""
+    options: dict[str, Any] = {
+        "num_cpus": 0,
+        "max_retries": 0,
+        "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
+    }
+    task: Any = ray.remote(**options)(function)
+    return task.remote(*args, **kwargs)
+
+
+def look_and_judge(ticket: Ticket, error: BaseException) -> Verdict:
+    """What became of a chunk whose worker, node or answer was lost."""
+    if not isinstance(error, _WITHOUT_NODE):
+        wreck, alive = look(ticket.call.origin, ticket.number)
+        if wreck is not None:
+            return judge(ticket, wreck, error)
+        if ticket.nodes <= alive:  # it died before it had the chunk in hand
+            return Verdict(again=True)
+    # What the node's workers had done is lost with it, and each item may have been begun.
+    return Verdict(ticket.all_failed(_died(ticket, 0, None, _WITH_NODE, str(error))))
+
+
+def judge(ticket: Ticket, wreck: Wreck, error: BaseException) -> Verdict:
+    """Keep what the worker did, name the item that it died in; nothing is begun twice."""
+    phase = wreck.words[Word.PHASE]
+    if phase == Phase.LOADING:
+        died = _died(ticket, 0, wreck, _WHILE[phase], str(error))
+        return Verdict(ticket.all_failed(died))
+    if phase == Phase.UNPACKING and ticket.mode != calls.EACH and len(ticket.chunk.items) > 1:
+        return Verdict(again=True, each=True)
+    done = sum(frame[2] for frame in wreck.frames)
+    if done == len(ticket.chunk.items):
+        return Verdict(ticket.arrived(wreck.frames))
+    died = _died(ticket, done, wreck, _WHILE.get(phase, ""), str(error))
+    return Verdict(ticket.arrived(wreck.frames, died))
+
+
+def _died(
+    ticket: Ticket, position: int, wreck: Wreck | None, phase: str, text: str
+) -> BaseException:
+    task, index = ticket.call.task, ticket.chunk.first + position
+    item = ticket.chunk.items[position]
+    pid = None if wreck is None else wreck.pid
+    crash = "" if wreck is None else wreck.crash
+    if crash.startswith(_TIMED_OUT):
+        late = TaskTimeoutError(task, index, item, ticket.call.timeout, pid)
+        late.__cause__ = RemoteTraceback(crash)
+        return late
+    error = WorkerDiedError(task, index, item, pid, _signal(crash, text), None, phase)
+    error.__cause__ = RemoteTraceback(crash or text)
+    return error
+
+
+def _signal(crash: str, text: str) -> int | None:
+    found = re.search(r"Fatal Python error: (.+)", crash)
+    if found:
+        numbers = [n for words, n in _FATAL.items() if found[1].startswith(words)]
+        return int(numbers[0]) if numbers else None
+    return int(signal.SIGKILL) if "memory" in text and "killed" in text else None

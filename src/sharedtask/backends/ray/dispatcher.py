@@ -1,0 +1,345 @@
+"""Gives chunks to Ray and takes answers back: one thread, which alone knows what is under way.
+
+    submit -> queue -> Ray -> answer -> report      close -> wait -> ask to stop -> wait -> kill
+
+Whoever wants something leaves a word in the inbox, and nobody waits for a lock: not a finalizer,
+not Ray's own thread, which must not be held up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import ray
+import ray.exceptions
+
+from sharedtask.errors import (
+    BackendUnavailableError,
+    ClosedError,
+    SerializationError,
+    StoreFullError,
+    WorkerDiedError,
+)
+from sharedtask.version import VERSION
+
+from . import deaths, tickets
+from .box import Box
+from .message import OTHER_VERSION, UNREADABLE
+from .runtime import SHUT_DOWN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .deaths import Verdict
+    from .message import Answer
+    from .tickets import OpenCall, Ticket
+
+_TICK_SECONDS, _SWEEP_SECONDS = 0.25, 0.5
+# Most chunks that are given up are over soon; the others are asked to end, and then made to.
+_PATIENCE_SECONDS, _GRACE_SECONDS = 0.3, 1.0
+_MAX_FAILURES = 3  # before the first item
+_RELEASED_KEPT = 256
+
+_LOST = (
+    ray.exceptions.ObjectLostError,
+    ray.exceptions.ObjectFetchTimedOutError,
+    ray.exceptions.ReferenceCountingAssertionError,
+)
+
+
+class Dispatcher:
+    """The thread and its tables."""
+
+    def __init__(self, sweep: Callable[[], bool]) -> None:
+        """Begin. ``sweep`` releases what nobody holds any more, and says whether to ask again."""
+        self._sweep = sweep
+        self._swept = time.monotonic()
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._queue: deque[Ticket] = deque()
+        self._flying: dict[int, Ticket] = {}
+        self._released: deque[int] = deque(maxlen=_RELEASED_KEPT)
+        self._ended = False
+        threading.Thread(target=self._serve, name="sharedtask-ray", daemon=True).start()
+
+    # ------------------------------------------------------------------- from any thread
+
+    def submit(self, ticket: Ticket) -> None:
+        """Give a chunk to Ray as soon as its call may have one more there."""
+        self._inbox.put(lambda: self._accept(ticket))
+
+    def close_call(self, call: OpenCall) -> None:
+        """Give up the chunks of a call."""
+        self._inbox.put(lambda: self._close_call(call))
+
+    def wake(self) -> None:
+        """A value may have died: look soon."""
+        self._inbox.put(lambda: None)
+
+    def note_release(self, token: int) -> None:
+        """A value is needed no more; workers learn of it with their next chunk."""
+        self._inbox.put(lambda: self._released.append(token))
+
+    def end(self, reason: str) -> None:
+        """Fail what is under way, and end the thread."""
+        self._inbox.put(lambda: self._end(reason))
+
+    def in_flight(self) -> list[Any]:
+        """References of the tasks that Ray has now."""
+        return [t.ref for t in list(self._flying.values()) if t.ref is not None]
+
+    # ---------------------------------------------------------------------- in the thread
+
+    def _serve(self) -> None:
+        keeps = False
+        while not self._ended:
+            busy = bool(self._flying or self._queue)
+            pause = _TICK_SECONDS if busy else _SWEEP_SECONDS if keeps else None
+            try:
+                word = self._inbox.get(timeout=pause)
+            except queue.Empty:
+                self._do(self._tick)
+            else:
+                self._do(word)
+            if time.monotonic() > self._swept + _SWEEP_SECONDS:
+                keeps, self._swept = self._sweep(), time.monotonic()
+            self._do(self._launch_queued)
+
+    def _do(self, word: Callable[[], None]) -> None:
+        try:
+            word()
+        except Exception as error:  # noqa: BLE001  a call that fails is better than one that hangs
+            for ticket in [*self._flying.values(), *self._queue]:
+                self._fail(ticket, error)
+            self._flying.clear()
+            self._queue.clear()
+
+    def _accept(self, ticket: Ticket) -> None:
+        if not ticket.call.closed:
+            self._queue.append(ticket)
+
+    def _launch_queued(self) -> None:
+        waiting: deque[Ticket] = deque()
+        limits: dict[int, int] = {}
+        while self._queue:
+            ticket = self._queue.popleft()
+            call = ticket.call
+            if id(call) not in limits:
+                limits[id(call)] = call.limit()
+            if len(self._flying) >= limits[id(call)]:
+                waiting.append(ticket)
+            elif not call.closed:
+                self._launch(ticket)
+        self._queue = waiting
+
+    def _launch(self, ticket: Ticket) -> None:
+        call = ticket.call
+        if not call.sink.begun(ticket.chunk.number):
+            call.closed = True
+            call.leases.release()
+            return
+        self._flying[ticket.number] = ticket
+        try:
+            ticket.ref = self._start(ticket)
+        except BaseException as error:  # noqa: BLE001  Ray leaves a thread by SystemExit as it ends
+            del self._flying[ticket.number]
+            self._fail(ticket, error)
+            return
+        number = ticket.number
+        ticket.ref.future().add_done_callback(
+            lambda future: self._inbox.put(lambda: self._answered(number, future))
+        )
+
+    def _start(self, ticket: Ticket) -> Any:
+        """One Ray task. The values are arguments, so that Ray brings them to where it runs."""
+        call = ticket.call
+        if not call.runtime.is_alive:  # Ray would start anew by itself
+            raise ClosedError(SHUT_DOWN)
+        stores = call.stores()
+        ticket.nodes = call.alive_nodes()
+        message = ticket.message(tuple(self._released), tuple(stores))
+        beside = [Box(payload) for payload in ticket.beside()]
+        refs = [store.ref for store in stores.values()]
+        return call.remote.remote(tuple(message), beside, *refs)
+
+    # ------------------------------------------------------------------------- answers
+
+    def _answered(self, number: int, future: Any) -> None:
+        ticket = self._flying.get(number)
+        if ticket is None:
+            return
+        error = future.exception()
+        if error is None:
+            del self._flying[number]
+            self._take(ticket, future.result())
+        elif ticket.call.closed:
+            del self._flying[number]
+            _see(ticket.ref)
+        else:
+            _see(ticket.ref)
+            self._failed(ticket, error)
+
+    def _take(self, ticket: Ticket, answer: Answer) -> None:
+        status, frames, text = answer
+        if ticket.call.closed:
+            return
+        if status == UNREADABLE:
+            self._queue.appendleft(tickets.encode_each(ticket.call, ticket.chunk))
+        elif status == OTHER_VERSION:
+            self._fail(ticket, BackendUnavailableError(_other_version(text)))
+        else:
+            ticket.call.report(ticket.arrived(frames))
+
+    def _failed(self, ticket: Ticket, error: BaseException) -> None:
+        """The task did not return: whatever takes time is looked into by another thread."""
+        crashed = isinstance(
+            error,
+            (
+                ray.exceptions.WorkerCrashedError,
+                ray.exceptions.OutOfMemoryError,
+                ray.exceptions.NodeDiedError,
+            ),
+        )
+        if crashed:
+            self._look_into(ticket, lambda: self._died(ticket, error))
+        elif isinstance(error, _LOST) and _is_argument(ticket, error):
+            self._look_into(ticket, lambda: self._put_again(ticket, error))
+        elif isinstance(error, _LOST):
+            self._look_into(ticket, lambda: self._died(ticket, error))
+        else:
+            del self._flying[ticket.number]
+            self._fail(ticket, error)
+
+    def _look_into(self, ticket: Ticket, work: Callable[[], Callable[[], None]]) -> None:
+        def run() -> None:
+            try:
+                then = work()
+            except BaseException as error:  # noqa: BLE001  Ray may end meanwhile, by SystemExit
+                failure = error
+                self._inbox.put(lambda: self._settle_failed(ticket, failure))
+            else:
+                self._inbox.put(then)
+
+        threading.Thread(target=run, name="sharedtask-ray-look", daemon=True).start()
+
+    def _died(self, ticket: Ticket, error: BaseException) -> Callable[[], None]:
+        verdict = deaths.look_and_judge(ticket, error)
+        return lambda: self._settle(ticket, verdict, error)
+
+    def _put_again(self, ticket: Ticket, error: BaseException) -> Callable[[], None]:
+        """A shared value was lost from the object store: the caller still has it."""
+        call = ticket.call
+        for token, store in call.stores().items():
+            if store.ref.hex() in str(error):
+                store.put_again(call.again[token]())
+        verdict = deaths.Verdict(again=True)
+        return lambda: self._settle(ticket, verdict, error)
+
+    def _settle(self, ticket: Ticket, verdict: Verdict, error: BaseException) -> None:
+        if self._flying.pop(ticket.number, None) is None or ticket.call.closed:
+            return
+        if verdict.report is not None:
+            ticket.call.report(verdict.report)
+        elif verdict.each:
+            self._queue.appendleft(tickets.encode_each(ticket.call, ticket.chunk))
+        elif ticket.failures < _MAX_FAILURES:
+            self._queue.appendleft(ticket.renumbered())
+        else:
+            self._fail(ticket, error)
+
+    def _settle_failed(self, ticket: Ticket, error: BaseException) -> None:
+        if self._flying.pop(ticket.number, None) is not None:
+            self._fail(ticket, error)
+
+    def _fail(self, ticket: Ticket, error: BaseException) -> None:
+        ticket.call.report(ticket.all_failed(translated(ticket, error)))
+
+    # ---------------------------------------------------------------------- ends
+
+    def _close_call(self, call: OpenCall) -> None:
+        call.leases.release()
+        self._queue = deque(t for t in self._queue if t.call is not call)
+        for ticket in self._flying.values():
+            if ticket.call is call:
+                ticket.give_up_at = time.monotonic() + _PATIENCE_SECONDS
+
+    def _tick(self) -> None:
+        for ticket in list(self._flying.values()):
+            if not ticket.call.runtime.is_alive:
+                del self._flying[ticket.number]
+                self._fail(ticket, ClosedError(SHUT_DOWN))
+        now = time.monotonic()
+        self._stop([t for t in self._flying.values() if t.give_up_at and now > t.give_up_at])
+
+    def _stop(self, late: list[Ticket]) -> None:
+        """Chunks that nobody wants are ended after the item in hand, later in the middle of it."""
+        for kill in (False, True):
+            numbers = tuple(t.number for t in late if t.is_stopped is kill)
+            if numbers:
+                deaths.stop(late[0].call.origin, numbers, kill=kill)
+        for ticket in late:
+            ticket.is_stopped = True
+            ticket.give_up_at = time.monotonic() + _GRACE_SECONDS
+
+    def _end(self, reason: str) -> None:
+        left = [*self._flying.values(), *self._queue]
+        self._flying.clear()
+        self._queue.clear()
+        for ticket in left:
+            self._fail(ticket, ClosedError(reason))
+        self._ended = True
+
+
+def _see(ref: Any) -> None:
+    """Ray prints errors that nobody has asked for."""
+    with contextlib.suppress(BaseException):
+        ray.get(ref, timeout=0)
+
+
+def _is_argument(ticket: Ticket, error: BaseException) -> bool:
+    return any(store.ref.hex() in str(error) for store in ticket.call.stores().values())
+
+
+def translated(ticket: Ticket, error: BaseException) -> BaseException:
+    """Ray's error as one of ours."""
+    task, first = ticket.call.task, ticket.chunk.first
+    if isinstance(error, (ClosedError, BackendUnavailableError)):
+        return error
+    text = str(error)
+    if "No module named 'sharedtask'" in text:
+        return _caused(BackendUnavailableError(_NOT_INSTALLED), error)
+    if isinstance(error, ray.exceptions.RuntimeEnvSetupError):
+        msg = f"{task}(): Ray cannot set up the environment of its workers: {text}"
+        return _caused(BackendUnavailableError(msg), error)
+    if isinstance(error, (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError)):
+        msg = f"{task}(): Ray's object store is full; see object_store_memory= of ray.init. {text}"
+        return _caused(StoreFullError(msg), error)
+    if isinstance(error, (SystemExit, ray.exceptions.RaySystemError)):
+        return _caused(ClosedError(f"{SHUT_DOWN} {text}"), error)
+    if isinstance(error, ray.exceptions.RayTaskError):
+        msg = f"{task}(): the chunk from item {first} on failed before any item was run: {text}"
+        return _caused(SerializationError(msg), error)
+    died = WorkerDiedError(task, first, ticket.chunk.items[0])
+    return _caused(died, error)
+
+
+def _caused(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
+
+
+def _other_version(theirs: str) -> str:
+    return (
+        f"this process has sharedtask {VERSION} and a node of the cluster {theirs}. "
+        "Install the same version on all of them."
+    )
+
+
+_NOT_INSTALLED = (
+    "sharedtask is not installed on a node of the Ray cluster. Install it there, or have Ray do "
+    'it: ray.init(runtime_env={"pip": ["sharedtask"]}).'
+)

@@ -1,0 +1,286 @@
+"""The Ray that this process uses: found, joined, or started here."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from sharedtask.errors import BackendUnavailableError, ClosedError, OptionsError
+from sharedtask.options import available_cpus
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+
+SHUT_DOWN = "Ray was shut down while this call was running."
+
+_log = logging.getLogger("sharedtask")
+
+# Ray would look for a cluster that is not there for 14 minutes: with these, for 22 seconds.
+_PATIENCE = {
+    "RAY_gcs_server_port_wait_time_s": "2",
+    "RAY_gcs_rpc_server_connect_timeout_s": "3",
+    "RAY_py_gcs_connect_timeout_s": "4",
+}
+_CONNECT_SECONDS, _CONNECT_TRIES = 3.0, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A connection to Ray; another one, even to the same cluster, has another ``key``."""
+
+    key: str
+    is_ours: bool
+    in_worker: bool
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether this process is still connected in the same way."""
+        return ray.is_initialized() and _key() == self.key
+
+
+_lock = threading.Lock()
+_started: list[str] = []  # the keys of runtimes that were started here
+_forked = threading.Event()
+os.register_at_fork(after_in_child=_forked.set)
+
+
+def connect() -> Runtime:
+    """The Ray that is initialised, or the one at ``RAY_ADDRESS``, or a new one of this machine.
+
+    Raises:
+        BackendUnavailableError: The cluster cannot be reached or refuses us, in Ray's own words.
+    """
+    with _lock:
+        if _forked.is_set() and ray.is_initialized():
+            msg = (
+                "Ray cannot be used in a process that was forked from one that uses it. "
+                "Start the process with the spawn method, or map in the parent."
+            )
+            raise BackendUnavailableError(msg)
+        if not ray.is_initialized():
+            _start()
+        module = internal("_private.worker")
+        in_worker = module.global_worker.mode == module.WORKER_MODE
+        return Runtime(_key(), _key() in _started, in_worker)
+
+
+def stop(runtime: Runtime) -> None:
+    """End Ray, if it was started here."""
+    with _lock:
+        if runtime.is_ours and runtime.is_alive:
+            ray.shutdown()
+
+
+def _key() -> str:
+    return str(internal("_private.worker").global_worker.worker_id.hex())
+
+
+def internal(name: str) -> Any:
+    """A module of Ray's that it does not promise to keep."""
+    return importlib.import_module(f"ray.{name}")
+
+
+def _start() -> None:
+    address = os.environ.get("RAY_ADDRESS")
+    where = f"the Ray cluster at RAY_ADDRESS={address}" if address else "Ray on this machine"
+    try:
+        with _quiet():
+            _join(address) if address else _start_here()
+    except OSError as error:
+        msg = f"{where} cannot be reached: {_reason(error)}"
+        raise BackendUnavailableError(msg) from error
+    except Exception as error:
+        raise BackendUnavailableError(f"{where} cannot be used: {_reason(error)}") from error
+
+
+def _join(address: str) -> None:
+    _require_listener(address)
+    with _impatient():
+        ray.init(logging_level=logging.ERROR)
+    if not _checks_tokens():
+        _log.warning(
+            "the Ray cluster at %s does not check tokens: whoever can reach its ports can run code "
+            "there. See RAY_AUTH_MODE=token in Ray's documentation.",
+            address,
+        )
+
+
+def _start_here() -> None:
+    is_new = not _token_file().exists()
+    ray.init(
+        address="local",
+        num_cpus=available_cpus(),
+        include_dashboard=False,
+        logging_level=logging.ERROR,
+    )
+    _started.append(_key())
+    _mute_raylet()
+    if is_new:  # Ray 2.60 lets everybody read the token that it has just made
+        with contextlib.suppress(OSError):
+            _token_file().chmod(0o600)
+
+
+def _token_file() -> Path:
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+
+
+def _checks_tokens() -> bool:
+    try:
+        module = internal("_private.authentication.authentication_utils")
+    except ImportError:  # before Ray 2.52 there were none
+        return False
+    return bool(module.is_token_auth_enabled())
+
+
+@contextlib.contextmanager
+def _impatient() -> Generator[None]:
+    """Ray reads these from the environment, most of them as it is imported."""
+    config = internal("_raylet").Config
+    ours = {name: value for name, value in _PATIENCE.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        config.initialize("")
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+        if not ray.is_initialized():
+            config.initialize("")
+
+
+def _reason(error: BaseException) -> str:
+    """Ray's reason; it often stands in the cause."""
+    texts = [str(error)]
+    while error.__cause__ is not None:
+        error = error.__cause__
+        texts.append(str(error).strip().splitlines()[-1] if str(error).strip() else repr(error))
+    return " ".join(texts)
+
+
+@contextlib.contextmanager
+def _quiet() -> Generator[None]:
+    """Without remarks on how Ray starts; errors are raised."""
+    logger = logging.getLogger("ray")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _mute_raylet() -> None:
+    """A Ray of ours prints what tasks print, and not its own remarks on their deaths.
+
+    They would stand on standard output, and the death is an exception of ours already.
+    """
+    module = internal("_private.worker")
+    show = getattr(module, "print_worker_logs", None)
+    if show is None or getattr(show, "_sharedtask_", False):
+        return
+
+    def show_tasks(data: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
+        if data.get("pid") != "raylet" or _key() not in _started:
+            show(data, *args, **kwargs)
+
+    show_tasks._sharedtask_ = True  # type: ignore[attr-defined] # pyright: ignore[reportFunctionMemberAccess]
+    module.print_worker_logs = show_tasks
+
+
+def _require_listener(address: str) -> None:
+    """Find out in seconds that nobody is there: Ray would try for minutes."""
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    if not (host and port.isdigit()):
+        return  # "auto" and other words are Ray's to understand
+    for left in reversed(range(_CONNECT_TRIES)):
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+        except OSError:
+            if not left:
+                raise
+            time.sleep(1)
+        else:
+            return
+
+
+# ----------------------------------------------------------------------------- capacity
+
+
+def all_nodes() -> list[Any]:
+    """What Ray knows of its nodes, dead ones included; ClosedError where it was shut down."""
+    if not ray.is_initialized():  # to ask it would start it anew
+        raise ClosedError(SHUT_DOWN)
+    nodes: Any = ray.nodes  # without types
+    found: list[Any] = nodes()
+    return found
+
+
+class Capacity:
+    """How many tasks with certain needs run at once; looked up at most every second."""
+
+    def __init__(self) -> None:
+        self._nodes: list[Any] = []
+        self._until = 0.0
+
+    def nodes(self) -> list[Any]:
+        """The nodes that are alive."""
+        if time.monotonic() > self._until:
+            self._nodes = [node for node in all_nodes() if node["Alive"]]
+            self._until = time.monotonic() + 1
+        return self._nodes
+
+    def slots(self, options: Mapping[str, Any]) -> int:
+        """How many tasks with these ``ray_options`` the cluster can run at a time."""
+        needs = _needs(options)
+        return sum(_fitting(node["Resources"], needs) for node in self.nodes())
+
+    def require(self, task: str, options: Mapping[str, Any], runtime: Runtime) -> None:
+        """Refuse what no node can ever run, where no node can be added.
+
+        Raises:
+            OptionsError: A Ray of this machine does not have what the task needs.
+        """
+        if runtime.is_ours and not self.slots(options):
+            resources = self.nodes()[0]["Resources"]
+            needs = {k: v for k, v in _needs(options).items() if v > resources.get(k, 0)}
+            have = {name: resources.get(name, 0) for name in needs}
+            msg = (
+                f"{task}(): no task could start: its ray_options need {needs}, and this machine "
+                f"has {have}. Ask for less, or join a cluster that has it."
+            )
+            raise OptionsError(msg)
+
+
+def _needs(options: Mapping[str, Any]) -> dict[str, float]:
+    needs = {
+        "CPU": options.get("num_cpus", 1),
+        "GPU": options.get("num_gpus", 0),
+        "memory": options.get("memory", 0),
+        **options.get("resources", {}),
+    }
+    if "accelerator_type" in options:
+        needs[f"accelerator_type:{options['accelerator_type']}"] = 0.001
+    return {name: amount for name, amount in needs.items() if amount}
+
+
+def _fitting(resources: Mapping[str, float], needs: Mapping[str, float]) -> int:
+    if not needs:
+        return max(int(resources.get("CPU", 1)), 1)
+    return int(min(resources.get(name, 0) / amount for name, amount in needs.items()))
+
+
+def store_memory() -> int:
+    """Bytes of the object store of this process's node; of the first one where it has none."""
+    here = ray.get_runtime_context().get_node_id()
+    nodes = sorted(all_nodes(), key=lambda node: node["NodeID"] != here)
+    return int(nodes[0]["Resources"].get("object_store_memory", 0))

@@ -1,0 +1,173 @@
+"""Chunks on their way through Ray, and the calls that they belong to."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sharedtask.backends.work import packing, parcels, results
+from sharedtask.outcomes import Batch, Known, Report
+from sharedtask.sharing.stores import BytesStore
+from sharedtask.version import VERSION
+
+from .message import Message
+from .store import RayStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sharedtask.backends.base import Chunk, Sink
+    from sharedtask.backends.work.leasing import Leases
+    from sharedtask.backends.work.parcels import Parcel
+    from sharedtask.sharing.codec import Payload
+
+    from .message import Frame
+    from .runtime import Runtime
+
+_numbers = itertools.count(1)
+
+# A chunk hands in what it has after this time, so that results flow and the rest can be shared out.
+_CHUNK_SECONDS = 0.2
+
+
+@dataclass(eq=False, slots=True)
+class OpenCall:
+    """What all chunks of a call have in common.
+
+    ``again`` makes the payload of a value anew, should its object be lost; ``limit`` tells how many
+    chunks Ray may be given at a time.
+    """
+
+    task: str
+    runtime: Runtime
+    origin: bytes
+    remote: Any
+    head: bytes
+    constants: Parcel
+    leases: Leases
+    again: dict[int, Callable[[], Payload]]
+    limit: Callable[[], int]
+    alive_nodes: Callable[[], frozenset[str]]
+    timeout: float | None
+    splits: bool
+    sink: Sink
+    closed: bool = False
+    open_chunks: set[int] = field(default_factory=set)
+
+    def report(self, report: Report) -> None:
+        """Tell what became of a chunk, unless nobody wants to know."""
+        if not self.closed:
+            self.open_chunks.discard(report.chunk)
+            self.sink.report(report)
+
+    def stores(self) -> dict[int, Any]:
+        """The values that travel as arguments, by token."""
+        return {
+            lease.publication.token: lease.publication.store
+            for lease in self.leases.all
+            if isinstance(lease.publication.store, RayStore)
+        }
+
+    def small(self) -> tuple[tuple[int, bytes, Any], ...]:
+        """The values that travel inside the message."""
+        stores = [(lease.publication.token, lease.publication.store) for lease in self.leases.all]
+        return tuple(
+            (token, store.data, store.layout.parts)
+            for token, store in stores
+            if isinstance(store, BytesStore)
+        )
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """A chunk, encoded."""
+
+    call: OpenCall
+    chunk: Chunk
+    mode: int
+    parcel: Parcel
+    number: int = field(default_factory=lambda: next(_numbers))
+    ref: Any = None  # kept until the answer is here: Ray ends the process otherwise
+    nodes: frozenset[str] = frozenset()  # those that were alive when it was given to Ray
+    failures: int = 0
+    give_up_at: float | None = None
+    is_stopped: bool = False
+
+    def message(self, released: tuple[int, ...], tokens: tuple[int, ...]) -> Message:
+        """What the worker is told."""
+        call, chunk = self.call, self.chunk
+        return Message(
+            VERSION,
+            call.origin,
+            self.number,
+            chunk.first,
+            len(chunk.items),
+            self.mode,
+            call.head,
+            call.constants.data + self.parcel.data,
+            call.small(),
+            tokens,
+            released,
+            _CHUNK_SECONDS if call.splits else 0.0,
+            call.timeout or 0.0,
+        )
+
+    def beside(self) -> list[Payload]:
+        """What travels beside the message, in the order in which it will be asked for."""
+        parcels_ = (self.call.constants, self.parcel)
+        return [parcel.payload for parcel in parcels_ if parcel.payload is not None]
+
+    def renumbered(self) -> Ticket:
+        """The same chunk, to be run from its beginning."""
+        return Ticket(self.call, self.chunk, self.mode, self.parcel, failures=self.failures + 1)
+
+    def all_failed(self, error: BaseException) -> Report:
+        """A report that every item ended with ``error``."""
+        count = len(self.chunk.items)
+        batch = Batch(self.chunk.first, [None] * count, dict.fromkeys(range(count), error))
+        return Report(self.chunk.number, Known(batch), count, finished=True)
+
+    def arrived(self, frames: list[Frame], error: BaseException | None = None) -> Report:
+        """A report of results, and of the error in which the item after them ended."""
+        count = sum(frame[2] for frame in frames) + (error is not None)
+        seconds = sum(frame[3] for frame in frames) / 1e9
+        delivery = Arrived(frames, self.chunk.first, self.call.task, error)
+        return Report(self.chunk.number, delivery, count, finished=True, seconds=seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """Results that are here and not decoded yet."""
+
+    frames: list[Frame]
+    first: int
+    task: str
+    error: BaseException | None
+
+    def open(self) -> Batch:
+        """Decode them in the thread that asked for them."""
+        whole = Batch(self.first, [])
+        for mode, first, items, _, data, opened in self.frames:
+            beside = iter([] if opened is None else [opened])
+            part = results.load_batch(mode, data, items, self.first + first, self.task, beside)
+            whole.errors.update({len(whole.values) + k: e for k, e in part.errors.items()})
+            whole.values += part.values
+        if self.error is not None:
+            whole.errors[len(whole.values)] = self.error
+            whole.values.append(None)
+        return whole
+
+    def discard(self) -> None:
+        """What they hold goes with them."""
+
+
+def encode(call: OpenCall, chunk: Chunk) -> Ticket:
+    """Encode a chunk in one piece; raises what pickling an item raises."""
+    return Ticket(call, chunk, *packing.pack_items(chunk.items, parcels.pack_beside))
+
+
+def encode_each(call: OpenCall, chunk: Chunk) -> Ticket:
+    """Encode every item on its own."""
+    packed = packing.pack_each(call.task, chunk.first, chunk.items, parcels.pack_beside)
+    return Ticket(call, chunk, *packed)
