@@ -12,7 +12,7 @@ them, start fast.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from sharedtask.version import VERSION as __version__
+from sharedtask.version import VERSION as __version__  # noqa: N811  the name that tools look for
 
 if TYPE_CHECKING:
     from sharedtask.annotations import CopyOnWrite as CopyOnWrite
