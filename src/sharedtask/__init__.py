@@ -12,7 +12,7 @@ them, start fast.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from sharedtask.version import VERSION as __version__  # noqa: N811  the name that tools look for
+from sharedtask import version as _version
 
 if TYPE_CHECKING:
     from sharedtask.annotations import CopyOnWrite as CopyOnWrite
@@ -65,6 +65,8 @@ _MODULES = {
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 # Written out, because type checkers read it.
+__version__ = _version.VERSION
+
 __all__ = [
     "ArgumentError",
     "BackendUnavailableError",
