@@ -187,7 +187,9 @@ class _RaySession(Session):
 
         def limit() -> int:
             slots = capacity.slots(options)
-            return self.workers if slots > self.workers else self.workers * _AHEAD
+            if call.workers is None:  # as many as the cluster can, which may grow meanwhile
+                return max(slots, 1) * _AHEAD
+            return call.workers if slots > call.workers else call.workers * _AHEAD
 
         self._call = OpenCall(
             call.task,

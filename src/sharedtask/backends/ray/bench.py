@@ -62,7 +62,9 @@ def run_chunk(fields: tuple[Any, ...], beside: list[Opened], *boxes: Opened) -> 
 @contextlib.contextmanager
 def _place_kept() -> Generator[None]:
     """A Ray worker also runs tasks of others: they shall not see where ours were."""
-    cwd = os.getcwd()
+    cwd = ""
+    with contextlib.suppress(OSError):
+        cwd = os.getcwd()
     inside.enter()
     try:
         yield
@@ -131,7 +133,8 @@ class _Way:
         if sent.parcel is not None and sent.parcel.payload is not None:
             box, self.is_full = Box(sent.parcel.payload), True
         elif not sent.finished:
-            self._ledger.log(sent.mode, sent.first, sent.items, sent.elapsed, sent.data)
+            fields = sent.mode, sent.first, sent.items, sent.elapsed, sent.data
+            self.is_full = not self._ledger.log(*fields) or self.is_full
         if sent.items:
             self.frames.append((sent.mode, sent.first, sent.items, sent.elapsed, sent.data, box))
 
@@ -145,7 +148,6 @@ class _Bench:
         outbox = Outbox(self._way, self._ledger.words, self._ledger.outbox)
         self._runner = Runner(self._ledger.words, outbox, self._values)
         self._until = self._timeout = 0.0
-        faulthandler.enable(self._ledger.crash_log)
         threading.Thread(target=self._let_go, name="sharedtask-idle", daemon=True).start()
 
     def is_given_up(self, number: int) -> bool:
@@ -153,6 +155,7 @@ class _Bench:
         return self._ledger.is_given_up(number)
 
     def run(self, message: Message, beside: list[Opened], boxes: tuple[Opened, ...]) -> Answer:
+        faulthandler.enable(self._ledger.crash_log)  # another bench may have had it
         self._receive(message, boxes)
         self._way.begin()
         self._until = time.monotonic() + message.seconds if message.seconds else 0.0

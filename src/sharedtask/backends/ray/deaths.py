@@ -38,6 +38,7 @@ _FATAL = {
 }
 _TIMED_OUT = "Timeout ("
 _WITHOUT_NODE = (ray.exceptions.NodeDiedError, ray.exceptions.ObjectLostError)
+_LOST_RESULT = "after it, and its result is lost"
 _WITH_NODE = "with its node or after it, and its results are lost"
 _WHILE = {
     Phase.LOADING: "while loading the function and the shared values",
@@ -55,16 +56,18 @@ class Verdict:
 
 
 def look(origin: bytes, number: int) -> tuple[Wreck | None, frozenset[str]]:
-    """What a dead worker left on any node, and which nodes are alive. Takes some 10 ms to 1 s."""
-    nodes = frozenset(node["NodeID"] for node in runtime.all_nodes() if node["Alive"])
-    refs = [_on_node(node, ledger.find, origin, number) for node in nodes]
-    ready, _ = ray.wait(refs, num_returns=len(refs), timeout=_LOOK_SECONDS)
+    """What a dead worker left on any node, and the nodes that answered. Takes 10 ms to 1 s."""
+    nodes = [node["NodeID"] for node in runtime.all_nodes() if node["Alive"]]
+    node_of = {_on_node(node, ledger.find, origin, number): node for node in nodes}
+    ready, _ = ray.wait(list(node_of), num_returns=len(node_of), timeout=_LOOK_SECONDS)
+    answered = set()
     for ref in ready:
         with contextlib.suppress(ray.exceptions.RayError):
             wreck: Any = ray.get(ref)
             if wreck is not None:
-                return wreck, nodes
-    return None, nodes
+                return wreck, frozenset(nodes)
+            answered.add(node_of[ref])
+    return None, frozenset(answered)
 
 
 def stop(origin: bytes, numbers: tuple[int, ...], *, kill: bool) -> None:
@@ -88,10 +91,10 @@ def _on_node(node: str, function: Callable[..., Any], *args: Any, **kwargs: Any)
 def look_and_judge(ticket: Ticket, error: BaseException) -> Verdict:
     """What became of a chunk whose worker, node or answer was lost."""
     if not isinstance(error, _WITHOUT_NODE):
-        wreck, alive = look(ticket.call.origin, ticket.number)
+        wreck, seen = look(ticket.call.origin, ticket.number)
         if wreck is not None:
             return judge(ticket, wreck, error)
-        if ticket.nodes <= alive:  # it died before it had the chunk in hand
+        if ticket.nodes <= seen:  # it died before it had the chunk in hand
             return Verdict(again=True)
     # What the node's workers had done is lost with it, and each item may have been begun.
     return Verdict(ticket.all_failed(_died(ticket, 0, None, _WITH_NODE, str(error))))
@@ -105,11 +108,15 @@ def judge(ticket: Ticket, wreck: Wreck, error: BaseException) -> Verdict:
         return Verdict(ticket.all_failed(died))
     if phase == Phase.UNPACKING and ticket.mode != calls.EACH and len(ticket.chunk.items) > 1:
         return Verdict(again=True, each=True)
-    done = sum(frame[2] for frame in wreck.frames)
-    if done == len(ticket.chunk.items):
-        return Verdict(ticket.arrived(wreck.frames))
-    died = _died(ticket, done, wreck, _WHILE.get(phase, ""), str(error))
-    return Verdict(ticket.arrived(wreck.frames, died))
+    kept = sum(frame[2] for frame in wreck.frames)
+    done = wreck.words[Word.BASE] + wreck.words[Word.COUNT]
+    begun = min(done + (phase != Phase.IDLE), len(ticket.chunk.items))
+    # A large result travels with the answer alone, and is lost where that never came.
+    lost = [_died(ticket, at, wreck, _LOST_RESULT, str(error)) for at in range(kept, done)]
+    in_hand = [
+        _died(ticket, at, wreck, _WHILE.get(phase, ""), str(error)) for at in range(done, begun)
+    ]
+    return Verdict(ticket.arrived(wreck.frames, (*lost, *in_hand)))
 
 
 def _died(

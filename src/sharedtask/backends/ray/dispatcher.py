@@ -58,12 +58,13 @@ class Dispatcher:
     def __init__(self, sweep: Callable[[], bool]) -> None:
         """Begin. ``sweep`` releases what nobody holds any more, and says whether to ask again."""
         self._sweep = sweep
-        self._swept = time.monotonic()
+        self._swept = self._ticked = time.monotonic()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._putting = threading.Lock()
         self._queue: deque[Ticket] = deque()
         self._flying: dict[int, Ticket] = {}
         self._released: deque[int] = deque(maxlen=_RELEASED_KEPT)
-        self._ended = False
+        self._reason = ""  # why it ended
         threading.Thread(target=self._serve, name="sharedtask-ray", daemon=True).start()
 
     # ------------------------------------------------------------------- from any thread
@@ -71,6 +72,8 @@ class Dispatcher:
     def submit(self, ticket: Ticket) -> None:
         """Give a chunk to Ray as soon as its call may have one more there."""
         self._inbox.put(lambda: self._accept(ticket))
+        if self._reason:
+            self._drain()
 
     def close_call(self, call: OpenCall) -> None:
         """Give up the chunks of a call."""
@@ -96,18 +99,26 @@ class Dispatcher:
 
     def _serve(self) -> None:
         keeps = False
-        while not self._ended:
+        while not self._reason:
             busy = bool(self._flying or self._queue)
             pause = _TICK_SECONDS if busy else _SWEEP_SECONDS if keeps else None
-            try:
-                word = self._inbox.get(timeout=pause)
-            except queue.Empty:
+            with contextlib.suppress(queue.Empty):
+                self._do(self._inbox.get(timeout=pause))
+            now = time.monotonic()
+            if now > self._ticked + _TICK_SECONDS:
+                self._ticked = now
                 self._do(self._tick)
-            else:
-                self._do(word)
-            if time.monotonic() > self._swept + _SWEEP_SECONDS:
-                keeps, self._swept = self._sweep(), time.monotonic()
+            if now > self._swept + _SWEEP_SECONDS:
+                self._swept = now
+                keeps = self._sweep()
             self._do(self._launch_queued)
+        self._drain()
+
+    def _drain(self) -> None:
+        """After the end: whoever still wants something hears of it."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._do(self._inbox.get_nowait())
 
     def _do(self, word: Callable[[], None]) -> None:
         try:
@@ -119,22 +130,36 @@ class Dispatcher:
             self._queue.clear()
 
     def _accept(self, ticket: Ticket) -> None:
-        if not ticket.call.closed:
+        if self._reason:
+            self._fail(ticket, ClosedError(self._reason))
+        elif not ticket.call.closed:
             self._queue.append(ticket)
 
     def _launch_queued(self) -> None:
-        waiting: deque[Ticket] = deque()
-        limits: dict[int, int] = {}
+        """Give Ray what it may have: no call more than its limit, and all together no more either.
+
+        So many single submissions keep to the limit that each of them brings.
+        """
+        held: list[Ticket] = []
         while self._queue:
             ticket = self._queue.popleft()
-            call = ticket.call
-            if id(call) not in limits:
-                limits[id(call)] = call.limit()
-            if len(self._flying) >= limits[id(call)]:
-                waiting.append(ticket)
-            elif not call.closed:
+            if ticket.call.closed:
+                continue
+            if len(self._flying) >= self._limit_with(ticket):
+                held.append(ticket)
+                break
+            if self._flying_of(ticket.call) >= ticket.call.limit():
+                held.append(ticket)
+            else:
                 self._launch(ticket)
-        self._queue = waiting
+        self._queue.extendleft(reversed(held))
+
+    def _limit_with(self, ticket: Ticket) -> int:
+        others = (flying.call.limit() for flying in self._flying.values())
+        return max(ticket.call.limit(), *others, 0)
+
+    def _flying_of(self, call: OpenCall) -> int:
+        return sum(ticket.call is call for ticket in self._flying.values())
 
     def _launch(self, ticket: Ticket) -> None:
         call = ticket.call
@@ -160,11 +185,11 @@ class Dispatcher:
         if not call.runtime.is_alive:  # Ray would start anew by itself
             raise ClosedError(SHUT_DOWN)
         stores = call.stores()
+        ticket.arguments = {token: store.ref for token, store in stores.items()}
         ticket.nodes = call.alive_nodes()
         message = ticket.message(tuple(self._released), tuple(stores))
         beside = [Box(payload) for payload in ticket.beside()]
-        refs = [store.ref for store in stores.values()]
-        return call.remote.remote(tuple(message), beside, *refs)
+        return call.remote.remote(tuple(message), beside, *ticket.arguments.values())
 
     # ------------------------------------------------------------------------- answers
 
@@ -233,9 +258,11 @@ class Dispatcher:
     def _put_again(self, ticket: Ticket, error: BaseException) -> Callable[[], None]:
         """A shared value was lost from the object store: the caller still has it."""
         call = ticket.call
-        for token, store in call.stores().items():
-            if store.ref.hex() in str(error):
-                store.put_again(call.again[token]())
+        with self._putting:  # several chunks may tell of the same loss
+            for token, store in call.stores().items():
+                lost = ticket.arguments[token]
+                if lost.hex() in str(error) and store.ref == lost:
+                    store.put_again(call.again[token]())
         verdict = deaths.Verdict(again=True)
         return lambda: self._settle(ticket, verdict, error)
 
@@ -291,7 +318,7 @@ class Dispatcher:
         self._queue.clear()
         for ticket in left:
             self._fail(ticket, ClosedError(reason))
-        self._ended = True
+        self._reason = reason
 
 
 def _see(ref: Any) -> None:
@@ -301,7 +328,7 @@ def _see(ref: Any) -> None:
 
 
 def _is_argument(ticket: Ticket, error: BaseException) -> bool:
-    return any(store.ref.hex() in str(error) for store in ticket.call.stores().values())
+    return any(ref.hex() in str(error) for ref in ticket.arguments.values())
 
 
 def translated(ticket: Ticket, error: BaseException) -> BaseException:
@@ -321,7 +348,7 @@ def translated(ticket: Ticket, error: BaseException) -> BaseException:
     if isinstance(error, (SystemExit, ray.exceptions.RaySystemError)):
         return _caused(ClosedError(f"{SHUT_DOWN} {text}"), error)
     if isinstance(error, ray.exceptions.RayTaskError):
-        msg = f"{task}(): the chunk from item {first} on failed before any item was run: {text}"
+        msg = f"{task}(): the chunk from item {first} on failed outside of the task: {text}"
         return _caused(SerializationError(msg), error)
     died = WorkerDiedError(task, first, ticket.chunk.items[0])
     return _caused(died, error)

@@ -68,19 +68,15 @@ class Ledger:
         """A chunk begins: the log is empty."""
         self.words[_LOGGED] = 0
 
-    def log(self, mode: int, first: int, items: int, elapsed: int, data: bytes) -> None:
-        """Keep results that left the outbox in the middle of a chunk."""
+    def log(self, mode: int, first: int, items: int, elapsed: int, data: bytes) -> bool:
+        """Keep results that left the outbox in the middle of a chunk; False where it is full."""
         at = self.words[_LOGGED]
         record = _FRAME.pack(mode, first, items, elapsed, len(data)) + data
         if at + len(record) > _MAX_LOG:
-            return
+            return False
         os.pwrite(self.fd, record, boards.SIZE + at)
         self.words[_LOGGED] = at + len(record)
-
-    def remove(self) -> None:
-        """Take the file away."""
-        with contextlib.suppress(OSError):
-            self._path.unlink()
+        return True
 
 
 def stop(origin: bytes, numbers: tuple[int, ...], *, kill: bool) -> None:
@@ -117,9 +113,7 @@ def find(origin: bytes, number: int) -> Wreck | None:
             data = memoryview(path.read_bytes())
             words = data[: 64 * 8].cast("Q")
             if words[Word.CHUNK] == number:
-                wreck = _read(path, data, words)
-                _sweep(path.parent)
-                return wreck
+                return _read(path, data, words)
     return None
 
 
@@ -154,13 +148,20 @@ def _folder() -> Path:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove the files of processes that are gone, and words about chunks of long ago."""
+    """Remove what nobody will ask for any more: dead workers' files and words about chunks.
+
+    A caller may still come to see what a worker left. So the file is marked as that of a dead one
+    first, by its mode and time, and goes when it has been so for long.
+    """
     for path in folder.iterdir():
         found = re.fullmatch(r"(\d+)-(\d+)-[0-9a-f]+", path.name)
         with contextlib.suppress(OSError):
-            if found and str(_started(int(found[1]))) != found[2]:
-                path.unlink()
-            if not found and path.stat().st_mtime < time.time() - _OLD_SECONDS:
+            status = path.stat()
+            if found and status.st_mode & 0o200:
+                if str(_started(int(found[1]))) != found[2]:
+                    os.utime(path)
+                    path.chmod(0o400)
+            elif status.st_mtime < time.time() - _OLD_SECONDS:
                 path.unlink()
 
 

@@ -7,6 +7,7 @@ import importlib
 import logging
 import os
 import socket
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ _PATIENCE = {
     "RAY_gcs_rpc_server_connect_timeout_s": "3",
     "RAY_py_gcs_connect_timeout_s": "4",
 }
+# The names of Unix sockets are short, and Ray needs 60 bytes of them.
+_LONGEST_TEMP = 40
 _CONNECT_SECONDS, _CONNECT_TRIES = 3.0, 3
 
 
@@ -117,11 +120,15 @@ def _join(address: str) -> None:
 
 def _start_here() -> None:
     is_new = not _token_file().exists()
+    options: dict[str, Any] = {}
+    if len(tempfile.gettempdir()) > _LONGEST_TEMP and "RAY_TMPDIR" not in os.environ:
+        options["_temp_dir"] = f"/tmp/ray-{os.getuid()}"  # noqa: S108  Ray makes folders in it
     ray.init(
         address="local",
         num_cpus=available_cpus(),
         include_dashboard=False,
         logging_level=logging.ERROR,
+        **options,
     )
     _started.append(_key())
     _mute_raylet()
@@ -233,8 +240,8 @@ class Capacity:
         self._until = 0.0
 
     def nodes(self) -> list[Any]:
-        """The nodes that are alive."""
-        if time.monotonic() > self._until:
+        """The nodes that are alive; the last known ones where Ray was shut down."""
+        if time.monotonic() > self._until and ray.is_initialized():
             self._nodes = [node for node in all_nodes() if node["Alive"]]
             self._until = time.monotonic() + 1
         return self._nodes
@@ -245,12 +252,16 @@ class Capacity:
         return sum(_fitting(node["Resources"], needs) for node in self.nodes())
 
     def require(self, task: str, options: Mapping[str, Any], runtime: Runtime) -> None:
-        """Refuse what no node can ever run, where no node can be added.
+        """Refuse what no node can run, where no node can be added; say it where one can.
 
         Raises:
             OptionsError: A Ray of this machine does not have what the task needs.
         """
-        if runtime.is_ours and not self.slots(options):
+        if self.slots(options):
+            return
+        if not runtime.is_ours:
+            _log.warning("%s(): no node has what its ray_options ask for; waiting for one.", task)
+        else:
             resources = self.nodes()[0]["Resources"]
             needs = {k: v for k, v in _needs(options).items() if v > resources.get(k, 0)}
             have = {name: resources.get(name, 0) for name in needs}

@@ -89,6 +89,7 @@ class Ticket:
     parcel: Parcel
     number: int = field(default_factory=lambda: next(_numbers))
     ref: Any = None  # kept until the answer is here: Ray ends the process otherwise
+    arguments: dict[int, Any] = field(default_factory=dict)  # references of the shared values
     nodes: frozenset[str] = frozenset()  # those that were alive when it was given to Ray
     failures: int = 0
     give_up_at: float | None = None
@@ -128,11 +129,11 @@ class Ticket:
         batch = Batch(self.chunk.first, [None] * count, dict.fromkeys(range(count), error))
         return Report(self.chunk.number, Known(batch), count, finished=True)
 
-    def arrived(self, frames: list[Frame], error: BaseException | None = None) -> Report:
-        """A report of results, and of the error in which the item after them ended."""
-        count = sum(frame[2] for frame in frames) + (error is not None)
+    def arrived(self, frames: list[Frame], errors: tuple[BaseException, ...] = ()) -> Report:
+        """A report of results, and of the errors in which the items after them ended."""
+        count = sum(frame[2] for frame in frames) + len(errors)
         seconds = sum(frame[3] for frame in frames) / 1e9
-        delivery = Arrived(frames, self.chunk.first, self.call.task, error)
+        delivery = Arrived(frames, self.chunk.first, self.call.task, errors)
         return Report(self.chunk.number, delivery, count, finished=True, seconds=seconds)
 
 
@@ -143,7 +144,7 @@ class Arrived:
     frames: list[Frame]
     first: int
     task: str
-    error: BaseException | None
+    errors: tuple[BaseException, ...]
 
     def open(self) -> Batch:
         """Decode them in the thread that asked for them."""
@@ -153,8 +154,8 @@ class Arrived:
             part = results.load_batch(mode, data, items, self.first + first, self.task, beside)
             whole.errors.update({len(whole.values) + k: e for k, e in part.errors.items()})
             whole.values += part.values
-        if self.error is not None:
-            whole.errors[len(whole.values)] = self.error
+        for error in self.errors:
+            whole.errors[len(whole.values)] = error
             whole.values.append(None)
         return whole
 
