@@ -314,11 +314,19 @@ class Dispatcher:
 
     def _end(self, reason: str) -> None:
         left = [*self._flying.values(), *self._queue]
+        self._free_workers([t for t in self._flying.values() if t.call.runtime.outlives_us])
         self._flying.clear()
         self._queue.clear()
         for ticket in left:
             self._fail(ticket, ClosedError(reason))
         self._reason = reason
+
+    def _free_workers(self, running: list[Ticket]) -> None:
+        """A cluster of somebody else's goes on without us: what nobody waits for shall not."""
+        if running:
+            numbers = tuple(ticket.number for ticket in running)
+            with contextlib.suppress(BaseException):  # Ray may end at the same moment
+                deaths.stop(running[0].call.origin, numbers, kill=True)
 
 
 def _see(ref: Any) -> None:

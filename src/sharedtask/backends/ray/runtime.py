@@ -22,6 +22,10 @@ from sharedtask.options import available_cpus
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
+_CLIENT = (
+    "Ray Client (ray://) does not give this process an object store. Run the program on a node of "
+    "the cluster, with RAY_ADDRESS=host:6379, or as a job: ray job submit."
+)
 SHUT_DOWN = "Ray was shut down while this call was running."
 
 _log = logging.getLogger("sharedtask")
@@ -44,6 +48,11 @@ class Runtime:
     key: str
     is_ours: bool
     in_worker: bool
+
+    @property
+    def outlives_us(self) -> bool:
+        """Whether Ray goes on when sharedtask is shut down."""
+        return self.is_alive and not self.is_ours
 
     @property
     def is_alive(self) -> bool:
@@ -70,11 +79,19 @@ def connect() -> Runtime:
                 "Start the process with the spawn method, or map in the parent."
             )
             raise BackendUnavailableError(msg)
+        address = os.environ.get("RAY_ADDRESS", "")
+        if _is_client() or (not ray.is_initialized() and address.startswith("ray://")):
+            raise BackendUnavailableError(_CLIENT)
         if not ray.is_initialized():
             _start()
         module = internal("_private.worker")
         in_worker = module.global_worker.mode == module.WORKER_MODE
         return Runtime(_key(), _key() in _started, in_worker)
+
+
+def _is_client() -> bool:
+    """Whether Ray is reached through Ray Client, with no object store that this process maps."""
+    return bool(internal("util.client").ray.is_connected())
 
 
 def stop(runtime: Runtime) -> None:
