@@ -48,7 +48,7 @@ def parallel(
             item, as ``CopyOnWrite[T]`` says.
         **options: Defaults for this task: ``backend``, ``workers``, ``chunksize``, ``buffersize``,
             ``progress``, ``desc``, ``timeout`` (seconds per item), ``retries``, ``retry_on``,
-            ``return_exceptions``, ``verify``.
+            ``return_exceptions``, ``verify``, ``ray_options``.
 
     Returns:
         A task: called, it is the function; ``map``, ``imap``, ``submit`` ... run it at large.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from sharedtask.sharing.codec import Payload
-    from sharedtask.sharing.stores import Store
+    from sharedtask.sharing.stores import PublishedStore
 
 # A value that was found changed this often is no longer watched: after each publication the first
 # write to every page of a watched array costs ten times as much.
@@ -83,7 +83,7 @@ class ShareCache:
         self,
         limit: int | None = None,
         wake: Callable[[], object] = lambda: None,
-        keep: Callable[[Payload], Store] = stores.keep,
+        keep: Callable[[Payload], PublishedStore] = stores.keep,
     ) -> None:
         self.limit = memory.total() // 4 if limit is None else limit
         self._keep = keep

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from sharedtask.sharing.stores import Store
+    from sharedtask.sharing.stores import PublishedStore
 
 _tokens = itertools.count(1)
 
@@ -29,7 +30,7 @@ class Publication:
         payload: Payload,
         *,
         watched: bool,
-        keep: Callable[[Payload], Store] = stores.keep,
+        keep: Callable[[Payload], PublishedStore] = stores.keep,
     ) -> None:
         self.token = next(_tokens)
         # Protect, then copy: see freshness.py.
@@ -50,17 +51,19 @@ class Publication:
     def matches(self, payload: Payload) -> bool:
         """True where ``payload`` is byte for byte what was published, and that is still there."""
         try:
-            head, buffers = self.store.parts()
+            reader = self.store.reader()
+            return (
+                len(payload.buffers) == len(self._checks)
+                and all(
+                    check.passes(new, functools.partial(reader.buffer, k))
+                    for k, (check, new) in enumerate(
+                        zip(self._checks, payload.buffers, strict=True)
+                    )
+                )
+                and _same_bytes(payload.head, reader.head())
+            )
         except LookupError:  # a store on other machines may lose it
             return False
-        return (
-            len(payload.buffers) == len(buffers)
-            and all(
-                check.passes(new, old)
-                for check, new, old in zip(self._checks, payload.buffers, buffers, strict=True)
-            )
-            and _same_bytes(payload.head, head)
-        )
 
     def payload(self) -> Payload:
         """What was published, over the memory where it is."""
@@ -104,27 +107,28 @@ class _Check:
     def __init__(self, buffer: npt.NDArray[np.uint8], *, watched: bool) -> None:
         self._address, self._nbytes = mapping.address_of(buffer), buffer.nbytes
         self._watch = freshness.watch(self._address, buffer.nbytes) if watched else None
+        self._edges = self._edges_of(buffer)
 
-    def passes(self, new: npt.NDArray[np.uint8], old: memoryview) -> bool:
-        if new.nbytes != old.nbytes:
+    def passes(self, new: npt.NDArray[np.uint8], old: Callable[[], memoryview]) -> bool:
+        """Compare with ``old()``, which may have to be fetched, or see that nobody has written."""
+        if new.nbytes != self._nbytes:
             return False
-        address, published = mapping.address_of(new), _address(old)
+        address = mapping.address_of(new)
         if address == self._address and self._watch is not None:
-            if self._untouched(self._watch, published):
+            if self._watch.unchanged() and self._edges == self._edges_of(new):
                 return True
             # Written, perhaps with what was there before: comparing tells. Protect, then compare.
             self.release()
             self._watch = freshness.watch(address, new.nbytes)
-        return freshness.same_bytes(address, published, new.nbytes)
+            self._edges = self._edges_of(new)
+        return freshness.same_bytes(address, _address(old()), new.nbytes)
 
-    def _untouched(self, watch: freshness.Watch, published: int) -> bool:
-        before = watch.start - self._address  # a part of a page at either end is not watched
-        after = before + watch.length
-        return (
-            watch.unchanged()
-            and freshness.same_bytes(self._address, published, before)
-            and freshness.same_bytes(self._address + after, published + after, self._nbytes - after)
-        )
+    def _edges_of(self, buffer: npt.NDArray[np.uint8]) -> tuple[bytes, bytes]:
+        """What stands on a part of a page at either end: that is not watched."""
+        if self._watch is None:
+            return b"", b""
+        before = self._watch.start - self._address
+        return buffer[:before].tobytes(), buffer[before + self._watch.length :].tobytes()
 
     def release(self) -> None:
         if self._watch is not None:

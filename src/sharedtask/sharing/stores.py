@@ -39,12 +39,45 @@ class Store(Protocol):
         """Give up what is held; what was decoded stays valid."""
 
 
+class Reader(Protocol):
+    """The parts of a payload, which may have to be fetched; LookupError where they are lost."""
+
+    def head(self) -> memoryview:
+        """The head."""
+        ...
+
+    def buffer(self, number: int) -> memoryview:
+        """One of the buffers."""
+        ...
+
+
+class PublishedStore(Store, Protocol):
+    """A store as its publisher has it, who compares from time to time."""
+
+    def reader(self) -> Reader:
+        """The parts one by one, for those who do not need all."""
+        ...
+
+
+class _AtHand:
+    """A reader of parts that are here."""
+
+    def __init__(self, parts: tuple[memoryview, list[memoryview]]) -> None:
+        self._head, self._buffers = parts
+
+    def head(self) -> memoryview:
+        return self._head
+
+    def buffer(self, number: int) -> memoryview:
+        return self._buffers[number]
+
+
 # Smaller values are kept as bytes and travel inside a message: a descriptor and a mapping in every
 # process would cost more than they weigh. Functions, above all, are that small.
 SEGMENT_FROM = 1 << 16
 
 
-def keep(payload: Payload) -> Store:
+def keep(payload: Payload) -> PublishedStore:
     """Store a payload in memory of this machine."""
     if payload.nbytes < SEGMENT_FROM:
         return BytesStore.of(payload)
@@ -76,6 +109,9 @@ class BytesStore:
         """Views of these bytes."""
         return self.layout.split(self._view)
 
+    def reader(self) -> Reader:
+        return _AtHand(self.parts())
+
     def value(self) -> Any:
         """Decode the value over these bytes."""
         return codec.decode(*self.parts())
@@ -103,6 +139,9 @@ class SegmentStore:
     def parts(self) -> tuple[memoryview, list[memoryview]]:
         """Views of the segment."""
         return self.layout.split(self._view)
+
+    def reader(self) -> Reader:
+        return _AtHand(self.parts())
 
     def value(self) -> Any:
         """Decode the value over the segment."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import sys
 import threading
@@ -181,7 +182,7 @@ class _RaySession(Session):
             call.stops,
             call.bound_name,
             0,  # Ray gives each worker its share of BLAS threads
-            _import_path(),
+            _import_path(tuple(sys.path)),
             _working_directory() if moves else "",
         )
 
@@ -252,10 +253,11 @@ def _encoders(call: Call, leases: Any, connection: Connection) -> dict[int, Call
     return {function.token: lambda: codec.encode(sent), **of_shared}
 
 
-def _import_path() -> tuple[str, ...]:
+@functools.lru_cache(maxsize=8)
+def _import_path(entries: tuple[str, ...]) -> tuple[str, ...]:
     """Where this process finds modules that are not installed; Ray's workers know only a part."""
     installed = (sys.prefix, sys.base_prefix)
-    return tuple(os.path.abspath(p) for p in sys.path if not p.startswith(installed))
+    return tuple(os.path.abspath(p) for p in entries if not p.startswith(installed))
 
 
 def _working_directory() -> str:

@@ -12,6 +12,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import ray
+
 from sharedtask import inside
 from sharedtask.backends.work import parcels
 from sharedtask.backends.work.board import Word
@@ -25,7 +27,7 @@ from sharedtask.version import VERSION
 
 from .box import Box
 from .ledger import Ledger
-from .message import OTHER_VERSION, RAN, UNREADABLE, Answer, Message
+from .message import MISSING, OTHER_VERSION, RAN, UNREADABLE, Answer, Message
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -49,7 +51,7 @@ def run_chunk(fields: tuple[Any, ...], beside: list[Opened], *boxes: Opened) -> 
     """Run a chunk: this is the body of every Ray task of ours."""
     message = Message(*fields)
     if message.version != VERSION:
-        return Answer(OTHER_VERSION, [], VERSION)
+        return Answer(OTHER_VERSION, [], text=VERSION)
     bench = _benches.get(message.origin)
     if bench is None:
         bench = _benches[message.origin] = _Bench(message.origin)
@@ -148,6 +150,7 @@ class _Bench:
         outbox = Outbox(self._way, self._ledger.words, self._ledger.outbox)
         self._runner = Runner(self._ledger.words, outbox, self._values)
         self._until = self._timeout = 0.0
+        self._name = ray.get_runtime_context().get_worker_id()
         threading.Thread(target=self._let_go, name="sharedtask-idle", daemon=True).start()
 
     def is_given_up(self, number: int) -> bool:
@@ -155,8 +158,9 @@ class _Bench:
         return self._ledger.is_given_up(number)
 
     def run(self, message: Message, beside: list[Opened], boxes: tuple[Opened, ...]) -> Answer:
+        if not self._receive(message, boxes):
+            return Answer(MISSING, [], self._name)
         faulthandler.enable(self._ledger.crash_log)  # another bench may have had it
-        self._receive(message, boxes)
         self._way.begin()
         self._until = time.monotonic() + message.seconds if message.seconds else 0.0
         self._timeout = message.timeout
@@ -176,18 +180,20 @@ class _Bench:
             if message.timeout:
                 faulthandler.cancel_dump_traceback_later()
             self._put_away()
-        return Answer(RAN if ran else UNREADABLE, self._way.frames)
+        return Answer(RAN if ran else UNREADABLE, self._way.frames, self._name)
 
-    def _receive(self, message: Message, boxes: tuple[Opened, ...]) -> None:
+    def _receive(self, message: Message, boxes: tuple[Opened, ...]) -> bool:
+        """Take what came along; False where a value did not, and is not here."""
         values = self._values
         for token in message.released:
             values.drop(token)
         for token, data, parts in message.small:
             if token not in values.stores:
                 values.attach(token, BytesStore(data, Layout(parts, len(data))))
-        for token, opened in zip(message.tokens, boxes, strict=True):
+        for token, opened in zip(message.tokens, boxes, strict=False):
             if token not in values.stores:
                 values.attach(token, _BoxStore(opened))
+        return all(token in values.stores or token in values.decoded for token in message.tokens)
 
     def _put_away(self) -> None:
         """Each task brings its own values; what was made of them is kept."""

@@ -29,7 +29,8 @@ from sharedtask.version import VERSION
 
 from . import deaths, tickets
 from .box import Box
-from .message import OTHER_VERSION, UNREADABLE
+from .holders import Holders
+from .message import MISSING, OTHER_VERSION, UNREADABLE
 from .runtime import SHUT_DOWN
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Dispatcher:
         self._sweep = sweep
         self._swept = self._ticked = time.monotonic()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._holders = Holders()
         self._putting = threading.Lock()
         self._queue: deque[Ticket] = deque()
         self._flying: dict[int, Ticket] = {}
@@ -85,7 +87,7 @@ class Dispatcher:
 
     def note_release(self, token: int) -> None:
         """A value is needed no more; workers learn of it with their next chunk."""
-        self._inbox.put(lambda: self._released.append(token))
+        self._inbox.put(lambda: self._note_release(token))
 
     def end(self, reason: str) -> None:
         """Fail what is under way, and end the thread."""
@@ -128,6 +130,10 @@ class Dispatcher:
                 self._fail(ticket, error)
             self._flying.clear()
             self._queue.clear()
+
+    def _note_release(self, token: int) -> None:
+        self._released.append(token)
+        self._holders.forget(token)
 
     def _accept(self, ticket: Ticket) -> None:
         if self._reason:
@@ -180,7 +186,10 @@ class Dispatcher:
         )
 
     def _start(self, ticket: Ticket) -> Any:
-        """One Ray task. The values are arguments, so that Ray brings them to where it runs."""
+        """One Ray task. The values are arguments, so that Ray brings them to where it runs.
+
+        Where all workers have made theirs of them already, they are not.
+        """
         call = ticket.call
         if not call.runtime.is_alive:  # Ray would start anew by itself
             raise ClosedError(SHUT_DOWN)
@@ -189,7 +198,9 @@ class Dispatcher:
         ticket.nodes = call.alive_nodes()
         message = ticket.message(tuple(self._released), tuple(stores))
         beside = [Box(payload) for payload in ticket.beside()]
-        return call.remote.remote(tuple(message), beside, *ticket.arguments.values())
+        lean = not ticket.is_full and self._holders.all_have(stores)
+        given = () if lean else ticket.arguments.values()
+        return call.remote.remote(tuple(message), beside, *given)
 
     # ------------------------------------------------------------------------- answers
 
@@ -209,11 +220,17 @@ class Dispatcher:
             self._failed(ticket, error)
 
     def _take(self, ticket: Ticket, answer: Answer) -> None:
-        status, frames, text = answer
+        status, frames, worker, text = answer
+        if status == MISSING:
+            self._holders.note_missing(worker, ticket.arguments)
+        elif worker:
+            self._holders.note(worker, ticket.arguments)
         if ticket.call.closed:
             return
         if status == UNREADABLE:
             self._queue.appendleft(tickets.encode_each(ticket.call, ticket.chunk))
+        elif status == MISSING:
+            self._queue.appendleft(ticket.with_values())
         elif status == OTHER_VERSION:
             self._fail(ticket, BackendUnavailableError(_other_version(text)))
         else:
@@ -230,6 +247,7 @@ class Dispatcher:
             ),
         )
         if crashed:
+            self._holders.forget_workers()
             self._look_into(ticket, lambda: self._died(ticket, error))
         elif isinstance(error, _LOST) and _is_argument(ticket, error):
             self._look_into(ticket, lambda: self._put_again(ticket, error))

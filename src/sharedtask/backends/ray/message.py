@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any, NamedTuple, TypeAlias
 
 # What became of a chunk.
-RAN, UNREADABLE, OTHER_VERSION = "ran", "unreadable", "other version"
+RAN, UNREADABLE, MISSING, OTHER_VERSION = "ran", "unreadable", "missing", "other version"
 
 
 class Message(NamedTuple):
     """A chunk for a worker.
 
     ``origin`` is the process whose tokens these are; ``small`` holds values that travel inside the
-    message, as (token, bytes, layout); the boxes beside it belong to ``tokens``. Values under
-    ``released`` are needed no more. A chunk ends early after ``seconds``, where that is not 0.
+    message, as (token, bytes, layout). The boxes beside it belong to ``tokens``; there are none
+    where the worker should have made something of those values already. Values under ``released``
+    are needed no more. A chunk ends early after ``seconds``, where that is not 0.
     """
 
     version: str
@@ -36,8 +37,9 @@ Frame: TypeAlias = tuple[int, int, int, int, bytes, Any]
 
 
 class Answer(NamedTuple):
-    """What a worker returns for a chunk."""
+    """What a worker returns for a chunk; ``worker`` is its name."""
 
     status: str
     frames: list[Frame]
+    worker: str = ""
     text: str = ""

@@ -15,12 +15,13 @@ from .box import Box, Opened
 
 if TYPE_CHECKING:
     from sharedtask.sharing.codec import Payload
-    from sharedtask.sharing.stores import Store
+    from sharedtask.sharing.stores import PublishedStore, Reader
 
+_KEEP_BYTES = 1 << 20
 _FULL = (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError)
 
 
-def keep(payload: Payload) -> Store:
+def keep(payload: Payload) -> PublishedStore:
     """Store a payload: small ones travel inside messages, others are put into the object store."""
     if payload.nbytes < stores.SEGMENT_FROM:
         return stores.BytesStore.of(payload)
@@ -33,6 +34,7 @@ class RayStore:
     def __init__(self, payload: Payload) -> None:
         self.nbytes = payload.nbytes
         self.ref: Any = put(payload)
+        self._head, *self._buffers = _kept((payload.head, *payload.buffers))
 
     def parts(self) -> tuple[memoryview, list[memoryview]]:
         """Head and buffers, over the object store where this node has it.
@@ -44,6 +46,10 @@ class RayStore:
         except (ray.exceptions.RayError, ValueError) as error:  # ValueError: of another session
             raise LookupError(str(error)) from error
         return opened.head, opened.buffers
+
+    def reader(self) -> Reader:
+        """Reads what is small without asking Ray."""
+        return _Reader(self, self._head, self._buffers)
 
     def put_again(self, payload: Payload) -> None:
         """Put the same payload once more: the object was lost."""
@@ -59,6 +65,39 @@ class RayStore:
     def close(self) -> None:
         """Drop the reference: Ray frees the object when no task uses it."""
         self.ref = None
+
+
+class _Reader:
+    """Asks for the object once, and only where something large is to be compared."""
+
+    def __init__(
+        self, store: RayStore, head: memoryview | None, buffers: list[memoryview | None]
+    ) -> None:
+        self._store, self._head, self._buffers = store, head, buffers
+
+    def head(self) -> memoryview:
+        return self._parts()[0] if self._head is None else self._head
+
+    def buffer(self, number: int) -> memoryview:
+        kept = self._buffers[number]
+        return self._parts()[1][number] if kept is None else kept
+
+    def _parts(self) -> tuple[memoryview, list[memoryview]]:
+        if not hasattr(self, "_found"):
+            self._found = self._store.parts()
+        return self._found
+
+
+def _kept(parts: tuple[Any, ...]) -> list[memoryview | None]:
+    """Copies of the small parts, which are compared at every use; of many not all."""
+    kept: list[memoryview | None] = []
+    room = _KEEP_BYTES
+    for part in parts:
+        view = memoryview(part)
+        fits = view.nbytes < min(stores.SEGMENT_FROM, room)
+        room -= view.nbytes if fits else 0
+        kept.append(memoryview(bytes(view)) if fits else None)
+    return kept
 
 
 def put(payload: Payload) -> Any:

@@ -92,6 +92,7 @@ class Ticket:
     arguments: dict[int, Any] = field(default_factory=dict)  # references of the shared values
     nodes: frozenset[str] = frozenset()  # those that were alive when it was given to Ray
     failures: int = 0
+    is_full: bool = False  # the values shall come along
     give_up_at: float | None = None
     is_stopped: bool = False
 
@@ -118,6 +119,12 @@ class Ticket:
         """What travels beside the message, in the order in which it will be asked for."""
         parcels_ = (self.call.constants, self.parcel)
         return [parcel.payload for parcel in parcels_ if parcel.payload is not None]
+
+    def with_values(self) -> Ticket:
+        """The same chunk, for a worker that lacks a value."""
+        return Ticket(
+            self.call, self.chunk, self.mode, self.parcel, failures=self.failures, is_full=True
+        )
 
     def renumbered(self) -> Ticket:
         """The same chunk, to be run from its beginning."""
