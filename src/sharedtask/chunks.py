@@ -7,11 +7,10 @@ long an item takes is learned as results come in, and remembered from one call t
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
-from sharedtask.backends.base import Chunk
+from sharedtask.backends.base import Chunk, Crew
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +23,7 @@ _AT_MOST_SECONDS = 0.1
 _STREAM_SECONDS = 0.01
 # Items that come slower than this are sent on as they come.
 _COLLECT_SECONDS = 0.005
-_LARGEST, _LARGEST_OF_STREAM = 1 << 14, 1 << 11
+_LARGEST_OF_STREAM = 1 << 11
 
 
 class Pace:
@@ -38,15 +37,6 @@ class Pace:
         if items:
             new = seconds / items
             self.seconds = new if self.seconds is None else 0.5 * (self.seconds + new)
-
-
-@dataclass(frozen=True, slots=True)
-class Crew:
-    """Who works: how many at a time, on how many CPUs, and seconds to a worker and back."""
-
-    workers: int
-    cpus: int
-    overhead: float
 
 
 class Chunker:
@@ -69,6 +59,7 @@ class Chunker:
         # A small job gains nothing from more workers than there are CPUs.
         self._useful = min(crew.workers, crew.cpus)
         self._overhead = crew.overhead
+        self._largest = crew.largest
         self._pace = pace
         self._numbers = itertools.count(1)
         self.last = 1
@@ -133,12 +124,13 @@ class Chunker:
             return self._size_of_stream(seconds)
         left = max(self._total - self.given, 1)
         if seconds is None:
-            return min(-(-left // (8 * self._workers)), _LARGEST)
+            return min(-(-left // (8 * self._workers)), self._largest)
         guided = -(-left // (3 * self._workers))
         enough = int(self._overhead * _AT_LEAST_WAYS / max(seconds, 1e-9))
         if self._total * seconds > self._overhead:  # else one worker is done before a second begins
             enough = min(enough, -(-self._total // self._useful))
-        return _within(max(guided, enough), int(_AT_MOST_SECONDS / max(seconds, 1e-9)))
+        most = min(int(_AT_MOST_SECONDS / max(seconds, 1e-9)), self._largest)
+        return max(min(max(guided, enough), most), 1)
 
     def _size_of_stream(self, seconds: float | None) -> int:
         """The end is not known: grow from one item on, until a chunk takes its time."""
@@ -146,8 +138,4 @@ class Chunker:
             return 1
         size = min(2 * self.last, _LARGEST_OF_STREAM)
         enough = max(_STREAM_SECONDS, self._overhead * _AT_LEAST_WAYS)
-        return _within(size, int(enough / max(seconds, 1e-9)))
-
-
-def _within(size: int, most: int) -> int:
-    return max(min(size, most, _LARGEST), 1)
+        return max(min(size, int(enough / max(seconds, 1e-9))), 1)

@@ -153,7 +153,7 @@ _RAY_SCHEMAS: dict[str, core_schema.CoreSchema] = {
     "num_cpus": _AMOUNT,
     "num_gpus": _AMOUNT,
     "memory": _AMOUNT,
-    "object_store_memory": _AMOUNT,
+    "object_store_memory": core_schema.int_schema(ge=0, strict=True),
     "resources": core_schema.dict_schema(core_schema.str_schema(strict=True), _AMOUNT),
     "accelerator_type": core_schema.str_schema(strict=True),
     "label_selector": core_schema.dict_schema(),
@@ -161,7 +161,6 @@ _RAY_SCHEMAS: dict[str, core_schema.CoreSchema] = {
     "scheduling_strategy": core_schema.any_schema(),
     "runtime_env": core_schema.any_schema(),
     "name": core_schema.str_schema(strict=True),
-    "max_calls": core_schema.int_schema(ge=0, strict=True),
     "enable_task_events": core_schema.bool_schema(strict=True),
 }
 _RAY_REFUSED: dict[str, str] = {
@@ -169,6 +168,15 @@ _RAY_REFUSED: dict[str, str] = {
     "retry_exceptions": "Say retry_on= beside ray_options.",
     "num_returns": "A task returns one value for each item.",
     "max_concurrency": "Say workers= beside ray_options.",
+    "max_calls": "Workers are kept, and so is what they have made of shared values.",
+    **dict.fromkeys(
+        (
+            "placement_group",
+            "placement_group_bundle_index",
+            "placement_group_capture_child_tasks",
+        ),
+        "Say scheduling_strategy=PlacementGroupSchedulingStrategy(...) in it.",
+    ),
 }
 
 

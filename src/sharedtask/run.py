@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharedtask import interrupts
 from sharedtask.backends.base import Chunk
-from sharedtask.chunks import Chunker, Crew, Pace
+from sharedtask.chunks import Chunker, Pace
 from sharedtask.errors import ClosedError
 from sharedtask.progress import open_bar
 
@@ -69,8 +69,8 @@ class Run:
         self._session: Session = backend.open(plan.call, self)
         on_shares(self._session.shares)
         self._pace = pace
-        self._limit = 1 if backend.in_caller else self._session.workers * _AHEAD
-        crew = Crew(self._session.workers, self._session.cpus, self._session.overhead)
+        crew = self._session.crew
+        self._limit = 1 if backend.in_caller else crew.workers * _AHEAD
         self._chunker = Chunker(plan.items, plan.total, plan.options.chunksize, crew, pace)
         self._open: dict[int, _Open] = {}
         self._attempts: Counter[int] = Counter()
@@ -312,6 +312,22 @@ class Promise(Future[Any]):
     """A future that knows whether somebody wants to be called when it is done."""
 
     calls_back = False
+    session: Session | None = None
+
+    def result(self, timeout: float | None = None) -> Any:
+        """See ``concurrent.futures.Future``."""
+        self._help(timeout)
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """See ``concurrent.futures.Future``."""
+        self._help(timeout)
+        return super().exception(timeout)
+
+    def _help(self, timeout: float | None) -> None:
+        session = self.session
+        if session is not None and not self.done():
+            session.while_waiting(self, timeout)
 
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
         """See ``concurrent.futures.Future``."""
@@ -336,6 +352,7 @@ class Submission:
         self._item = item
         self._session = backend.open(call, self)
         on_shares(self._session.shares)
+        self.future.session = self._session
         self._began = False
         self._session.submit(Chunk(1, 0, [item]))
 
@@ -357,6 +374,7 @@ class Submission:
             self._session.submit(Chunk(1, 0, [self._item]))
             return
         self._session.close()
+        self.future.session = None
         if self.future.calls_back:
             # Callbacks are the user's code. They may wait for other futures, and this thread may be
             # the one that would bring them.

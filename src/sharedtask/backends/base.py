@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from concurrent.futures import Future
     from queue import SimpleQueue
 
     from sharedtask.annotations import Role
@@ -66,6 +67,19 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Crew:
+    """Who works: how many at a time, on how many CPUs; seconds to a worker and back.
+
+    ``largest`` is the most items that should travel together.
+    """
+
+    workers: int
+    cpus: int
+    overhead: float = 0.0001
+    largest: int = 1 << 14
+
+
+@dataclass(frozen=True, slots=True)
 class Share:
     """How one shared value of a call got to the workers: ``token`` names its publication."""
 
@@ -88,14 +102,11 @@ class Sink(Protocol):
 class Session(ABC):
     """An open call.
 
-    At most ``workers`` chunks run at a time, on ``cpus`` CPUs; ``overhead`` is about how many
-    seconds a chunk takes to a worker and back.
+    ``crew`` says how many chunks run at a time, and how large they should be.
     """
 
     shares: Sequence[Share] = ()
-    workers: int = 1
-    cpus: int = 1
-    overhead: float = 0.0001
+    crew = Crew(1, 1)
 
     @abstractmethod
     def submit(self, chunk: Chunk) -> None:
@@ -112,6 +123,9 @@ class Session(ABC):
             return reports.get(timeout=None if until is None else max(until - monotonic(), 0.0))
         except Empty:
             return None
+
+    def while_waiting(self, future: Future[Any], timeout: float | None) -> None:
+        """Called by a thread that is about to wait for the result of a single item."""
 
     def nudge(self) -> None:
         """Have the thread in ``wait`` look at the queue again."""

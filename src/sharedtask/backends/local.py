@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sharedtask import inside, interrupts
 from sharedtask.annotations import Role
-from sharedtask.backends.base import Backend, Call, Chunk, Session, SharedValue, Sink
+from sharedtask.backends.base import Backend, Call, Chunk, Crew, Session, SharedValue, Sink
 from sharedtask.errors import ClosedError, SharedTaskError, TaskTimeoutError
 from sharedtask.options import available_cpus
 from sharedtask.outcomes import Batch, Known, Report, contained, readonly_advice
@@ -77,7 +77,6 @@ class _LocalSession(Session):
         self._readonly = [t.name for t in self._twins if not t.private]
         self._values = {t.name: t.value() for t in self._twins if not t.private}
         self._closed = False
-        self.cpus = available_cpus()
 
     def submit(self, chunk: Chunk) -> None:
         if self._sink.begun(chunk.number):
@@ -167,7 +166,8 @@ class _ThreadSession(_LocalSession):
     def __init__(self, call: Call, sink: Sink, threads: _Threads) -> None:
         super().__init__(call, sink)
         self._threads = threads
-        self.workers = call.workers or available_cpus()
+        cpus = available_cpus()
+        self.crew = Crew(call.workers or cpus, cpus)
         self.running = 0
 
     def submit(self, chunk: Chunk) -> None:
@@ -200,7 +200,7 @@ class _Threads:
                 msg = "the thread backend was shut down while this call was running."
                 raise ClosedError(msg)
             self._queue.append((session, chunk))
-            if self._idle == 0 and self._count < session.workers:
+            if self._idle == 0 and self._count < session.crew.workers:
                 self._count += 1
                 name = f"sharedtask-{self._count}"
                 threading.Thread(target=self._serve, name=name, daemon=True).start()
@@ -228,7 +228,7 @@ class _Threads:
         with self._changed:
             while True:
                 for work in self._queue:
-                    if work[0].running < work[0].workers:
+                    if work[0].running < work[0].crew.workers:
                         self._queue.remove(work)
                         work[0].running += 1
                         return work

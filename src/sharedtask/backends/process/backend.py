@@ -12,7 +12,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sharedtask.backends.base import Backend, Call, Chunk, Session, Sink
+from sharedtask.backends.base import Backend, Call, Chunk, Crew, Session, Sink
 from sharedtask.backends.work import calls, packing, parcels
 from sharedtask.backends.work.blas import BLAS_VARIABLES
 from sharedtask.backends.work.leasing import lease_all
@@ -116,8 +116,9 @@ class _ProcessSession(Session):
 
     def __init__(self, backend: ProcessBackend, cache: ShareCache, call: Call, sink: Sink) -> None:
         self._pool = backend.pool
-        self.cpus = available_cpus()
-        self.workers = call.workers or self.cpus
+        cpus = available_cpus()
+        workers = call.workers or cpus
+        self.crew = Crew(workers, cpus)
         leases = lease_all(cache, call)
         try:
             constants = packing.pack_constants(call, _pack_frozen)
@@ -133,7 +134,7 @@ class _ProcessSession(Session):
             call.timeout is not None,
             call.stops,
             call.bound_name,
-            backend.blas_share(self.workers),
+            backend.blas_share(workers),
             backend.import_path(),
             working_directory(),
         )
@@ -145,7 +146,7 @@ class _ProcessSession(Session):
             constants,
             leases,
             tuple(needs),
-            self.workers,
+            workers,
             call.timeout,
             call.splits,
             call.function,

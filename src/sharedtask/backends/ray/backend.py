@@ -8,12 +8,13 @@ import os
 import sys
 import threading
 import weakref
+from concurrent.futures import wait
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import ray
 
-from sharedtask.backends.base import Backend, Call, Chunk, Session, Sink
+from sharedtask.backends.base import Backend, Call, Chunk, Crew, Session, Sink
 from sharedtask.backends.work import calls, packing, parcels
 from sharedtask.backends.work.leasing import lease_all
 from sharedtask.sharing import codec, functions
@@ -27,12 +28,16 @@ from .tickets import OpenCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from concurrent.futures import Future
     from queue import SimpleQueue
 
     from sharedtask.sharing.codec import Payload
 
 # A task to a worker and back.
-_OVERHEAD_SECONDS = 0.002
+_OVERHEAD_SECONDS = 0.004
+# Ray returns less than 100 kB beside the answer, and more through the object store: these many
+# numbers are less.
+_LARGEST_CHUNK = 12_000
 # Chunks that Ray may have per worker where it runs no more of them at a time anyhow.
 _AHEAD = 3
 _LOOK_SECONDS = 0.05
@@ -154,13 +159,11 @@ class RayBackend(Backend):
 
 
 class _RaySession(Session):
-    overhead = _OVERHEAD_SECONDS
-
     def __init__(self, connection: Connection, call: Call, sink: Sink) -> None:
         capacity, options = connection.capacity, call.ray_options
         capacity.require(call.task, options, connection.runtime)
-        self.cpus = max(capacity.slots(options), 1)
-        self.workers = call.workers or self.cpus
+        cpus = max(capacity.slots(options), 1)
+        self.crew = Crew(call.workers or cpus, cpus, _OVERHEAD_SECONDS, _LARGEST_CHUNK)
         self._dispatcher, self._runtime = connection.dispatcher, connection.runtime
         leases = lease_all(connection.cache, call, connection.lease_handle, connection.encode)
         try:
@@ -228,6 +231,17 @@ class _RaySession(Session):
             if found is not None:
                 return found
         return super().wait(reports, monotonic(), leaves=leaves)
+
+    def while_waiting(self, future: Future[Any], timeout: float | None) -> None:
+        """See ``wait``."""
+        until = None if timeout is None else monotonic() + timeout
+        while self._runtime.in_worker and not future.done():
+            refs = self._dispatcher.in_flight()
+            if refs:
+                ray.wait(refs, timeout=_LOOK_SECONDS, fetch_local=False)
+            if until is not None and monotonic() > until:
+                return
+            wait([future], timeout=_LOOK_SECONDS)
 
     def close(self) -> None:
         if self._call.closed:

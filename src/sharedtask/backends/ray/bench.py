@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 # took long to decode.
 _IDLE_SECONDS, _IDLE_FACTOR = 10.0, 100.0
 _LOOK_SECONDS = 1.0
+# Large results are not logged, and lost should their worker die before it hands them in.
+_LARGE_BYTES = 32 << 20
 
 _benches: dict[bytes, _Bench] = {}
 
@@ -121,10 +123,11 @@ class _Way:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self.frames: list[Frame] = []
-        self.is_full = False  # a large result should not wait for its neighbours
+        self.is_full = False  # large results should not wait long for their neighbours
+        self._large = 0
 
     def begin(self) -> None:
-        self.frames, self.is_full = [], False
+        self.frames, self.is_full, self._large = [], False, 0
         self._ledger.begin()
 
     def pack(self, payload: Payload) -> Parcel:
@@ -133,7 +136,9 @@ class _Way:
     def send(self, sent: Sent) -> None:
         box = None
         if sent.parcel is not None and sent.parcel.payload is not None:
-            box, self.is_full = Box(sent.parcel.payload), True
+            box = Box(sent.parcel.payload)
+            self._large += sent.parcel.payload.nbytes
+            self.is_full = self.is_full or self._large >= _LARGE_BYTES
         elif not sent.finished:
             fields = sent.mode, sent.first, sent.items, sent.elapsed, sent.data
             self.is_full = not self._ledger.log(*fields) or self.is_full

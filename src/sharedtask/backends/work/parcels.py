@@ -7,6 +7,8 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sharedtask.sharing import codec, mapping, segments
 
 if TYPE_CHECKING:
@@ -87,7 +89,7 @@ def unpack(data: memoryview, beside: Iterator[Any], *, private: bool) -> Receive
     at = _COUNT.size
     if kind == _BESIDE:
         payload: codec.Payload = next(beside)
-        return Received(payload.head, [bytearray(buffer) for buffer in payload.buffers], at)
+        return Received(payload.head, [_copied(buffer) for buffer in payload.buffers], at)
     parts = [_PAIR.unpack_from(data, at + k * _PAIR.size) for k in range(count)]
     at += count * _PAIR.size
     if kind == _SEGMENT:
@@ -105,6 +107,13 @@ def _open_segment(fd: int, parts: list[tuple[int, int]], *, private: bool) -> li
     segments.check(fd, size, frozen=private)
     whole = memoryview(mapping.view(fd, size, private=private, writable=not private))
     return [whole[start : start + length] for start, length in parts]
+
+
+def _copied(buffer: Any) -> Any:
+    """Memory of one's own: for much of it numpy asks for huge pages, which is twice as fast."""
+    if memoryview(buffer).nbytes < SEGMENT_FROM:
+        return bytearray(buffer)
+    return mapping.memory_of(np.frombuffer(buffer, np.uint8).copy())
 
 
 def _own(buffer: memoryview) -> bytearray | memoryview:
