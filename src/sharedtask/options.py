@@ -153,7 +153,6 @@ _RAY_SCHEMAS: dict[str, core_schema.CoreSchema] = {
     "num_cpus": _AMOUNT,
     "num_gpus": _AMOUNT,
     "memory": _AMOUNT,
-    "object_store_memory": core_schema.int_schema(ge=0, strict=True),
     "resources": core_schema.dict_schema(core_schema.str_schema(strict=True), _AMOUNT),
     "accelerator_type": core_schema.str_schema(strict=True),
     "label_selector": core_schema.dict_schema(),
@@ -168,6 +167,7 @@ _RAY_REFUSED: dict[str, str] = {
     "retry_exceptions": "Say retry_on= beside ray_options.",
     "num_returns": "A task returns one value for each item.",
     "max_concurrency": "Say workers= beside ray_options.",
+    "object_store_memory": "Ray takes it as it starts: ray.init(object_store_memory=...).",
     "max_calls": "Workers are kept, and so is what they have made of shared values.",
     **dict.fromkeys(
         (

@@ -246,7 +246,7 @@ class _RaySession(Session):
     def close(self) -> None:
         if self._call.closed:
             return
-        self._call.closed = True
+        self._call.close()
         if self._call.open_chunks:
             self._dispatcher.close_call(self._call)
         else:

@@ -198,7 +198,12 @@ class _Bench:
         for token, opened in zip(message.tokens, boxes, strict=False):
             if token not in values.stores:
                 values.attach(token, _BoxStore(opened))
-        return all(token in values.stores or token in values.decoded for token in message.tokens)
+        head = self._runner.head(message.head)
+        private = {parameter.token for parameter in head.shared if parameter.private}
+        return all(
+            token in values.stores or (token in values.decoded and token not in private)
+            for token in message.tokens
+        )
 
     def _put_away(self) -> None:
         """Each task brings its own values; what was made of them is kept."""

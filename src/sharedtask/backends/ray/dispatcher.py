@@ -100,18 +100,19 @@ class Dispatcher:
     # ---------------------------------------------------------------------- in the thread
 
     def _serve(self) -> None:
-        keeps = False
+        keeps = due = False
         while not self._reason:
             busy = bool(self._flying or self._queue)
-            pause = _TICK_SECONDS if busy else _SWEEP_SECONDS if keeps else None
+            pause = _TICK_SECONDS if busy else _SWEEP_SECONDS if keeps or due else None
             with contextlib.suppress(queue.Empty):
                 self._do(self._inbox.get(timeout=pause))
+                due = True  # it may have been a word that a value died
             now = time.monotonic()
             if now > self._ticked + _TICK_SECONDS:
                 self._ticked = now
                 self._do(self._tick)
             if now > self._swept + _SWEEP_SECONDS:
-                self._swept = now
+                self._swept, due = now, False
                 keeps = self._sweep()
             self._do(self._launch_queued)
         self._drain()
@@ -170,7 +171,7 @@ class Dispatcher:
     def _launch(self, ticket: Ticket) -> None:
         call = ticket.call
         if not call.sink.begun(ticket.chunk.number):
-            call.closed = True
+            call.close()
             call.leases.release()
             return
         self._flying[ticket.number] = ticket

@@ -31,6 +31,17 @@ _numbers = itertools.count(1)
 _CHUNK_SECONDS = 0.2
 
 
+class _Nobody:
+    """The sink of a call that is closed."""
+
+    def begun(self, chunk: int) -> bool:
+        del chunk
+        return False
+
+    def report(self, report: Report) -> None:
+        report.delivery.discard()
+
+
 @dataclass(eq=False, slots=True)
 class OpenCall:
     """What all chunks of a call have in common.
@@ -57,9 +68,13 @@ class OpenCall:
 
     def report(self, report: Report) -> None:
         """Tell what became of a chunk, unless nobody wants to know."""
-        if not self.closed:
-            self.open_chunks.discard(report.chunk)
-            self.sink.report(report)
+        self.open_chunks.discard(report.chunk)
+        self.sink.report(report)
+
+    def close(self) -> None:
+        """Let go of the caller's values, and of the caller, now rather than at a collection."""
+        self.closed, self.sink = True, _Nobody()
+        self.again = {}
 
     def stores(self) -> dict[int, Any]:
         """The values that travel as arguments, by token."""
