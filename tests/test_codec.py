@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sharedtask.sharing import codec, mapfiles, mapping, segments
+from sharedtask.sharing.payload import Payload
 from sharedtask.sharing.publication import Publication
 from sharedtask.testing import DTYPES, array_of, arrays, assert_same, nested_values
 
@@ -254,7 +255,7 @@ def test_damaged_head_is_an_error(cut: int) -> None:
 )
 def test_layout_keeps_parts_apart(sizes: tuple[int, ...]) -> None:
     """Parts of a segment do not overlap, stand on cache lines, and large ones on pages."""
-    payload = codec.Payload(b"head", tuple(np.zeros(size, np.uint8) for size in sizes))
+    payload = Payload(b"head", tuple(np.zeros(size, np.uint8) for size in sizes))
     layout = segments.Layout.of(payload)
     ends = 0
     for (start, length), size in zip(layout.parts, (*sizes, 4), strict=True):

@@ -142,7 +142,7 @@ def _twin(call: Call, name: str, shared: SharedValue) -> _Twin:
         publication = shared.value.publication
         return _Twin(name, private, publication.value, publication.private_value)
     try:
-        payload = codec.encode(shared.value)
+        payload = codec.encode_shared(shared.value)
     except (SharedTaskError, MemoryError):
         raise
     except Exception as error:

@@ -22,7 +22,7 @@ from sharedtask.sharing.publication import Publication
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from sharedtask.sharing.codec import Payload
+    from sharedtask.sharing.payload import Payload
     from sharedtask.sharing.stores import PublishedStore
 
 # A value that was found changed this often is no longer watched: after each publication the first

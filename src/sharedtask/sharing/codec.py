@@ -14,13 +14,13 @@ from __future__ import annotations
 import io
 import os
 import pickle
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import cloudpickle
 import numpy as np
 
-from sharedtask.sharing import mapfiles, mapping
+from sharedtask.sharing import mapfiles, mapping, regions
+from sharedtask.sharing.payload import Payload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -33,28 +33,21 @@ PROTOCOL = 5
 _pickle_buffer = cast("Callable[[npt.NDArray[np.uint8]], pickle.PickleBuffer]", pickle.PickleBuffer)
 
 
-@dataclass(frozen=True, slots=True)
-class Payload:
-    """An encoded value: ``head`` rebuilds it when given ``buffers`` of the same lengths."""
-
-    head: bytes
-    buffers: tuple[npt.NDArray[np.uint8], ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of head and buffers together."""
-        return len(self.head) + sum(buffer.nbytes for buffer in self.buffers)
-
-
-def encode(value: object, *, by_path: bool = True) -> Payload:
+def encode(value: object, *, by_path: bool = True, in_place: bool = False) -> Payload:
     """Encode ``value`` without copying the memory of its contiguous arrays.
 
     A mapped file is opened anew where the value is decoded; without ``by_path``, for machines that
-    do not have the file, its contents travel.
+    do not have the file, its contents travel. With ``in_place`` arrays that lie in shared memory
+    already are mapped where the value is decoded, and go on changing with it.
     """
     raw: list[pickle.PickleBuffer] = []
-    head = _dump(value, raw.append, by_path=by_path)
+    head = _dump(value, raw.append, by_path=by_path, in_place=in_place)
     return Payload(head, tuple(np.frombuffer(buffer.raw(), np.uint8) for buffer in raw))
+
+
+def encode_shared(value: object) -> Payload:
+    """Encode a value that is published: what is shared already is not copied."""
+    return encode(value, in_place=True)
 
 
 def encode_inband(value: object) -> bytes:
@@ -72,10 +65,11 @@ def _dump(
     buffer_callback: Callable[[pickle.PickleBuffer], Any] | None,
     *,
     by_path: bool = True,
+    in_place: bool = False,
 ) -> bytes:
     file = io.BytesIO()
     pickler = _Pickler(file, PROTOCOL, buffer_callback)
-    pickler.value, pickler.by_path = value, by_path
+    pickler.value, pickler.by_path, pickler.in_place = value, by_path, in_place
     pickler.dump(value)
     return file.getvalue()
 
@@ -88,13 +82,15 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
     """
 
     value: object = None  # what is encoded as a whole
-    by_path = True
+    by_path, in_place = True, False
 
     def reducer_override(self, obj: Any) -> Any:
         if obj is self.value and isinstance(obj, np.ndarray) and obj.dtype.hasobject:
             return _reduce_frozen(obj)
         reducer = _REDUCERS.get(type(obj))
         if reducer is not None:
+            if self.in_place and reducer is _reduce_array:
+                return _reduce_in_place(obj)
             if reducer is _reduce_memmap and not self.by_path:
                 return _reduce_array(np.asarray(obj))
             return reducer(obj)
@@ -120,6 +116,18 @@ def _reduce_array(array: npt.NDArray[Any]) -> Any:
         # Pickle would write down that the buffer is read-only. That is for the decoder to say.
         flat = mapping.window(flat)
     return _build_array, (_pickle_buffer(flat), _dtype_key(dtype), dense.shape, axes)
+
+
+def _reduce_in_place(array: npt.NDArray[Any]) -> Any:
+    region = regions.find(array)
+    if region is None or array.dtype.hasobject:
+        return _reduce_array(array)
+    return _open_region, (pickle.PickleBuffer(_MARK), region)
+
+
+def _open_region(mark: Any, region: regions.Region) -> npt.NDArray[Any]:
+    """Map the memory: read-only for ``Shared``, private for ``CopyOnWrite``."""
+    return region.view(private=not memoryview(mark).readonly)
 
 
 def _memory_order(array: npt.NDArray[Any]) -> tuple[int, ...] | None:

@@ -159,7 +159,7 @@ def share(value: T) -> Handle[T]:
         msg = "this is a handle of a shared value already. Pass it on as it is."
         raise UnshareableError(msg)
     try:
-        payload = codec.encode(value)
+        payload = codec.encode_shared(value)
     except (SharedTaskError, MemoryError):
         raise
     except Exception as error:

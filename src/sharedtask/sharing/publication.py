@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharedtask.sharing import freshness, mapping, stores
-from sharedtask.sharing.codec import Payload
+from sharedtask.sharing.payload import Payload
 
 if TYPE_CHECKING:
     from collections.abc import Callable

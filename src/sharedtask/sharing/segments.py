@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from sharedtask.sharing.codec import Payload
+    from sharedtask.sharing.payload import Payload
 
 NAME = "sharedtask"  # shown in /proc/PID/maps, so that leak checks can find us
 
@@ -138,6 +138,25 @@ def scratch(size: int) -> int:
         except BaseException:
             os.close(fd)
             raise
+    return fd
+
+
+def writable(size: int) -> int:
+    """A descriptor of ``size`` zero bytes for an array that everybody may write.
+
+    Raises:
+        StoreFullError: No room, no descriptors, or a limit of the process is in the way.
+    """
+    memory.require(size)
+    fd = scratch(size)
+    try:
+        with translated(size):
+            mapped = _collapse(fd, size) if size >= COLLAPSE_FROM else None
+            if mapped is not None:
+                libc.munmap(mapped[0], -(-size // PAGE) * PAGE)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 

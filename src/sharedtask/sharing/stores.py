@@ -14,7 +14,7 @@ from sharedtask.sharing.segments import Layout
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from sharedtask.sharing.codec import Payload
+    from sharedtask.sharing.payload import Payload
 
 
 class Store(Protocol):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
     from queue import SimpleQueue
 
-    from sharedtask.sharing.codec import Payload
+    from sharedtask.sharing.payload import Payload
 
 
 class ProcessBackend(Backend):

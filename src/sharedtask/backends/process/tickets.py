@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sharedtask.backends.base import Chunk, Sink
     from sharedtask.backends.work.leasing import Leases
-    from sharedtask.sharing.codec import Payload
+    from sharedtask.sharing.payload import Payload
     from sharedtask.sharing.publication import Publication
 
 _numbers = itertools.count(1)

@@ -34,7 +34,7 @@ from .wire import Frame, Kind
 
 if TYPE_CHECKING:
     from sharedtask.backends.work.parcels import Parcel
-    from sharedtask.sharing.codec import Payload
+    from sharedtask.sharing.payload import Payload
 
 
 def main(socket_fd: int, board_fd: int, setting: bytes) -> int:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from queue import SimpleQueue
 
-    from sharedtask.sharing.codec import Payload
+    from sharedtask.sharing.payload import Payload
 
 # A task to a worker and back.
 _OVERHEAD_SECONDS = 0.004

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from sharedtask.backends.work.outbox import Sent
     from sharedtask.backends.work.parcels import Parcel
-    from sharedtask.sharing.codec import Payload
+    from sharedtask.sharing.payload import Payload
 
     from .box import Opened
     from .message import Frame

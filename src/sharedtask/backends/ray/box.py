@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from sharedtask.sharing.codec import Payload
 from sharedtask.sharing.mapping import memory_of
+from sharedtask.sharing.payload import Payload
 from sharedtask.sharing.segments import Layout
 from sharedtask.sharing.stores import BytesStore
 

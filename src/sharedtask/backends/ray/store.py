@@ -14,7 +14,7 @@ from . import runtime
 from .box import Box, Opened
 
 if TYPE_CHECKING:
-    from sharedtask.sharing.codec import Payload
+    from sharedtask.sharing.payload import Payload
     from sharedtask.sharing.stores import PublishedStore, Reader
 
 _KEEP_BYTES = 1 << 20

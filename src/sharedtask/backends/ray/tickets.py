@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sharedtask.backends.base import Chunk, Sink
     from sharedtask.backends.work.leasing import Leases
     from sharedtask.backends.work.parcels import Parcel
-    from sharedtask.sharing.codec import Payload
+    from sharedtask.sharing.payload import Payload
 
     from .message import Frame
     from .runtime import Runtime

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from sharedtask.backends.base import Call
     from sharedtask.sharing.cache import Lease, ShareCache
-    from sharedtask.sharing.codec import Payload
+    from sharedtask.sharing.payload import Payload
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def lease_all(
     cache: ShareCache,
     call: Call,
     of_handle: Callable[[Handle[Any]], Lease] = Handle.lease,
-    encode: Callable[[Any], Payload] = codec.encode,
+    encode: Callable[[Any], Payload] = codec.encode_shared,
 ) -> Leases:
     """Publish what the call shares, or find it published.
 

@@ -16,6 +16,8 @@ from . import parcels, results
 from .board import Word
 
 if TYPE_CHECKING:
+    from sharedtask.sharing.payload import Payload
+
     from .parcels import Parcel
 
 
@@ -38,7 +40,7 @@ class Sent(NamedTuple):
 class Way(Protocol):
     """How results leave a worker."""
 
-    def pack(self, payload: codec.Payload) -> Parcel:
+    def pack(self, payload: Payload) -> Parcel:
         """Make a parcel of a large result; raises StoreFullError."""
         ...
 
@@ -151,7 +153,7 @@ class Outbox:
         else:
             self._write_down(record)
 
-    def _send_large(self, payload: codec.Payload) -> None:
+    def _send_large(self, payload: Payload) -> None:
         """A large result goes at once: what was sent outlives the worker."""
         try:
             parcel = self._way.pack(payload)

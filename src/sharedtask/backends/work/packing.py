@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from sharedtask.backends.base import Call
+    from sharedtask.sharing.payload import Payload
 
 
-def pack_items(items: Sequence[Any], pack: Callable[[codec.Payload], Parcel]) -> tuple[int, Parcel]:
+def pack_items(items: Sequence[Any], pack: Callable[[Payload], Parcel]) -> tuple[int, Parcel]:
     """Encode items in one piece and say how; raises what pickling one of them raises."""
     data = results.dump_items(items)
     if data is not None:
@@ -27,7 +28,7 @@ def pack_items(items: Sequence[Any], pack: Callable[[codec.Payload], Parcel]) ->
 
 
 def pack_each(
-    task: str, first: int, items: Sequence[Any], pack: Callable[[codec.Payload], Parcel]
+    task: str, first: int, items: Sequence[Any], pack: Callable[[Payload], Parcel]
 ) -> tuple[int, Parcel]:
     """Encode every item on its own, so that a bad one can be told from its neighbours.
 
@@ -47,7 +48,7 @@ def _item_or_error(task: str, index: int, item: Any) -> Any:
         return raised.class_name, raised.text, remote_text(error), raised.pickled
 
 
-def pack_constants(call: Call, pack: Callable[[codec.Payload], Parcel]) -> Parcel:
+def pack_constants(call: Call, pack: Callable[[Payload], Parcel]) -> Parcel:
     """Encode what every item of a call gets besides the shared values."""
     if not (call.bound or call.args or call.kwargs):
         return calls.NO_CONSTANTS

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sharedtask.sharing import codec, mapping, segments
+from sharedtask.sharing import mapping, segments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from sharedtask.sharing.payload import Payload
 
 # From this size on, a value travels in a segment of its own instead of inside the message.
 SEGMENT_FROM = 1 << 20
@@ -30,7 +32,7 @@ class Parcel:
 
     data: bytes
     fd: int | None = None
-    payload: codec.Payload | None = None
+    payload: Payload | None = None
 
     def close(self) -> None:
         """Close the sender's descriptor."""
@@ -43,7 +45,7 @@ _COUNT = struct.Struct("<BI")
 _PAIR = struct.Struct("<QQ")
 
 
-def pack(payload: codec.Payload, *, frozen: bool) -> Parcel:
+def pack(payload: Payload, *, frozen: bool) -> Parcel:
     """Make a parcel: small payloads inline, others in a segment (StoreFullError where it is full).
 
     ``frozen`` where more than one worker may receive it.
@@ -55,14 +57,14 @@ def pack(payload: codec.Payload, *, frozen: bool) -> Parcel:
     return pack_inline(payload)
 
 
-def pack_inline(payload: codec.Payload) -> Parcel:
+def pack_inline(payload: Payload) -> Parcel:
     """Make a parcel that is all bytes."""
     parts: list[Any] = [*payload.buffers, payload.head]
     table = b"".join(_PAIR.pack(0, memoryview(part).nbytes) for part in parts)
     return Parcel(b"".join((_COUNT.pack(_INLINE, len(parts)), table, *parts)))
 
 
-def pack_beside(payload: codec.Payload) -> Parcel:
+def pack_beside(payload: Payload) -> Parcel:
     """Make a parcel whose bulk travels beside the message, where it is large."""
     if payload.nbytes < SEGMENT_FROM:
         return pack_inline(payload)
@@ -88,7 +90,7 @@ def unpack(data: memoryview, beside: Iterator[Any], *, private: bool) -> Receive
     kind, count = _COUNT.unpack_from(data)
     at = _COUNT.size
     if kind == _BESIDE:
-        payload: codec.Payload = next(beside)
+        payload: Payload = next(beside)
         return Received(payload.head, [_copied(buffer) for buffer in payload.buffers], at)
     parts = [_PAIR.unpack_from(data, at + k * _PAIR.size) for k in range(count)]
     at += count * _PAIR.size
