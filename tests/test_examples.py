@@ -11,10 +11,13 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 LIMIT = 180  # seconds; on a quiet machine the slowest takes a sixth of that
 
+CLUSTER = r"1 in 20 shuffles finds a correlation above 0\.096"
+
 # One line that each example prints, as a regular expression.
 EXPECTED = {
     "async_and_futures.py": r"stream   station \d+ is the first above \+0\.40",
     "classify_image.py": r"Positive: 560",
+    "cluster.py": CLUSTER,
     "copy_on_write.py": r"the caller's array is untouched: True",
     "demo.py": r"sharedtask, again +\d+\.\d\d s .*",
     "digits_forest.py": r"all four agree: True, 9\d% of the digits are right",
@@ -39,15 +42,12 @@ def test_every_example_has_an_expected_line() -> None:
     assert sorted(EXPECTED) == sorted(path.name for path in EXAMPLES.glob("*.py"))
 
 
-@pytest.mark.long
-@pytest.mark.timeout(LIMIT + 20)
-@pytest.mark.parametrize("name", sorted(EXPECTED))
-def test_example_runs_and_prints_its_line(name: str, tmp_path: Path) -> None:
-    """From a foreign folder, an example exits with 0, prints its line and is quiet on stderr."""
+def check(name: str, folder: Path, **variables: str) -> None:
+    """Run an example in an empty folder; it prints its line and nothing on stderr."""
     ran = subprocess.run(
         [sys.executable, EXAMPLES / name],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd=folder,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **variables},
         capture_output=True,
         text=True,
         timeout=LIMIT,
@@ -57,7 +57,22 @@ def test_example_runs_and_prints_its_line(name: str, tmp_path: Path) -> None:
     assert [] == noise(ran.stderr)
     line = re.compile(r"\s*" + EXPECTED[name])
     assert any(line.fullmatch(printed.rstrip()) for printed in ran.stdout.splitlines()), ran.stdout
-    assert [] == list(tmp_path.iterdir())
+    assert [] == list(folder.iterdir())
+
+
+@pytest.mark.long
+@pytest.mark.timeout(LIMIT + 20)
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_example_runs_and_prints_its_line(name: str, tmp_path: Path) -> None:
+    """From a foreign folder, an example exits with 0, prints its line and is quiet on stderr."""
+    check(name, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(LIMIT + 20)
+def test_the_same_program_runs_on_ray(tmp_path: Path) -> None:
+    """A variable moves a program to Ray: same results, as quiet."""
+    check("cluster.py", tmp_path, SHAREDTASK_BACKEND="ray")
 
 
 def test_no_example_needs_a_main_guard() -> None:

@@ -136,7 +136,8 @@ def multi_process(
         >>> import numpy as np
         >>> from sharedtask import multi_process
         >>> def score(row, model=None, scale=1):
-        ...     return float(model["weights"][row].sum() * scale)
+        ...     weights = model["weights"]
+        ...     return float(weights[row].sum() * scale)
         >>> model = {"weights": np.eye(3)}
         >>> multi_process(
         ...     score, items=range(3), shared_kwargs=["model"], model=model, scale=2, progress=False
