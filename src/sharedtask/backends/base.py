@@ -145,6 +145,11 @@ class Backend(ABC):
     in_caller: ClassVar[bool] = False
     """Whether ``submit`` runs the chunk at once, in the thread that calls it."""
 
+    @property
+    def started_its_runtime(self) -> bool:
+        """Whether what it runs on was started by it, and not found."""
+        return False
+
     @abstractmethod
     def open(self, call: Call, sink: Sink) -> Session:
         """Share what the call shares and make ready to run.

@@ -30,7 +30,7 @@ _lock = threading.Lock()
 def get(name: str) -> Backend:
     """The backend of this name. Inside a task every backend is "serial".
 
-    "auto" is "ray" where Ray is initialised in this process already, else "process".
+    "auto" is "ray" where the program has initialised Ray, else "process".
 
     Raises:
         BackendUnavailableError: The backend cannot run here; the text says what to do.
@@ -52,8 +52,11 @@ def running() -> list[Backend]:
 
 
 def _ray_is_initialized() -> bool:
+    """Whether the user's program did it: a Ray of ours is for those who ask for it by name."""
     ray = sys.modules.get("ray")  # importing it takes half a second, and says no
-    return ray is not None and bool(getattr(ray, "is_initialized", bool)())
+    if ray is None or not getattr(ray, "is_initialized", bool)():
+        return False
+    return "ray" not in _made or not _made["ray"].started_its_runtime
 
 
 def _load(name: str) -> Backend:

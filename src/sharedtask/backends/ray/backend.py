@@ -125,6 +125,12 @@ class RayBackend(Backend):
             self._connection = Connection(runtime.connect())
             return self._connection
 
+    @property
+    def started_its_runtime(self) -> bool:
+        """See ``Backend``."""
+        known = self._connection
+        return known is not None and known.runtime.is_ours and known.runtime.is_alive
+
     def open(self, call: Call, sink: Sink) -> Session:
         return _RaySession(self.connect(), call, sink)
 
