@@ -15,6 +15,7 @@ __all__ = [
     "DefinitionError",
     "ItemNote",
     "OptionsError",
+    "OverlapError",
     "RemoteTraceback",
     "SerializationError",
     "SharedTaskError",
@@ -61,6 +62,34 @@ class BackendUnavailableError(SharedTaskError, ImportError):
 
 class ClosedError(SharedTaskError):
     """Raised when a handle or a pool is used after it was closed."""
+
+
+class OverlapError(SharedTaskError, ValueError):
+    """Raised when two items would write to the same elements of a partitioned array.
+
+    Attributes:
+        first: Position of one item in the input.
+        second: Position of the other, greater than ``first``.
+        parameter: Name of the parameter, "" where it is not known.
+        blocks: Both items and their indices in words: "item 3, [0:10]".
+    """
+
+    def __init__(
+        self, first: int, second: int, parameter: str = "", blocks: tuple[str, str] | None = None
+    ) -> None:
+        super().__init__(first, second, parameter, blocks)
+        self.first = first
+        self.second = second
+        self.parameter = parameter
+        self.blocks = blocks
+
+    def __str__(self) -> str:
+        one, other = self.blocks or (f"item {self.first}", f"item {self.second}")
+        array = f"'{self.parameter}'" if self.parameter else "the array"
+        return (
+            f"{one}, and {other}, would write to the same elements of {array}."
+            " Cut blocks that do not overlap, or declare the parameter Locked or Reduced."
+        )
 
 
 class WorkerDiedError(SharedTaskError, RuntimeError):

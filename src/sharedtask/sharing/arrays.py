@@ -13,6 +13,7 @@ from sharedtask.errors import UnshareableError
 from sharedtask.sharing import regions
 
 Shape = int | Sequence[int]
+_ORDERS = ("C", "F", "c", "f")
 
 
 def empty(
@@ -45,7 +46,10 @@ def empty(
         >>> grid.shape, grid.dtype
         ((2, 3), dtype('float32'))
     """
-    kind: np.dtype[Any] = np.dtype(dtype)
+    kind = np.empty(0, dtype).dtype  # "S" is one byte wide, as everywhere in numpy
+    if order not in _ORDERS:
+        msg = f"the order of an array is 'C' or 'F', not {order!r}."
+        raise ValueError(msg)
     if kind.hasobject:
         msg = f"an array of dtype {kind} holds Python objects, which only one process can have."
         raise UnshareableError(msg)
@@ -96,6 +100,8 @@ def array(value: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> npt.NDArr
 
 
 def _lengths(shape: Shape) -> tuple[int, ...]:
-    if isinstance(shape, Sequence):
-        return tuple(operator.index(length) for length in shape)
-    return (operator.index(shape),)
+    given: Any = shape
+    try:
+        return (operator.index(given),)
+    except TypeError:  # an array of lengths, a list, a tuple
+        return tuple(map(operator.index, given))

@@ -41,8 +41,9 @@ def encode(value: object, *, by_path: bool = True, in_place: bool = False) -> Pa
     already are mapped where the value is decoded, and go on changing with it.
     """
     raw: list[pickle.PickleBuffer] = []
-    head = _dump(value, raw.append, by_path=by_path, in_place=in_place)
-    return Payload(head, tuple(np.frombuffer(buffer.raw(), np.uint8) for buffer in raw))
+    pickler = _Pickler(value, raw.append, by_path=by_path, in_place=in_place)
+    buffers = tuple(np.frombuffer(buffer.raw(), np.uint8) for buffer in raw)
+    return Payload(pickler.head, buffers, tuple(pickler.held))
 
 
 def encode_shared(value: object) -> Payload:
@@ -52,26 +53,12 @@ def encode_shared(value: object) -> Payload:
 
 def encode_inband(value: object) -> bytes:
     """Encode ``value`` as one string of bytes, arrays included."""
-    return _dump(value, None)
+    return _Pickler(value, None).head
 
 
 def decode(head: bytes | memoryview, buffers: Iterable[Any] = ()) -> Any:
     """Rebuild a value; its arrays view ``buffers`` and are writable where these are."""
     return pickle.loads(head, buffers=buffers)
-
-
-def _dump(
-    value: object,
-    buffer_callback: Callable[[pickle.PickleBuffer], Any] | None,
-    *,
-    by_path: bool = True,
-    in_place: bool = False,
-) -> bytes:
-    file = io.BytesIO()
-    pickler = _Pickler(file, PROTOCOL, buffer_callback)
-    pickler.value, pickler.by_path, pickler.in_place = value, by_path, in_place
-    pickler.dump(value)
-    return file.getvalue()
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
@@ -81,8 +68,20 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
     in ``__main__`` or in a notebook cell must carry their class along.
     """
 
-    value: object = None  # what is encoded as a whole
-    by_path, in_place = True, False
+    def __init__(
+        self,
+        value: object,
+        buffer_callback: Callable[[pickle.PickleBuffer], Any] | None,
+        *,
+        by_path: bool = True,
+        in_place: bool = False,
+    ) -> None:
+        file = io.BytesIO()
+        super().__init__(file, PROTOCOL, buffer_callback)
+        self.value, self.by_path, self.in_place = value, by_path, in_place
+        self.held: list[object] = []
+        self.dump(value)
+        self.head = file.getvalue()
 
     def reducer_override(self, obj: Any) -> Any:
         if obj is self.value and isinstance(obj, np.ndarray) and obj.dtype.hasobject:
@@ -90,7 +89,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         reducer = _REDUCERS.get(type(obj))
         if reducer is not None:
             if self.in_place and reducer is _reduce_array:
-                return _reduce_in_place(obj)
+                return self._reduce_in_place(obj)
             if reducer is _reduce_memmap and not self.by_path:
                 return _reduce_array(np.asarray(obj))
             return reducer(obj)
@@ -100,6 +99,13 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
             if _is_plain_subclass(type(obj)):
                 return _reduce_subclass(obj)
         return super().reducer_override(obj)
+
+    def _reduce_in_place(self, array: npt.NDArray[Any]) -> Any:
+        found = None if array.dtype.hasobject else regions.find(array)
+        if found is None:
+            return _reduce_array(array)
+        self.held.append(found.holder)
+        return _open_region, (pickle.PickleBuffer(_MARK), found.region)
 
 
 # ------------------------------------------------------------------------------- arrays
@@ -116,13 +122,6 @@ def _reduce_array(array: npt.NDArray[Any]) -> Any:
         # Pickle would write down that the buffer is read-only. That is for the decoder to say.
         flat = mapping.window(flat)
     return _build_array, (_pickle_buffer(flat), _dtype_key(dtype), dense.shape, axes)
-
-
-def _reduce_in_place(array: npt.NDArray[Any]) -> Any:
-    region = regions.find(array)
-    if region is None or array.dtype.hasobject:
-        return _reduce_array(array)
-    return _open_region, (pickle.PickleBuffer(_MARK), region)
 
 
 def _open_region(mark: Any, region: regions.Region) -> npt.NDArray[Any]:

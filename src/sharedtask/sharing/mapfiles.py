@@ -60,6 +60,7 @@ class Region:
     end: int
     flags: str
     offset: int
+    device: int
     inode: int
 
 
@@ -78,6 +79,7 @@ def region_at(address: int) -> Region | None:
 
 
 def _parse(line: str) -> Region:
-    span, flags, offset, _device, inode, *_ = line.split(maxsplit=5)
-    start, end = span.split("-")
-    return Region(int(start, 16), int(end, 16), flags, int(offset, 16), int(inode))
+    span, flags, offset, device, inode, *_ = line.split(maxsplit=5)
+    start, end = (int(word, 16) for word in span.split("-"))
+    major, minor = (int(word, 16) for word in device.split(":"))
+    return Region(start, end, flags, int(offset, 16), os.makedev(major, minor), int(inode))

@@ -25,7 +25,7 @@ HUGE = 2 << 20
 memory_of = cast("Callable[[npt.NDArray[np.uint8] | bytes], memoryview]", memoryview)
 
 
-class _Owner:
+class Owner:
     """The base object of every view: when the last view is gone, the memory is unmapped.
 
     numpy reads ``__array_interface__`` once and keeps the owner as the array's base. It offers no
@@ -33,10 +33,10 @@ class _Owner:
     a segmentation fault.
     """
 
-    __slots__ = ("__array_interface__", "__weakref__", "_source")
+    __slots__ = ("__array_interface__", "__weakref__", "source")
 
     def __init__(self, address: int, size: int, *, readonly: bool, source: object = None) -> None:
-        self._source = source
+        self.source = source
         self.__array_interface__ = {
             "data": (address, readonly),
             "shape": (size,),
@@ -45,7 +45,7 @@ class _Owner:
         }
 
 
-class _Mapped(weakref.ref[_Owner]):
+class _Mapped(weakref.ref[Owner]):
     """Tells when the owner of a mapping is gone, and what there is to unmap."""
 
     __slots__ = ("address", "size")
@@ -84,7 +84,7 @@ def view(fd: int, size: int, *, private: bool = False, writable: bool = False) -
     kind = libc.MAP_PRIVATE if private else libc.MAP_SHARED
     with interrupts.shield():  # a mapping without an owner would stay for ever
         address = map_aligned(fd, size, prot, kind)
-        owner = _Owner(address, size, readonly=not (private or writable))
+        owner = Owner(address, size, readonly=not (private or writable))
         mapped = _Mapped(owner, _unmap)
         mapped.address, mapped.size = address, _pages(size)
         _live[address] = mapped
@@ -96,7 +96,7 @@ def window(array: npt.NDArray[np.uint8], *, readonly: bool = False) -> npt.NDArr
     """The same memory as another array: one that cannot be made writable, or that seems to be."""
     if not array.nbytes:
         return np.frombuffer(b"" if readonly else bytearray(), np.uint8)
-    return np.asarray(_Owner(address_of(array), array.nbytes, readonly=readonly, source=array))
+    return np.asarray(Owner(address_of(array), array.nbytes, readonly=readonly, source=array))
 
 
 def map_aligned(fd: int, size: int, prot: int, kind: int) -> int:

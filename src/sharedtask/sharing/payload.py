@@ -12,10 +12,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """An encoded value: ``head`` rebuilds it when given ``buffers`` of the same lengths."""
+    """An encoded value: ``head`` rebuilds it when given ``buffers`` of the same lengths.
+
+    ``held`` keeps the memory that ``head`` refers to where it is.
+    """
 
     head: bytes
     buffers: tuple[npt.NDArray[np.uint8], ...]
+    held: tuple[object, ...] = ()
 
     @property
     def nbytes(self) -> int:

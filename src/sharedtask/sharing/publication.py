@@ -40,6 +40,7 @@ class Publication:
         except BaseException:
             self._release_checks()
             raise
+        self._held = payload.held
         self._holders: list[weakref.WeakMethod[Callable[[int], None]]] = []
         self.released = False
 
@@ -89,6 +90,7 @@ class Publication:
         if self.released:
             return
         self.released = True
+        self._held = ()
         self._release_checks()
         self.store.close()
         for reference in self._holders:

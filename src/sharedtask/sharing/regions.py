@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import mmap
 import os
-import stat
 import weakref
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sharedtask.errors import UnshareableError
 from sharedtask.sharing import mapfiles, mapping, segments
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     import numpy.typing as npt
 
 
@@ -53,62 +56,77 @@ class Region:
 
 # ------------------------------------------------------------------------- where it was born
 
-
-class _Born:
-    """Writable segments of this process, by address."""
-
-    def __init__(self) -> None:
-        self._memories: dict[int, Memory] = {}
-
-    def new(self, size: int) -> npt.NDArray[np.uint8]:
-        fd = segments.writable(size)
-        try:
-            view: npt.NDArray[np.uint8] = mapping.view(fd, size, writable=True)
-        except BaseException:
-            os.close(fd)
-            raise
-        address, status = mapping.address_of(view), os.fstat(fd)
-        memory = Memory(os.getpid(), fd, status.st_dev, status.st_ino, size)
-        self._memories[address] = memory
-        # The memory lives as long as something shows it; the descriptor goes with the last view.
-        end = weakref.finalize(view.base, self._forget, address, fd)
-        end.atexit = False
-        return view
-
-    def _forget(self, address: int, fd: int) -> None:
-        """Called in a finalizer: it takes no lock."""
-        self._memories.pop(address, None)
-        with contextlib.suppress(OSError):
-            os.close(fd)
-
-    def find(self, address: int) -> tuple[int, Memory] | None:
-        for start, memory in self._memories.copy().items():
-            if start <= address < start + memory.size:
-                return start, replace(memory, pid=os.getpid())  # a forked child has it too
-        return None
+_born: weakref.WeakKeyDictionary[Any, Memory] = weakref.WeakKeyDictionary()
 
 
-_born = _Born()
-
-
-def new(shape: tuple[int, ...], dtype: np.dtype[Any], order: str) -> npt.NDArray[Any]:
+def new(shape: tuple[int, ...], dtype: np.dtype[Any], order: Any) -> npt.NDArray[Any]:
     """An array of zero bytes in a segment of its own."""
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    fortran: Any = "F" if order == "F" else "C"
-    return np.ndarray(shape, dtype, _born.new(max(size, 1)), order=fortran)
+    size = max(math.prod(shape) * dtype.itemsize, 1)
+    fd = segments.writable(size)
+    try:
+        view: npt.NDArray[np.uint8] = mapping.view(fd, size, writable=True)
+    except BaseException:
+        os.close(fd)
+        raise
+    status = os.fstat(fd)
+    _born[view.base] = Memory(os.getpid(), fd, status.st_dev, status.st_ino, size)
+    # The memory lives as long as something shows it; the descriptor goes with the last view.
+    weakref.finalize(view.base, os.close, fd).atexit = False
+    return np.ndarray(shape, dtype, view, order=order)
 
 
-def find(array: npt.NDArray[Any]) -> Region | None:
-    """The shared memory that an array lies in, None where it is this process's alone."""
-    low, high = _bounds(array)
-    found = _born.find(low) or _foreign(array, low)
-    if found is None:
-        return None
-    start, memory = found
-    if high > start + memory.size:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where an array is shared, and the object that keeps that memory mapped."""
+
+    region: Region
+    holder: object
+
+
+def find(array: npt.NDArray[Any]) -> Found | None:
+    """The shared memory that an array lies in, None where it is this process's alone.
+
+    Raises:
+        UnshareableError: The memory was unmapped, or its file made smaller, under the array.
+    """
+    root = _root(array)
+    memory = _born.get(root) if type(root) is mapping.Owner else None
+    if memory is not None:
+        start = mapping.address_of(root)
+        memory = replace(memory, pid=os.getpid())  # a forked child has it too
+    elif isinstance(root, (mmap.mmap, ctypes.Array)):
+        found = _foreign(array, root)
+        if found is None:
+            return None
+        start, memory = found
+    else:
         return None
     offset = mapping.address_of(array) - start
-    return Region(memory, offset, array.dtype, array.shape, array.strides)
+    region = Region(memory, offset, array.dtype, array.shape, array.strides)
+    return Found(region, root)
+
+
+def _root(array: npt.NDArray[Any]) -> Any:
+    """What keeps an array's memory, at the end of all the views."""
+    base: Any = array
+    while True:
+        if isinstance(base, np.ndarray):
+            base = base.base
+        elif type(base) is mapping.Owner and base.source is not None:
+            base = base.source
+        elif isinstance(base, memoryview):
+            try:
+                base = base.obj
+            except ValueError as error:
+                raise UnshareableError(_UNMAPPED) from error
+        else:
+            return base
+
+
+_UNMAPPED = (
+    "the memory of this array was unmapped: its mmap or SharedMemory was closed, or collected, "
+    "while the array lives. Keep it open as long as its arrays are used."
+)
 
 
 def _bounds(array: npt.NDArray[Any]) -> tuple[int, int]:
@@ -122,33 +140,30 @@ def _bounds(array: npt.NDArray[Any]) -> tuple[int, int]:
     return low, high + array.itemsize
 
 
-def _foreign(array: npt.NDArray[Any], address: int) -> tuple[int, Memory] | None:
+def _foreign(array: npt.NDArray[Any], root: Any) -> tuple[int, Memory] | None:
     """Shared memory that others made: found in the list of mappings, by its open descriptor."""
-    if not _is_over_mapping(array):
-        return None
-    region = mapfiles.region_at(address)
+    if isinstance(root, mmap.mmap) and root.closed:
+        raise UnshareableError(_UNMAPPED)
+    low, high = _bounds(array)
+    region = mapfiles.region_at(low)
     if region is None or "s" not in region.flags or not region.inode:
         return None
-    for name in os.listdir("/proc/self/fd"):
+    start = region.start - region.offset
+    # Of several descriptors the last is most likely the mapping's own, which lives as long as it.
+    for number in sorted(map(int, os.listdir("/proc/self/fd")), reverse=True):
         with contextlib.suppress(OSError):
-            status = os.fstat(int(name))
-            if status.st_ino == region.inode and stat.S_ISREG(status.st_mode):
-                start = region.start - region.offset
-                memory = Memory(
-                    os.getpid(), int(name), status.st_dev, status.st_ino, status.st_size
+            status = os.fstat(number)
+            if (status.st_dev, status.st_ino) != (region.device, region.inode):
+                continue
+            if high > start + status.st_size:
+                msg = (
+                    f"the file behind this array was made smaller: it has {status.st_size} bytes, "
+                    f"and the array needs {high - start}."
                 )
-                return start, memory
+                raise UnshareableError(msg)
+            size = status.st_size
+            return start, Memory(os.getpid(), number, status.st_dev, status.st_ino, size)
     return None
-
-
-def _is_over_mapping(array: npt.NDArray[Any]) -> bool:
-    """Whether an array shows a mapping, or may do so: asking the system costs 0.1 ms."""
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, memoryview):
-        base = base.obj
-    return isinstance(base, (mmap.mmap, ctypes.Array))
 
 
 # ------------------------------------------------------------------------- where it is used
@@ -157,43 +172,59 @@ _maps: weakref.WeakValueDictionary[tuple[int, int, bool], Any] = weakref.WeakVal
 
 
 def _mapped(memory: Memory, *, private: bool, writable: bool) -> npt.NDArray[np.uint8]:
-    """The whole memory as bytes; one mapping for all arrays in it, private ones apart."""
-    key = memory.device, memory.inode, writable
-    known = None if private else _maps.get(key)
-    if known is not None:
-        shared: npt.NDArray[np.uint8] = known
-        return shared
-    fd = _open(memory, writable=writable)
-    try:
+    """The whole memory as bytes; one mapping for all arrays in it, private ones apart.
+
+    Raises:
+        LookupError: The memory is gone, is too small, or may not be opened.
+    """
+    with _opened(memory, writable=writable) as fd:
+        key = memory.device, memory.inode, writable
+        known = None if private else _maps.get(key)
+        if known is not None and known.nbytes >= memory.size:
+            shared: npt.NDArray[np.uint8] = known
+            return shared
         view: npt.NDArray[np.uint8] = mapping.view(
             fd, memory.size, private=private, writable=writable
         )
-    finally:
-        os.close(fd)
-    if not private:
-        _maps[key] = view
-    return view
+        if not private:
+            _maps[key] = view
+        return view
 
 
-def _open(memory: Memory, *, writable: bool) -> int:
-    """Open the memory anew: a description of one's own, which nobody else's locks belong to.
+@contextlib.contextmanager
+def _opened(memory: Memory, *, writable: bool) -> Generator[int]:
+    """A descriptor of the memory, known to be the right one.
 
-    Raises:
-        LookupError: The memory is gone, or its number belongs to something else by now.
+    In its own process it is not opened anew: to close any descriptor of a file drops the locks that
+    this process may have on it.
     """
+    if memory.pid == os.getpid():
+        _check(memory, memory.fd)
+        yield memory.fd
+        return
     path = f"/proc/{memory.pid}/fd/{memory.fd}"
     try:
         fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        msg = f"the shared array is gone, or lives on another machine ({path})"
+    except OSError as error:
+        msg = f"the shared array cannot be mapped here: {error.strerror} ({path})"
         raise LookupError(msg) from error
-    status = os.fstat(fd)
+    try:
+        _check(memory, fd)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _check(memory: Memory, fd: int) -> None:
+    try:
+        status = os.fstat(fd)
+    except OSError as error:
+        raise LookupError(_GONE) from error
     if (status.st_dev, status.st_ino) != (memory.device, memory.inode):
-        os.close(fd)
-        msg = f"{path} is not the shared array that it was"
-        raise LookupError(msg)
+        raise LookupError(_GONE)
     if status.st_size < memory.size:
-        os.close(fd)
         msg = f"the file of the shared array was made smaller: {status.st_size} bytes"
         raise LookupError(msg)
-    return fd
+
+
+_GONE = "the shared array is not there any more"

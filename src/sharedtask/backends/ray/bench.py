@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import os
 import threading
 import time
@@ -25,6 +26,7 @@ from sharedtask.sharing.segments import Layout
 from sharedtask.sharing.stores import BytesStore, SegmentStore
 from sharedtask.version import VERSION
 
+from . import runtime
 from .box import Box
 from .ledger import Ledger
 from .message import MISSING, OTHER_VERSION, RAN, UNREADABLE, Answer, Message
@@ -43,10 +45,10 @@ if TYPE_CHECKING:
 # took long to decode.
 _IDLE_SECONDS, _IDLE_FACTOR = 10.0, 100.0
 _LOOK_SECONDS = 1.0
-# Large results are not logged, and lost should their worker die before it hands them in.
-_LARGE_BYTES = 32 << 20
+_FORGET_SECONDS = 60.0
 
 _benches: dict[bytes, _Bench] = {}
+_busy = threading.Lock()
 
 
 def run_chunk(fields: tuple[Any, ...], beside: list[Opened], *boxes: Opened) -> Answer:
@@ -54,13 +56,45 @@ def run_chunk(fields: tuple[Any, ...], beside: list[Opened], *boxes: Opened) -> 
     message = Message(*fields)
     if message.version != VERSION:
         return Answer(OTHER_VERSION, [], text=VERSION)
-    bench = _benches.get(message.origin)
-    if bench is None:
-        bench = _benches[message.origin] = _Bench(message.origin)
-    with bench.lock, _place_kept():
+    with _busy, _place_kept():
+        bench = _bench_of(message.origin)
         if bench.is_given_up(message.number):
             return Answer(RAN, [])
         return bench.run(message, beside, boxes)
+
+
+def _bench_of(origin: bytes) -> _Bench:
+    if not _benches:
+        _watch_once()
+        runtime.let_references_travel()
+    if origin not in _benches:
+        _benches[origin] = _Bench(origin)
+    return _benches[origin]
+
+
+@functools.cache
+def _watch_once() -> None:
+    threading.Thread(target=_let_go, name="sharedtask-idle", daemon=True).start()
+
+
+def _let_go() -> None:
+    """Between the chunks: drop values that no task asks for, and callers that send none."""
+    while True:
+        time.sleep(_LOOK_SECONDS)
+        if _busy.acquire(blocking=False):
+            try:
+                _drop_idle(time.monotonic())
+            finally:
+                _busy.release()
+
+
+def _drop_idle(now: float) -> None:
+    newest = max(_benches.values(), key=lambda bench: bench.used, default=None)
+    for origin, bench in list(_benches.items()):
+        bench.drop_idle(now)
+        if bench is not newest and now - bench.used > _FORGET_SECONDS:
+            del _benches[origin]
+            bench.close()
 
 
 @contextlib.contextmanager
@@ -123,11 +157,10 @@ class _Way:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self.frames: list[Frame] = []
-        self.is_full = False  # large results should not wait long for their neighbours
-        self._large = 0
+        self.is_full = False  # the chunk ends: what is not logged goes now, or dies with us
 
     def begin(self) -> None:
-        self.frames, self.is_full, self._large = [], False, 0
+        self.frames, self.is_full = [], False
         self._ledger.begin()
 
     def pack(self, payload: Payload) -> Parcel:
@@ -136,9 +169,7 @@ class _Way:
     def send(self, sent: Sent) -> None:
         box = None
         if sent.parcel is not None and sent.parcel.payload is not None:
-            box = Box(sent.parcel.payload)
-            self._large += sent.parcel.payload.nbytes
-            self.is_full = self.is_full or self._large >= _LARGE_BYTES
+            box, self.is_full = Box(sent.parcel.payload), True
         elif not sent.finished:
             fields = sent.mode, sent.first, sent.items, sent.elapsed, sent.data
             self.is_full = not self._ledger.log(*fields) or self.is_full
@@ -148,7 +179,7 @@ class _Way:
 
 class _Bench:
     def __init__(self, origin: bytes) -> None:
-        self.lock = threading.Lock()
+        self.used = time.monotonic()
         self._ledger = Ledger(origin)
         self._way = _Way(self._ledger)
         self._values = Values()
@@ -156,7 +187,6 @@ class _Bench:
         self._runner = Runner(self._ledger.words, outbox, self._values)
         self._until = self._timeout = 0.0
         self._name = ray.get_runtime_context().get_worker_id()
-        threading.Thread(target=self._let_go, name="sharedtask-idle", daemon=True).start()
 
     def is_given_up(self, number: int) -> bool:
         """Whether the caller gave the chunk up before it came here."""
@@ -185,6 +215,7 @@ class _Bench:
             if message.timeout:
                 faulthandler.cancel_dump_traceback_later()
             self._put_away()
+            self.used = time.monotonic()
         return Answer(RAN if ran else UNREADABLE, self._way.frames, self._name)
 
     def _receive(self, message: Message, boxes: tuple[Opened, ...]) -> bool:
@@ -227,16 +258,12 @@ class _Bench:
         words = self._ledger.words
         return words[Word.BASE] + words[Word.COUNT] > 0
 
-    def _let_go(self) -> None:
-        while True:
-            time.sleep(_LOOK_SECONDS)
-            if self.lock.acquire(blocking=False):
-                try:
-                    self._drop_idle(time.monotonic())
-                finally:
-                    self.lock.release()
+    def close(self) -> None:
+        """The caller is gone, or has found other workers: nothing is kept for it."""
+        self._ledger.close()
 
-    def _drop_idle(self, now: float) -> None:
+    def drop_idle(self, now: float) -> None:
+        """Let go of the values that have not been asked for lately."""
         values = self._values
         for token, found in list(values.decoded.items()):
             if now - found.used > max(_IDLE_SECONDS, _IDLE_FACTOR * found.seconds):

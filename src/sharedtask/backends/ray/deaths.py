@@ -108,15 +108,31 @@ def judge(ticket: Ticket, wreck: Wreck, error: BaseException) -> Verdict:
         return Verdict(ticket.all_failed(died))
     if phase == Phase.UNPACKING and ticket.mode != calls.EACH and len(ticket.chunk.items) > 1:
         return Verdict(again=True, each=True)
-    kept = sum(frame[2] for frame in wreck.frames)
+    kept = {at for frame in wreck.frames for at in range(frame[1], frame[1] + frame[2])}
     done = wreck.words[Word.BASE] + wreck.words[Word.COUNT]
     begun = min(done + (phase != Phase.IDLE), len(ticket.chunk.items))
     # A large result travels with the answer alone, and is lost where that never came.
-    lost = [_died(ticket, at, wreck, _LOST_RESULT, str(error)) for at in range(kept, done)]
-    in_hand = [
-        _died(ticket, at, wreck, _WHILE.get(phase, ""), str(error)) for at in range(done, begun)
-    ]
-    return Verdict(ticket.arrived(wreck.frames, (*lost, *in_hand)))
+    errors = {
+        at: _died(ticket, at, wreck, _LOST_RESULT, str(error))
+        for at in range(done)
+        if at not in kept
+    }
+    if begun > done:
+        errors[done] = _late(ticket, done, wreck) or _died(
+            ticket, done, wreck, _WHILE.get(phase, ""), str(error)
+        )
+    return Verdict(ticket.partly_arrived(wreck.frames, begun, errors))
+
+
+def _late(ticket: Ticket, position: int, wreck: Wreck) -> BaseException | None:
+    """The error of an item whose time was up."""
+    if not wreck.crash.startswith(_TIMED_OUT):
+        return None
+    call, index = ticket.call, ticket.chunk.first + position
+    item = ticket.chunk.items[position]
+    late = TaskTimeoutError(call.task, index, item, call.timeout, wreck.pid)
+    late.__cause__ = RemoteTraceback(wreck.crash)
+    return late
 
 
 def _died(
@@ -126,10 +142,6 @@ def _died(
     item = ticket.chunk.items[position]
     pid = None if wreck is None else wreck.pid
     crash = "" if wreck is None else wreck.crash
-    if crash.startswith(_TIMED_OUT):
-        late = TaskTimeoutError(task, index, item, ticket.call.timeout, pid)
-        late.__cause__ = RemoteTraceback(crash)
-        return late
     error = WorkerDiedError(task, index, item, pid, _signal(crash, text), None, phase)
     error.__cause__ = RemoteTraceback(crash or text)
     return error

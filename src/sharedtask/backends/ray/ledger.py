@@ -55,6 +55,12 @@ class Ledger:
         self.outbox = boards.open_outbox(self.fd)
         self.crash_log = boards.open_crash_log(self.fd)
 
+    def close(self) -> None:
+        """Take the file away."""
+        self._path.unlink(missing_ok=True)
+        os.close(self.crash_log)
+        os.close(self.fd)
+
     @property
     def is_stopped(self) -> bool:
         """Whether the caller gave up the chunk in hand."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copyreg
 import importlib
 import logging
 import os
@@ -84,9 +85,23 @@ def connect() -> Runtime:
             raise BackendUnavailableError(_CLIENT)
         if not ray.is_initialized():
             _start()
+        let_references_travel()
         module = internal("_private.worker")
         in_worker = module.global_worker.mode == module.WORKER_MODE
         return Runtime(_key(), _key() in _started, in_worker)
+
+
+def let_references_travel() -> None:
+    """Have ``ray.ObjectRef`` pickled as Ray does it, inside items, arguments and results too.
+
+    Pickled by others it would lose its owner, and whoever asks for the object would wait for ever.
+    """
+    copyreg.pickle(ray.ObjectRef, _reduce_reference)
+
+
+def _reduce_reference(reference: Any) -> Any:
+    internal("_private.worker").global_worker.get_serialization_context()  # made at first use
+    return internal("cloudpickle").CloudPickler.dispatch[ray.ObjectRef](reference)
 
 
 def _is_client() -> bool:

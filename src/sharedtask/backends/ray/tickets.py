@@ -151,11 +151,16 @@ class Ticket:
         batch = Batch(self.chunk.first, [None] * count, dict.fromkeys(range(count), error))
         return Report(self.chunk.number, Known(batch), count, finished=True)
 
-    def arrived(self, frames: list[Frame], errors: tuple[BaseException, ...] = ()) -> Report:
-        """A report of results, and of the errors in which the items after them ended."""
-        count = sum(frame[2] for frame in frames) + len(errors)
+    def arrived(self, frames: list[Frame]) -> Report:
+        """A report of results."""
+        return self.partly_arrived(frames, sum(frame[2] for frame in frames), {})
+
+    def partly_arrived(
+        self, frames: list[Frame], count: int, errors: dict[int, BaseException]
+    ) -> Report:
+        """A report of ``count`` items: results, and errors at the positions that have none."""
         seconds = sum(frame[3] for frame in frames) / 1e9
-        delivery = Arrived(frames, self.chunk.first, self.call.task, errors)
+        delivery = Arrived(frames, self.chunk.first, count, self.call.task, errors)
         return Report(self.chunk.number, delivery, count, finished=True, seconds=seconds)
 
 
@@ -165,20 +170,18 @@ class Arrived:
 
     frames: list[Frame]
     first: int
+    count: int
     task: str
-    errors: tuple[BaseException, ...]
+    errors: dict[int, BaseException]
 
     def open(self) -> Batch:
-        """Decode them in the thread that asked for them."""
-        whole = Batch(self.first, [])
+        """Decode them in the thread that asked for them, each to its place."""
+        whole = Batch(self.first, [None] * self.count, dict(self.errors))
         for mode, first, items, _, data, opened in self.frames:
             beside = iter([] if opened is None else [opened])
             part = results.load_batch(mode, data, items, self.first + first, self.task, beside)
-            whole.errors.update({len(whole.values) + k: e for k, e in part.errors.items()})
-            whole.values += part.values
-        for error in self.errors:
-            whole.errors[len(whole.values)] = error
-            whole.values.append(None)
+            whole.errors.update({first + k: error for k, error in part.errors.items()})
+            whole.values[first : first + items] = part.values
         return whole
 
     def discard(self) -> None:
