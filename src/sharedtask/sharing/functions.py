@@ -92,7 +92,7 @@ class Portable:
 
 
 class _Seen:
-    """How a function was last sent, and the things that it was made of then."""
+    """The name by which a function was last sent, if it has one, and what it was made of then."""
 
     __slots__ = ("parts", "value")
 
@@ -115,11 +115,11 @@ def portable(function: Callable[..., Any]) -> Portable:
         return Portable(function, fixed=False)
     parts = _parts(function)
     if seen is not None and _same(seen.parts, parts):
-        return Portable(seen.value, fixed=True)
-    seen = _Seen(by_name(function) or function, parts)
+        return Portable(seen.value or function, fixed=True)
+    seen = _Seen(by_name(function), parts)
     with contextlib.suppress(TypeError):
         _seen[function] = seen
-    return Portable(seen.value, fixed=False)
+    return Portable(seen.value or function, fixed=False)
 
 
 def _same(old: list[Any] | None, new: list[Any] | None) -> bool:
@@ -141,13 +141,15 @@ def _parts(function: Any, depth: int = 3) -> list[Any] | None:
     names = [n for n in _names(function.__code__) if n in function.__globals__]
     values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     for value in (*values, *cells, *(function.__globals__[n] for n in names)):
-        parts.append(value)
         if type(value) is types.FunctionType:
+            parts.append(weakref.ref(value))  # one that calls itself would never go
             inner = _parts(value, depth - 1)
             if inner is None:
                 return None
             parts.extend(inner)
-        elif not isinstance(value, _CONSTANT) and not _is_importable(value):
+            continue
+        parts.append(value)
+        if not isinstance(value, _CONSTANT) and not _is_importable(value):
             return None
     return parts
 

@@ -55,6 +55,7 @@ class Connection:
         self.cache = ShareCache(limit, self._wake, store.keep)
         self.dispatcher = Dispatcher(self._sweep)
         self._of_handles: dict[int, int] = {}
+        self._plain: Any = ray.remote(max_retries=0)(bench.run_chunk)
         self._remotes: dict[Any, Any] = {}
         environment: Any = ray.get_runtime_context().runtime_env
         self.moves = not environment.get("working_dir")
@@ -71,8 +72,7 @@ class Connection:
         """The Ray task for chunks of this call. Ray runs nothing twice by itself."""
         key = task, tuple(sorted((name, repr(value)) for name, value in options.items()))
         if key not in self._remotes:
-            plain = ray.remote(max_retries=0)(bench.run_chunk)
-            self._remotes[key] = plain.options(**{"name": task, **options})
+            self._remotes[key] = self._plain.options(**{"name": task, **options})
         return self._remotes[key]
 
     def encode(self, value: Any) -> Payload:
@@ -181,7 +181,8 @@ class _RaySession(Session):
         for lease in leases.all:
             lease.publication.tell_on_release(self._dispatcher.note_release)
         self.shares = leases.shares
-        moves = connection.moves and "runtime_env" not in options
+        environment = options.get("runtime_env") or {}
+        moves = connection.moves and not environment.get("working_dir")
         head = calls.dump_head(
             call.task,
             leases.function.publication.token,

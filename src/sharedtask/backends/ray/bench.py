@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 _IDLE_SECONDS, _IDLE_FACTOR = 10.0, 100.0
 _LOOK_SECONDS = 1.0
 _FORGET_SECONDS = 60.0
+_LONGEST_TIMEOUT = 1e9  # of what can be counted in ns
 
 _benches: dict[bytes, _Bench] = {}
 _busy = threading.Lock()
@@ -198,7 +199,7 @@ class _Bench:
         faulthandler.enable(self._ledger.crash_log)  # another bench may have had it
         self._way.begin()
         self._until = time.monotonic() + message.seconds if message.seconds else 0.0
-        self._timeout = message.timeout
+        self._timeout = min(message.timeout, _LONGEST_TIMEOUT)
         job = Job(
             message.number,
             message.first,
