@@ -12,14 +12,17 @@ from pathlib import Path
 if not __package__:  # ``python benchmarks`` puts this folder on the path instead of its parent
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import extras, report
+from benchmarks import extras, ray_rows, report
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.goals import Results, goals
 from benchmarks.machine import facts
 from benchmarks.measure import FULL, PATIENT, QUICK, Effort
+from benchmarks.ray_rows import RAY_EXTRAS, RAY_ROWS
 from benchmarks.rows import ALL, OURS_TOO, ROWS
 
 EXTRAS = ("import", "publish", "unchanged", "memory")
+RAY_KEYS = tuple(row.key for row in RAY_ROWS)
+RAY = (*RAY_KEYS, *RAY_EXTRAS)
 QUICK_PEERS = ("serial", "pool", "joblib", "mpire kept", "floor", "ours")
 HOLDERS = ("pool", "joblib", "mpire kept", "floor", "ours")
 
@@ -32,11 +35,15 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a short form, about a minute")
     parser.add_argument("--slow", action="store_true", help="wait for peers beyond 20 s a run")
-    parser.add_argument("--rows", type=listed, help=f"some of 1-8, {', '.join(EXTRAS)}")
+    parser.add_argument(
+        "--rows", type=listed, help=f"some of 1-8, {', '.join((*EXTRAS, *RAY))}; ray: all of Ray's"
+    )
     parser.add_argument("--peers", type=listed, help=f"some of {', '.join(CONTESTANTS)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parsed = parser.parse_args()
-    unknown = {*(parsed.rows or ())} - {row.key for row in ROWS} - set(EXTRAS)
+    if "ray" in (parsed.rows or ()):
+        parsed.rows = [*parsed.rows, *RAY]
+    unknown = {*(parsed.rows or ())} - {row.key for row in ROWS} - {*EXTRAS, *RAY, "ray"}
     unknown |= {*(parsed.peers or ())} - set(CONTESTANTS)
     if unknown:
         parser.error(f"not known: {', '.join(sorted(unknown))}")
@@ -51,6 +58,12 @@ def contestants(named: Iterable[str] | None, *, quick: bool) -> set[str]:
     if "floor" in chosen:
         chosen.update(("floor fork", "floor future"))
     return chosen
+
+
+def default_rows(asked: argparse.Namespace) -> list[str]:
+    """All; Ray's not where contestants are named, nor in short what needs a Ray for each."""
+    on_ray = () if asked.peers else RAY_KEYS if asked.quick else RAY
+    return [*(row.key for row in ROWS), *EXTRAS, *on_ray]
 
 
 def measure(effort: Effort, rows: Collection[str], peers: set[str]) -> Results:
@@ -73,8 +86,25 @@ def measure(effort: Effort, rows: Collection[str], peers: set[str]) -> Results:
         say("memory")
         holders = HOLDERS if effort is not QUICK else ("ours",)
         results.memory = dict(extras.memory(effort, [name for name in holders if name in peers]))
+    if ray_rows.installed() and "ours" in peers:
+        measure_ray(effort, rows, results)
     results.seconds = time.monotonic() - began
     return results
+
+
+def measure_ray(effort: Effort, rows: Collection[str], results: Results) -> None:
+    """The rows of the second table, on a Ray of their own."""
+    with ray_rows.one_ray() as ray:
+        for row in RAY_ROWS:
+            if row.key in rows:
+                say(f"{row.key} {row.title}")
+                results.ray[row.key] = row.run(ray, effort)
+    if "raystart" in rows:
+        say("starting Ray")
+        results.ray_start = ray_rows.start(effort)
+    if "raymemory" in rows:
+        say("memory with Ray")
+        results.ray_memory = ray_rows.memory(effort)
 
 
 def say(what: str) -> None:
@@ -84,7 +114,7 @@ def say(what: str) -> None:
 def main() -> None:
     asked = arguments()
     effort = QUICK if asked.quick else PATIENT if asked.slow else FULL
-    rows = asked.rows or [*(row.key for row in ROWS), *EXTRAS]
+    rows = asked.rows or default_rows(asked)
     peers = contestants(asked.peers, quick=asked.quick)
     machine = facts()
     results = measure(effort, rows, peers)
@@ -94,6 +124,8 @@ def main() -> None:
     for part in (
         report.table(results, peers),
         report.extras(results),
+        report.ray_table(results),
+        report.ray_extras(results),
         report.failures(results),
         report.verdicts([goal for goal in verdicts if goal.met is not None]),
     ):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.measure import Cell, Failure, Timing, ratio
+from benchmarks.ray_rows import BY_HAND, CHUNKED
 from benchmarks.rows import Cells
 
 WARM_ROWS = {"1": "100 items", "2": "2,000 items", "3": "256 MB array"}
+RAY_ARRAYS = {"ray1": "100 items", "ray2": "2,000 items", "ray3": "256 MB array"}
 
 
 @dataclass(slots=True)
@@ -21,11 +23,20 @@ class Results:
     publishing: Mapping[int, Mapping[str, Cell]] = field(default_factory=dict)
     unchanged: Mapping[str, float] | Failure | None = None
     memory: dict[str, float | Failure] = field(default_factory=dict)
+    ray: dict[str, Cells] = field(default_factory=dict)
+    ray_start: Mapping[str, Cell] = field(default_factory=dict)
+    ray_memory: Mapping[str, float | Failure] = field(default_factory=dict)
     seconds: float = 0.0
 
     def cell(self, row: str, name: str, phase: str = "repeated") -> Cell:
         missing: Cell = Failure("not run")
-        return self.rows.get(row, {}).get(name, {}).get(phase, missing)
+        return {**self.rows, **self.ray}.get(row, {}).get(name, {}).get(phase, missing)
+
+    def fastest(self, row: str, names: Iterable[str], phase: str = "repeated") -> str:
+        """Who has the least median of these; "" where nobody has any."""
+        cells = {name: self.cell(row, name, phase) for name in names}
+        times = {name: cell.median for name, cell in cells.items() if isinstance(cell, Timing)}
+        return min(times, key=times.__getitem__, default="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +73,8 @@ def goals(results: Results, machine: Mapping[str, Any]) -> Iterator[Goal]:
     yield from publishes(results, collapse=machine["huge_pages_collapse"])
     yield from unchanged(results, tracking=machine["write_tracking"])
     yield held(results)
+    yield from ray_arrays(results)
+    yield from ray_words(results)
 
 
 def warm_maps(results: Results) -> Iterator[Goal]:
@@ -132,6 +145,24 @@ def held(results: Results) -> Goal:
     mine = results.memory.get("ours")
     value = mine if isinstance(mine, float) else None
     return at_most("256 MB in 4 workers", "memory grows by <= 1.05x", value, 1.05)
+
+
+def ray_arrays(results: Results) -> Iterator[Goal]:
+    for row, title in RAY_ARRAYS.items():
+        for phase in ("first", "repeated") if row == "ray3" else ("repeated",):
+            best = results.fastest(row, BY_HAND, phase)
+            value = ratio(results.cell(row, "ours", phase), results.cell(row, best, phase))
+            work = f"Ray, {title}, {phase}"
+            yield at_most(work, f"<= 1x the best by hand ({best or '-'})", value, 1)
+
+
+def ray_words(results: Results) -> Iterator[Goal]:
+    work, best = "Ray, dict of 1,000,000, repeated", results.fastest("ray4", CHUNKED)
+    by_hand = results.cell("ray4", best)
+    for name, how in (("ours share()", "share() handle"), ("ours identity", "identity")):
+        value = ratio(by_hand, results.cell("ray4", name))
+        goal = f"{how}: >= 100x faster than tasks by hand ({best or '-'})"
+        yield at_least(work, goal, value, 100)
 
 
 def milliseconds(cell: Cell | None) -> float | None:

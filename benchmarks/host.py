@@ -144,11 +144,11 @@ class Host:
         return {}
 
 
-def main() -> None:
+def serve(make: Callable[[str, bool], Host]) -> None:
     """Serve until standard input closes. The real standard output carries answers only."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    host = Host(sys.argv[1], tiny=sys.argv[2:] == ["tiny"])
+    host = make(sys.argv[1], sys.argv[2:] == ["tiny"])
     for line in sys.stdin:
         command = json.loads(line)
         try:
@@ -160,4 +160,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(Host)

@@ -20,7 +20,7 @@ HUGE = 2 << 20
 MAP_FIXED = 0x10
 MADV_COLLAPSE = 25
 SYS_USERFAULTFD = {"x86_64": 323, "aarch64": 282}
-PACKAGES = ("sharedtask", "numpy", "pydantic", "wrapt", "joblib", "mpire", "cloudpickle")
+PACKAGES = ("sharedtask", "numpy", "pydantic", "wrapt", "joblib", "mpire", "ray", "cloudpickle")
 
 
 def facts() -> dict[str, Any]:

@@ -12,11 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 from benchmarks.contestants import missing
 from benchmarks.machine import warm_up
@@ -41,7 +41,7 @@ class Timing:
     def least(self) -> float:
         return min(run for turn in self.turns for run in turn)
 
-    def per(self, count: int) -> Timing:
+    def per(self, count: float) -> Timing:
         """The same for one of ``count`` equal parts of the job."""
         return Timing(tuple(tuple(ms / count for ms in turn) for turn in self.turns), self.single)
 
@@ -82,18 +82,28 @@ class HostError(Exception):
         self.failure = Failure(word, detail)
 
 
+class Hosted(Protocol):
+    """A contestant in some process, as the conductor sees it."""
+
+    def ask(self, do: str, limit: float | None = ..., **arguments: object) -> Any:
+        """Send one command; return its answer."""
+
+    def close(self, *, politely: bool = True) -> None:
+        """End the contestant."""
+
+
 class Host:
     """A contestant's process, seen from the conductor."""
 
-    def __init__(self, name: str, *, tiny: bool = False) -> None:
-        # joblib leaves its files behind when it is killed: they go where close() removes them.
+    def __init__(self, name: str, *, tiny: bool = False, module: str = "benchmarks.host") -> None:
+        # joblib and Ray leave files behind: they go where close() removes them.
         self.scratch = tempfile.mkdtemp(
             prefix="benchmarks-", dir=MEMORY if MEMORY.is_dir() else None
         )
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.host", name, *(["tiny"] if tiny else [])],
+            [sys.executable, "-m", module, name, *(["tiny"] if tiny else [])],
             cwd=ROOT,
-            env={**os.environ, "JOBLIB_TEMP_FOLDER": self.scratch},
+            env={**os.environ, "JOBLIB_TEMP_FOLDER": self.scratch, "RAY_TMPDIR": self.scratch},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if "BENCH_DEBUG" in os.environ else subprocess.DEVNULL,
@@ -193,7 +203,8 @@ class Race:
     effort: Effort
     calls: bool = False
     warm_mib: int = 0  # memory that a run will take: touched before each turn
-    hosts: dict[str, Host] = field(default_factory=dict)
+    host: Callable[[str], Hosted] = Host
+    hosts: dict[str, Hosted] = field(default_factory=dict)
     cells: dict[str, Cell] = field(default_factory=dict)
     checked: dict[str, Cell] = field(default_factory=dict)
 
@@ -202,7 +213,7 @@ class Race:
         if missing(name):
             self.cells[name] = NOT_INSTALLED
             return
-        host = Host(name)
+        host = self.host(name)
         try:
             host.ask("open")
             host.ask("load", job=job)
@@ -241,7 +252,7 @@ class Race:
         }
         return {**self.cells, **timings}
 
-    def give_up(self, name: str, host: Host, error: HostError) -> None:
+    def give_up(self, name: str, host: Hosted, error: HostError) -> None:
         """End the contestant's processes; its cell says why, and the run goes on."""
         host.close(politely=False)
         self.cells[name] = error.failure

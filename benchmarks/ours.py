@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks import work
 from benchmarks.work import WORKERS, Job
 from sharedtask import Shared, parallel, share, shutdown
 
@@ -54,14 +55,23 @@ def hold(deadline: float, model: Shared[npt.NDArray[np.float64]]) -> float:
 TASKS: dict[str, Any] = {
     task.__name__: task for task in (score, window, lookup, increment, block, hold)
 }
+# The same with nothing marked as shared.
+UNSHARED: dict[str, Any] = {name: parallel(getattr(work, name)) for name in TASKS}
 
 
 class Ours:
-    """Plain ``.map``; or under ``verify="identity"``; or over a ``share()`` handle."""
+    """Plain ``.map``; or under ``verify="identity"``; over a ``share()`` handle; unshared."""
 
-    def __init__(self, verify: str = "content", handle: bool = False) -> None:
-        options: Any = {"backend": "process", "workers": WORKERS, "verify": verify}
-        self.tasks = {name: task.with_options(**options) for name, task in TASKS.items()}
+    def __init__(
+        self,
+        verify: str = "content",
+        handle: bool = False,
+        backend: str = "process",
+        shared: bool = True,
+    ) -> None:
+        options: Any = {"backend": backend, "workers": WORKERS, "verify": verify}
+        tasks = TASKS if shared else UNSHARED
+        self.tasks = {name: task.with_options(**options) for name, task in tasks.items()}
         self.by_handle = handle
         self.handle: Any = None
         self.source: Any = None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from benchmarks.goals import Goal, Results
-from benchmarks.measure import Cell, Failure, Timing
-from benchmarks.rows import ALL, ROWS
+from benchmarks.measure import Cell, Failure, Timing, ratio
+from benchmarks.ray_rows import BY_HAND, COLUMNS, MEMORY_MIB, RAY_ROWS, RayRow
+from benchmarks.rows import ALL, ROWS, Cells, Row
 
 HEADS = {"ours": "[ours]", "pool": "mp.Pool", "futures": "c.futures"}
 VERDICTS = {True: "met", False: "NOT met", None: "-"}
@@ -44,15 +45,32 @@ def aligned(lines: Sequence[Sequence[str]]) -> Iterator[str]:
 def table(results: Results, peers: Iterable[str]) -> Iterator[str]:
     """The rows that were run, one column for each contestant, and the odd ones below."""
     columns = [name for name in ALL if name in set(peers)]
-    lines = [["milliseconds, 4 workers", *(HEADS.get(name, name) for name in columns)]]
+    yield from side_by_side("milliseconds, 4 workers", columns, ROWS, results.rows, ALL)
+
+
+def ray_table(results: Results) -> Iterator[str]:
+    """The same for the rows on Ray."""
+    head = "milliseconds, Ray, 4 workers"
+    yield from side_by_side(head, COLUMNS, RAY_ROWS, results.ray, COLUMNS)
+
+
+def side_by_side(
+    head: str,
+    columns: Sequence[str],
+    rows: Iterable[Row | RayRow],
+    found: Mapping[str, Cells],
+    known: Collection[str],
+) -> Iterator[str]:
+    """The rows that were found, and below them the contestants that have no column."""
+    lines = [[head, *(HEADS.get(name, name) for name in columns)]]
     notes = []
-    for row in ROWS:
-        if row.key not in results.rows:
+    for row in rows:
+        if row.key not in found:
             continue
-        cells = results.rows[row.key]
+        cells = found[row.key]
         names = (joined(cells[name]) if name in cells else "-" for name in columns)
         lines.append([f"{row.key} {row.title}", *names])
-        others = [name for name in cells if name not in ALL]
+        others = [name for name in cells if name not in known]
         notes += [f"  row {row.key}, {name}: {joined(cells[name])}" for name in others]
     if len(lines) > 1:
         yield from aligned(lines)
@@ -75,6 +93,27 @@ def extras(results: Results) -> Iterator[str]:
     if results.memory:
         grown = (f"{name} {grows(value)}" for name, value in results.memory.items())
         yield "memory while 4 workers hold 256 MB, over those 256 MB: " + "; ".join(grown)
+
+
+def ray_extras(results: Results) -> Iterator[str]:
+    """What sharing brings on Ray, Ray's start, memory."""
+    mine = results.cell("ray1", "ours")
+    for name in ("by value", "ours by value"):
+        times = ratio(results.cell("ray1", name), mine)
+        if times is not None:
+            yield f"ray1: {name} takes {times:.3g} times as long as ours"
+    for row in results.ray:
+        best = results.fastest(row, BY_HAND)
+        times = ratio(results.cell(row, "ours"), results.cell(row, best))
+        if times is not None:
+            yield f"{row}: ours takes {times:.3g} times as long as the best by hand, {best}"
+    if results.ray_start:
+        init, *firsts = (f"{name} {shown(cell)} ms" for name, cell in results.ray_start.items())
+        yield f"start of Ray: {init}; then the first four results: " + ", ".join(firsts)
+    if results.ray_memory:
+        grown = (f"{name} {grows(value)}" for name, value in results.ray_memory.items())
+        over = f"memory while 4 workers of Ray hold {MEMORY_MIB} MB, over those {MEMORY_MIB} MB: "
+        yield over + "; ".join(grown)
 
 
 def speed(mib: int, cell: Cell) -> str:
@@ -103,7 +142,7 @@ def verdicts(goals: Sequence[Goal]) -> Iterator[str]:
 
 def failures(results: Results) -> Iterator[str]:
     """What lies behind each error in a cell."""
-    for row, cells in results.rows.items():
+    for row, cells in {**results.rows, **results.ray}.items():
         for name, phases in cells.items():
             for cell in dict.fromkeys(phases.values()):
                 if isinstance(cell, Failure) and cell.detail:
@@ -112,14 +151,16 @@ def failures(results: Results) -> Iterator[str]:
 
 def as_json(results: Results, goals: Sequence[Goal], machine: Mapping[str, Any]) -> dict[str, Any]:
     """Machine, versions and all figures; milliseconds unless the name says otherwise."""
-    titles = {row.key: row.title for row in ROWS}
+    titles = {row.key: row.title for row in (*ROWS, *RAY_ROWS)}
     return {
         "machine": dict(machine),
         "seconds": round(results.seconds, 1),
         "rows": {
             row: {"title": titles[row], **{name: figures(each) for name, each in cells.items()}}
-            for row, cells in results.rows.items()
+            for row, cells in {**results.rows, **results.ray}.items()
         },
+        "ray_start": figures(results.ray_start),
+        "ray_memory_over_32_mb": {n: plain(value) for n, value in results.ray_memory.items()},
         "imports": figures(results.imports),
         "publish": {str(mib): figures(cells) for mib, cells in results.publishing.items()},
         "unchanged_512_mb": plain(results.unchanged),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from benchmarks.contestants import CONTESTANTS, missing
 from benchmarks.goals import Results, goals
-from benchmarks.measure import Failure, Host, Timing, hosting, ratio
-from benchmarks.report import aligned, as_json, joined, table, verdicts
+from benchmarks.measure import QUICK, Failure, Host, Timing, hosting, ratio
+from benchmarks.ray_rows import OURS, RAY_ROWS, OneRay, RayRow, installed, one_ray
+from benchmarks.report import aligned, as_json, joined, ray_extras, ray_table, table, verdicts
 from benchmarks.rows import CALLERS, FROM_NOTHING, ROWS, Cells
 from benchmarks.work import jobs, same
 
@@ -62,6 +64,41 @@ def test_fresh_process_gives_its_first_results() -> None:
         assert host.ask("fresh")["equal"]
 
 
+# A pool for each new value needs seconds to start its actors; row ray1 has one.
+POOL_TAKES_LONG = ("ray2", "ray3", "ray4")
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[OneRay]:
+    """One Ray, in a process of its own, for all of its contestants."""
+    if not installed():
+        pytest.skip("ray is not installed: the table leaves its rows out")
+    with one_ray(tiny=True) as running:
+        yield running
+
+
+@pytest.mark.parametrize("row", RAY_ROWS, ids=lambda row: row.key)
+def test_ray_contestants_answer_like_serial(ray: OneRay, row: RayRow) -> None:
+    """Every contestant of every row on Ray gives serial's results, over one value and another."""
+    for name in row.contestants:
+        if name == "Pool" and row.key in POOL_TAKES_LONG:
+            continue
+        seat = ray.seat(name)
+        seat.ask("load", job=row.job_of(name))
+        assert seat.ask("check", calls=row.calls)["equal"], name
+        if row.has_first:
+            assert len(seat.ask("first")["ms"]) == 1
+            assert seat.ask("settle")["equal"], name
+
+
+def test_ray_row_is_run_in_turns(ray: OneRay) -> None:
+    """A row on Ray ends with a figure for each of its contestants."""
+    row = replace(RAY_ROWS[2], contestants=("1 chunk", *OURS), store_mib=0)
+    cells = row.run(ray, replace(QUICK, turns=1, firsts=1, budget=0.0))
+    assert [*row.contestants] == [*cells]
+    assert all(isinstance(cell, Timing) for each in cells.values() for cell in each.values())
+
+
 def test_wrong_answer_is_noticed() -> None:
     """Results that differ in one element, or in their number, are not the same."""
     job = jobs(tiny=True)["trivial"]
@@ -110,6 +147,22 @@ def test_goals_say_met_not_met_or_nothing() -> None:
     assert len(as_json(results, found, MACHINE)["goals"]) == len(found)
 
 
+def test_ray_goals_compare_with_the_best_by_hand() -> None:
+    """The goal on Ray takes whoever of the hand-written ones is fastest in that row."""
+
+    def timed(ms: float) -> dict[str, Timing]:
+        return {"repeated": Timing(((ms,),))}
+
+    cells: Cells = {"1 chunk": timed(4.0), "4 chunks": timed(2.0), "ours": timed(3.0)}
+    results = Results(ray={"ray1": cells}, ray_memory={"ours": 1.1})
+    found = [goal for goal in goals(results, MACHINE) if goal.work == "Ray, 100 items, repeated"]
+    assert [("<= 1x the best by hand (4 chunks)", "1.5x", False)] == [
+        (goal.goal, goal.measured, goal.met) for goal in found
+    ]
+    assert any("3.00" in line for line in ray_table(results))
+    assert any("ours takes 1.5 times" in line for line in ray_extras(results))
+
+
 def test_columns_are_aligned() -> None:
     """Every line of a table is as wide as its head."""
     assert list(aligned([["a", "b"], ["long", "1"]])) == ["a     b", "long  1"]
@@ -118,4 +171,4 @@ def test_columns_are_aligned() -> None:
 def test_rows_have_their_keys() -> None:
     """Rows 1 to 8 stand in order, each over a job that exists."""
     assert [row.key for row in ROWS] == [str(number) for number in range(1, 9)]
-    assert all(row.job in jobs(tiny=True) for row in ROWS)
+    assert all(row.job in jobs(tiny=True) for row in (*ROWS, *RAY_ROWS))

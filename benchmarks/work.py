@@ -95,10 +95,12 @@ def jobs(tiny: bool = False) -> dict[str, Job]:
         "array": Job(window, range(32), array_of((256 << 20) // 8 // by)),
         "words": Job(lookup, keys, words_of(words)),
         "trivial": Job(increment, range(100_000 // by)),
+        "trivial-1000": Job(increment, range(1_000 // (10 if tiny else 1))),
         "blocks": Job(block, blocks),
         "first": Job(increment, range(WORKERS)),
         "submit": Job(increment, range(5 if tiny else 50)),
         "memory": Job(hold, [0.0] * WORKERS, array_of((256 << 20) // 8 // by)),
+        "memory-32": Job(hold, [0.0] * WORKERS, array_of((32 << 20) // 8 // by)),
     }
 
 

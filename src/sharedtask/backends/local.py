@@ -217,12 +217,20 @@ class _Threads:
 
     def _serve(self) -> None:
         inside.enter_thread()
-        while (work := self._take()) is not None:
-            session, chunk = work
-            try:
-                session.run(chunk)
-            finally:
-                self._end(session)
+        while self._serve_one():
+            pass
+
+    def _serve_one(self) -> bool:
+        """Run a chunk; nothing of it stays here while the thread waits for the next one."""
+        work = self._take()
+        if work is None:
+            return False
+        session, chunk = work
+        try:
+            session.run(chunk)
+        finally:
+            self._end(session)
+        return True
 
     def _take(self) -> tuple[_ThreadSession, Chunk] | None:
         with self._changed:

@@ -46,14 +46,20 @@ def empty(
         >>> grid.shape, grid.dtype
         ((2, 3), dtype('float32'))
     """
-    kind = np.empty(0, dtype).dtype  # "S" is one byte wide, as everywhere in numpy
+    kind: np.dtype[Any] = np.dtype(dtype)
+    if kind.kind in "SU" and not kind.itemsize:  # one character wide, as everywhere in numpy
+        kind = np.dtype(f"{kind.kind}1")
     if order not in _ORDERS:
         msg = f"the order of an array is 'C' or 'F', not {order!r}."
         raise ValueError(msg)
     if kind.hasobject:
         msg = f"an array of dtype {kind} holds Python objects, which only one process can have."
         raise UnshareableError(msg)
-    return regions.new(_lengths(shape), kind, order)
+    lengths = _lengths(shape)
+    if any(length < 0 for length in lengths):
+        msg = "negative dimensions are not allowed"
+        raise ValueError(msg)
+    return regions.new(lengths, kind, order)
 
 
 def zeros(

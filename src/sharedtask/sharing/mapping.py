@@ -55,11 +55,13 @@ class _Mapped(weakref.ref[Owner]):
 
 def _unmap(mapped: Any) -> None:
     """Called when the last view is gone, at any moment: it takes no lock."""
-    found = _live.pop(mapped.address, None)
+    found = _live.pop(id(mapped), None)
     if found is not None:
         libc.munmap(found.address, found.size)
 
 
+# By the identity of the reference, not by the address: that may be mapped anew, by another thread,
+# between the death of a view and the call that says so.
 _live: dict[int, _Mapped] = {}
 _views = itertools.count(1)
 _LOOK_EVERY = 64
@@ -87,7 +89,7 @@ def view(fd: int, size: int, *, private: bool = False, writable: bool = False) -
         owner = Owner(address, size, readonly=not (private or writable))
         mapped = _Mapped(owner, _unmap)
         mapped.address, mapped.size = address, _pages(size)
-        _live[address] = mapped
+        _live[id(mapped)] = mapped
     array: npt.NDArray[np.uint8] = np.asarray(owner)
     return array
 

@@ -45,6 +45,11 @@ class Publication:
         self.released = False
 
     @property
+    def is_in_place(self) -> bool:
+        """Whether it refers to memory of this machine that the caller goes on writing."""
+        return bool(self._held)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of memory that the value takes."""
         return self.store.nbytes

@@ -64,7 +64,8 @@ def new(shape: tuple[int, ...], dtype: np.dtype[Any], order: Any) -> npt.NDArray
     size = max(math.prod(shape) * dtype.itemsize, 1)
     fd = segments.writable(size)
     try:
-        view: npt.NDArray[np.uint8] = mapping.view(fd, size, writable=True)
+        with segments.translated(size):
+            view: npt.NDArray[np.uint8] = mapping.view(fd, size, writable=True)
     except BaseException:
         os.close(fd)
         raise
@@ -89,10 +90,11 @@ def find(array: npt.NDArray[Any]) -> Found | None:
     Raises:
         UnshareableError: The memory was unmapped, or its file made smaller, under the array.
     """
-    root = _root(array)
+    root: Any = _root(array)
     memory = _born.get(root) if type(root) is mapping.Owner else None
     if memory is not None:
-        start = mapping.address_of(root)
+        owner: Any = root
+        start = mapping.address_of(owner)
         memory = replace(memory, pid=os.getpid())  # a forked child has it too
     elif isinstance(root, (mmap.mmap, ctypes.Array)):
         found = _foreign(array, root)

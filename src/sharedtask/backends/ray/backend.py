@@ -82,11 +82,18 @@ class Connection:
     def lease_handle(self, handle: Handle[Any]) -> Lease:
         """Put the value behind a handle, once."""
         publication = handle.publication
-        lease = self.cache.lease(publication, verify=False, encode=_payload_of)
+        lease = self.cache.lease(publication, verify=False, encode=self._payload_of)
         self._of_handles[publication.token] = lease.publication.token
         publication.tell_on_release(self._drop_handle)
         lease.publication.tell_on_release(self.dispatcher.note_release)
         return lease
+
+    def _payload_of(self, publication: Any) -> Payload:
+        """The payload behind a handle; of what lies in memory of this machine the contents."""
+        if publication.is_in_place:
+            return self.encode(publication.value())
+        payload: Payload = publication.payload()
+        return payload
 
     def _drop_handle(self, token: int) -> None:
         ours = self._of_handles.pop(token, None)
@@ -97,11 +104,6 @@ class Connection:
         """Fail what is under way and drop every reference."""
         self.dispatcher.end(reason)
         self.cache.clear()
-
-
-def _payload_of(publication: Any) -> Payload:
-    payload: Payload = publication.payload()
-    return payload
 
 
 class RayBackend(Backend):

@@ -52,16 +52,16 @@ _benches: dict[bytes, _Bench] = {}
 _busy = threading.Lock()
 
 
-def run_chunk(fields: tuple[Any, ...], beside: list[Opened], *boxes: Opened) -> Answer:
+def run_chunk(data: bytes, *boxes: Opened) -> Any:
     """Run a chunk: this is the body of every Ray task of ours."""
-    message = Message(*fields)
-    if message.version != VERSION:
-        return Answer(OTHER_VERSION, [], text=VERSION)
+    message = Message.load(data)
+    if message is None:
+        return Answer(OTHER_VERSION, [], text=VERSION).dump()
     with _busy, _place_kept():
         bench = _bench_of(message.origin)
         if bench.is_given_up(message.number):
-            return Answer(RAN, [])
-        return bench.run(message, beside, boxes)
+            return Answer(RAN, []).dump()
+        return bench.run(message, boxes[: message.beside], boxes[message.beside :]).dump()
 
 
 def _bench_of(origin: bytes) -> _Bench:
@@ -186,19 +186,21 @@ class _Bench:
         self._values = Values()
         outbox = Outbox(self._way, self._ledger.words, self._ledger.outbox)
         self._runner = Runner(self._ledger.words, outbox, self._values)
-        self._until = self._timeout = 0.0
+        self._until = self._seconds = self._timeout = 0.0
         self._name = ray.get_runtime_context().get_worker_id()
 
     def is_given_up(self, number: int) -> bool:
         """Whether the caller gave the chunk up before it came here."""
         return self._ledger.is_given_up(number)
 
-    def run(self, message: Message, beside: list[Opened], boxes: tuple[Opened, ...]) -> Answer:
+    def run(
+        self, message: Message, beside: tuple[Opened, ...], boxes: tuple[Opened, ...]
+    ) -> Answer:
         if not self._receive(message, boxes):
             return Answer(MISSING, [], self._name)
         faulthandler.enable(self._ledger.crash_log)  # another bench may have had it
         self._way.begin()
-        self._until = time.monotonic() + message.seconds if message.seconds else 0.0
+        self._until, self._seconds = 0.0, message.seconds
         self._timeout = min(message.timeout, _LONGEST_TIMEOUT)
         job = Job(
             message.number,
@@ -248,16 +250,19 @@ class _Bench:
         """Asked between two items: whether the chunk ends here."""
         if self._way.is_full or self._ledger.is_stopped:
             return True
-        if self._until and time.monotonic() > self._until and self._has_results():
+        if self._seconds and self._is_time_up():
             return True
         if self._timeout:
             # Its own thread keeps the time and needs no GIL: no native code can hold it up.
             faulthandler.dump_traceback_later(self._timeout, exit=True, file=self._ledger.crash_log)
         return False
 
-    def _has_results(self) -> bool:
+    def _is_time_up(self) -> bool:
+        """Whether items have been run for long; loading is not counted."""
+        now = time.monotonic()
+        self._until = self._until or now + self._seconds
         words = self._ledger.words
-        return words[Word.BASE] + words[Word.COUNT] > 0
+        return now > self._until and words[Word.BASE] + words[Word.COUNT] > 0
 
     def close(self) -> None:
         """The caller is gone, or has found other workers: nothing is kept for it."""

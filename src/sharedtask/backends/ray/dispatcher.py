@@ -30,14 +30,13 @@ from sharedtask.version import VERSION
 from . import deaths, tickets
 from .box import Box
 from .holders import Holders
-from .message import MISSING, OTHER_VERSION, UNREADABLE
+from .message import MISSING, OTHER_VERSION, UNREADABLE, Answer
 from .runtime import SHUT_DOWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .deaths import Verdict
-    from .message import Answer
     from .tickets import OpenCall, Ticket
 
 _TICK_SECONDS, _SWEEP_SECONDS = 0.25, 0.5
@@ -189,7 +188,7 @@ class Dispatcher:
     def _start(self, ticket: Ticket) -> Any:
         """One Ray task. The values are arguments, so that Ray brings them to where it runs.
 
-        Where all workers have made theirs of them already, they are not.
+        Where enough workers have made theirs of them already, they are not.
         """
         call = ticket.call
         if not call.runtime.is_alive:  # Ray would start anew by itself
@@ -197,11 +196,11 @@ class Dispatcher:
         stores = call.stores()
         ticket.arguments = {token: store.ref for token, store in stores.items()}
         ticket.nodes = call.alive_nodes()
-        message = ticket.message(tuple(self._released), tuple(stores))
         beside = [Box(payload) for payload in ticket.beside()]
-        lean = not ticket.is_full and self._holders.all_have(stores)
+        message = ticket.message(tuple(self._released), tuple(stores), len(beside))
+        lean = not ticket.is_full and self._holders.enough_have(stores, len(self._flying))
         given = () if lean else ticket.arguments.values()
-        return call.remote.remote(tuple(message), beside, *given)
+        return call.remote.remote(message.dump(), *beside, *given)
 
     # ------------------------------------------------------------------------- answers
 
@@ -220,8 +219,8 @@ class Dispatcher:
             _see(ticket.ref)
             self._failed(ticket, error)
 
-    def _take(self, ticket: Ticket, answer: Answer) -> None:
-        status, frames, worker, text = answer
+    def _take(self, ticket: Ticket, answer: Any) -> None:
+        status, frames, worker, text = Answer.load(answer)
         if status == MISSING:
             self._holders.note_missing(worker, ticket.arguments)
         elif worker:

@@ -13,23 +13,29 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _TOKENS_KEPT = 1024
+_WARY = 8
 
 
 class Holders:
     """What is known from the answers of workers."""
 
     def __init__(self) -> None:
-        self._workers: set[str] = set()
+        self._wary = 0  # chunks that get the values in any case
         self._holders: OrderedDict[int, set[str]] = OrderedDict()
 
-    def all_have(self, tokens: Iterable[int]) -> bool:
-        """Whether every worker that was seen has all of these values."""
+    def enough_have(self, tokens: Iterable[int], running: int) -> bool:
+        """Whether so many workers have all of these values that each chunk under way may have one.
+
+        Ray gives a task to the worker that became idle last, which is most likely one of them.
+        """
+        if self._wary:
+            self._wary -= 1
+            return False
         found = [self._holders.get(token, set()) for token in tokens]
-        return bool(self._workers) and all(self._workers <= holders for holders in found)
+        return bool(found) and len(set.intersection(*found)) >= running
 
     def note(self, worker: str, tokens: Iterable[int]) -> None:
         """A worker ran a chunk with these values."""
-        self._workers.add(worker)
         for token in tokens:
             self._holders.setdefault(token, set()).add(worker)
             self._holders.move_to_end(token)
@@ -38,7 +44,7 @@ class Holders:
 
     def note_missing(self, worker: str, tokens: Iterable[int]) -> None:
         """A worker lacks one of these values: it is new, or has let it go."""
-        self._workers.add(worker)
+        self._wary = _WARY
         for token in tokens:
             self._holders.get(token, set()).discard(worker)
 
@@ -48,5 +54,4 @@ class Holders:
 
     def forget_workers(self) -> None:
         """A worker died: who is there shows anew."""
-        self._workers.clear()
         self._holders.clear()

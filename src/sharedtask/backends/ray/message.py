@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import marshal
 from typing import Any, NamedTuple, TypeAlias
+
+from sharedtask.version import VERSION
 
 # What became of a chunk.
 RAN, UNREADABLE, MISSING, OTHER_VERSION = "ran", "unreadable", "missing", "other version"
@@ -14,7 +17,8 @@ class Message(NamedTuple):
     ``origin`` is the process whose tokens these are; ``small`` holds values that travel inside the
     message, as (token, bytes, layout). The boxes beside it belong to ``tokens``; there are none
     where the worker should have made something of those values already. Values under ``released``
-    are needed no more. A chunk ends early after ``seconds``, where that is not 0.
+    are needed no more. The first ``beside`` boxes hold what is large of constants and items. A
+    chunk ends early after ``seconds``, where that is not 0.
     """
 
     version: str
@@ -28,8 +32,19 @@ class Message(NamedTuple):
     small: tuple[tuple[int, bytes, Any], ...]
     tokens: tuple[int, ...]
     released: tuple[int, ...]
+    beside: int
     seconds: float
     timeout: float
+
+    def dump(self) -> bytes:
+        """As bytes, which Ray passes on as they are."""
+        return marshal.dumps(tuple(self))
+
+    @classmethod
+    def load(cls, data: bytes) -> Message | None:
+        """What ``dump`` wrote; None where another version did."""
+        fields = marshal.loads(data)
+        return cls(*fields) if fields[0] == VERSION else None
 
 
 # Results of some items: mode, first item within the chunk, how many, ns, bytes, box.
@@ -43,3 +58,15 @@ class Answer(NamedTuple):
     frames: list[Frame]
     worker: str = ""
     text: str = ""
+
+    def dump(self) -> Any:
+        """As bytes where no large result is among them."""
+        fields: Any = tuple(self)
+        if any(frame[5] is not None for frame in self.frames):
+            return fields
+        return marshal.dumps(fields)
+
+    @classmethod
+    def load(cls, data: Any) -> Answer:
+        """What ``dump`` made."""
+        return cls(*(marshal.loads(data) if isinstance(data, bytes) else data))

@@ -111,7 +111,7 @@ class Ticket:
     give_up_at: float | None = None
     is_stopped: bool = False
 
-    def message(self, released: tuple[int, ...], tokens: tuple[int, ...]) -> Message:
+    def message(self, released: tuple[int, ...], tokens: tuple[int, ...], beside: int) -> Message:
         """What the worker is told."""
         call, chunk = self.call, self.chunk
         return Message(
@@ -126,6 +126,7 @@ class Ticket:
             call.small(),
             tokens,
             released,
+            beside,
             _CHUNK_SECONDS if call.splits else 0.0,
             call.timeout or 0.0,
         )

@@ -71,6 +71,10 @@ class Outbox:
         self._set_mode(results.NOTHING)
         words[Word.CHUNK] = chunk
 
+    def start_clock(self) -> None:
+        """Items are run from now on: what was loaded before is not their time."""
+        self._since = time.monotonic_ns()
+
     def _set_mode(self, mode: int, kind: type | None = None) -> None:
         """The box is empty when the mode changes."""
         self._words[Word.MODE] = mode

@@ -145,6 +145,7 @@ class Runner:
             call = functools.partial(invocation.call_unpacked, call, words, caller.head)
             items = [(job.first + k, item) for k, item in enumerate(items)]
         words[Word.PHASE] = Phase.RUNNING
+        self._outbox.start_clock()
         boards.fence()  # that this chunk is in hand was written in begin(): see Pool._relieve
         at, size = 0, 1
         while at < len(items):
