@@ -16,6 +16,7 @@ from sharedtask import version as _version
 
 if TYPE_CHECKING:
     from sharedtask.annotations import CopyOnWrite as CopyOnWrite
+    from sharedtask.annotations import Partitioned as Partitioned
     from sharedtask.annotations import Shared as Shared
     from sharedtask.control import shutdown as shutdown
     from sharedtask.decorator import parallel as parallel
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from sharedtask.errors import ClosedError as ClosedError
     from sharedtask.errors import DefinitionError as DefinitionError
     from sharedtask.errors import OptionsError as OptionsError
+    from sharedtask.errors import OverlapError as OverlapError
     from sharedtask.errors import SerializationError as SerializationError
     from sharedtask.errors import SharedTaskError as SharedTaskError
     from sharedtask.errors import StoreFullError as StoreFullError
@@ -33,13 +35,18 @@ if TYPE_CHECKING:
     from sharedtask.errors import WorkerDiedError as WorkerDiedError
     from sharedtask.multi import multi_process as multi_process
     from sharedtask.options import defaults as defaults
+    from sharedtask.partitions import Partition as Partition
+    from sharedtask.partitions import partition as partition
+    from sharedtask.sharing.arrays import array as array
+    from sharedtask.sharing.arrays import empty as empty
+    from sharedtask.sharing.arrays import zeros as zeros
     from sharedtask.sharing.cache import CacheInfo as CacheInfo
     from sharedtask.sharing.handles import Handle as Handle
     from sharedtask.sharing.handles import share as share
     from sharedtask.task import Task as Task
 
 _MODULES = {
-    "annotations": ("CopyOnWrite", "Shared"),
+    "annotations": ("CopyOnWrite", "Partitioned", "Shared"),
     "control": ("shutdown",),
     "decorator": ("parallel",),
     "errors": (
@@ -48,6 +55,7 @@ _MODULES = {
         "ClosedError",
         "DefinitionError",
         "OptionsError",
+        "OverlapError",
         "SerializationError",
         "SharedTaskError",
         "StoreFullError",
@@ -58,6 +66,8 @@ _MODULES = {
     ),
     "multi": ("multi_process",),
     "options": ("defaults",),
+    "partitions": ("Partition", "partition"),
+    "sharing.arrays": ("array", "empty", "zeros"),
     "sharing.cache": ("CacheInfo",),
     "sharing.handles": ("Handle", "share"),
     "task": ("Task",),
@@ -76,6 +86,9 @@ __all__ = [
     "DefinitionError",
     "Handle",
     "OptionsError",
+    "OverlapError",
+    "Partition",
+    "Partitioned",
     "SerializationError",
     "Shared",
     "SharedTaskError",
@@ -85,11 +98,15 @@ __all__ = [
     "TaskTimeoutError",
     "UnshareableError",
     "WorkerDiedError",
+    "array",
     "defaults",
+    "empty",
     "multi_process",
     "parallel",
+    "partition",
     "share",
     "shutdown",
+    "zeros",
 ]
 
 

@@ -3,7 +3,7 @@
 import enum
 from typing import Annotated, TypeVar
 
-__all__ = ["CopyOnWrite", "Role", "Shared"]
+__all__ = ["CopyOnWrite", "Partitioned", "Role", "Shared"]
 
 T = TypeVar("T")
 
@@ -13,6 +13,7 @@ class Role(enum.Enum):
 
     SHARED = "shared"
     COPY_ON_WRITE = "copy_on_write"
+    PARTITIONED = "partitioned"
 
 
 # Plain assignments: type checkers see the bare T, and get_type_hints finds the marker. A ``type``
@@ -22,3 +23,6 @@ Shared = Annotated[T, Role.SHARED]
 
 CopyOnWrite = Annotated[T, Role.COPY_ON_WRITE]
 """Writable in the task and private to its item; the next item sees the original again."""
+
+Partitioned = Annotated[T, Role.PARTITIONED]
+"""Writable in the task: the item's own block of the caller's array, and nothing else of it."""

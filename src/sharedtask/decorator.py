@@ -29,6 +29,7 @@ def parallel(
     *,
     shared: Sequence[str] = (),
     copy_on_write: Sequence[str] = (),
+    partitioned: Sequence[str] = (),
     **options: Unpack[OptionsDict],
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def parallel(
@@ -37,6 +38,7 @@ def parallel(
     *,
     shared: Sequence[str] = (),
     copy_on_write: Sequence[str] = (),
+    partitioned: Sequence[str] = (),
     **options: Any,
 ) -> Any:
     """Make a function a task that can be mapped over many items.
@@ -46,6 +48,8 @@ def parallel(
         shared: Names of parameters whose values are shared read-only, as ``Shared[T]`` says.
         copy_on_write: Names of parameters whose values are shared and writable, private to each
             item, as ``CopyOnWrite[T]`` says.
+        partitioned: Names of parameters of which each item gets its own block, writable, as
+            ``Partitioned[T]`` says.
         **options: Defaults for this task: ``backend``, ``workers``, ``chunksize``, ``buffersize``,
             ``progress``, ``desc``, ``timeout`` (seconds per item), ``retries``, ``retry_on``,
             ``return_exceptions``, ``verify``, ``ray_options``.
@@ -68,11 +72,12 @@ def parallel(
         >>> norm.map(range(3), rows=np.eye(3))
         [1.0, 1.0, 1.0]
     """
+    lists = {"shared": shared, "copy_on_write": copy_on_write, "partitioned": partitioned}
     if function is not None:
-        return define(function, shared, copy_on_write, options)
+        return define(function, lists, options)
 
     def decorate(function: Callable[P, R]) -> Task[P, R]:
-        return define(function, shared, copy_on_write, options)
+        return define(function, lists, options)
 
     # Options are checked before there is a function to name.
     check_options(options, "parallel()")
@@ -81,8 +86,7 @@ def parallel(
 
 def define(
     function: Callable[P, R],
-    shared: Sequence[str],
-    copy_on_write: Sequence[str],
+    lists: Mapping[str, Sequence[str]],
     options: Mapping[str, Any],
 ) -> Task[P, R]:
     """Make a task and check it, here and now."""
@@ -90,31 +94,23 @@ def define(
         msg = f"{name_of(function)}() is a task already. Use with_options() to change its options."
         raise DefinitionError(msg)
     kind = _kind(function)
-    spec = build_spec(
-        functions.bare(function), shared=shared, copy_on_write=copy_on_write, kind=kind
-    )
+    spec = build_spec(functions.bare(function), kind=kind, **lists)
     checked = check_options(options, f"{spec.name}()")
-    return make_task(function, shared, copy_on_write, checked, spec)
+    return make_task(function, lists, checked, spec)
 
 
 def make_task(
     function: Callable[P, R],
-    shared: Sequence[str],
-    copy_on_write: Sequence[str],
+    lists: Mapping[str, Sequence[str]],
     options: Mapping[str, Any],
     spec: TaskSpec | None = None,
 ) -> Task[P, R]:
     """Make a task; without a ``spec`` the signature is read when it is first needed."""
 
     def make_spec() -> TaskSpec:
-        return spec or build_spec(
-            functions.bare(function),
-            shared=shared,
-            copy_on_write=copy_on_write,
-            kind=_kind(function),
-        )
+        return spec or build_spec(functions.bare(function), kind=_kind(function), **lists)
 
-    return Task(function, make_spec, options, (function, shared, copy_on_write, options))
+    return Task(function, make_spec, options, (function, lists, options))
 
 
 def _kind(function: Any) -> Kind:

@@ -88,7 +88,7 @@ class OverlapError(SharedTaskError, ValueError):
         array = f"'{self.parameter}'" if self.parameter else "the array"
         return (
             f"{one}, and {other}, would write to the same elements of {array}."
-            " Cut blocks that do not overlap, or declare the parameter Locked or Reduced."
+            " Cut blocks that do not overlap, or have each item return what it adds."
         )
 
 

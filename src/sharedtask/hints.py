@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from types import CellType, CodeType, FrameType, UnionType
 from typing import Annotated, Any, ForwardRef, NewType, Optional, TypeVar, Union
 
-from sharedtask.annotations import CopyOnWrite, Role, Shared
+from sharedtask.annotations import CopyOnWrite, Partitioned, Role, Shared
+from sharedtask.partitions import Partition
 
 __all__ = ["Choice", "Hint", "Names", "Placeholder", "read_hint"]
 
@@ -28,6 +29,8 @@ __all__ = ["Choice", "Hint", "Names", "Placeholder", "read_hint"]
 _KNOWN_WORDS: Mapping[str, object] = {
     "Shared": Shared,
     "CopyOnWrite": CopyOnWrite,
+    "Partitioned": Partitioned,
+    "Partition": Partition,
     "Annotated": Annotated,
     "Optional": Optional,
     "Union": Union,
@@ -160,11 +163,13 @@ class Hint:
         roles: The roles at its outside, in a union included; without doubles.
         nested: The roles inside its brackets, where they mean nothing.
         choices: The types it allows; a plain type is one choice, a union several.
+        rule: How an item names its block of a partitioned array, where it says that.
     """
 
     roles: frozenset[Role]
     nested: frozenset[Role]
     choices: tuple[Choice, ...]
+    rule: Partition | None
 
 
 def read_hint(annotation: object, names: Names) -> Hint:
@@ -173,25 +178,30 @@ def read_hint(annotation: object, names: Names) -> Hint:
     Raises:
         Exception: A text in it cannot be evaluated at all; whatever evaluating it raised.
     """
-    roles: set[Role] = set()
-    choices = tuple(_choices(annotation, (), roles, names))
+    marks: set[Any] = set()
+    choices = tuple(_choices(annotation, (), marks, names))
     nested = (role for choice in choices for role in _roles_inside(choice.type_))
-    return Hint(frozenset(roles), frozenset(nested), choices)
+    rule = next((mark for mark in marks if isinstance(mark, Partition)), None)
+    roles = {Role.PARTITIONED if isinstance(mark, Partition) else mark for mark in marks}
+    return Hint(frozenset(roles), frozenset(nested), choices, rule)
 
 
 def _choices(
-    annotation: Any, metadata: tuple[Any, ...], roles: set[Role], names: Names
+    annotation: Any, metadata: tuple[Any, ...], marks: set[Any], names: Names
 ) -> Iterator[Choice]:
-    """Yield the choices of an annotation and add the roles on the way to ``roles``."""
+    """Yield the choices of an annotation and add the marks of ours on the way to ``marks``."""
     if typing.get_origin(annotation) is Annotated:
-        roles.update(each for each in annotation.__metadata__ if isinstance(each, Role))
-        own = (each for each in annotation.__metadata__ if not isinstance(each, Role))
+        marks.update(each for each in annotation.__metadata__ if isinstance(each, _MARKS))
+        own = (each for each in annotation.__metadata__ if not isinstance(each, _MARKS))
         metadata = (*own, *metadata)
     inner = _wrapped(annotation, names)
     if not inner:
         yield Choice(annotation, metadata)
     for each in inner:
-        yield from _choices(each, metadata, roles, names)
+        yield from _choices(each, metadata, marks, names)
+
+
+_MARKS = (Role, Partition)
 
 
 def _wrapped(annotation: Any, names: Names) -> tuple[Any, ...]:

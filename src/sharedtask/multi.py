@@ -147,7 +147,7 @@ def multi_process(
     _check_backend(backend)
     given = _one_input(items, inputs)
     names = _shared_names(shared_kwargs, func_kwargs)
-    task = func if isinstance(func, (Task, BoundTask)) else define(func, (), (), {})
+    task = func if isinstance(func, (Task, BoundTask)) else define(func, {}, {})
     _check_keywords(task._parts()[0].spec, names, func_kwargs)
     _check_sharing(backend, names)
     task = _with_shared(task, names)
@@ -271,8 +271,9 @@ def _with_shared(task: AnyTask, names: list[str]) -> AnyTask:
         return bound
     if all(task.spec.roles.get(name) is Role.SHARED for name in names):
         return task
-    function, shared, copy_on_write, options = task._self_recipe
-    other = define(function, list(dict.fromkeys((*shared, *names))), copy_on_write, options)
+    function, lists, options = task._self_recipe
+    shared = list(dict.fromkeys((*lists.get("shared", ()), *names)))
+    other = define(function, {**lists, "shared": shared}, options)
     other._self_usage = task._self_usage  # the same values, the same pace
     return other
 

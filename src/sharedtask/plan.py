@@ -7,17 +7,22 @@ from dataclasses import dataclass
 from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Any
 
-from sharedtask.backends.base import Call, SharedValue
+import numpy as np
+
+from sharedtask import partitions
+from sharedtask.annotations import Role
+from sharedtask.backends.base import Blocks, Call, SharedValue
 from sharedtask.errors import ArgumentError
 from sharedtask.options import OPTION_NAMES, OTHER_SPELLINGS, Options
+from sharedtask.partitions import Partition
 from sharedtask.sharing.handles import Handle
 from sharedtask.spec import TaskSpec, refuse_unshareable
 from sharedtask.wording import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from sharedtask.annotations import Role
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,9 @@ def plan_map(
         UnshareableError: A shared value belongs to this process: a lock, a socket, a generator.
     """
     _check_items(target.spec.name, items)
-    call = plan_call(target, args, kwargs, options, star=star)
+    if Role.PARTITIONED in target.spec.roles.values():
+        items = list(items)  # no two blocks may overlap: all must be known before one is written
+    call = plan_call(target, args, kwargs, options, star=star, items=items)
     return Plan(call, items, len(items) if isinstance(items, Sized) else None, options, streams)
 
 
@@ -72,6 +79,7 @@ def plan_call(
     kwargs: Mapping[str, Any],
     options: Options,
     *,
+    items: Iterable[Any],
     star: bool = False,
 ) -> Call:
     """Check the arguments that every item gets, and sort them by their roles."""
@@ -86,6 +94,7 @@ def plan_call(
         kwargs=values.kwargs,
         shared=shared,
         bound_name=spec.bound,
+        blocks=plan_blocks(spec, shared, items, star=star),
         star=star,
         timeout=options.timeout,
         workers=options.workers,
@@ -94,6 +103,47 @@ def plan_call(
         splits=options.chunksize == "auto",
         ray_options=options.ray_options or {},
     )
+
+
+def plan_blocks(
+    spec: TaskSpec, shared: Mapping[str, SharedValue], items: Iterable[Any], *, star: bool
+) -> dict[str, Blocks]:
+    """Find the block of each item in each partitioned array, and refuse what overlaps.
+
+    Raises:
+        ArgumentError: A value has no blocks to be written, or an item names none.
+        OverlapError: Two items would write to the same memory.
+    """
+    found = {}
+    for name, value in shared.items():
+        if value.role is Role.PARTITIONED:
+            by = spec.rules.get(name, Partition()).by
+            array: Any = value.value
+            partitions.check_base(array, name)
+            _refuse_other_use(spec.name, name, array, shared)
+            indices = partitions.indices_of(_named_by(items, by, star=star), by)
+            partitions.check_overlap(array, indices, "item {}".format, name)
+            found[name] = Blocks(array, by, indices)
+    return found
+
+
+def _named_by(items: Iterable[Any], by: Any, *, star: bool) -> Sequence[Any]:
+    """What names the blocks: the items, or the first argument of each."""
+    return [item[0] for item in items] if star and by is None else list(items)
+
+
+def _refuse_other_use(
+    task: str, name: str, array: npt.NDArray[Any], shared: Mapping[str, SharedValue]
+) -> None:
+    """The blocks of one array must not be what another parameter reads, or writes by blocks."""
+    for other, value in shared.items():
+        theirs = value.value
+        if other != name and isinstance(theirs, np.ndarray) and np.may_share_memory(array, theirs):
+            msg = (
+                f"{task}(): {name!r} is written by blocks, and {other!r} is the same memory: what "
+                f"a task reads there would depend on the others. Pass {other}={other}.copy()."
+            )
+            raise ArgumentError(msg)
 
 
 def _check_items(task: str, items: Any) -> None:

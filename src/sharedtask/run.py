@@ -82,6 +82,7 @@ class Run:
         # must see to the workers meanwhile.
         self._leaves = plan.streams or self._chunker.is_lazy
         self._streams = plan.streams
+        self._has_blocks = bool(plan.call.blocks)
         self.taken = 0  # items whose results the caller has
 
     # ------------------------------------------------------------------- the backend's side
@@ -190,6 +191,8 @@ class Run:
             return None if self._stopped else []
         state = self._open[report.chunk]
         batch = report.delivery.open()
+        if self._has_blocks:
+            self._session.accept(batch)
         state.covered += report.count
         if report.finished:
             del self._open[report.chunk]
@@ -368,6 +371,7 @@ class Submission:
         batch = report.delivery.open()
         if not batch.values:
             return
+        self._session.accept(batch)
         error = batch.errors.get(0)
         if error is not None and self._left and isinstance(error, self._options.retry_on):
             self._left -= 1

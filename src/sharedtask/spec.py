@@ -19,6 +19,7 @@ from sharedtask.annotations import Role
 from sharedtask.checks import Check, build_check
 from sharedtask.errors import ArgumentError, DefinitionError, UnshareableError
 from sharedtask.hints import Hint, Names, read_hint
+from sharedtask.partitions import Partition
 from sharedtask.unshareable import cure_for_type, cure_for_value
 from sharedtask.wording import did_you_mean
 
@@ -33,7 +34,11 @@ _POSITIONAL = (
 )
 _VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 _ANNOTATED = re.compile(r"(?:typing\.)?Annotated\[(.+?), <Role\.([A-Z_]+): '[a-z_]+'>\]")
-_WORDS = {Role.SHARED: "Shared", Role.COPY_ON_WRITE: "CopyOnWrite"}
+_WORDS = {
+    Role.SHARED: "Shared",
+    Role.COPY_ON_WRITE: "CopyOnWrite",
+    Role.PARTITIONED: "Partitioned",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,7 @@ class TaskSpec:
         roles: Role of every shared parameter; a name may come through ``**kwargs``.
         accepts_kwargs: Whether the function has a ``**kwargs``.
         checks: Check of every shared parameter whose annotation says what its value must be.
+        rules: How the items of partitioned parameters name their blocks, where that is declared.
     """
 
     name: str
@@ -57,6 +63,7 @@ class TaskSpec:
     roles: Mapping[str, Role]
     accepts_kwargs: bool
     checks: Mapping[str, Check]
+    rules: Mapping[str, Partition]
 
     @property
     def shown(self) -> str:
@@ -96,25 +103,23 @@ def refuse_unshareable(spec_name: str, name: str, value: object) -> None:
 def build_spec(
     function: Callable[..., Any],
     *,
-    shared: Sequence[str] = (),
-    copy_on_write: Sequence[str] = (),
     kind: Kind = "function",
+    **lists: Sequence[str],
 ) -> TaskSpec:
     """Read and check a function that is to become a task.
 
     Args:
         function: The function itself, taken out of ``staticmethod`` or ``classmethod``.
-        shared: Names of parameters that are read-only in the task.
-        copy_on_write: Names of parameters that are writable and private to each item.
         kind: What the function was taken out of; whether a "function" is a method is seen from its
             qualified name and from ``self`` or ``cls``.
+        **lists: Names of parameters by role, as the decorator's keywords give them.
 
     Raises:
         DefinitionError: The function cannot be a task, or a parameter cannot be shared as asked.
     """
     _refuse_wrong_targets(function)
     draft = _Draft(function, kind)
-    listed = draft.listed_roles({Role.SHARED: shared, Role.COPY_ON_WRITE: copy_on_write})
+    listed = draft.listed_roles({Role(word): names for word, names in lists.items()})
     roles = draft.all_roles(listed)
     for name in roles:
         draft.refuse_role_of(name)
@@ -126,6 +131,7 @@ def build_spec(
         roles=MappingProxyType(roles),
         accepts_kwargs=draft.accepts_kwargs,
         checks=MappingProxyType(draft.checks(roles)),
+        rules=MappingProxyType(draft.rules()),
     )
 
 
@@ -245,7 +251,7 @@ class _Draft:
             return read_hint(annotation, names)
         except Exception as error:  # noqa: BLE001 - the text is the user's code and may raise anything
             if not any(word in str(annotation) for word in _WORDS.values()):
-                return Hint(frozenset(), frozenset(), ())
+                return Hint(frozenset(), frozenset(), (), None)
             reason = f"{type(error).__name__}: {error}"
         raise self.error(f"the annotation {annotation!r} of '{name}' cannot be read ({reason}).")
 
@@ -334,6 +340,10 @@ class _Draft:
                 raise self.error(f"'{name}' is {text}, which belongs to one process: {cure}.")
 
     # --- checks ---
+
+    def rules(self) -> dict[str, Partition]:
+        """Return how items name their blocks, where an annotation says it."""
+        return {name: hint.rule for name, hint in self.hints.items() if hint.rule is not None}
 
     def checks(self, roles: Iterable[str]) -> dict[str, Check]:
         """Build the checks of the shared parameters that are annotated."""

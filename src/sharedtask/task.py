@@ -172,7 +172,7 @@ class _Runs(Generic[P, R]):
         """
         target, explicit, usage = self._parts()
         options = resolve(explicit)
-        call = plan_call(target, args, kwargs, options)
+        call = plan_call(target, args, kwargs, options, items=[item])
         return Submission(registry.get(options.backend), call, item, options, usage.note).future
 
     async def amap(
@@ -479,8 +479,7 @@ def _with_options(task: Task[..., Any], options: Mapping[str, Any]) -> Task[...,
 
 def rebuild(
     wrapped: Callable[..., Any],
-    shared: Sequence[str],
-    copy_on_write: Sequence[str],
+    lists: Mapping[str, Sequence[str]],
     options: Mapping[str, Any],
 ) -> Task[..., Any]:
     """Make a task again from its parts; its signature is read when it is first asked for.
@@ -489,4 +488,4 @@ def rebuild(
     """
     from sharedtask.decorator import make_task
 
-    return make_task(wrapped, shared, copy_on_write, options)
+    return make_task(wrapped, lists, options)

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from queue import SimpleQueue
 
+    import numpy.typing as npt
+
     from sharedtask.annotations import Role
-    from sharedtask.outcomes import Report
+    from sharedtask.outcomes import Batch, Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,18 @@ class SharedValue:
 
     value: Any
     role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """A partitioned array of the caller: ``indices[k]`` names the block of item k.
+
+    ``by`` is the rule that finds the index in an item.
+    """
+
+    array: npt.NDArray[Any]
+    by: Any
+    indices: Sequence[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +62,7 @@ class Call:
     kwargs: Mapping[str, Any]
     shared: Mapping[str, SharedValue]
     bound_name: str | None
+    blocks: Mapping[str, Blocks]
     star: bool
     timeout: float | None
     workers: int | None
@@ -129,6 +144,12 @@ class Session(ABC):
 
     def nudge(self) -> None:
         """Have the thread in ``wait`` look at the queue again."""
+
+    def accept(self, batch: Batch) -> None:
+        """Called with results of a call that has blocks, by the thread that asked for them.
+
+        The caller's arrays hold the blocks of these items when it returns.
+        """
 
     @abstractmethod
     def close(self) -> None:

@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sharedtask import inside, interrupts
+from sharedtask import inside, interrupts, partitions
 from sharedtask.annotations import Role
 from sharedtask.backends.base import Backend, Call, Chunk, Crew, Session, SharedValue, Sink
 from sharedtask.errors import ClosedError, SharedTaskError, TaskTimeoutError
@@ -73,7 +73,11 @@ class _LocalSession(Session):
     def __init__(self, call: Call, sink: Sink) -> None:
         self._call = call
         self._sink = sink
-        self._twins = [_twin(call, name, value) for name, value in call.shared.items()]
+        self._twins = [
+            _twin(call, name, value)
+            for name, value in call.shared.items()
+            if name not in call.blocks  # the caller's own array is written
+        ]
         self._readonly = [t.name for t in self._twins if not t.private]
         self._values = {t.name: t.value() for t in self._twins if not t.private}
         self._closed = False
@@ -107,7 +111,7 @@ class _LocalSession(Session):
 
     def _run_one(self, item: Any, index: int) -> Any:
         call, began = self._call, time.monotonic()
-        shared = self._shared()
+        shared = self._shared(index)
         bound = call.bound
         if call.bound_name in shared:
             bound = (shared.pop(call.bound_name),)
@@ -118,9 +122,13 @@ class _LocalSession(Session):
             raise TaskTimeoutError(call.task, index, item, call.timeout)
         return value
 
-    def _shared(self) -> dict[str, Any]:
+    def _shared(self, index: int) -> dict[str, Any]:
         own = {twin.name: twin.private_value() for twin in self._twins if twin.private}
-        return {**self._values, **own}
+        blocks = {
+            name: partitions.block(blocks.array, blocks.indices[index])
+            for name, blocks in self._call.blocks.items()
+        }
+        return {**self._values, **own, **blocks}
 
     def close(self) -> None:
         self._closed = True

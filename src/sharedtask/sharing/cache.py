@@ -118,6 +118,14 @@ class ShareCache:
         self._evict()
         return Lease(publication, self, hit=hit)
 
+    def lease_once(self, payload: Payload) -> Lease:
+        """Publish for one use: nobody will ask for it again."""
+        publication = Publication(payload, watched=False, keep=self._keep)
+        lease = self.adopt(publication)
+        lease.hit = False
+        self.retire(publication)
+        return lease
+
     def unpin(self, publication: Publication) -> None:
         """End one use of a publication."""
         with self._lock:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sharedtask import interrupts
 from sharedtask.errors import UnshareableError
 from sharedtask.sharing import mapfiles, mapping, segments
 
@@ -62,17 +63,18 @@ _born: weakref.WeakKeyDictionary[Any, Memory] = weakref.WeakKeyDictionary()
 def new(shape: tuple[int, ...], dtype: np.dtype[Any], order: Any) -> npt.NDArray[Any]:
     """An array of zero bytes in a segment of its own."""
     size = max(math.prod(shape) * dtype.itemsize, 1)
-    fd = segments.writable(size)
-    try:
-        with segments.translated(size):
-            view: npt.NDArray[np.uint8] = mapping.view(fd, size, writable=True)
-    except BaseException:
-        os.close(fd)
-        raise
+    with interrupts.shield():  # an interrupt would leave the descriptor to nobody
+        fd = segments.writable(size)
+        try:
+            with segments.translated(size):
+                view: npt.NDArray[np.uint8] = mapping.view(fd, size, writable=True)
+        except BaseException:
+            os.close(fd)
+            raise
+        # The memory lives as long as something shows it; the descriptor goes with the last view.
+        weakref.finalize(view.base, os.close, fd).atexit = False
     status = os.fstat(fd)
     _born[view.base] = Memory(os.getpid(), fd, status.st_dev, status.st_ino, size)
-    # The memory lives as long as something shows it; the descriptor goes with the last view.
-    weakref.finalize(view.base, os.close, fd).atexit = False
     return np.ndarray(shape, dtype, view, order=order)
 
 

@@ -16,6 +16,7 @@ from sharedtask.backends.base import Backend, Call, Chunk, Crew, Session, Sink
 from sharedtask.backends.work import calls, packing, parcels
 from sharedtask.backends.work.blas import BLAS_VARIABLES
 from sharedtask.backends.work.leasing import lease_all
+from sharedtask.backends.work.lending import Working
 from sharedtask.backends.work.parcels import Parcel
 from sharedtask.errors import BackendUnavailableError, StoreFullError
 from sharedtask.options import available_cpus
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
     from queue import SimpleQueue
 
+    from sharedtask.outcomes import Batch
     from sharedtask.sharing.payload import Payload
 
 
@@ -119,7 +121,8 @@ class _ProcessSession(Session):
         cpus = available_cpus()
         workers = call.workers or cpus
         self.crew = Crew(workers, cpus)
-        leases = lease_all(cache, call)
+        self._working = {name: Working.of(blocks) for name, blocks in call.blocks.items()}
+        leases = lease_all(cache, call, lambda name: self._working[name].lender())
         try:
             constants = packing.pack_constants(call, _pack_frozen)
         except BaseException:
@@ -171,6 +174,10 @@ class _ProcessSession(Session):
 
     def _report(self, report: Report) -> None:
         self._call.sink.report(report)
+
+    def accept(self, batch: Batch) -> None:
+        for working in self._working.values():
+            working.accept(batch)
 
     def close(self) -> None:
         call = self._call

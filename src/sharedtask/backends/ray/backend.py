@@ -17,6 +17,7 @@ import ray
 from sharedtask.backends.base import Backend, Call, Chunk, Crew, Session, Sink
 from sharedtask.backends.work import calls, packing, parcels
 from sharedtask.backends.work.leasing import lease_all
+from sharedtask.backends.work.lending import ByCopy, accept_returned
 from sharedtask.sharing import codec, functions
 from sharedtask.sharing.cache import Lease, ShareCache
 from sharedtask.sharing.handles import Handle, uses
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from queue import SimpleQueue
 
+    from sharedtask.outcomes import Batch
     from sharedtask.sharing.payload import Payload
 
 # A task to a worker and back.
@@ -173,7 +175,10 @@ class _RaySession(Session):
         cpus = max(capacity.slots(options), 1)
         self.crew = Crew(call.workers or cpus, cpus, _OVERHEAD_SECONDS, _LARGEST_CHUNK)
         self._dispatcher, self._runtime = connection.dispatcher, connection.runtime
-        leases = lease_all(connection.cache, call, connection.lease_handle, connection.encode)
+        self._blocks = call.blocks
+        leases = lease_all(
+            connection.cache, call, self._lend, connection.lease_handle, connection.encode
+        )
         try:
             constants = packing.pack_constants(call, parcels.pack_beside)
             remote = connection.remote(call.task, options)
@@ -219,6 +224,13 @@ class _RaySession(Session):
             call.splits,
             sink,
         )
+
+    def _lend(self, name: str) -> ByCopy:
+        blocks = self._blocks[name]
+        return ByCopy(blocks.array, blocks.by)
+
+    def accept(self, batch: Batch) -> None:
+        accept_returned(self._blocks, batch)
 
     def submit(self, chunk: Chunk) -> None:
         try:
@@ -270,7 +282,11 @@ def _encoders(call: Call, leases: Any, connection: Connection) -> dict[int, Call
             return value.publication.payload
         return lambda: connection.encode(value)
 
-    of_shared = {p.token: encoder(call.shared[p.name].value) for p in leases.parameters}
+    of_shared = {
+        p.token: encoder(call.shared[p.name].value)
+        for p in leases.parameters
+        if p.name not in call.blocks
+    }
     function = leases.function.publication
     sent = functions.portable(call.function).value
     return {function.token: lambda: codec.encode(sent), **of_shared}

@@ -8,6 +8,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
+from sharedtask.annotations import Role
 from sharedtask.sharing import codec
 
 from . import parcels
@@ -19,11 +20,21 @@ SCALARS, TOGETHER, EACH = 0, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class SharedParameter:
-    """A parameter whose value stands under a token; ``private`` gives every item its own."""
+    """A parameter whose value stands under a token."""
 
     name: str
     token: int
-    private: bool
+    role: Role
+
+    @property
+    def private(self) -> bool:
+        """Whether every item gets a value of its own."""
+        return self.role is Role.COPY_ON_WRITE
+
+    @property
+    def is_readonly(self) -> bool:
+        """Whether all items see the same, which none may change."""
+        return self.role is Role.SHARED
 
 
 @dataclass(frozen=True, slots=True)

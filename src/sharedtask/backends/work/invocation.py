@@ -12,6 +12,7 @@ from sharedtask.sharing import codec
 
 from . import calls, parcels, results
 from .board import Phase, Word
+from .lending import WithBlocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -72,18 +73,22 @@ def unreadable(head: calls.CallHead, index: int, error: BaseException) -> Serial
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """How the function is called for an item."""
+    """How the function is called for an item.
+
+    ``renew`` makes what each item gets of its own; ``returns`` names the blocks that go back.
+    """
 
     head: calls.CallHead
     function: Callable[..., Any]
     constants: calls.Constants
-    renew: Callable[[], dict[str, Any]] | None
+    renew: Callable[[Any], dict[str, Any]] | None
+    returns: tuple[str, ...]
     items: memoryview
 
     @property
     def readonly(self) -> list[str]:
         """The parameters whose arrays a task must not write."""
-        return [shared.name for shared in self.head.shared if not shared.private]
+        return [shared.name for shared in self.head.shared if shared.is_readonly]
 
     @property
     def call(self) -> Callable[[Any], Any]:
@@ -105,8 +110,10 @@ class Caller:
     def _call_renewed(self, item: Any) -> Any:
         assert self.renew is not None  # noqa: S101  chosen above
         bound, args, kwargs = self.constants.parts()
-        own = self.renew()
+        own = self.renew(item)
+        back = {name: own[name] for name in self.returns}
         if self.head.bound_name in own:
             bound = (own.pop(self.head.bound_name),)
         items = item if self.head.star else (item,)
-        return self.function(*bound, *items, *args, **{**kwargs, **own})
+        value = self.function(*bound, *items, *args, **{**kwargs, **own})
+        return WithBlocks(value, back) if back else value

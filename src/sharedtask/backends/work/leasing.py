@@ -42,7 +42,11 @@ class Leases:
     @property
     def shares(self) -> list[Share]:
         """What the task counts."""
-        return [Share(p.name, p.token, lease.hit) for p, lease in self.shared]
+        return [
+            Share(p.name, p.token, lease.hit)
+            for p, lease in self.shared
+            if p.role is not Role.PARTITIONED
+        ]
 
     @property
     def parameters(self) -> tuple[SharedParameter, ...]:
@@ -58,10 +62,13 @@ class Leases:
 def lease_all(
     cache: ShareCache,
     call: Call,
+    lend: Callable[[str], Any],
     of_handle: Callable[[Handle[Any]], Lease] = Handle.lease,
     encode: Callable[[Any], Payload] = codec.encode_shared,
 ) -> Leases:
     """Publish what the call shares, or find it published.
+
+    ``lend`` makes the lender of a partitioned parameter.
 
     Raises:
         SerializationError: The function cannot be encoded.
@@ -73,10 +80,12 @@ def lease_all(
         taken.append(_lease_function(cache, call))
         shared = []
         for name, value in call.shared.items():
-            lease = _lease_value(cache, call, name, of_handle, encode)
+            if name in call.blocks:
+                lease = cache.lease_once(codec.encode(lend(name)))
+            else:
+                lease = _lease_value(cache, call, name, of_handle, encode)
             taken.append(lease)
-            private = value.role is Role.COPY_ON_WRITE
-            shared.append((SharedParameter(name, lease.publication.token, private), lease))
+            shared.append((SharedParameter(name, lease.publication.token, value.role), lease))
     except BaseException:
         for lease in taken:
             lease.release()

@@ -14,6 +14,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sharedtask.annotations import Role
 from sharedtask.errors import SerializationError
 from sharedtask.outcomes import RaisedError, readonly_advice
 
@@ -25,6 +26,7 @@ from .invocation import Caller
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from .lending import Lender
     from .outbox import Outbox
     from .values import Values
 
@@ -101,14 +103,17 @@ class Runner:
 
     def _loaded(self, head: calls.CallHead, job: Job) -> Caller:
         function = self._values.function(head.function)
-        shared = {s.name: self._shared(head, s) for s in head.shared if not s.private}
+        shared = {s.name: self._shared(head, s) for s in head.shared if s.is_readonly}
         bound, args, kwargs, items = invocation.constants(head, job.body, job.beside)
         kwargs.update(shared)
         private = [s for s in head.shared if s.private]
+        lenders = {s.name: self._shared(head, s) for s in head.shared if s.role is Role.PARTITIONED}
         if head.bound_name in kwargs:
             bound = (kwargs.pop(head.bound_name),)
-        renew = functools.partial(self._private, private) if private else None
-        return Caller(head, function, calls.Constants(bound, args, kwargs), renew, items)
+        own = private or lenders
+        renew = functools.partial(self._own, head.star, private, lenders) if own else None
+        returns = tuple(name for name, lender in lenders.items() if lender.comes_back)
+        return Caller(head, function, calls.Constants(bound, args, kwargs), renew, returns, items)
 
     def _shared(self, head: calls.CallHead, parameter: calls.SharedParameter) -> Any:
         try:
@@ -117,8 +122,16 @@ class Runner:
             msg = f"{head.task}(): {parameter.name!r} cannot be rebuilt in a worker: {error!r}"
             raise SerializationError(msg) from error
 
-    def _private(self, parameters: list[calls.SharedParameter]) -> dict[str, Any]:
-        return {p.name: self._values.private_value(p.token) for p in parameters}
+    def _own(
+        self,
+        star: bool,
+        private: list[calls.SharedParameter],
+        lenders: dict[str, Lender],
+        item: Any,
+    ) -> dict[str, Any]:
+        """What this item alone gets."""
+        own = {p.name: self._values.private_value(p.token) for p in private}
+        return {**own, **{name: lender.lend(item, star=star) for name, lender in lenders.items()}}
 
     def _fail_all(self, error: BaseException, count: int) -> None:
         raised = RaisedError.of(error)

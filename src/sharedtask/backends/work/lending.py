@@ -1,0 +1,114 @@
+"""Partitioned arrays on their way to the workers: each item is lent its own block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from sharedtask import partitions
+from sharedtask.sharing import arrays, regions
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from sharedtask.backends.base import Blocks
+    from sharedtask.outcomes import Batch
+
+
+class Lender(Protocol):
+    """What a worker has of a partitioned array."""
+
+    comes_back: bool
+    """Whether blocks go back with the results."""
+
+    def lend(self, item: Any, *, star: bool) -> npt.NDArray[Any]:
+        """The item's block, writable; with ``star`` the item is unpacked into arguments."""
+        ...
+
+
+class InPlace:
+    """The array itself, in shared memory: what is written there is written."""
+
+    comes_back = False
+
+    def __init__(self, region: regions.Region, by: Any) -> None:
+        self._region, self._by = region, by
+        self._base: npt.NDArray[Any] | None = None
+
+    def __reduce__(self) -> Any:
+        return InPlace, (self._region, self._by)
+
+    def lend(self, item: Any, *, star: bool) -> npt.NDArray[Any]:
+        """A view of the block."""
+        if self._base is None:
+            self._base = self._region.view(writable=True)
+        return partitions.block(self._base, _index(item, self._by, star=star))
+
+
+class ByCopy:
+    """The array's contents: each block is copied, and goes back with the item's result."""
+
+    comes_back = True
+
+    def __init__(self, base: npt.NDArray[Any], by: Any) -> None:
+        self._base, self._by = base, by
+
+    def __reduce__(self) -> Any:
+        return ByCopy, (self._base, self._by)
+
+    def lend(self, item: Any, *, star: bool) -> npt.NDArray[Any]:
+        """A copy of the block."""
+        return np.array(self._base[_index(item, self._by, star=star)], order="K", subok=False)
+
+
+def _index(item: Any, by: Any, *, star: bool) -> Any:
+    (index,) = partitions.indices_of([item[0] if star and by is None else item], by)
+    return index
+
+
+class WithBlocks(NamedTuple):
+    """A result, and the blocks that the item has written, by parameter."""
+
+    value: Any
+    blocks: dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Working:
+    """A partitioned array of a call that runs beside the caller's memory, or in it."""
+
+    blocks: Blocks
+    array: npt.NDArray[Any]
+
+    @classmethod
+    def of(cls, blocks: Blocks) -> Working:
+        """The caller's array where it lies in shared memory already, else a copy that does."""
+        is_shared = regions.find(blocks.array) is not None
+        return cls(blocks, blocks.array if is_shared else arrays.array(blocks.array))
+
+    def lender(self) -> InPlace:
+        """What the workers get."""
+        found = regions.find(self.array)
+        assert found is not None  # noqa: S101  see ``of``
+        return InPlace(found.region, self.blocks.by)
+
+    def accept(self, batch: Batch) -> None:
+        """Bring the blocks of the items that succeeded into the caller's array."""
+        if self.array is self.blocks.array:
+            return
+        for position in range(batch.first, batch.first + len(batch.values)):
+            if position - batch.first not in batch.errors:
+                index = self.blocks.indices[position]
+                self.blocks.array[index] = self.array[index]
+
+
+def accept_returned(calls_blocks: Any, batch: Batch) -> None:
+    """Write the blocks that came back with the results into the caller's arrays."""
+    for offset, result in enumerate(batch.values):
+        if isinstance(result, WithBlocks):
+            batch.values[offset] = result.value
+            for name, content in result.blocks.items():
+                blocks = calls_blocks[name]
+                blocks.array[blocks.indices[batch.first + offset]] = content
