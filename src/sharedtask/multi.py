@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from tempfile import mkdtemp
@@ -313,4 +314,6 @@ class _Map(_Runs[..., Any]):
             raise
         for outcome in paths:
             saving.name_the_item(outcome)
+        if not paths:  # nobody learns the name of a folder without files
+            os.rmdir(folder)
         return paths

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .ledger import Wreck
     from .tickets import Ticket
 
-_LOOK_SECONDS = 15.0
+_LOOK_SECONDS, _LOOKS = 15.0, 3
 
 # faulthandler's words, at the beginning of its report.
 _FATAL = {
@@ -91,21 +91,26 @@ def _on_node(node: str, function: Callable[..., Any], *args: Any, **kwargs: Any)
 def look_and_judge(ticket: Ticket, error: BaseException) -> Verdict:
     """What became of a chunk whose worker, node or answer was lost."""
     if not isinstance(error, _WITHOUT_NODE):
-        wreck, seen = look(ticket.call.origin, ticket.number)
-        if wreck is not None:
-            return judge(ticket, wreck, error)
-        if ticket.nodes <= seen:  # it died before it had the chunk in hand
-            return Verdict(again=True)
+        for _ in range(_LOOKS):  # whoever kills workers may also kill the one that looks
+            wreck, seen = look(ticket.call.origin, ticket.number)
+            if wreck is not None:
+                return judge(ticket, wreck, error)
+            if ticket.nodes <= seen:  # it died before it had the chunk in hand
+                return Verdict(again=True)
     # What the node's workers had done is lost with it, and each item may have been begun.
-    return Verdict(ticket.all_failed(_died(ticket, 0, None, _WITH_NODE, str(error))))
+    return Verdict(_all_died(ticket, None, _WITH_NODE, str(error)))
+
+
+def _all_died(ticket: Ticket, wreck: Wreck | None, phase: str, text: str) -> Report:
+    errors = {at: _died(ticket, at, wreck, phase, text) for at in range(len(ticket.chunk.items))}
+    return ticket.partly_arrived([], len(errors), errors)
 
 
 def judge(ticket: Ticket, wreck: Wreck, error: BaseException) -> Verdict:
     """Keep what the worker did, name the item that it died in; nothing is begun twice."""
     phase = wreck.words[Word.PHASE]
     if phase == Phase.LOADING:
-        died = _died(ticket, 0, wreck, _WHILE[phase], str(error))
-        return Verdict(ticket.all_failed(died))
+        return Verdict(_all_died(ticket, wreck, _WHILE[phase], str(error)))
     if phase == Phase.UNPACKING and ticket.mode != calls.EACH and len(ticket.chunk.items) > 1:
         return Verdict(again=True, each=True)
     kept = {at for frame in wreck.frames for at in range(frame[1], frame[1] + frame[2])}

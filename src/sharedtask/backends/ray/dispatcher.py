@@ -23,11 +23,10 @@ from sharedtask.errors import (
     ClosedError,
     SerializationError,
     StoreFullError,
-    WorkerDiedError,
 )
 from sharedtask.version import VERSION
 
-from . import deaths, tickets
+from . import deaths, runtime, tickets
 from .box import Box
 from .holders import Holders
 from .message import MISSING, OTHER_VERSION, UNREADABLE, Answer
@@ -316,6 +315,7 @@ class Dispatcher:
         for ticket in list(self._flying.values()):
             if not ticket.call.runtime.is_alive:
                 del self._flying[ticket.number]
+                runtime.bury(ticket.ref, *ticket.arguments.values())
                 self._fail(ticket, ClosedError(SHUT_DOWN))
         now = time.monotonic()
         self._stop([t for t in self._flying.values() if t.give_up_at and now > t.give_up_at])
@@ -336,6 +336,8 @@ class Dispatcher:
         self._flying.clear()
         self._queue.clear()
         for ticket in left:
+            if not ticket.call.runtime.is_alive:
+                runtime.bury(ticket.ref, *ticket.arguments.values())
             self._fail(ticket, ClosedError(reason))
         self._reason = reason
 
@@ -376,8 +378,10 @@ def translated(ticket: Ticket, error: BaseException) -> BaseException:
     if isinstance(error, ray.exceptions.RayTaskError):
         msg = f"{task}(): the chunk from item {first} on failed outside of the task: {text}"
         return _caused(SerializationError(msg), error)
-    died = WorkerDiedError(task, first, ticket.chunk.items[0])
-    return _caused(died, error)
+    if isinstance(error, ray.exceptions.RayError):
+        msg = f"{task}(): Ray could not run the chunk from item {first} on: {text}"
+        return _caused(BackendUnavailableError(msg), error)
+    return error
 
 
 def _caused(error: BaseException, cause: BaseException) -> BaseException:

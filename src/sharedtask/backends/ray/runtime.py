@@ -117,7 +117,9 @@ def stop(runtime: Runtime) -> None:
 
 
 def _key() -> str:
-    return str(internal("_private.worker").global_worker.worker_id.hex())
+    """The session and the worker in it: the first program of every Ray has the same worker id."""
+    worker = internal("_private.worker").global_worker
+    return f"{worker.node.session_name}-{worker.worker_id.hex()}"
 
 
 def internal(name: str) -> Any:
@@ -262,6 +264,23 @@ def all_nodes() -> list[Any]:
     nodes: Any = ray.nodes  # without types
     found: list[Any] = nodes()
     return found
+
+
+_graveyard: list[Any] = []
+
+
+def bury(*references: Any) -> None:
+    """Keep references of a Ray that is gone.
+
+    The next one numbers its objects in the same way: where an old reference was deleted, an object
+    of the same number would lose one that it needs.
+    """
+    _graveyard.extend(references)
+
+
+def current_key() -> str | None:
+    """The key of the runtime that there is now."""
+    return _key() if ray.is_initialized() else None
 
 
 class Capacity:

@@ -34,6 +34,7 @@ class RayStore:
     def __init__(self, payload: Payload) -> None:
         self.nbytes = payload.nbytes
         self.ref: Any = put(payload)
+        self._key = runtime.current_key()
         self._head, *self._buffers = _kept((payload.head, *payload.buffers))
 
     def parts(self) -> tuple[memoryview, list[memoryview]]:
@@ -64,6 +65,8 @@ class RayStore:
 
     def close(self) -> None:
         """Drop the reference: Ray frees the object when no task uses it."""
+        if self._key != runtime.current_key():
+            runtime.bury(self.ref)
         self.ref = None
 
 
