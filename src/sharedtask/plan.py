@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Sized
 from dataclasses import dataclass
 from inspect import Parameter, Signature
@@ -85,7 +86,11 @@ def plan_call(
     """Check the arguments that every item gets, and sort them by their roles."""
     spec = target.spec
     values = _Arguments(spec, target.bound, args, kwargs, star=star)
-    shared = {name: values.take(name, role) for name, role in spec.roles.items() if name in values}
+    shared = {
+        name: values.take(name, role)
+        for name, role in spec.roles.items()
+        if name in values and not values.leaves_out(name, role)
+    }
     return Call(
         task=spec.name,
         function=target.function,
@@ -127,9 +132,34 @@ def plan_blocks(
     return found
 
 
+def _share_memory(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
+    """Whether two arrays have a byte in common; True where that is too hard to tell."""
+    shares: Any = np.shares_memory  # its types know only two amounts of work
+    try:
+        return bool(shares(one, other, max_work=_WORK))
+    except np.exceptions.TooHardError:
+        return True
+
+
+_WORK = 100_000
+
+
 def _named_by(items: Iterable[Any], by: Any, *, star: bool) -> Sequence[Any]:
     """What names the blocks: the items, or the first argument of each."""
-    return [item[0] for item in items] if star and by is None else list(items)
+    if star and by is None:
+        return [_first(position, item) for position, item in enumerate(items)]
+    return list(items)
+
+
+def _first(position: int, item: Any) -> Any:
+    try:
+        return item[0]
+    except (IndexError, KeyError, TypeError):
+        msg = (
+            f"item {position}, {reprlib.repr(item)}: an item of starmap is a tuple, and its first "
+            "element names the block."
+        )
+        raise ArgumentError(msg) from None
 
 
 def _refuse_other_use(
@@ -138,7 +168,7 @@ def _refuse_other_use(
     """The blocks of one array must not be what another parameter reads, or writes by blocks."""
     for other, value in shared.items():
         theirs = value.value
-        if other != name and isinstance(theirs, np.ndarray) and np.may_share_memory(array, theirs):
+        if other != name and isinstance(theirs, np.ndarray) and _share_memory(array, theirs):
             msg = (
                 f"{task}(): {name!r} is written by blocks, and {other!r} is the same memory: what "
                 f"a task reads there would depend on the others. Pass {other}={other}.copy()."
@@ -232,6 +262,13 @@ class _Arguments:
 
     def __contains__(self, name: str) -> bool:
         return name in self.kwargs or (name == self._spec.bound and self._bound is not None)
+
+    def leaves_out(self, name: str, role: Role) -> bool:
+        """Whether there is no array to write, which a default or ``| None`` may allow."""
+        if role is not Role.PARTITIONED or self.kwargs.get(name, self) is not None:
+            return False
+        self._spec.check_value(name, None)
+        return True
 
     def take(self, name: str, role: Role) -> SharedValue:
         """Take a shared value out and check it."""

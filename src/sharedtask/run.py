@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sharedtask import interrupts
-from sharedtask.backends.base import Chunk
+from sharedtask.backends.base import Chunk, Session
 from sharedtask.chunks import Chunker, Pace
 from sharedtask.errors import ClosedError
 from sharedtask.progress import open_bar
@@ -26,7 +26,7 @@ from sharedtask.progress import open_bar
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from sharedtask.backends.base import Backend, Call, Session
+    from sharedtask.backends.base import Backend, Call
     from sharedtask.options import Options
     from sharedtask.outcomes import Batch, Report
     from sharedtask.plan import Plan
@@ -54,8 +54,27 @@ class _Open:
     covered: int = 0
 
 
+class _Over(Session):
+    """Stands for a session that was closed.
+
+    A session knows its run and its run the session. Left alone, the two would keep the arrays of
+    the call until a garbage collection.
+    """
+
+    def submit(self, chunk: Chunk) -> None:
+        """Nothing runs any more."""
+
+    def close(self) -> None:
+        """Twice is once."""
+
+
+_OVER = _Over()
+
+
 class Run:
     """One map, from its first chunk to its last result."""
+
+    only_notes = True  # see base.Sink
 
     def __init__(
         self,
@@ -129,7 +148,8 @@ class Run:
 
     def close(self) -> None:
         """End the run: what is under way is given up."""
-        self._session.close()
+        session, self._session = self._session, _OVER
+        session.close()
         self._bar.close()
         while not self._reports.empty():
             report = self._reports.get()
@@ -341,6 +361,8 @@ class Promise(Future[Any]):
 class Submission:
     """One item, its outcome in a future."""
 
+    only_notes = False  # see base.Sink
+
     def __init__(
         self,
         backend: Backend,
@@ -377,7 +399,8 @@ class Submission:
             self._left -= 1
             self._session.submit(Chunk(1, 0, [self._item]))
             return
-        self._session.close()
+        session, self._session = self._session, _OVER
+        session.close()
         self.future.session = None
         if self.future.calls_back:
             # Callbacks are the user's code. They may wait for other futures, and this thread may be

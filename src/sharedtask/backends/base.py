@@ -104,7 +104,12 @@ class Share:
 
 
 class Sink(Protocol):
-    """Where a session sends its news."""
+    """Where a session sends its news.
+
+    ``only_notes`` says that ``report`` leaves a word and does nothing else.
+    """
+
+    only_notes: bool
 
     def begun(self, chunk: int) -> bool:
         """Called just before a chunk is handed to a worker; False takes it back."""

@@ -29,7 +29,7 @@ from sharedtask.version import VERSION
 from . import deaths, runtime, tickets
 from .box import Box
 from .holders import Holders
-from .message import MISSING, OTHER_VERSION, UNREADABLE, Answer
+from .message import MISSING, OTHER_VERSION, RAN, UNREADABLE, Answer
 from .runtime import SHUT_DOWN
 
 if TYPE_CHECKING:
@@ -179,10 +179,16 @@ class Dispatcher:
             del self._flying[ticket.number]
             self._fail(ticket, error)
             return
-        number = ticket.number
-        ticket.ref.future().add_done_callback(
-            lambda future: self._inbox.put(lambda: self._answered(number, future))
-        )
+        ticket.ref.future().add_done_callback(lambda future: self._hear(ticket, future))
+
+    def _hear(self, ticket: Ticket, future: Any) -> None:
+        """Called by Ray's own thread: pass results on at once, the rest is for the dispatcher."""
+        call = ticket.call
+        if call.sink.only_notes and future.exception() is None:
+            answer = Answer.load(future.result())
+            if answer.status == RAN and not call.closed:
+                call.report(ticket.arrived(answer.frames))
+        self._inbox.put(lambda: self._answered(ticket.number, future))
 
     def _start(self, ticket: Ticket) -> Any:
         """One Ray task. The values are arguments, so that Ray brings them to where it runs.

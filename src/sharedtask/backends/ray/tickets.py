@@ -34,6 +34,8 @@ _CHUNK_SECONDS = 0.2
 class _Nobody:
     """The sink of a call that is closed."""
 
+    only_notes = True
+
     def begun(self, chunk: int) -> bool:
         del chunk
         return False
@@ -67,8 +69,11 @@ class OpenCall:
     open_chunks: set[int] = field(default_factory=set)
 
     def report(self, report: Report) -> None:
-        """Tell what became of a chunk, unless nobody wants to know."""
-        self.open_chunks.discard(report.chunk)
+        """Tell what became of a chunk, once, unless nobody wants to know."""
+        try:
+            self.open_chunks.remove(report.chunk)
+        except KeyError:  # another thread was faster
+            return
         self.sink.report(report)
 
     def close(self) -> None:
