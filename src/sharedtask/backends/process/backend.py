@@ -121,7 +121,7 @@ class _ProcessSession(Session):
         cpus = available_cpus()
         workers = call.workers or cpus
         self.crew = Crew(workers, cpus)
-        self._working = {name: Working.of(blocks) for name, blocks in call.blocks.items()}
+        self._working = {name: _working(call, name) for name in call.blocks}
         leases = lease_all(cache, call, lambda name: self._working[name].lender())
         try:
             constants = packing.pack_constants(call, _pack_frozen)
@@ -189,6 +189,14 @@ class _ProcessSession(Session):
             self._pool.give_up(call)
         else:
             call.release()
+
+
+def _working(call: Call, name: str) -> Working:
+    try:
+        return Working.of(call.blocks[name])
+    except StoreFullError as error:
+        msg = f"{call.task}(): {name!r} does not fit: {error}"
+        raise StoreFullError(msg) from error
 
 
 def _pack_frozen(payload: Payload) -> Parcel:
