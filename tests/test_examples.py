@@ -24,6 +24,7 @@ EXPECTED = {
     "embedding_search.py": r"same rows as serial: True",
     "faults.py": r"13 of 16 items arrived",
     "shared_kwargs_example.py": r"Positive: 480",
+    "squares_in_place.py": r"all squares are right: True",
     "streaming.py": r"settled after \d+ resamples",
 }
 

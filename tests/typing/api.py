@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from concurrent.futures import Future
-from typing import assert_type
+from typing import Annotated, assert_type
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,13 @@ from sharedtask import (
     CacheInfo,
     CopyOnWrite,
     Handle,
+    Partition,
+    Partitioned,
     Shared,
     Task,
     multi_process,
     parallel,
+    partition,
     share,
 )
 
@@ -42,6 +45,31 @@ def find(word: str, words: list[str], scratch: Floats) -> int | None:
     """A task whose shared parameters are named in the decorator."""
     scratch[0] = 1
     return words.index(word) if word in words else None
+
+
+@parallel
+def square(rows: slice, out: Partitioned[Floats], by: float = 1.0) -> int:
+    """A task that writes blocks."""
+    assert_type(out, Floats)
+    out *= out * by
+    return len(out[rows])
+
+
+@parallel
+def paint(
+    tile: tuple[slice, float],
+    image: Annotated[Floats, Partition(by=0)],
+    mask: Annotated[Floats, Partition(by=lambda item: item[0])],
+) -> None:
+    """A task whose items hold the index of their block."""
+    assert_type(image, Floats)
+    image += tile[1] * mask
+
+
+@parallel(partitioned=["out"])
+def fill(index: int, out: Floats) -> None:
+    """A task whose partitioned parameter is named in the decorator."""
+    out[...] = index
 
 
 class Model:
@@ -99,6 +127,20 @@ def many_items() -> None:
     assert_type(score.submit(1, model=model), Future[float])
     assert_type(text.map([1], "a", "b", table=np.zeros(1)), list[str])
     assert_type(find.map({"a", "b"}, words=["a"], scratch=np.zeros(1)), list[int | None])
+
+
+def blocks(out: Floats) -> None:
+    """Arrays of any making are written by blocks; those in shared memory are plain arrays."""
+    assert_type(partition(10, 3), list[slice])
+    assert_type(square.map(partition(10, 3), out=out), list[int])
+    assert_type(square.starmap([(slice(1),), (slice(1, 2),)], out=out, by=2), list[int])
+    assert_type(square.imap(partition(10, 3), out), Generator[int, None, None])
+    assert_type(square.submit(slice(3), out=sharedtask.zeros(10)), Future[int])
+    assert_type(square(slice(3), out), int)
+    assert_type(paint.map([(slice(3), 0.5)], image=out, mask=out.copy()), list[None])
+    assert_type(fill.map(range(3), out=sharedtask.array([1.0, 2.0, 3.0])), list[None])
+    made: Floats = sharedtask.empty((2, 3), dtype=np.float64, order="F")
+    assert_type(fill.map(numbers, made), list[None])
 
 
 async def in_an_event_loop() -> None:

@@ -11,7 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 import sharedtask
-from sharedtask import CopyOnWrite, Shared, Task, multi_process, parallel, share
+from sharedtask import (
+    CopyOnWrite,
+    Partition,
+    Partitioned,
+    Shared,
+    Task,
+    multi_process,
+    parallel,
+    partition,
+    share,
+)
 
 Floats = npt.NDArray[np.float64]
 
@@ -30,6 +40,11 @@ def mistaken(image: int, model: Shared[Floats]) -> float:
 @parallel(workers=2)
 def fill(row: int, *, table: CopyOnWrite[Floats]) -> None:
     table[row] = 1
+
+
+@parallel
+def square(rows: slice, out: Partitioned[Floats]) -> None:
+    out[rows].append(1)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class Model:
@@ -96,6 +111,17 @@ async def arguments() -> None:
     fill.map(numbers, model)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     fill.map(numbers, table=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     fill.map(words, table=model)  # pyright: ignore[reportArgumentType]
+
+
+def blocks() -> None:
+    square.map(partition(3, 2))  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    square.map(partition(3, 2), out=[1.0])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    square.map(numbers, out=model)  # pyright: ignore[reportArgumentType]
+    partition(3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    partition(model, 2)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Partition(by=1.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    parallel(partitioned=[1])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    sharedtask.zeros(3, order="K")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def methods() -> None:

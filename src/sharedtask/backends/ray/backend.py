@@ -277,16 +277,15 @@ class _RaySession(Session):
 def _encoders(call: Call, leases: Any, connection: Connection) -> dict[int, Callable[[], Payload]]:
     """How to make each payload again, should Ray lose it."""
 
-    def encoder(value: Any) -> Callable[[], Payload]:
+    def encoder(name: str) -> Callable[[], Payload]:
+        value, blocks = call.shared[name].value, call.blocks.get(name)
+        if blocks is not None:  # what came back since is in blocks that nobody reads again
+            return lambda: codec.encode(ByCopy(blocks.array, blocks.by))
         if isinstance(value, Handle):
             return value.publication.payload
         return lambda: connection.encode(value)
 
-    of_shared = {
-        p.token: encoder(call.shared[p.name].value)
-        for p in leases.parameters
-        if p.name not in call.blocks
-    }
+    of_shared = {p.token: encoder(p.name) for p in leases.parameters}
     function = leases.function.publication
     sent = functions.portable(call.function).value
     return {function.token: lambda: codec.encode(sent), **of_shared}
