@@ -14,6 +14,13 @@ from sharedtask import parallel, shutdown
 pytestmark = pytest.mark.timeout(60)
 
 
+@pytest.fixture(params=["serial", "thread", "process"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Where prints come through us; on Ray they come as Ray's log lines (see test_ray.py)."""
+    name: str = request.param
+    return name
+
+
 def say(x: int) -> int:
     print(f"item {x}")
     return x
