@@ -13,9 +13,9 @@ import weakref
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sharedtask.backends.base import Backend, Call, Chunk, Crew, Session, Sink
-from sharedtask.backends.work import calls, packing, parcels
+from sharedtask.backends.work import packing, parcels
 from sharedtask.backends.work.blas import BLAS_VARIABLES
-from sharedtask.backends.work.leasing import lease_all
+from sharedtask.backends.work.leasing import head_of, lease_all
 from sharedtask.backends.work.lending import Working
 from sharedtask.backends.work.parcels import Parcel
 from sharedtask.errors import BackendUnavailableError, StoreFullError
@@ -129,18 +129,8 @@ class _ProcessSession(Session):
             leases.release()
             raise
         self.shares = leases.shares
-        head = calls.dump_head(
-            call.task,
-            leases.function.publication.token,
-            leases.parameters,
-            call.star,
-            call.timeout is not None,
-            call.stops,
-            call.bound_name,
-            backend.blas_share(workers),
-            backend.import_path(),
-            working_directory(),
-        )
+        blas = backend.blas_share(workers)
+        head = head_of(call, leases, blas, backend.import_path(), working_directory())
         private_of = [False, *(p.private for p in leases.parameters)]
         needs = zip((lease.publication for lease in leases.all), private_of, strict=True)
         self._call = OpenCall(

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import ray
 
 from sharedtask.backends.base import Backend, Call, Chunk, Crew, Session, Sink
-from sharedtask.backends.work import calls, packing, parcels
-from sharedtask.backends.work.leasing import lease_all
+from sharedtask.backends.work import packing, parcels
+from sharedtask.backends.work.leasing import head_of, lease_all
 from sharedtask.backends.work.lending import ByCopy, accept_returned
 from sharedtask.sharing import codec, functions
 from sharedtask.sharing.cache import Lease, ShareCache
@@ -190,18 +190,9 @@ class _RaySession(Session):
         self.shares = leases.shares
         environment = options.get("runtime_env") or {}
         moves = connection.moves and not environment.get("working_dir")
-        head = calls.dump_head(
-            call.task,
-            leases.function.publication.token,
-            leases.parameters,
-            call.star,
-            call.timeout is not None,
-            call.stops,
-            call.bound_name,
-            0,  # Ray gives each worker its share of BLAS threads
-            _import_path(tuple(sys.path)),
-            _working_directory() if moves else "",
-        )
+        # Ray gives each worker its share of BLAS threads.
+        cwd = _working_directory() if moves else ""
+        head = head_of(call, leases, 0, _import_path(tuple(sys.path)), cwd)
 
         def limit() -> int:
             slots = capacity.slots(options)

@@ -184,11 +184,13 @@ class Dispatcher:
     def _hear(self, ticket: Ticket, future: Any) -> None:
         """Called by Ray's own thread: pass results on at once, the rest is for the dispatcher."""
         call = ticket.call
-        if call.sink.only_notes and future.exception() is None:
-            answer = Answer.load(future.result())
-            if answer.status == RAN and not call.closed:
-                call.report(ticket.arrived(answer.frames))
-        self._inbox.put(lambda: self._answered(ticket.number, future))
+        try:
+            if call.sink.only_notes and future.exception() is None:
+                answer = Answer.load(future.result())
+                if answer.status == RAN and not call.closed:
+                    call.report(ticket.arrived(answer.frames))
+        finally:  # Ray would only log an error of ours, and the dispatcher wait for ever
+            self._inbox.put(lambda: self._answered(ticket.number, future))
 
     def _start(self, ticket: Ticket) -> Any:
         """One Ray task. The values are arguments, so that Ray brings them to where it runs.
@@ -203,7 +205,7 @@ class Dispatcher:
         ticket.nodes = call.alive_nodes()
         beside = [Box(payload) for payload in ticket.beside()]
         message = ticket.message(tuple(self._released), tuple(stores), len(beside))
-        lean = not ticket.is_full and self._holders.enough_have(stores, len(self._flying))
+        lean = not ticket.brings_values and self._holders.enough_have(stores, len(self._flying))
         given = () if lean else ticket.arguments.values()
         return call.remote.remote(message.dump(), *beside, *given)
 

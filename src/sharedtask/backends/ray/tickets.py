@@ -112,7 +112,7 @@ class Ticket:
     arguments: dict[int, Any] = field(default_factory=dict)  # references of the shared values
     nodes: frozenset[str] = frozenset()  # those that were alive when it was given to Ray
     failures: int = 0
-    is_full: bool = False  # the values shall come along
+    brings_values: bool = False  # though workers may have them
     give_up_at: float | None = None
     is_stopped: bool = False
 
@@ -144,7 +144,12 @@ class Ticket:
     def with_values(self) -> Ticket:
         """The same chunk, for a worker that lacks a value."""
         return Ticket(
-            self.call, self.chunk, self.mode, self.parcel, failures=self.failures, is_full=True
+            self.call,
+            self.chunk,
+            self.mode,
+            self.parcel,
+            failures=self.failures,
+            brings_values=True,
         )
 
     def renumbered(self) -> Ticket:

@@ -16,6 +16,7 @@ from sharedtask.sharing import codec, functions
 from sharedtask.sharing.culprit import culprit, unshareable
 from sharedtask.sharing.handles import Handle
 
+from . import calls
 from .calls import SharedParameter
 
 if TYPE_CHECKING:
@@ -91,6 +92,22 @@ def lease_all(
             lease.release()
         raise
     return Leases(taken[0], tuple(shared))
+
+
+def head_of(call: Call, leases: Leases, blas: int, path: tuple[str, ...], cwd: str) -> bytes:
+    """What workers are told of a call; see ``CallHead``."""
+    return calls.dump_head(
+        call.task,
+        leases.function.publication.token,
+        leases.parameters,
+        call.star,
+        call.timeout is not None,
+        call.stops,
+        call.bound_name,
+        blas,
+        path,
+        cwd,
+    )
 
 
 def _lease_function(cache: ShareCache, call: Call) -> Lease:
