@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -582,3 +583,70 @@ ray.shutdown()
     assert "object_store_memory" in ran.wait_for("RESULT")
     assert "[1000001.0]" == ran.wait_for("SMALL")
     assert (0, "") == (ran.end(30), ran.err)
+
+
+def test_results_of_a_dead_worker_keep_their_places() -> None:
+    """What a dead worker left goes to its own items, and each one between has its own error."""
+    from types import SimpleNamespace
+
+    from sharedtask.backends.base import Chunk
+    from sharedtask.backends.ray import deaths, ledger, tickets
+    from sharedtask.backends.work import calls, results
+    from sharedtask.backends.work.board import Phase, Word
+    from sharedtask.backends.work.parcels import Parcel
+
+    call: Any = SimpleNamespace(task="f", timeout=None)
+    ticket = tickets.Ticket(call, Chunk(1, 10, list(range(6))), calls.SCALARS, Parcel(b""))
+    words = [0] * 16
+    words[Word.BASE], words[Word.COUNT], words[Word.PHASE] = 3, 1, Phase.RUNNING
+    # Item 0 was never written down; 3 stands in the log and, not yet counted there, in the outbox.
+    column = [7, 8, 9]
+    frames: Any = [
+        (results.INTS, 1, 3, 0, memoryview(array("q", column)).tobytes(), None),
+        (results.INTS, 3, 1, 0, memoryview(array("q", [9])).tobytes(), None),
+    ]
+    wreck = ledger.Wreck(4127, words, frames, "")
+    report = deaths.judge(ticket, wreck, RuntimeError("gone")).report
+    assert report is not None
+    batch = report.delivery.open()
+    assert (5, 10, [7, 8, 9]) == (report.count, batch.first, batch.values[1:4])
+    errors: Any = batch.errors
+    assert {0: (10, 0), 4: (14, 4)} == {at: (e.index, e.item) for at, e in errors.items()}
+
+
+NEW_SESSION = """
+import logging, numpy as np, ray, sharedtask
+from sharedtask import Shared, parallel, share
+from sharedtask.backends import registry
+
+def start():
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False,
+             logging_level=logging.ERROR, object_store_memory=100_000_000)
+
+@parallel
+def total(i, table: Shared[np.ndarray]): return float(table.sum())
+
+on_ray = total.with_options(backend="ray")
+table, handle = np.ones(20_000), share(np.ones(30_000))
+print(on_ray.map([0], table=table), on_ray.map([0], table=handle))  # on a Ray of ours
+ray.shutdown()
+start()
+print(registry.get("auto").name)
+print(on_ray.map([0], table=table), on_ray.map([0], table=handle))
+print(on_ray.map([0], table=np.full(20_000, 2.0)), on_ray.map([0], table=table))
+sharedtask.shutdown()
+print(ray.is_initialized())
+"""
+
+
+def test_another_session_is_another_connection(script: Start) -> None:
+    """After ray.shutdown() and ray.init() values are put anew, and the new Ray is the user's."""
+    ran = script(NEW_SESSION)
+    assert (0, "") == (ran.end(60), ran.err)
+    assert [
+        "[20000.0] [30000.0]",
+        "ray",
+        "[20000.0] [30000.0]",
+        "[40000.0] [20000.0]",
+        "True",
+    ] == ran.out.splitlines()
