@@ -17,6 +17,7 @@ from sharedtask import version as _version
 if TYPE_CHECKING:
     from sharedtask.annotations import CopyOnWrite as CopyOnWrite
     from sharedtask.annotations import Partitioned as Partitioned
+    from sharedtask.annotations import Reduced as Reduced
     from sharedtask.annotations import Shared as Shared
     from sharedtask.control import shutdown as shutdown
     from sharedtask.decorator import parallel as parallel
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from sharedtask.options import defaults as defaults
     from sharedtask.partitions import Partition as Partition
     from sharedtask.partitions import partition as partition
+    from sharedtask.reductions import Reduction as Reduction
     from sharedtask.sharing.arrays import array as array
     from sharedtask.sharing.arrays import empty as empty
     from sharedtask.sharing.arrays import zeros as zeros
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from sharedtask.task import Task as Task
 
 _MODULES = {
-    "annotations": ("CopyOnWrite", "Partitioned", "Shared"),
+    "annotations": ("CopyOnWrite", "Partitioned", "Reduced", "Shared"),
     "control": ("shutdown",),
     "decorator": ("parallel",),
     "errors": (
@@ -67,6 +69,7 @@ _MODULES = {
     "multi": ("multi_process",),
     "options": ("defaults",),
     "partitions": ("Partition", "partition"),
+    "reductions": ("Reduction",),
     "sharing.arrays": ("array", "empty", "zeros"),
     "sharing.cache": ("CacheInfo",),
     "sharing.handles": ("Handle", "share"),
@@ -89,6 +92,8 @@ __all__ = [
     "OverlapError",
     "Partition",
     "Partitioned",
+    "Reduced",
+    "Reduction",
     "SerializationError",
     "Shared",
     "SharedTaskError",

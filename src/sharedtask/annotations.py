@@ -3,7 +3,7 @@
 import enum
 from typing import Annotated, TypeVar
 
-__all__ = ["CopyOnWrite", "Partitioned", "Role", "Shared"]
+__all__ = ["CopyOnWrite", "Partitioned", "Reduced", "Role", "Shared"]
 
 T = TypeVar("T")
 
@@ -14,6 +14,13 @@ class Role(enum.Enum):
     SHARED = "shared"
     COPY_ON_WRITE = "copy_on_write"
     PARTITIONED = "partitioned"
+    REDUCED = "reduced"
+    LOCKED = "locked"
+
+    @property
+    def writes(self) -> bool:
+        """Whether what tasks write is for the caller to see."""
+        return self in (Role.PARTITIONED, Role.REDUCED, Role.LOCKED)
 
 
 # Plain assignments: type checkers see the bare T, and get_type_hints finds the marker. A ``type``
@@ -26,3 +33,6 @@ CopyOnWrite = Annotated[T, Role.COPY_ON_WRITE]
 
 Partitioned = Annotated[T, Role.PARTITIONED]
 """Writable in the task: the item's own block of the caller's array, and nothing else of it."""
+
+Reduced = Annotated[T, Role.REDUCED]
+"""In the task an array of its worker alone, to add to; all are combined into the caller's array."""

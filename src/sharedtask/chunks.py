@@ -112,9 +112,9 @@ class Chunker:
         """Items that are given out once more, together."""
         return Chunk(next(self._numbers), first, items)
 
-    def parts(self, first: int, items: Sequence[Any]) -> Iterator[Chunk]:
-        """Items that are given out once more, cut anew for all workers."""
-        size = self._fixed or -(-len(items) // self._workers)
+    def parts(self, first: int, items: Sequence[Any], singly: bool) -> Iterator[Chunk]:
+        """Items that are given out once more, cut anew for all workers, or one by one."""
+        size = 1 if singly else self._fixed or -(-len(items) // self._workers)
         for start in range(0, len(items), size):
             yield self.again(first + start, items[start : start + size])
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from sharedtask.options import OptionsDict
-    from sharedtask.spec import Kind, TaskSpec
+    from sharedtask.spec import Kind, Lists, TaskSpec
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,6 +30,8 @@ def parallel(
     shared: Sequence[str] = (),
     copy_on_write: Sequence[str] = (),
     partitioned: Sequence[str] = (),
+    locked: Sequence[str] = (),
+    reduced: Sequence[str] | Mapping[str, Any] = (),
     **options: Unpack[OptionsDict],
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def parallel(
@@ -39,6 +41,8 @@ def parallel(
     shared: Sequence[str] = (),
     copy_on_write: Sequence[str] = (),
     partitioned: Sequence[str] = (),
+    locked: Sequence[str] = (),
+    reduced: Sequence[str] | Mapping[str, Any] = (),
     **options: Any,
 ) -> Any:
     """Make a function a task that can be mapped over many items.
@@ -50,6 +54,9 @@ def parallel(
             item, as ``CopyOnWrite[T]`` says.
         partitioned: Names of parameters of which each item gets its own block, writable, as
             ``Partitioned[T]`` says.
+        locked: Names of parameters that tasks read and write under locks, as ``Locked[T]`` says.
+        reduced: Names of parameters that tasks add to, as ``Reduced[T]`` says; with what combines
+            them: ``{"best": "max"}``.
         **options: Defaults for this task: ``backend``, ``workers``, ``chunksize``, ``buffersize``,
             ``progress``, ``desc``, ``timeout`` (seconds per item), ``retries``, ``retry_on``,
             ``return_exceptions``, ``verify``, ``ray_options``.
@@ -72,7 +79,13 @@ def parallel(
         >>> norm.map(range(3), rows=np.eye(3))
         [1.0, 1.0, 1.0]
     """
-    lists = {"shared": shared, "copy_on_write": copy_on_write, "partitioned": partitioned}
+    lists: Lists = {
+        "shared": shared,
+        "copy_on_write": copy_on_write,
+        "partitioned": partitioned,
+        "locked": locked,
+        "reduced": reduced,
+    }
     if function is not None:
         return define(function, lists, options)
 
@@ -86,7 +99,7 @@ def parallel(
 
 def define(
     function: Callable[P, R],
-    lists: Mapping[str, Sequence[str]],
+    lists: Lists,
     options: Mapping[str, Any],
 ) -> Task[P, R]:
     """Make a task and check it, here and now."""
@@ -101,7 +114,7 @@ def define(
 
 def make_task(
     function: Callable[P, R],
-    lists: Mapping[str, Sequence[str]],
+    lists: Lists,
     options: Mapping[str, Any],
     spec: TaskSpec | None = None,
 ) -> Task[P, R]:

@@ -88,7 +88,8 @@ class OverlapError(SharedTaskError, ValueError):
         array = f"'{self.parameter}'" if self.parameter else "the array"
         return (
             f"{one}, and {other}, would write to the same elements of {array}."
-            " Cut blocks that do not overlap, or have each item return what it adds."
+            " Cut blocks that do not overlap. Or mark it Reduced, where all add to it, or Locked,"
+            " where they take turns."
         )
 
 

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from types import CellType, CodeType, FrameType, UnionType
 from typing import Annotated, Any, ForwardRef, NewType, Optional, TypeVar, Union
 
-from sharedtask.annotations import CopyOnWrite, Partitioned, Role, Shared
+from sharedtask.annotations import CopyOnWrite, Partitioned, Reduced, Role, Shared
 from sharedtask.partitions import Partition
+from sharedtask.reductions import Reduction
 
 __all__ = ["Choice", "Hint", "Names", "Placeholder", "read_hint"]
 
@@ -31,6 +32,8 @@ _KNOWN_WORDS: Mapping[str, object] = {
     "CopyOnWrite": CopyOnWrite,
     "Partitioned": Partitioned,
     "Partition": Partition,
+    "Reduced": Reduced,
+    "Reduction": Reduction,
     "Annotated": Annotated,
     "Optional": Optional,
     "Union": Union,
@@ -144,6 +147,9 @@ def _closure(function: object) -> dict[str, Any]:
     return names
 
 
+Rule = Partition | Reduction
+
+
 # --- reading ---------------------------------------------------------------------------------
 
 
@@ -163,13 +169,13 @@ class Hint:
         roles: The roles at its outside, in a union included; without doubles.
         nested: The roles inside its brackets, where they mean nothing.
         choices: The types it allows; a plain type is one choice, a union several.
-        rule: How an item names its block of a partitioned array, where it says that.
+        rule: What it says besides the role: how an item names its block, how tasks add up.
     """
 
     roles: frozenset[Role]
     nested: frozenset[Role]
     choices: tuple[Choice, ...]
-    rule: Partition | None
+    rule: Rule | None
 
 
 def read_hint(annotation: object, names: Names) -> Hint:
@@ -178,20 +184,20 @@ def read_hint(annotation: object, names: Names) -> Hint:
     Raises:
         Exception: A text in it cannot be evaluated at all; whatever evaluating it raised.
     """
-    marks: set[Any] = set()
+    marks: list[Any] = []
     choices = tuple(_choices(annotation, (), marks, names))
     nested = (role for choice in choices for role in _roles_inside(choice.type_))
-    rule = next((mark for mark in marks if isinstance(mark, Partition)), None)
-    roles = {Role.PARTITIONED if isinstance(mark, Partition) else mark for mark in marks}
+    rule = next((mark for mark in marks if not isinstance(mark, Role)), None)
+    roles = {mark if isinstance(mark, Role) else mark.role for mark in marks}
     return Hint(frozenset(roles), frozenset(nested), choices, rule)
 
 
 def _choices(
-    annotation: Any, metadata: tuple[Any, ...], marks: set[Any], names: Names
+    annotation: Any, metadata: tuple[Any, ...], marks: list[Any], names: Names
 ) -> Iterator[Choice]:
     """Yield the choices of an annotation and add the marks of ours on the way to ``marks``."""
     if typing.get_origin(annotation) is Annotated:
-        marks.update(each for each in annotation.__metadata__ if isinstance(each, _MARKS))
+        marks.extend(each for each in annotation.__metadata__ if isinstance(each, _MARKS))
         own = (each for each in annotation.__metadata__ if not isinstance(each, _MARKS))
         metadata = (*own, *metadata)
     inner = _wrapped(annotation, names)
@@ -201,7 +207,7 @@ def _choices(
         yield from _choices(each, metadata, marks, names)
 
 
-_MARKS = (Role, Partition)
+_MARKS = (Role, Partition, Reduction)
 
 
 def _wrapped(annotation: Any, names: Names) -> tuple[Any, ...]:

@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """What the ``count`` items from ``first`` on have added, by parameter."""
+
+    first: int
+    count: int
+    arrays: dict[str, Any]
+
+
 @dataclass(slots=True)
 class Batch:
     """Outcomes of consecutive items: ``values[k]`` or ``errors[k]`` belongs to ``first + k``."""
@@ -30,6 +39,7 @@ class Batch:
     first: int
     values: list[Any]
     errors: dict[int, BaseException] = field(default_factory=dict)
+    partial: Partial | None = None
 
 
 class Delivery(Protocol):

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from types import EllipsisType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from sharedtask.annotations import Role
 from sharedtask.errors import (
     ArgumentError,
     DefinitionError,
@@ -54,6 +55,8 @@ class Partition:
         by: An attribute of the item (dots reach further: "tile.rows"), an element of it (an int),
             or a function of it. None: the item is the index itself.
     """
+
+    role: ClassVar[Role] = Role.PARTITIONED
 
     by: str | int | Callable[[Any], Any] | None = None
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterable, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import Parameter, Signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from sharedtask import partitions
 from sharedtask.annotations import Role
-from sharedtask.backends.base import Blocks, Call, SharedValue
+from sharedtask.backends.base import Blocks, Call, SharedValue, Total
 from sharedtask.errors import ArgumentError
 from sharedtask.options import OPTION_NAMES, OTHER_SPELLINGS, Options
 from sharedtask.partitions import Partition
+from sharedtask.reductions import Reduction, operation
 from sharedtask.sharing.handles import Handle
 from sharedtask.spec import TaskSpec, refuse_unshareable
 from sharedtask.wording import did_you_mean
@@ -71,6 +72,8 @@ def plan_map(
     if Role.PARTITIONED in target.spec.roles.values():
         items = list(items)  # no two blocks may overlap: all must be known before one is written
     call = plan_call(target, args, kwargs, options, star=star, items=items)
+    if call.block is not None:
+        options = replace(options, chunksize=call.block)
     return Plan(call, items, len(items) if isinstance(items, Sized) else None, options, streams)
 
 
@@ -91,6 +94,9 @@ def plan_call(
         for name, role in spec.roles.items()
         if name in values and not values.leaves_out(name, role)
     }
+    totals = plan_totals(spec, shared)
+    stops = not options.return_exceptions and not options.retries
+    ordered = any(rule.deterministic for rule in _reductions(spec, totals).values())
     return Call(
         task=spec.name,
         function=target.function,
@@ -100,12 +106,15 @@ def plan_call(
         shared=shared,
         bound_name=spec.bound,
         blocks=plan_blocks(spec, shared, items, star=star),
+        totals=totals,
+        itemwise=bool(totals) and (ordered or not stops),
+        block=_block_length(items, options) if ordered else None,
         star=star,
         timeout=options.timeout,
         workers=options.workers,
         verify=options.verify == "content",
-        stops=not options.return_exceptions and not options.retries,
-        splits=options.chunksize == "auto",
+        stops=stops,
+        splits=options.chunksize == "auto" and not ordered,
         ray_options=options.ray_options or {},
     )
 
@@ -122,14 +131,47 @@ def plan_blocks(
     found = {}
     for name, value in shared.items():
         if value.role is Role.PARTITIONED:
-            by = spec.rules.get(name, Partition()).by
-            array: Any = value.value
+            rule: Any = spec.rules.get(name, Partition())
+            by, array = rule.by, value.value
             partitions.check_base(array, name)
             _refuse_other_use(spec.name, name, array, shared)
             indices = partitions.indices_of(_named_by(items, by, star=star), by)
             partitions.check_overlap(array, indices, "item {}".format, name)
             found[name] = Blocks(array, by, indices)
     return found
+
+
+def plan_totals(spec: TaskSpec, shared: Mapping[str, SharedValue]) -> dict[str, Total]:
+    """Find out how what the tasks add is combined into each array.
+
+    Raises:
+        ArgumentError: A value is no array that can be added to, or the operation does not fit it.
+    """
+    totals = {name: value.value for name, value in shared.items() if value.role is Role.REDUCED}
+    for name, array in totals.items():
+        partitions.check_base(array, name)
+    rules = _reductions(spec, totals)
+    return {
+        name: Total(array, operation(rules[name], array, name)) for name, array in totals.items()
+    }
+
+
+def _reductions(spec: TaskSpec, names: Iterable[str]) -> dict[str, Reduction]:
+    return {name: cast("Reduction", spec.rules.get(name, Reduction())) for name in names}
+
+
+def _block_length(items: Iterable[Any], options: Options) -> int:
+    """How many items are combined first: by nothing but their number, and what the user says."""
+    if options.chunksize != "auto":
+        length = int(options.chunksize)
+    elif isinstance(items, Sized):
+        length = min(max(-(-len(items) // _BLOCKS), 1), _LONGEST_BLOCK)
+    else:
+        length = _BLOCKS
+    return min(length, options.buffersize or length)
+
+
+_BLOCKS, _LONGEST_BLOCK = 64, 4096
 
 
 def _share_memory(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
@@ -265,7 +307,7 @@ class _Arguments:
 
     def leaves_out(self, name: str, role: Role) -> bool:
         """Whether there is no array to write, which a default or ``| None`` may allow."""
-        if role is not Role.PARTITIONED or self.kwargs.get(name, self) is not None:
+        if not role.writes or self.kwargs.get(name, self) is not None:
             return False
         self._spec.check_value(name, None)
         return True

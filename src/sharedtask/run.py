@@ -101,7 +101,8 @@ class Run:
         # must see to the workers meanwhile.
         self._leaves = plan.streams or self._chunker.is_lazy
         self._streams = plan.streams
-        self._has_blocks = bool(plan.call.blocks)
+        self._accepts = bool(plan.call.blocks or plan.call.totals)
+        self._block = plan.call.block
         self.taken = 0  # items whose results the caller has
 
     # ------------------------------------------------------------------- the backend's side
@@ -134,6 +135,11 @@ class Run:
                 raise error
             finally:
                 del error
+
+    def finish(self) -> None:
+        """The run has come to its end without an error."""
+        if not self._stopped:
+            self._session.finish()
 
     @property
     def failed_at(self) -> int | None:
@@ -184,7 +190,10 @@ class Run:
             if not self._streams:
                 return None
             size = self._limit * self._chunker.last
-        return size - (self._chunker.given - self.taken)
+        room = size - (self._chunker.given - self.taken)
+        if self._block is None:
+            return room
+        return self._block if room > 0 else 0  # no block is cut
 
     def _submit(self, chunk: Chunk) -> None:
         self._open[chunk.number] = _Open(chunk)
@@ -211,7 +220,7 @@ class Run:
             return None if self._stopped else []
         state = self._open[report.chunk]
         batch = report.delivery.open()
-        if self._has_blocks:
+        if self._accepts:
             self._session.accept(batch)
         state.covered += report.count
         if report.finished:
@@ -230,7 +239,8 @@ class Run:
         """What a worker had not begun, because it died or had too much, is begun elsewhere."""
         chunk, covered = state.chunk, state.covered
         if covered < len(chunk.items) and self._failure is None:
-            for part in self._chunker.parts(chunk.first + covered, chunk.items[covered:]):
+            singly = self._block is not None and covered > 0
+            for part in self._chunker.parts(chunk.first + covered, chunk.items[covered:], singly):
                 self._submit(part)
 
     def _pieces(self, batch: Batch, chunk: Chunk) -> list[Piece]:
@@ -287,6 +297,7 @@ def collect(run: Run, total: int | None) -> list[Any]:
                 run.taken += len(piece.values)
                 end = max(end, stop)
         run.raise_failure()
+        run.finish()
     finally:
         run.close()
     del results[end:]
@@ -310,6 +321,7 @@ def in_order(start: Callable[[], Run]) -> Generator[Any, None, None]:
             if run.failed_at == turn:
                 break
         run.raise_failure()
+        run.finish()
     finally:
         run.close()
 
@@ -324,6 +336,7 @@ def as_completed(start: Callable[[], Run]) -> Generator[Any, None, None]:
                     run.taken += 1
                     yield value
         run.raise_failure()
+        run.finish()
     finally:
         run.close()
 
@@ -400,6 +413,7 @@ class Submission:
             self._session.submit(Chunk(1, 0, [self._item]))
             return
         session, self._session = self._session, _OVER
+        error = error or self._finished(session)
         session.close()
         self.future.session = None
         if self.future.calls_back:
@@ -408,6 +422,14 @@ class Submission:
             resolvers.put(lambda: self._resolve(batch.values[0], error))
         else:
             self._resolve(batch.values[0], error)
+
+    def _finished(self, session: Session) -> BaseException | None:
+        """Complete the caller's totals, by a function that may be the user's."""
+        try:
+            session.finish()
+        except BaseException as error:  # noqa: BLE001  it becomes the outcome of the future
+            return error
+        return None
 
     def _resolve(self, value: Any, error: BaseException | None) -> None:
         if error is None:

@@ -18,14 +18,16 @@ from typing import Any, Literal, TypeAlias, cast
 from sharedtask.annotations import Role
 from sharedtask.checks import Check, build_check
 from sharedtask.errors import ArgumentError, DefinitionError, UnshareableError
-from sharedtask.hints import Hint, Names, read_hint
-from sharedtask.partitions import Partition
+from sharedtask.hints import Hint, Names, Rule, read_hint
+from sharedtask.reductions import Reduction
 from sharedtask.unshareable import cure_for_type, cure_for_value
 from sharedtask.wording import did_you_mean
 
-__all__ = ["Kind", "TaskSpec", "build_spec", "refuse_unshareable"]
+__all__ = ["Kind", "Lists", "TaskSpec", "build_spec", "refuse_unshareable"]
 
 Kind: TypeAlias = Literal["function", "static", "class"]
+# What the decorator was told: names of parameters by role, some with a rule of their own.
+Lists: TypeAlias = Mapping[str, Sequence[str] | Mapping[str, Any]]
 
 _POSITIONAL = (
     Parameter.POSITIONAL_ONLY,
@@ -38,6 +40,8 @@ _WORDS = {
     Role.SHARED: "Shared",
     Role.COPY_ON_WRITE: "CopyOnWrite",
     Role.PARTITIONED: "Partitioned",
+    Role.REDUCED: "Reduced",
+    Role.LOCKED: "Locked",
 }
 
 
@@ -53,7 +57,7 @@ class TaskSpec:
         roles: Role of every shared parameter; a name may come through ``**kwargs``.
         accepts_kwargs: Whether the function has a ``**kwargs``.
         checks: Check of every shared parameter whose annotation says what its value must be.
-        rules: How the items of partitioned parameters name their blocks, where that is declared.
+        rules: What is declared besides the roles: how items name their blocks, how tasks add up.
     """
 
     name: str
@@ -63,7 +67,7 @@ class TaskSpec:
     roles: Mapping[str, Role]
     accepts_kwargs: bool
     checks: Mapping[str, Check]
-    rules: Mapping[str, Partition]
+    rules: Mapping[str, Rule]
 
     @property
     def shown(self) -> str:
@@ -104,7 +108,7 @@ def build_spec(
     function: Callable[..., Any],
     *,
     kind: Kind = "function",
-    **lists: Sequence[str],
+    **lists: Sequence[str] | Mapping[str, Any],
 ) -> TaskSpec:
     """Read and check a function that is to become a task.
 
@@ -112,7 +116,8 @@ def build_spec(
         function: The function itself, taken out of ``staticmethod`` or ``classmethod``.
         kind: What the function was taken out of; whether a "function" is a method is seen from its
             qualified name and from ``self`` or ``cls``.
-        **lists: Names of parameters by role, as the decorator's keywords give them.
+        **lists: Names of parameters by role, as the decorator's keywords give them; those that are
+            reduced may come with what combines them.
 
     Raises:
         DefinitionError: The function cannot be a task, or a parameter cannot be shared as asked.
@@ -131,7 +136,7 @@ def build_spec(
         roles=MappingProxyType(roles),
         accepts_kwargs=draft.accepts_kwargs,
         checks=MappingProxyType(draft.checks(roles)),
-        rules=MappingProxyType(draft.rules()),
+        rules=MappingProxyType(draft.rules(lists.get(Role.REDUCED.value, ()))),
     )
 
 
@@ -255,7 +260,7 @@ class _Draft:
             reason = f"{type(error).__name__}: {error}"
         raise self.error(f"the annotation {annotation!r} of '{name}' cannot be read ({reason}).")
 
-    def listed_roles(self, lists: Mapping[Role, Sequence[str]]) -> dict[str, Role]:
+    def listed_roles(self, lists: Mapping[Role, Iterable[str]]) -> dict[str, Role]:
         """Return the roles that the decorator's lists give, each name known and given once."""
         roles: dict[str, Role] = {}
         for role, given in lists.items():
@@ -341,9 +346,20 @@ class _Draft:
 
     # --- checks ---
 
-    def rules(self) -> dict[str, Partition]:
-        """Return how items name their blocks, where an annotation says it."""
-        return {name: hint.rule for name, hint in self.hints.items() if hint.rule is not None}
+    def rules(self, reduced: Iterable[str] | Mapping[str, Any]) -> dict[str, Rule]:
+        """Return how items name their blocks and how tasks add up, where that is declared."""
+        annotated = {name: hint.rule for name, hint in self.hints.items() if hint.rule is not None}
+        given = reduced if isinstance(reduced, Mapping) else {}
+        for name in given:
+            if name in annotated:
+                raise self.error(
+                    f"how '{name}' is reduced stands in its annotation and in reduced=;"
+                    " say it once."
+                )
+        listed = {
+            name: op if isinstance(op, Reduction) else Reduction(op) for name, op in given.items()
+        }
+        return {**annotated, **listed}
 
     def checks(self, roles: Iterable[str]) -> dict[str, Check]:
         """Build the checks of the shared parameters that are annotated."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from sharedtask.backends.base import Share
     from sharedtask.options import OptionsDict
-    from sharedtask.spec import TaskSpec
+    from sharedtask.spec import Lists, TaskSpec
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -479,7 +479,7 @@ def _with_options(task: Task[..., Any], options: Mapping[str, Any]) -> Task[...,
 
 def rebuild(
     wrapped: Callable[..., Any],
-    lists: Mapping[str, Sequence[str]],
+    lists: Lists,
     options: Mapping[str, Any],
 ) -> Task[..., Any]:
     """Make a task again from its parts; its signature is read when it is first asked for.

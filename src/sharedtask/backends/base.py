@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from sharedtask.annotations import Role
     from sharedtask.outcomes import Batch, Report
+    from sharedtask.reductions import Operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,14 @@ class Blocks:
 
 
 @dataclass(frozen=True, slots=True)
+class Total:
+    """An array of the caller into which what the tasks add is combined at the end."""
+
+    array: npt.NDArray[Any]
+    operation: Operation
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One call of a task: ``function(*bound, item, *args, **kwargs, **shared)`` for every item.
 
@@ -53,6 +62,10 @@ class Call:
     With ``stops`` no further item of a chunk is begun after one that raised; with ``splits`` a
     chunk may be ended early, so that idle workers get the rest. ``workers`` is None where the
     backend shall decide; ``ray_options`` are for Ray alone.
+
+    ``totals`` are the arrays that tasks add to. With ``itemwise`` each item adds to an array of its
+    own, so that one that fails adds nothing. Where the order of the items counts, ``block`` of them
+    travel and are combined together.
     """
 
     task: str
@@ -63,6 +76,9 @@ class Call:
     shared: Mapping[str, SharedValue]
     bound_name: str | None
     blocks: Mapping[str, Blocks]
+    totals: Mapping[str, Total]
+    itemwise: bool
+    block: int | None
     star: bool
     timeout: float | None
     workers: int | None
@@ -151,10 +167,13 @@ class Session(ABC):
         """Have the thread in ``wait`` look at the queue again."""
 
     def accept(self, batch: Batch) -> None:
-        """Called with results of a call that has blocks, by the thread that asked for them.
+        """Called with results of a call whose tasks write, by the thread that asked for them.
 
         The caller's arrays hold the blocks of these items when it returns.
         """
+
+    def finish(self) -> None:
+        """Called at the end of a call that succeeded: the caller's totals are complete then."""
 
     @abstractmethod
     def close(self) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sharedtask import inside, interrupts, partitions
 from sharedtask.annotations import Role
 from sharedtask.backends.base import Backend, Call, Chunk, Crew, Session, SharedValue, Sink
+from sharedtask.backends.work.totals import Accumulator, Form, Gathering, result_of
 from sharedtask.errors import ClosedError, SharedTaskError, TaskTimeoutError
 from sharedtask.options import available_cpus
 from sharedtask.outcomes import Batch, Known, Report, contained, readonly_advice
@@ -25,7 +26,7 @@ from sharedtask.sharing.culprit import unshareable
 from sharedtask.sharing.handles import Handle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 
 class _LocalBackend(Backend):
@@ -74,12 +75,14 @@ class _LocalSession(Session):
         self._call = call
         self._sink = sink
         self._twins = [
-            _twin(call, name, value)
-            for name, value in call.shared.items()
-            if name not in call.blocks  # the caller's own array is written
+            _twin(call, name, value) for name, value in call.shared.items() if not value.role.writes
         ]
         self._readonly = [t.name for t in self._twins if not t.private]
         self._values = {t.name: t.value() for t in self._twins if not t.private}
+        self._forms = {
+            name: Form.of(total, itemwise=call.itemwise) for name, total in call.totals.items()
+        }
+        self._gathering = Gathering.of(call)
         self._closed = False
 
     def submit(self, chunk: Chunk) -> None:
@@ -89,11 +92,14 @@ class _LocalSession(Session):
     def _run(self, chunk: Chunk) -> None:
         call, began, interrupted = self._call, time.monotonic(), interrupts.count()
         batch = Batch(chunk.first, [])
+        accumulators = {name: Accumulator(form) for name, form in self._forms.items()}
+        for accumulator in accumulators.values():
+            accumulator.enter(0, chunk.number)
         for offset, item in enumerate(chunk.items):
             if self._closed:
                 break
             try:
-                value, error = self._run_one(item, chunk.first + offset), None
+                value, error = self._run_one(item, chunk.first + offset, accumulators), None
             except BaseException as raised:
                 if interrupts.is_real(raised, interrupted):
                     raise
@@ -104,14 +110,16 @@ class _LocalSession(Session):
                 batch.errors[offset] = error
                 if call.stops:
                     break
+        batch.partial = result_of(accumulators, chunk.first, len(batch.values))
         seconds = time.monotonic() - began
         self._sink.report(
             Report(chunk.number, Known(batch), len(batch.values), finished=True, seconds=seconds)
         )
 
-    def _run_one(self, item: Any, index: int) -> Any:
+    def _run_one(self, item: Any, index: int, accumulators: Mapping[str, Accumulator]) -> Any:
         call, began = self._call, time.monotonic()
         shared = self._shared(index)
+        shared.update((name, accumulator.lend()) for name, accumulator in accumulators.items())
         bound = call.bound
         if call.bound_name in shared:
             bound = (shared.pop(call.bound_name),)
@@ -120,6 +128,8 @@ class _LocalSession(Session):
         # A task in this process cannot be ended from outside; it can be told afterwards.
         if call.timeout is not None and time.monotonic() - began > call.timeout:
             raise TaskTimeoutError(call.task, index, item, call.timeout)
+        for accumulator in accumulators.values():
+            accumulator.keep(index)
         return value
 
     def _shared(self, index: int) -> dict[str, Any]:
@@ -129,6 +139,12 @@ class _LocalSession(Session):
             for name, blocks in self._call.blocks.items()
         }
         return {**self._values, **own, **blocks}
+
+    def accept(self, batch: Batch) -> None:
+        self._gathering.add(batch.partial)
+
+    def finish(self) -> None:
+        self._gathering.finish()
 
     def close(self) -> None:
         self._closed = True

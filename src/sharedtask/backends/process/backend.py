@@ -26,6 +26,7 @@ from sharedtask.sharing.handles import bells, uses
 
 from . import tickets
 from .links import working_directory
+from .places import Places
 from .pool import Pool
 from .tickets import OpenCall
 
@@ -122,7 +123,8 @@ class _ProcessSession(Session):
         workers = call.workers or cpus
         self.crew = Crew(workers, cpus)
         self._working = {name: _working(call, name) for name in call.blocks}
-        leases = lease_all(cache, call, lambda name: self._working[name].lender())
+        self._places = Places(call, workers)
+        leases = lease_all(cache, call, self._lend)
         try:
             constants = packing.pack_constants(call, _pack_frozen)
         except BaseException:
@@ -144,7 +146,12 @@ class _ProcessSession(Session):
             call.splits,
             call.function,
             sink,
+            self._places,
         )
+
+    def _lend(self, name: str) -> Any:
+        working = self._working.get(name)
+        return self._places.accumulator(name) if working is None else working.lender()
 
     def submit(self, chunk: Chunk) -> None:
         try:
@@ -168,6 +175,9 @@ class _ProcessSession(Session):
     def accept(self, batch: Batch) -> None:
         for working in self._working.values():
             working.accept(batch)
+
+    def finish(self) -> None:
+        self._places.finish()
 
     def close(self) -> None:
         call = self._call

@@ -239,7 +239,7 @@ class Pool:
         ticket.slot = worker.free_slot()
         worker.prepare(ticket.slot)
         worker.tickets.append(ticket)
-        call.users[worker.serial] += 1
+        call.enter(worker.serial, ticket)
         self._write(worker, ticket.frame())
 
     def _attach(self, worker: WorkerLink, publication: Publication, *, private: bool) -> None:
@@ -273,7 +273,7 @@ class Pool:
         call = ticket.call
         if worker is not None:
             worker.tickets.remove(ticket)
-            call.leave(worker.serial)
+            call.leave(worker.serial, ticket)
         ticket.parcel.close()
         call.pending -= 1
         if call.closed and not call.pending:
@@ -387,6 +387,7 @@ class Pool:
             if finished:
                 self._stillborn = 0
                 call.note(frame.elapsed / 1e9)
+                call.places.note(worker.serial, ticket)
                 self._done(ticket, worker)
                 self._forget_given_up(ticket)
                 self._refill(worker)
@@ -567,7 +568,7 @@ class Pool:
             self._forget_given_up(ticket)
 
     def _taken_back(self, worker: WorkerLink, ticket: Ticket) -> Ticket:
-        ticket.call.leave(worker.serial)
+        ticket.call.leave(worker.serial, ticket)
         worker.tickets.remove(ticket)
         return ticket
 
@@ -584,6 +585,7 @@ class Pool:
         if saved is not None:
             ticket.received = words[Word.BASE] + words[Word.COUNT]
             yield call, saved
+        call.places.bury(worker.serial, ticket)
         if ticket.received < len(ticket.chunk.items):
             yield call, ticket.failed(self._death(worker, ticket, _WHILE.get(phase, "")))
         else:

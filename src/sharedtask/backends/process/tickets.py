@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from sharedtask.sharing.payload import Payload
     from sharedtask.sharing.publication import Publication
 
+    from .places import Places
+
 _numbers = itertools.count(1)
 
 
@@ -38,6 +40,7 @@ class OpenCall:
     splits: bool  # chunks may be cut anew
     function: Callable[..., Any]
     sink: Sink
+    places: Places
     users: Counter[int] = field(default_factory=Counter)  # serial of worker -> chunks it has
     pending: int = 0  # chunks in the queue and in workers
     seconds: float | None = None  # how long a chunk takes, smoothed
@@ -48,8 +51,14 @@ class OpenCall:
         """Remember how long a chunk took."""
         self.seconds = seconds if self.seconds is None else (self.seconds + seconds) / 2
 
-    def leave(self, serial: int) -> None:
+    def enter(self, serial: int, ticket: Ticket) -> None:
+        """A worker gets a chunk of this call."""
+        self.users[serial] += 1
+        ticket.place = self.places.enter(serial, ticket)
+
+    def leave(self, serial: int, ticket: Ticket) -> None:
         """A worker has one chunk of this call less."""
+        self.places.leave(serial, ticket)
         self.users[serial] -= 1
         if not self.users[serial]:
             del self.users[serial]
@@ -75,6 +84,7 @@ class Ticket:
     number: int = field(default_factory=lambda: next(_numbers))
     received: int = 0
     slot: int = 0
+    place: int = 0  # where it adds up
     cancelled: bool = False
     kill_at: float | None = None
 
@@ -87,7 +97,7 @@ class Ticket:
         """The chunk as a message."""
         fds = tuple(p.fd for p in (self.call.constants, self.parcel) if p.fd is not None)
         head = self.call.head
-        prefix = calls.PREFIX.pack(self.mode, self.slot, len(head))
+        prefix = calls.PREFIX.pack(self.mode, self.slot, self.place, len(head))
         return Frame(
             Kind.CHUNK,
             chunk=self.number,

@@ -111,7 +111,7 @@ class _Worker:
 
     def _run(self, frame: Frame) -> None:
         body = memoryview(frame.body)
-        mode, slot, length = calls.PREFIX.unpack_from(body)
+        mode, note, place, length = calls.PREFIX.unpack_from(body)
         body = body[calls.PREFIX.size :]
         job = Job(
             frame.chunk,
@@ -121,7 +121,8 @@ class _Worker:
             bytes(body[:length]),
             body[length:],
             iter(frame.fds),
-            functools.partial(self._heed, Word.NOTE + slot, [self._words[Word.NOTE + slot]]),
+            functools.partial(self._heed, Word.NOTE + note, [self._words[Word.NOTE + note]]),
+            place,
         )
         try:
             if not self._runner.run(job):

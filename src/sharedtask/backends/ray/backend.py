@@ -18,6 +18,7 @@ from sharedtask.backends.base import Backend, Call, Chunk, Crew, Session, Sink
 from sharedtask.backends.work import packing, parcels
 from sharedtask.backends.work.leasing import head_of, lease_all
 from sharedtask.backends.work.lending import ByCopy, accept_returned
+from sharedtask.backends.work.totals import Accumulator, Form, Gathering
 from sharedtask.sharing import codec, functions
 from sharedtask.sharing.cache import Lease, ShareCache
 from sharedtask.sharing.handles import Handle, uses
@@ -176,6 +177,10 @@ class _RaySession(Session):
         self.crew = Crew(call.workers or cpus, cpus, _OVERHEAD_SECONDS, _LARGEST_CHUNK)
         self._dispatcher, self._runtime = connection.dispatcher, connection.runtime
         self._blocks = call.blocks
+        self._forms = {
+            name: Form.of(total, itemwise=call.itemwise) for name, total in call.totals.items()
+        }
+        self._gathering = Gathering.of(call)
         leases = lease_all(
             connection.cache, call, self._lend, connection.lease_handle, connection.encode
         )
@@ -208,20 +213,28 @@ class _RaySession(Session):
             head,
             constants,
             leases,
-            _encoders(call, leases, connection),
+            _encoders(call, leases, connection, self._lend),
             limit,
             lambda: frozenset(node["NodeID"] for node in capacity.nodes()),
             call.timeout,
             call.splits,
+            bool(call.totals),
+            call.stops,
             sink,
         )
 
-    def _lend(self, name: str) -> ByCopy:
+    def _lend(self, name: str) -> Any:
+        if name in self._forms:
+            return Accumulator(self._forms[name])
         blocks = self._blocks[name]
         return ByCopy(blocks.array, blocks.by)
 
     def accept(self, batch: Batch) -> None:
         accept_returned(self._blocks, batch)
+        self._gathering.add(batch.partial)
+
+    def finish(self) -> None:
+        self._gathering.finish()
 
     def submit(self, chunk: Chunk) -> None:
         try:
@@ -265,13 +278,15 @@ class _RaySession(Session):
             self._call.leases.release()
 
 
-def _encoders(call: Call, leases: Any, connection: Connection) -> dict[int, Callable[[], Payload]]:
+def _encoders(
+    call: Call, leases: Any, connection: Connection, lend: Callable[[str], Any]
+) -> dict[int, Callable[[], Payload]]:
     """How to make each payload again, should Ray lose it."""
 
     def encoder(name: str) -> Callable[[], Payload]:
-        value, blocks = call.shared[name].value, call.blocks.get(name)
-        if blocks is not None:  # what came back since is in blocks that nobody reads again
-            return lambda: codec.encode(ByCopy(blocks.array, blocks.by))
+        value = call.shared[name].value
+        if call.shared[name].role.writes:  # blocks that came back since are not read again
+            return lambda: codec.encode(lend(name))
         if isinstance(value, Handle):
             return value.publication.payload
         return lambda: connection.encode(value)

@@ -219,7 +219,12 @@ class _Bench:
                 faulthandler.cancel_dump_traceback_later()
             self._put_away()
             self.used = time.monotonic()
-        return Answer(RAN if ran else UNREADABLE, self._way.frames, self._name)
+        status = RAN if ran else UNREADABLE
+        return Answer(status, self._way.frames, self._name, added=self._added(message.first))
+
+    def _added(self, first: int) -> Box | None:
+        partial = self._runner.take_partial(first)
+        return None if partial is None else Box(codec.encode(partial))
 
     def _receive(self, message: Message, boxes: tuple[Opened, ...]) -> bool:
         """Take what came along; False where a value did not, and is not here."""

@@ -113,9 +113,12 @@ def judge(ticket: Ticket, wreck: Wreck, error: BaseException) -> Verdict:
         return Verdict(_all_died(ticket, wreck, _WHILE[phase], str(error)))
     if phase == Phase.UNPACKING and ticket.mode != calls.EACH and len(ticket.chunk.items) > 1:
         return Verdict(again=True, each=True)
-    kept = {at for frame in wreck.frames for at in range(frame[1], frame[1] + frame[2])}
     done = wreck.words[Word.BASE] + wreck.words[Word.COUNT]
     begun = min(done + (phase != Phase.IDLE), len(ticket.chunk.items))
+    fails_anyway = ticket.call.stops and begun > done
+    # Results without what their items have added, which died with the worker, are none.
+    frames = [] if ticket.call.adds and not fails_anyway else wreck.frames
+    kept = {at for frame in frames for at in range(frame[1], frame[1] + frame[2])}
     # A large result travels with the answer alone, and is lost where that never came.
     errors = {
         at: _died(ticket, at, wreck, _LOST_RESULT, str(error))
@@ -126,7 +129,7 @@ def judge(ticket: Ticket, wreck: Wreck, error: BaseException) -> Verdict:
         errors[done] = _late(ticket, done, wreck) or _died(
             ticket, done, wreck, _WHILE.get(phase, ""), str(error)
         )
-    return Verdict(ticket.partly_arrived(wreck.frames, begun, errors))
+    return Verdict(ticket.partly_arrived(frames, begun, errors))
 
 
 def _late(ticket: Ticket, position: int, wreck: Wreck) -> BaseException | None:

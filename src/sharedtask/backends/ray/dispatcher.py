@@ -188,7 +188,7 @@ class Dispatcher:
             if call.sink.only_notes and future.exception() is None:
                 answer = Answer.load(future.result())
                 if answer.status == RAN and not call.closed:
-                    call.report(ticket.arrived(answer.frames))
+                    call.report(ticket.arrived(answer))
         finally:  # Ray would only log an error of ours, and the dispatcher wait for ever
             self._inbox.put(lambda: self._answered(ticket.number, future))
 
@@ -227,7 +227,8 @@ class Dispatcher:
             self._failed(ticket, error)
 
     def _take(self, ticket: Ticket, answer: Any) -> None:
-        status, frames, worker, text = Answer.load(answer)
+        loaded = Answer.load(answer)
+        status, worker = loaded.status, loaded.worker
         if status == MISSING:
             self._holders.note_missing(worker, ticket.arguments)
         elif worker:
@@ -239,9 +240,9 @@ class Dispatcher:
         elif status == MISSING:
             self._queue.appendleft(ticket.with_values())
         elif status == OTHER_VERSION:
-            self._fail(ticket, BackendUnavailableError(_other_version(text)))
+            self._fail(ticket, BackendUnavailableError(_other_version(loaded.text)))
         else:
-            ticket.call.report(ticket.arrived(frames))
+            ticket.call.report(ticket.arrived(loaded))
 
     def _failed(self, ticket: Ticket, error: BaseException) -> None:
         """The task did not return: whatever takes time is looked into by another thread."""

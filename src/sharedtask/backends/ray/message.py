@@ -52,17 +52,18 @@ Frame: TypeAlias = tuple[int, int, int, int, bytes, Any]
 
 
 class Answer(NamedTuple):
-    """What a worker returns for a chunk; ``worker`` is its name."""
+    """What a worker returns for a chunk; ``worker`` is its name, ``added`` a box: see totals.py."""
 
     status: str
     frames: list[Frame]
     worker: str = ""
     text: str = ""
+    added: Any = None
 
     def dump(self) -> Any:
-        """As bytes where no large result is among them."""
+        """As bytes where nothing large is in it."""
         fields: Any = tuple(self)
-        if any(frame[5] is not None for frame in self.frames):
+        if self.added is not None or any(frame[5] is not None for frame in self.frames):
             return fields
         return marshal.dumps(fields)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends.work import packing, parcels, results
 from sharedtask.outcomes import Batch, Known, Report
+from sharedtask.sharing import codec
 from sharedtask.sharing.stores import BytesStore
 from sharedtask.version import VERSION
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from sharedtask.backends.work.parcels import Parcel
     from sharedtask.sharing.payload import Payload
 
-    from .message import Frame
+    from .box import Opened
+    from .message import Answer, Frame
     from .runtime import Runtime
 
 _numbers = itertools.count(1)
@@ -64,6 +66,8 @@ class OpenCall:
     alive_nodes: Callable[[], frozenset[str]]
     timeout: float | None
     splits: bool
+    adds: bool  # what a chunk adds up comes with its answer, or is lost
+    stops: bool
     sink: Sink
     closed: bool = False
     open_chunks: set[int] = field(default_factory=set)
@@ -162,16 +166,17 @@ class Ticket:
         batch = Batch(self.chunk.first, [None] * count, dict.fromkeys(range(count), error))
         return Report(self.chunk.number, Known(batch), count, finished=True)
 
-    def arrived(self, frames: list[Frame]) -> Report:
+    def arrived(self, answer: Answer) -> Report:
         """A report of results."""
-        return self.partly_arrived(frames, sum(frame[2] for frame in frames), {})
+        count = sum(frame[2] for frame in answer.frames)
+        return self.partly_arrived(answer.frames, count, {}, answer.added)
 
     def partly_arrived(
-        self, frames: list[Frame], count: int, errors: dict[int, BaseException]
+        self, frames: list[Frame], count: int, errors: dict[int, BaseException], added: Any = None
     ) -> Report:
         """A report of ``count`` items: results, and errors at the positions that have none."""
         seconds = sum(frame[3] for frame in frames) / 1e9
-        delivery = Arrived(frames, self.chunk.first, count, self.call.task, errors)
+        delivery = Arrived(frames, self.chunk.first, count, self.call.task, errors, added)
         return Report(self.chunk.number, delivery, count, finished=True, seconds=seconds)
 
 
@@ -184,6 +189,7 @@ class Arrived:
     count: int
     task: str
     errors: dict[int, BaseException]
+    added: Opened | None
 
     def open(self) -> Batch:
         """Decode them in the thread that asked for them, each to its place."""
@@ -193,6 +199,8 @@ class Arrived:
             part = results.load_batch(mode, data, items, self.first + first, self.task, beside)
             whole.errors.update({first + k: error for k, error in part.errors.items()})
             whole.values[first : first + items] = part.values
+        if self.added is not None:
+            whole.partial = codec.decode(*self.added)
         return whole
 
     def discard(self) -> None:

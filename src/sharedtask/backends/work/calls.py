@@ -13,7 +13,7 @@ from sharedtask.sharing import codec
 
 from . import parcels
 
-PREFIX = struct.Struct("<BBI")
+PREFIX = struct.Struct("<BBHI")
 # How the items of a chunk are written, the first byte of its body.
 SCALARS, TOGETHER, EACH = 0, 1, 2
 

@@ -17,6 +17,8 @@ from .lending import WithBlocks
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from .adding import Adders
+
 
 def constants(
     head: calls.CallHead, data: memoryview, beside: Iterator[Any]
@@ -75,7 +77,8 @@ def unreadable(head: calls.CallHead, index: int, error: BaseException) -> Serial
 class Caller:
     """How the function is called for an item.
 
-    ``renew`` makes what each item gets of its own; ``returns`` names the blocks that go back.
+    ``renew`` makes what each item gets of its own; ``returns`` names the blocks that go back;
+    ``adders`` have what the items add to.
     """
 
     head: calls.CallHead
@@ -83,6 +86,7 @@ class Caller:
     constants: calls.Constants
     renew: Callable[[Any], dict[str, Any]] | None
     returns: tuple[str, ...]
+    adders: Adders | None
     items: memoryview
 
     @property
@@ -115,5 +119,10 @@ class Caller:
         if self.head.bound_name in own:
             bound = (own.pop(self.head.bound_name),)
         items = item if self.head.star else (item,)
+        adders = self.adders
+        if adders is not None:
+            own.update(adders.lend())
         value = self.function(*bound, *items, *args, **{**kwargs, **own})
+        if adders is not None:
+            adders.keep()
         return WithBlocks(value, back) if back else value

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sharedtask.annotations import Role
 from sharedtask.backends.base import Share
 from sharedtask.errors import (
     SerializationError,
@@ -43,11 +42,7 @@ class Leases:
     @property
     def shares(self) -> list[Share]:
         """What the task counts."""
-        return [
-            Share(p.name, p.token, lease.hit)
-            for p, lease in self.shared
-            if p.role is not Role.PARTITIONED
-        ]
+        return [Share(p.name, p.token, lease.hit) for p, lease in self.shared if not p.role.writes]
 
     @property
     def parameters(self) -> tuple[SharedParameter, ...]:
@@ -69,7 +64,7 @@ def lease_all(
 ) -> Leases:
     """Publish what the call shares, or find it published.
 
-    ``lend`` makes the lender of a partitioned parameter.
+    ``lend`` makes what workers get of a parameter that they write.
 
     Raises:
         SerializationError: The function cannot be encoded.
@@ -81,7 +76,7 @@ def lease_all(
         taken.append(_lease_function(cache, call))
         shared = []
         for name, value in call.shared.items():
-            if name in call.blocks:
+            if value.role.writes:
                 lease = cache.lease_once(codec.encode(lend(name)))
             else:
                 lease = _lease_value(cache, call, name, of_handle, encode)

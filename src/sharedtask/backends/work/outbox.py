@@ -62,6 +62,7 @@ class Outbox:
         self.kind: type | None = None  # values of this type go straight into the column
         self.column: Any = ()
         self.task, self.index = "", 0
+        self.refused = 0  # results that could not be sent; errors stand in their places
 
     def begin(self, chunk: int) -> None:
         """A chunk begins; nothing is known of its results."""
@@ -132,6 +133,7 @@ class Outbox:
         try:
             payload = codec.encode(value)
         except BaseException as error:  # noqa: BLE001  pickling runs user code
+            self.refused += 1
             self.add_error(_unsendable(self.task, self._next_index(), value, error))
             return
         if payload.nbytes >= parcels.SEGMENT_FROM:
@@ -140,7 +142,12 @@ class Outbox:
             self._add_record(results.record(results.OK, parcels.pack_inline(payload)))
 
     def _next_index(self) -> int:
-        return self.index + self._words[Word.BASE] + self._words[Word.COUNT]
+        return self.index + self.position
+
+    @property
+    def position(self) -> int:
+        """The place in the chunk of the item that has no result yet."""
+        return self._words[Word.BASE] + self._words[Word.COUNT]
 
     def add_error(self, error: BaseException) -> None:
         """Write down what the next item raised."""
@@ -162,6 +169,7 @@ class Outbox:
         try:
             parcel = self._way.pack(payload)
         except Exception as error:  # noqa: BLE001  the store is full
+            self.refused += 1
             self.add_error(error)
             return
         self._raise_mode(results.RECORDS)

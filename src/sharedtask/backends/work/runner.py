@@ -20,11 +20,14 @@ from sharedtask.outcomes import RaisedError, readonly_advice
 
 from . import blas, calls, invocation
 from . import board as boards
+from .adding import Adders
 from .board import Phase, Word
 from .invocation import Caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from sharedtask.outcomes import Partial
 
     from .lending import Lender
     from .outbox import Outbox
@@ -38,7 +41,7 @@ class Job(NamedTuple):
     """A chunk on arrival. ``body`` holds the constants and the items, as ``mode`` says.
 
     ``beside`` gives what travelled beside the message; ``heed`` is asked between items whether the
-    chunk ends here.
+    chunk ends here. ``slot`` is where to add up.
     """
 
     number: int
@@ -49,6 +52,7 @@ class Job(NamedTuple):
     body: memoryview
     beside: Iterator[Any]
     heed: Callable[[], bool]
+    slot: int = 0
 
 
 class Runner:
@@ -60,6 +64,7 @@ class Runner:
         self._values = values
         self._heads: dict[bytes, calls.CallHead] = {}
         self._blas_threads = 1
+        self._adders: Adders | None = None
 
     def run(self, job: Job) -> bool:
         """Run a chunk; False where its items cannot be unpickled together, and nothing was done."""
@@ -79,6 +84,12 @@ class Runner:
             return self._run_items(job, caller)
         finally:
             words[Word.PHASE] = Phase.IDLE
+
+    def take_partial(self, first: int) -> Partial | None:
+        """What the chunk that was run last has added, from its first item on."""
+        adders, self._adders = self._adders, None
+        words = self._words
+        return None if adders is None else adders.result(first, words[Word.BASE])
 
     def head(self, data: bytes) -> calls.CallHead:
         """What ``data`` says of the call."""
@@ -107,13 +118,19 @@ class Runner:
         bound, args, kwargs, items = invocation.constants(head, job.body, job.beside)
         kwargs.update(shared)
         private = [s for s in head.shared if s.private]
-        lenders = {s.name: self._shared(head, s) for s in head.shared if s.role is Role.PARTITIONED}
+        lenders = self._all_shared(head, Role.PARTITIONED)
+        accumulators = self._all_shared(head, Role.REDUCED)
+        adders = self._adders = Adders(accumulators, self._outbox, job) if accumulators else None
         if head.bound_name in kwargs:
             bound = (kwargs.pop(head.bound_name),)
-        own = private or lenders
+        own = private or lenders or accumulators
         renew = functools.partial(self._own, head.star, private, lenders) if own else None
         returns = tuple(name for name, lender in lenders.items() if lender.comes_back)
-        return Caller(head, function, calls.Constants(bound, args, kwargs), renew, returns, items)
+        constants = calls.Constants(bound, args, kwargs)
+        return Caller(head, function, constants, renew, returns, adders, items)
+
+    def _all_shared(self, head: calls.CallHead, role: Role) -> dict[str, Any]:
+        return {s.name: self._shared(head, s) for s in head.shared if s.role is role}
 
     def _shared(self, head: calls.CallHead, parameter: calls.SharedParameter) -> Any:
         try:
@@ -148,6 +165,8 @@ class Runner:
             self._outbox.add_error(invocation.unreadable(caller.head, job.first, error))
         else:
             self._loop(job, items, caller)
+        if caller.adders is not None:
+            caller.adders.end()
         self._outbox.flush(finished=True)
         return True
 

@@ -1,0 +1,96 @@
+"""Where the chunks of a call add up: which slot a worker has, and what it leaves there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sharedtask.backends.work.totals import Form, Gathering, Slots
+from sharedtask.errors import StoreFullError
+from sharedtask.outcomes import Partial
+
+if TYPE_CHECKING:
+    from sharedtask.backends.base import Call
+    from sharedtask.backends.work.totals import Accumulator
+
+    from .tickets import Ticket
+
+# At most this many chunks are with a worker at a time; see Pool._refill.
+_WITH_A_WORKER = 2
+
+
+class Places:
+    """The slots of a call: one for each worker, or for each chunk where the order counts."""
+
+    def __init__(self, call: Call, workers: int) -> None:
+        self._gathering = Gathering.of(call)
+        self._by_chunk = call.block is not None
+        count = (workers * _WITH_A_WORKER if self._by_chunk else workers) if call.totals else 0
+        self._slots = {name: _slots(call, name, count) for name in call.totals}
+        self._free = list(reversed(range(count)))
+        self._taken: dict[int, int] = {}
+        self._users: Counter[int] = Counter()
+
+    def accumulator(self, name: str) -> Accumulator:
+        """What the workers get for a parameter."""
+        return self._slots[name].accumulator()
+
+    def enter(self, worker: int, ticket: Ticket) -> int:
+        """The slot for a chunk that goes to a worker."""
+        if not self._slots:
+            return 0
+        key = self._key(worker, ticket)
+        self._users[key] += 1
+        if key not in self._taken:
+            self._taken[key] = self._free.pop()
+        return self._taken[key]
+
+    def leave(self, worker: int, ticket: Ticket) -> None:
+        """A chunk is not with a worker any more."""
+        if not self._slots:
+            return
+        key = self._key(worker, ticket)
+        self._users[key] -= 1
+        if not self._users[key]:
+            del self._users[key]
+            self._free.append(self._taken.pop(key))
+
+    def _key(self, worker: int, ticket: Ticket) -> int:
+        return ticket.number if self._by_chunk else worker
+
+    def bury(self, worker: int, ticket: Ticket) -> None:
+        """A worker died with this chunk in hand; results that it left are counted as received."""
+        for slots in self._slots.values():
+            slots[self._taken[self._key(worker, ticket)]].settle(ticket.number, ticket.received)
+        self.note(worker, ticket)
+
+    def note(self, worker: int, ticket: Ticket) -> None:
+        """A chunk is over: take what it has added, where that counts chunk by chunk."""
+        if self._by_chunk:
+            at = self._taken[self._key(worker, ticket)]
+            slots = {name: slots[at] for name, slots in self._slots.items()}
+            parts = {
+                name: np.array(slot.current())
+                for name, slot in slots.items()
+                if slot.has_any_of(ticket.number)
+            }
+            self._gathering.add(Partial(ticket.chunk.first, ticket.received, parts))
+            for slot in slots.values():
+                slot.reset()
+
+    def finish(self) -> None:
+        """Everything was run: combine it into the caller's arrays."""
+        for name, slots in self._slots.items():
+            for part in slots.used():
+                self._gathering.add(Partial(0, 0, {name: part}))
+        self._gathering.finish()
+
+
+def _slots(call: Call, name: str, count: int) -> Slots:
+    try:
+        return Slots(Form.of(call.totals[name], itemwise=call.itemwise), count)
+    except StoreFullError as error:
+        msg = f"{call.task}(): {name!r} does not fit once for each of the workers: {error}"
+        raise StoreFullError(msg) from error

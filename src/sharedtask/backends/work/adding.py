@@ -1,0 +1,53 @@
+"""The accumulators of a chunk, between the items of it and their results."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .totals import result_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sharedtask.outcomes import Partial
+
+    from .outbox import Outbox
+    from .runner import Job
+    from .totals import Accumulator
+
+
+class Adders:
+    """What the items of one chunk add to, all parameters together."""
+
+    def __init__(self, accumulators: Mapping[str, Accumulator], outbox: Outbox, job: Job) -> None:
+        self._accumulators = accumulators
+        self._outbox = outbox
+        self._refused = outbox.refused
+        for accumulator in accumulators.values():
+            accumulator.enter(job.slot, job.number)
+
+    def lend(self) -> dict[str, Any]:
+        """What the next item gets."""
+        self._see()
+        return {name: accumulator.lend() for name, accumulator in self._accumulators.items()}
+
+    def keep(self) -> None:
+        """The item has returned, and its result is not written down yet."""
+        position = self._outbox.position
+        for accumulator in self._accumulators.values():
+            accumulator.keep(position)
+
+    def _see(self) -> None:
+        """Where the last result could not be sent, its item has failed after all."""
+        if self._refused != self._outbox.refused:
+            self._refused = self._outbox.refused
+            for accumulator in self._accumulators.values():
+                accumulator.take_back()
+
+    def end(self) -> None:
+        """The chunk is over."""
+        self._see()
+
+    def result(self, first: int, count: int) -> Partial | None:
+        """What the chunk has added, where the memory is this worker's own."""
+        return result_of(self._accumulators, first, count)
