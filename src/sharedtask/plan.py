@@ -12,7 +12,7 @@ import numpy as np
 
 from sharedtask import partitions
 from sharedtask.annotations import Role
-from sharedtask.backends.base import Blocks, Call, SharedValue, Total
+from sharedtask.backends.base import INTO, Blocks, Call, SharedValue, Total
 from sharedtask.errors import ArgumentError
 from sharedtask.options import OPTION_NAMES, OTHER_SPELLINGS, Options
 from sharedtask.partitions import Partition
@@ -60,8 +60,9 @@ def plan_map(
     *,
     star: bool = False,
     streams: bool = False,
+    into: npt.NDArray[Any] | None = None,
 ) -> Plan:
-    """Check a map before anything runs.
+    """Check a map before anything runs; ``into`` is an array that takes the results.
 
     Raises:
         ArgumentError: ``items`` is no collection of items, an argument is missing, extra or given
@@ -72,6 +73,9 @@ def plan_map(
     if Role.PARTITIONED in target.spec.roles.values():
         items = list(items)  # no two blocks may overlap: all must be known before one is written
     call = plan_call(target, args, kwargs, options, star=star, items=items)
+    if into is not None:
+        items = items if isinstance(items, Sized) else list(items)
+        call = _with_results(call, into, len(items))
     if call.block is not None:
         options = replace(options, chunksize=call.block)
     return Plan(call, items, len(items) if isinstance(items, Sized) else None, options, streams)
@@ -139,6 +143,22 @@ def plan_blocks(
             partitions.check_overlap(array, indices, "item {}".format, name)
             found[name] = Blocks(array, by, indices)
     return found
+
+
+def _with_results(call: Call, into: npt.NDArray[Any], count: int) -> Call:
+    """Have results written into an array instead of returned."""
+    partitions.check_base(into, "out")
+    if not into.ndim or len(into) != count:
+        msg = (
+            f"{call.task}.map_into(): 'out' has shape {into.shape}, and there are {count} items. "
+            "Its first axis must be as long as the items are many."
+        )
+        raise ArgumentError(msg)
+    _refuse_other_use(call.task, "out", into, call.shared)
+    shared = {**call.shared, INTO: SharedValue(into, Role.PARTITIONED)}
+    return replace(
+        call, shared=shared, blocks={**call.blocks, INTO: Blocks(into, None, range(count))}
+    )
 
 
 def plan_totals(spec: TaskSpec, shared: Mapping[str, SharedValue]) -> dict[str, Total]:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
         Sequence,
     )
 
+    import numpy as np
+    import numpy.typing as npt
     from typing_extensions import Unpack
 
     from sharedtask.backends.base import Share
@@ -43,6 +45,7 @@ Q = ParamSpec("Q")
 R = TypeVar("R")
 J = TypeVar("J")
 C = TypeVar("C")
+A = TypeVar("A", bound="np.ndarray[Any, Any]")
 
 
 class Usage:
@@ -116,6 +119,46 @@ class _Runs(Generic[P, R]):
         """
         run, plan = self._prepare(items, args, kwargs)
         return collect(run(), plan.total)
+
+    def map_into(
+        self: _Runs[Concatenate[J, Q], Any],
+        out: A,
+        items: Iterable[J],
+        /,
+        *args: Q.args,
+        **kwargs: Q.kwargs,
+    ) -> A:
+        """Like ``map``; result i is written to ``out[i]``, by the worker that made it.
+
+        No result travels where ``out`` lies in shared memory (``empty``, ``zeros`` ...). What
+        ``out[i]`` cannot hold is treated as numpy does in an assignment.
+
+        Args:
+            out: A writable array, its first axis as long as there are items.
+            items: See ``map``.
+            *args: See ``map``.
+            **kwargs: See ``map``.
+
+        Returns:
+            ``out``. What belongs to items that failed is as it was before.
+
+        Raises:
+            ArgumentError: ``out`` cannot be written, or does not have one place for each item.
+            ExceptionGroup: With ``return_exceptions``, when everything was run: what was raised.
+            Exception: See ``map``.
+
+        Example:
+            >>> import sharedtask
+            >>> square = sharedtask.parallel(lambda x: x * x)
+            >>> square.map_into(sharedtask.empty(4), range(4))
+            array([0., 1., 4., 9.])
+        """
+        run, plan = self._prepare(items, args, kwargs, into=out)
+        failed = [result for result in collect(run(), plan.total) if result is not None]
+        if failed:
+            msg = f"{len(failed)} of {plan.total} items of {plan.call.task}() failed"
+            raise ExceptionGroup(msg, failed)
+        return out
 
     def starmap(self, items: Iterable[Iterable[Any]], /, **kwargs: Any) -> list[R]:
         """Like ``map``; every item is a tuple that fills the first parameters.
@@ -221,11 +264,12 @@ class _Runs(Generic[P, R]):
         *,
         star: bool = False,
         streams: bool = False,
+        into: npt.NDArray[Any] | None = None,
     ) -> tuple[Callable[[], Run], Plan]:
         """Check everything now; open the run when it is wanted."""
         target, explicit, usage = self._parts()
         options = resolve(explicit)
-        plan = plan_map(target, items, args, kwargs, options, star=star, streams=streams)
+        plan = plan_map(target, items, args, kwargs, options, star=star, streams=streams, into=into)
         backend = registry.get(options.backend)
         return lambda: Run(backend, plan, usage.pace, usage.note), plan
 

@@ -33,6 +33,11 @@ class SharedValue:
     role: Role
 
 
+# The name under which ``Call.blocks`` has the array that takes the results themselves: no function
+# can have a parameter of that name.
+INTO = "map_into()"
+
+
 @dataclass(frozen=True, slots=True)
 class Blocks:
     """A partitioned array of the caller: ``indices[k]`` names the block of item k.

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sharedtask import inside, interrupts, partitions
 from sharedtask.annotations import Role
-from sharedtask.backends.base import Backend, Call, Chunk, Crew, Session, SharedValue, Sink
+from sharedtask.backends.base import (
+    INTO,
+    Backend,
+    Call,
+    Chunk,
+    Crew,
+    Session,
+    SharedValue,
+    Sink,
+)
 from sharedtask.backends.work.totals import Accumulator, Form, Gathering, result_of
 from sharedtask.errors import ClosedError, SharedTaskError, TaskTimeoutError
 from sharedtask.options import available_cpus
@@ -128,6 +137,8 @@ class _LocalSession(Session):
         # A task in this process cannot be ended from outside; it can be told afterwards.
         if call.timeout is not None and time.monotonic() - began > call.timeout:
             raise TaskTimeoutError(call.task, index, item, call.timeout)
+        if INTO in call.blocks:
+            call.blocks[INTO].array[index], value = value, None
         for accumulator in accumulators.values():
             accumulator.keep(index)
         return value
@@ -137,6 +148,7 @@ class _LocalSession(Session):
         blocks = {
             name: partitions.block(blocks.array, blocks.indices[index])
             for name, blocks in self._call.blocks.items()
+            if name != INTO
         }
         return {**self._values, **own, **blocks}
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import ray
 
-from sharedtask.backends.base import Backend, Call, Chunk, Crew, Session, Sink
+from sharedtask.backends.base import INTO, Backend, Call, Chunk, Crew, Session, Sink
 from sharedtask.backends.work import packing, parcels
 from sharedtask.backends.work.leasing import head_of, lease_all
-from sharedtask.backends.work.lending import ByCopy, accept_returned
+from sharedtask.backends.work.lending import ByCopy, Taken, accept_returned
 from sharedtask.backends.work.totals import Accumulator, Form, Gathering
 from sharedtask.sharing import codec, functions
 from sharedtask.sharing.cache import Lease, ShareCache
@@ -227,6 +227,8 @@ class _RaySession(Session):
         if name in self._forms:
             return Accumulator(self._forms[name])
         blocks = self._blocks[name]
+        if name == INTO:
+            return Taken(blocks.array.dtype, blocks.array.shape[1:])
         return ByCopy(blocks.array, blocks.by)
 
     def accept(self, batch: Batch) -> None:

@@ -41,8 +41,12 @@ class Adders:
         """Where the last result could not be sent, its item has failed after all."""
         if self._refused != self._outbox.refused:
             self._refused = self._outbox.refused
-            for accumulator in self._accumulators.values():
-                accumulator.take_back()
+            self.take_back()
+
+    def take_back(self) -> None:
+        """The item that returned last counts as failed."""
+        for accumulator in self._accumulators.values():
+            accumulator.take_back()
 
     def end(self) -> None:
         """The chunk is over."""

@@ -78,7 +78,7 @@ class Caller:
     """How the function is called for an item.
 
     ``renew`` makes what each item gets of its own; ``returns`` names the blocks that go back;
-    ``adders`` have what the items add to.
+    ``adders`` have what the items add to; ``take`` writes a result into an array.
     """
 
     head: calls.CallHead
@@ -87,6 +87,7 @@ class Caller:
     renew: Callable[[Any], dict[str, Any]] | None
     returns: tuple[str, ...]
     adders: Adders | None
+    take: Callable[[Any], Any] | None
     items: memoryview
 
     @property
@@ -99,12 +100,15 @@ class Caller:
         """A function of the item alone, as direct as the case allows."""
         bound, args, kwargs = self.constants.parts()
         if self.renew is not None:
-            return self._call_renewed
-        if self.head.star or args:
-            return self._call_general
-        if bound or kwargs:
-            return functools.partial(self.function, *bound, **kwargs)
-        return self.function
+            call: Callable[[Any], Any] = self._call_renewed
+        elif self.head.star or args:
+            call = self._call_general
+        elif bound or kwargs:
+            call = functools.partial(self.function, *bound, **kwargs)
+        else:
+            call = self.function
+        take = self.take
+        return call if take is None else lambda item: take(call(item))
 
     def _call_general(self, item: Any) -> Any:
         bound, args, kwargs = self.constants.parts()

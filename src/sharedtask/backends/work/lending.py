@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from sharedtask import partitions
+from sharedtask.backends.base import INTO
 from sharedtask.sharing import arrays, regions
 
 if TYPE_CHECKING:
@@ -28,6 +29,13 @@ class Lender(Protocol):
         ...
 
 
+class Taker(Protocol):
+    """What a worker has of an array that takes the results of the items."""
+
+    def take(self, index: int, value: Any) -> Any:
+        """Write the result of the item at ``index``, or return what is to be written."""
+
+
 class InPlace:
     """The array itself, in shared memory: what is written there is written."""
 
@@ -45,6 +53,12 @@ class InPlace:
         if self._base is None:
             self._base = self._region.view(writable=True)
         return partitions.block(self._base, _index(item, self._by, star=star))
+
+    def take(self, index: int, value: Any) -> Any:
+        """Write a result; nothing else goes back."""
+        if self._base is None:
+            self._base = self._region.view(writable=True)
+        self._base[index] = value
 
 
 class ByCopy:
@@ -65,6 +79,20 @@ class ByCopy:
         if not any(part is Ellipsis for part in parts):
             parts = (*parts, ...)  # an int for every axis would give a scalar, of its own dtype
         return np.array(self._base[parts], order="K", subok=False)
+
+
+class Taken:
+    """For the results of items, where the array is elsewhere: they travel in its dtype."""
+
+    def __init__(self, dtype: Any, shape: tuple[int, ...]) -> None:
+        self._dtype, self._shape = dtype, shape
+
+    def take(self, index: int, value: Any) -> Any:
+        """Make of a result what will stand in the array."""
+        del index
+        row = np.empty(self._shape, self._dtype)
+        row[...] = value
+        return WithBlocks(None, {INTO: row})
 
 
 def _index(item: Any, by: Any, *, star: bool) -> Any:

@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sharedtask.annotations import Role
+from sharedtask.backends.base import INTO
 from sharedtask.errors import SerializationError
 from sharedtask.outcomes import RaisedError, readonly_advice
 
@@ -23,13 +24,14 @@ from . import board as boards
 from .adding import Adders
 from .board import Phase, Word
 from .invocation import Caller
+from .lending import WithBlocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from sharedtask.outcomes import Partial
 
-    from .lending import Lender
+    from .lending import Lender, Taker
     from .outbox import Outbox
     from .values import Values
 
@@ -119,6 +121,8 @@ class Runner:
         kwargs.update(shared)
         private = [s for s in head.shared if s.private]
         lenders = self._all_shared(head, Role.PARTITIONED)
+        taker = lenders.pop(INTO, None)
+        take = None if taker is None else functools.partial(self._take, job.first, taker)
         accumulators = self._all_shared(head, Role.REDUCED)
         adders = self._adders = Adders(accumulators, self._outbox, job) if accumulators else None
         if head.bound_name in kwargs:
@@ -127,7 +131,22 @@ class Runner:
         renew = functools.partial(self._own, head.star, private, lenders) if own else None
         returns = tuple(name for name, lender in lenders.items() if lender.comes_back)
         constants = calls.Constants(bound, args, kwargs)
-        return Caller(head, function, constants, renew, returns, adders, items)
+        return Caller(head, function, constants, renew, returns, adders, take, items)
+
+    def _take(self, first: int, taker: Taker, value: Any) -> Any:
+        """Write the result of the item in hand where it belongs."""
+        blocks = None
+        if isinstance(value, WithBlocks):
+            value, blocks = value
+        try:
+            taken = taker.take(first + self._outbox.position, value)
+        except BaseException:  # it does not fit
+            if self._adders is not None:
+                self._adders.take_back()
+            raise
+        if blocks is None:
+            return taken
+        return WithBlocks(None, {**blocks, **(taken.blocks if taken is not None else {})})
 
     def _all_shared(self, head: calls.CallHead, role: Role) -> dict[str, Any]:
         return {s.name: self._shared(head, s) for s in head.shared if s.role is role}
