@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from sharedtask.errors import BackendUnavailableError as BackendUnavailableError
     from sharedtask.errors import ClosedError as ClosedError
     from sharedtask.errors import DefinitionError as DefinitionError
+    from sharedtask.errors import LockOrderError as LockOrderError
     from sharedtask.errors import OptionsError as OptionsError
     from sharedtask.errors import OverlapError as OverlapError
+    from sharedtask.errors import RegionPoisonedError as RegionPoisonedError
     from sharedtask.errors import SerializationError as SerializationError
     from sharedtask.errors import SharedTaskError as SharedTaskError
     from sharedtask.errors import StoreFullError as StoreFullError
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from sharedtask.errors import TaskTimeoutError as TaskTimeoutError
     from sharedtask.errors import UnshareableError as UnshareableError
     from sharedtask.errors import WorkerDiedError as WorkerDiedError
+    from sharedtask.locked import Locked as Locked
+    from sharedtask.locked import Regions as Regions
     from sharedtask.multi import multi_process as multi_process
     from sharedtask.options import defaults as defaults
     from sharedtask.partitions import Partition as Partition
@@ -56,8 +60,10 @@ _MODULES = {
         "BackendUnavailableError",
         "ClosedError",
         "DefinitionError",
+        "LockOrderError",
         "OptionsError",
         "OverlapError",
+        "RegionPoisonedError",
         "SerializationError",
         "SharedTaskError",
         "StoreFullError",
@@ -66,6 +72,7 @@ _MODULES = {
         "UnshareableError",
         "WorkerDiedError",
     ),
+    "locked": ("Locked", "Regions"),
     "multi": ("multi_process",),
     "options": ("defaults",),
     "partitions": ("Partition", "partition"),
@@ -88,12 +95,16 @@ __all__ = [
     "CopyOnWrite",
     "DefinitionError",
     "Handle",
+    "LockOrderError",
+    "Locked",
     "OptionsError",
     "OverlapError",
     "Partition",
     "Partitioned",
     "Reduced",
     "Reduction",
+    "RegionPoisonedError",
+    "Regions",
     "SerializationError",
     "Shared",
     "SharedTaskError",

@@ -13,15 +13,21 @@ __all__ = [
     "BackendUnavailableError",
     "ClosedError",
     "DefinitionError",
+    "InvalidNameError",
     "ItemNote",
+    "LockOrderError",
+    "NameInUseError",
+    "NameRefusedError",
     "OptionsError",
     "OverlapError",
+    "RegionPoisonedError",
     "RemoteTraceback",
     "SerializationError",
     "SharedTaskError",
     "StoreFullError",
     "TaskExitError",
     "TaskTimeoutError",
+    "UnknownNameError",
     "UnshareableError",
     "WorkerDiedError",
     "item_note",
@@ -91,6 +97,69 @@ class OverlapError(SharedTaskError, ValueError):
             " Cut blocks that do not overlap. Or mark it Reduced, where all add to it, or Locked,"
             " where they take turns."
         )
+
+
+class InvalidNameError(SharedTaskError, ValueError):
+    """Raised when a value cannot be shared under a name because of how the name is written."""
+
+
+class NameInUseError(SharedTaskError, FileExistsError):
+    """Raised when a value is to be shared under a name that another one has.
+
+    Attributes:
+        name: The name.
+        pid: Process that has it, None where it is not known.
+    """
+
+    def __init__(self, name: str, pid: int | None = None) -> None:
+        # FileExistsError is an OSError: see TaskTimeoutError.
+        BaseException.__init__(self, name, pid)
+        self.name = name
+        self.pid = pid
+
+    def __str__(self) -> str:
+        owner = "another process" if self.pid is None else f"process {self.pid}"
+        return (
+            f"the name {self.name!r} is in use by {owner}."
+            " Take another name, or close the handle there."
+        )
+
+
+class UnknownNameError(SharedTaskError, FileNotFoundError):
+    """Raised when nothing is shared under a name, or nothing any more.
+
+    Attributes:
+        name: The name.
+        reason: What became of it, or what may have been meant; "" where nothing is known.
+    """
+
+    def __init__(self, name: str, reason: str = "") -> None:
+        BaseException.__init__(self, name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        reason = self.reason or "`sharedtask ls` shows the names there are."
+        return f"nothing is shared under the name {self.name!r}. {reason}"
+
+
+class NameRefusedError(SharedTaskError, PermissionError):
+    """Raised when what stands under a name, or the place of the names, is not to be trusted.
+
+    It is also raised for a writable attachment to what is read-only.
+
+    Attributes:
+        subject: The name, or the path of the directory.
+        reason: What is wrong with it, and what to do.
+    """
+
+    def __init__(self, subject: str, reason: str) -> None:
+        BaseException.__init__(self, subject, reason)
+        self.subject = subject
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.subject!r} is refused: {self.reason}"
 
 
 class WorkerDiedError(SharedTaskError, RuntimeError):
@@ -216,6 +285,63 @@ class TaskExitError(SharedTaskError):
         if self.class_name in {"SystemExit", "KeyboardInterrupt", "GeneratorExit"}:
             return f"{place}, raised {raised}. A task ends by returning or by raising an Exception."
         return f"{place}, raised {raised}. It cannot be raised here as itself."
+
+
+class RegionPoisonedError(SharedTaskError, RuntimeError):
+    """Raised when a region of a locked array is entered whose writer died while it wrote.
+
+    It is raised at each entry until a block with ``repair=True`` has written the region anew.
+
+    Attributes:
+        parameter: Name of the parameter, "" where it is not known.
+        region: The region that was to be entered, in words: "[0:10]".
+        pid: Process id of the writer, None where it is not known.
+    """
+
+    def __init__(self, parameter: str = "", region: str = "", pid: int | None = None) -> None:
+        super().__init__(parameter, region, pid)
+        self.parameter = parameter
+        self.region = region
+        self.pid = pid
+
+    def __str__(self) -> str:
+        array = f"'{self.parameter}'" if self.parameter else "a locked array"
+        what = f"the region {self.region} of {array}" if self.region else array
+        worker = "a worker" if self.pid is None else f"worker {self.pid}"
+        place = f"{self.parameter or 'array'}.write(..., repair=True)"
+        return (
+            f"{what} was being written when {worker} died, so its contents may be half old and"
+            f" half new. Write it anew in `with {place}`, or take such contents as they are with"
+            ' poisoned="continue".'
+        )
+
+
+class LockOrderError(SharedTaskError, RuntimeError):
+    """Raised when a thread that holds a lock asks for another that it might wait for for ever.
+
+    Attributes:
+        wanted: What was asked for, in words: "[0:10] of 'grid'".
+        held: What this thread holds already.
+        same: True where the two overlap, so that it would wait for itself.
+    """
+
+    def __init__(self, wanted: str, held: str, same: bool = False) -> None:
+        super().__init__(wanted, held, same)
+        self.wanted = wanted
+        self.held = held
+        self.same = same
+
+    def __str__(self) -> str:
+        asked = f"this thread holds {self.held} and asks for {self.wanted}"
+        if self.same:
+            return (
+                f"{asked}, which overlaps it: it would wait for itself. Leave the first block"
+                " before the second is entered, or enter one block for both."
+            )
+        return (
+            f"{asked}, which comes before it: threads that lock in different orders can wait for"
+            f" each other for ever. Enter {self.wanted} first, then {self.held}."
+        )
 
 
 class RemoteTraceback(Exception):  # noqa: N818 - not raised: it stands as a __cause__

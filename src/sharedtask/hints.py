@@ -21,6 +21,7 @@ from types import CellType, CodeType, FrameType, UnionType
 from typing import Annotated, Any, ForwardRef, NewType, Optional, TypeVar, Union
 
 from sharedtask.annotations import CopyOnWrite, Partitioned, Reduced, Role, Shared
+from sharedtask.locked import Locked, Regions
 from sharedtask.partitions import Partition
 from sharedtask.reductions import Reduction
 
@@ -32,8 +33,10 @@ _KNOWN_WORDS: Mapping[str, object] = {
     "CopyOnWrite": CopyOnWrite,
     "Partitioned": Partitioned,
     "Partition": Partition,
+    "Locked": Locked,
     "Reduced": Reduced,
     "Reduction": Reduction,
+    "Regions": Regions,
     "Annotated": Annotated,
     "Optional": Optional,
     "Union": Union,
@@ -147,7 +150,7 @@ def _closure(function: object) -> dict[str, Any]:
     return names
 
 
-Rule = Partition | Reduction
+Rule = Partition | Reduction | Regions
 
 
 # --- reading ---------------------------------------------------------------------------------
@@ -200,6 +203,8 @@ def _choices(
         marks.extend(each for each in annotation.__metadata__ if isinstance(each, _MARKS))
         own = (each for each in annotation.__metadata__ if not isinstance(each, _MARKS))
         metadata = (*own, *metadata)
+    if Locked in (annotation, typing.get_origin(annotation)):
+        marks.append(Role.LOCKED)
     inner = _wrapped(annotation, names)
     if not inner:
         yield Choice(annotation, metadata)
@@ -207,7 +212,7 @@ def _choices(
         yield from _choices(each, metadata, marks, names)
 
 
-_MARKS = (Role, Partition, Reduction)
+_MARKS = (Role, Partition, Reduction, Regions)
 
 
 def _wrapped(annotation: Any, names: Names) -> tuple[Any, ...]:
@@ -226,6 +231,10 @@ def _wrapped(annotation: Any, names: Names) -> tuple[Any, ...]:
 def _wrapped_in_brackets(annotation: Any, origin: Any) -> tuple[Any, ...]:
     if origin is Annotated:
         return (annotation.__origin__,)
+    if origin is Locked:
+        return typing.get_args(annotation)
+    if annotation is Locked:
+        return (Any,)
     if origin is Union or origin is UnionType:
         return typing.get_args(annotation)
     # By name: the class is new in Python 3.12 and has a second home in typing_extensions.

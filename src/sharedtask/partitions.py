@@ -38,6 +38,7 @@ __all__ = [
     "index_text",
     "indices_of",
     "partition",
+    "ranges_of",
 ]
 
 Ints = npt.NDArray[np.int64]
@@ -241,13 +242,27 @@ def _explained(
 # ------------------------------------------------------------------------------------ one block
 
 
-def block(base: npt.NDArray[Any], index: Any) -> npt.NDArray[Any]:
-    """A writable view of ``base[index]`` that exposes nothing else of ``base``.
+def ranges_of(index: Any, shape: tuple[int, ...]) -> list[tuple[int, int, int]]:
+    """Start, stop and step of an index on each axis of an array.
+
+    Raises:
+        ArgumentError: The index makes a copy or is none.
+        IndexError: An int is out of range, or there are too many.
+    """
+    try:
+        return _ranges(index, shape)
+    except (ArgumentError, IndexError) as error:
+        raise _explained(error, index, shape) from None
+
+
+def block(base: npt.NDArray[Any], index: Any, *, readonly: bool = False) -> npt.NDArray[Any]:
+    """A view of ``base[index]`` that exposes nothing else of ``base``.
 
     Args:
         base: A writable array without Python objects, of any dtype, order and strides.
         index: Ints, slices and ``...``, or a tuple of them. An int for every axis gives an array
             of shape ``()``, not a scalar.
+        readonly: Whether it cannot be written, nor be made writable.
 
     Returns:
         Array with the shape of ``base[index]``. No array in its chain of ``.base`` shows a byte
@@ -259,10 +274,7 @@ def block(base: npt.NDArray[Any], index: Any) -> npt.NDArray[Any]:
         IndexError: An int is out of range, or there are too many.
     """
     check_base(base)
-    try:
-        ranges = _ranges(index, base.shape)
-    except (ArgumentError, IndexError) as error:
-        raise _explained(error, index, base.shape) from None
+    ranges = ranges_of(index, base.shape)
     parts = _full(index, base.ndim)
     axes = [
         (len(range(*bounds)), bounds[2] * stride, isinstance(part, slice))
@@ -276,14 +288,14 @@ def block(base: npt.NDArray[Any], index: Any) -> npt.NDArray[Any]:
     below = sum(min((count - 1) * stride, 0) for count, stride, _ in axes)
     above = sum(max((count - 1) * stride, 0) for count, stride, _ in axes) + base.itemsize
     strides = tuple(stride for _, stride, kept in axes if kept)
-    extent = _bytes_of(base, at + below, above - below)
+    extent = _bytes_of(base, at + below, above - below, readonly=readonly)
     return np.ndarray(shape, base.dtype, extent, -below, strides)
 
 
-def _bytes_of(base: npt.NDArray[Any], offset: int, size: int) -> Any:
+def _bytes_of(base: npt.NDArray[Any], offset: int, size: int, *, readonly: bool) -> Any:
     """Some bytes of an array, which is kept alive but cannot be reached by ``.base``."""
     address = mapping.address_of(base) + offset
-    return np.asarray(mapping.Owner(address, size, readonly=False, source=base))
+    return np.asarray(mapping.Owner(address, size, readonly=readonly, source=base))
 
 
 def check_base(base: Any, parameter: str = "") -> None:

@@ -14,6 +14,7 @@ from sharedtask import partitions
 from sharedtask.annotations import Role
 from sharedtask.backends.base import INTO, Blocks, Call, SharedValue, Total
 from sharedtask.errors import ArgumentError
+from sharedtask.locked import Locked
 from sharedtask.options import OPTION_NAMES, OTHER_SPELLINGS, Options
 from sharedtask.partitions import Partition
 from sharedtask.reductions import Reduction, operation
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     import numpy.typing as npt
+
+    from sharedtask.locked import Regions
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,7 @@ def plan_call(
         bound_name=spec.bound,
         blocks=plan_blocks(spec, shared, items, star=star),
         totals=totals,
+        locked=plan_locks(spec, shared),
         itemwise=bool(totals) and (ordered or not stops),
         block=_block_length(items, options) if ordered else None,
         star=star,
@@ -176,6 +180,23 @@ def plan_totals(spec: TaskSpec, shared: Mapping[str, SharedValue]) -> dict[str, 
     }
 
 
+def plan_locks(spec: TaskSpec, shared: Mapping[str, SharedValue]) -> dict[str, Regions]:
+    """Find out what is locked together in each array.
+
+    Raises:
+        ArgumentError: A value is no array that can be written, or two are the same memory.
+    """
+    found = {}
+    for name, value in shared.items():
+        if value.role is Role.LOCKED:
+            array: Any = value.value
+            partitions.check_base(array, name)
+            _refuse_other_use(spec.name, name, array, shared)
+            found[name] = spec.regions(name)
+            found[name].lengths(array.shape)
+    return found
+
+
 def _reductions(spec: TaskSpec, names: Iterable[str]) -> dict[str, Reduction]:
     return {name: cast("Reduction", spec.rules.get(name, Reduction())) for name in names}
 
@@ -227,12 +248,12 @@ def _first(position: int, item: Any) -> Any:
 def _refuse_other_use(
     task: str, name: str, array: npt.NDArray[Any], shared: Mapping[str, SharedValue]
 ) -> None:
-    """The blocks of one array must not be what another parameter reads, or writes by blocks."""
+    """What tasks write in one array must not be what another parameter reads, or writes."""
     for other, value in shared.items():
         theirs = value.value
         if other != name and isinstance(theirs, np.ndarray) and _share_memory(array, theirs):
             msg = (
-                f"{task}(): {name!r} is written by blocks, and {other!r} is the same memory: what "
+                f"{task}(): {name!r} is written by tasks, and {other!r} is the same memory: what "
                 f"a task reads there would depend on the others. Pass {other}={other}.copy()."
             )
             raise ArgumentError(msg)
@@ -335,6 +356,8 @@ class _Arguments:
     def take(self, name: str, role: Role) -> SharedValue:
         """Take a shared value out and check it."""
         value = self._bound if name == self._spec.bound else self.kwargs.pop(name)
+        if isinstance(value, Locked) and role is Role.LOCKED:
+            value = value.array
         if isinstance(value, Handle):
             value.publication  # noqa: B018  ClosedError before anything runs
         else:

@@ -19,6 +19,7 @@ from sharedtask.annotations import Role
 from sharedtask.checks import Check, build_check
 from sharedtask.errors import ArgumentError, DefinitionError, UnshareableError
 from sharedtask.hints import Hint, Names, Rule, read_hint
+from sharedtask.locked import Regions
 from sharedtask.reductions import Reduction
 from sharedtask.unshareable import cure_for_type, cure_for_value
 from sharedtask.wording import did_you_mean
@@ -73,6 +74,10 @@ class TaskSpec:
     def shown(self) -> str:
         """The function with its signature, as written: ``score(x, m: Shared[dict])``."""
         return f"{self.name}{_ANNOTATED.sub(_role_of, str(self.signature))}"
+
+    def regions(self, name: str) -> Regions:
+        """What is locked together in the array of a locked parameter."""
+        return cast("Regions", self.rules.get(name, Regions()))
 
     def check_value(self, name: str, value: object) -> None:
         """Check the value of a shared parameter against its annotation, from outside only.

@@ -5,16 +5,21 @@ Called, it is the function; ``map`` and its family run it at large.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import threading
 from concurrent.futures import Future
 from itertools import islice
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
+import numpy as np
 import wrapt
 
+from sharedtask.annotations import Role
 from sharedtask.backends import registry
 from sharedtask.chunks import Pace
+from sharedtask.locked import Locked
 from sharedtask.options import check_options, resolve
 from sharedtask.plan import Plan, Target, plan_call, plan_map
 from sharedtask.run import Run, Submission, as_completed, collect, in_order
@@ -32,7 +37,6 @@ if TYPE_CHECKING:
         Sequence,
     )
 
-    import numpy as np
     import numpy.typing as npt
     from typing_extensions import Unpack
 
@@ -390,9 +394,9 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
         options: Mapping[str, Any],
         recipe: tuple[Any, ...],
     ) -> None:
-        super().__init__(wrapped, _call)
-        self._self_make_spec = make_spec
-        self._self_spec: TaskSpec | None = None
+        self_spec = _Once(make_spec)
+        super().__init__(wrapped, functools.partial(_call, self_spec))
+        self._self_spec = self_spec
         self._self_options = dict(options)
         self._self_recipe = recipe  # what rebuilds it where it cannot be found by name
         self._self_usage = Usage()
@@ -401,9 +405,7 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
     @property
     def spec(self) -> TaskSpec:
         """What is known of the function: its signature and the roles of its parameters."""
-        if self._self_spec is None:
-            self._self_spec = self._self_make_spec()
-        return self._self_spec
+        return self._self_spec()
 
     def with_options(self, **options: Unpack[OptionsDict]) -> Task[P, R]:
         """The same task with other options; the ones not named stay as they are.
@@ -494,17 +496,47 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
         def __get__(self, instance: Any, owner: Any = None) -> Any: ...
 
 
+class _Once:
+    """A function without arguments that is called when its result is first asked for."""
+
+    def __init__(self, make: Callable[[], TaskSpec]) -> None:
+        self._make = make
+        self._made: TaskSpec | None = None
+
+    def __call__(self) -> TaskSpec:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+
 def _call(
+    spec: Callable[[], TaskSpec],
     wrapped: Callable[..., R],
-    instance: Any,  # noqa: ARG001  wrapt gives it
+    instance: Any,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> R:
-    """What wrapt does when a task is called: the function, with the values behind handles."""
+    """What wrapt does when a task is called: the function, with the values behind handles.
+
+    Where it locks an array, it gets that behind locks here as well.
+    """
     if any(type(value) is Handle for value in (*args, *kwargs.values())):
         args = tuple(map(_behind, args))
         kwargs = {name: _behind(value) for name, value in kwargs.items()}
+    if Role.LOCKED in spec().roles.values():
+        skipped = 0 if instance is None else 1
+        names = list(spec().signature.parameters)[skipped:]
+        args = tuple(
+            _guarded(spec(), name, value)
+            for name, value in itertools.zip_longest(names[: len(args)], args, fillvalue="")
+        )
+        kwargs = {name: _guarded(spec(), name, value) for name, value in kwargs.items()}
     return wrapped(*args, **kwargs)
+
+
+def _guarded(spec: TaskSpec, name: str, value: Any) -> Any:
+    is_locked = spec.roles.get(name) is Role.LOCKED and isinstance(value, np.ndarray)
+    return Locked(value, spec.regions(name)) if is_locked else value
 
 
 def _behind(value: Any) -> Any:

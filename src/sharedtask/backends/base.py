@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from sharedtask.annotations import Role
+    from sharedtask.locked import Regions
     from sharedtask.outcomes import Batch, Report
     from sharedtask.reductions import Operation
 
@@ -68,7 +69,8 @@ class Call:
     chunk may be ended early, so that idle workers get the rest. ``workers`` is None where the
     backend shall decide; ``ray_options`` are for Ray alone.
 
-    ``totals`` are the arrays that tasks add to. With ``itemwise`` each item adds to an array of its
+    ``locked`` says what is locked together in the arrays that tasks lock. ``totals`` are those that
+    they add to. With ``itemwise`` each item adds to an array of its
     own, so that one that fails adds nothing. Where the order of the items counts, ``block`` of them
     travel and are combined together.
     """
@@ -82,6 +84,7 @@ class Call:
     bound_name: str | None
     blocks: Mapping[str, Blocks]
     totals: Mapping[str, Total]
+    locked: Mapping[str, Regions]
     itemwise: bool
     block: int | None
     star: bool

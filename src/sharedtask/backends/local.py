@@ -26,6 +26,7 @@ from sharedtask.backends.base import (
     SharedValue,
     Sink,
 )
+from sharedtask.backends.work import locking
 from sharedtask.backends.work.totals import Accumulator, Form, Gathering, result_of
 from sharedtask.errors import ClosedError, SharedTaskError, TaskTimeoutError
 from sharedtask.options import available_cpus
@@ -92,6 +93,8 @@ class _LocalSession(Session):
             name: Form.of(total, itemwise=call.itemwise) for name, total in call.totals.items()
         }
         self._gathering = Gathering.of(call)
+        self._uses = locking.uses(call, shared=False)
+        self._values.update((name, use.locked) for name, use in self._uses.items())
         self._closed = False
 
     def submit(self, chunk: Chunk) -> None:
@@ -160,6 +163,7 @@ class _LocalSession(Session):
 
     def close(self) -> None:
         self._closed = True
+        locking.close(self._uses)
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,6 +206,19 @@ def _opened(memory: Memory, *, writable: bool) -> Generator[int]:
         _check(memory, memory.fd)
         yield memory.fd
         return
+    fd = reopened(memory, writable=writable)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def reopened(memory: Memory, *, writable: bool) -> int:
+    """A descriptor of the memory that is an opening of its own; the caller closes it.
+
+    Raises:
+        LookupError: The memory is gone, is too small, or may not be opened.
+    """
     path = f"/proc/{memory.pid}/fd/{memory.fd}"
     try:
         fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
@@ -214,9 +227,10 @@ def _opened(memory: Memory, *, writable: bool) -> Generator[int]:
         raise LookupError(msg) from error
     try:
         _check(memory, fd)
-        yield fd
-    finally:
+    except BaseException:
         os.close(fd)
+        raise
+    return fd
 
 
 def _check(memory: Memory, fd: int) -> None:

@@ -13,7 +13,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sharedtask.backends.base import Backend, Call, Chunk, Crew, Session, Sink
-from sharedtask.backends.work import packing, parcels
+from sharedtask.backends.work import locking, packing, parcels
 from sharedtask.backends.work.blas import BLAS_VARIABLES
 from sharedtask.backends.work.leasing import head_of, lease_all
 from sharedtask.backends.work.lending import Working
@@ -124,6 +124,7 @@ class _ProcessSession(Session):
         self.crew = Crew(workers, cpus)
         self._working = {name: _working(call, name) for name in call.blocks}
         self._places = Places(call, workers)
+        self._uses = locking.uses(call, shared=True)
         leases = lease_all(cache, call, self._lend)
         try:
             constants = packing.pack_constants(call, _pack_frozen)
@@ -150,6 +151,8 @@ class _ProcessSession(Session):
         )
 
     def _lend(self, name: str) -> Any:
+        if name in self._uses:
+            return self._uses[name].locked
         working = self._working.get(name)
         return self._places.accumulator(name) if working is None else working.lender()
 
@@ -184,6 +187,7 @@ class _ProcessSession(Session):
         if call.closed:
             return
         call.closed = True
+        locking.close(self._uses)
         self._pool.hand_over()
         if call.pending:
             self._pool.give_up(call)

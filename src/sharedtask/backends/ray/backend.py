@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import ray
 
 from sharedtask.backends.base import INTO, Backend, Call, Chunk, Crew, Session, Sink
-from sharedtask.backends.work import packing, parcels
+from sharedtask.backends.work import locking, packing, parcels
 from sharedtask.backends.work.leasing import head_of, lease_all
 from sharedtask.backends.work.lending import ByCopy, Taken, accept_returned
 from sharedtask.backends.work.totals import Accumulator, Form, Gathering
@@ -171,6 +171,7 @@ class RayBackend(Backend):
 
 class _RaySession(Session):
     def __init__(self, connection: Connection, call: Call, sink: Sink) -> None:
+        locking.refuse(call)
         capacity, options = connection.capacity, call.ray_options
         capacity.require(call.task, options, connection.runtime)
         cpus = max(capacity.slots(options), 1)

@@ -124,6 +124,7 @@ class Runner:
         taker = lenders.pop(INTO, None)
         take = None if taker is None else functools.partial(self._take, job.first, taker)
         accumulators = self._all_shared(head, Role.REDUCED)
+        kwargs.update(self._all_shared(head, Role.LOCKED))
         adders = self._adders = Adders(accumulators, self._outbox, job) if accumulators else None
         if head.bound_name in kwargs:
             bound = (kwargs.pop(head.bound_name),)

@@ -1,0 +1,413 @@
+"""``Locked``: an array that several tasks write, under locks on the regions that they touch.
+
+Use          a call has one for each array that it locks, and a copy of it if need be
+ |  _Guarded the table of locks that belongs to the memory
+ v
+Locked       in a task: the memory, and an opening of the table for each thread
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from sharedtask import partitions
+from sharedtask.annotations import Role
+from sharedtask.errors import ArgumentError, DefinitionError
+from sharedtask.sharing import arrays, mapping
+from sharedtask.sharing.locks import Hold, Locks, Span, Table
+from sharedtask.sharing.regions import Memory, Region, find
+
+__all__ = ["Locked", "Regions"]
+
+T = TypeVar("T")
+Array = npt.NDArray[Any]
+
+# So many rows can be locked apart where nothing else is said; of more, some go together.
+_ROWS = 1024
+_MOST_CELLS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """What is locked together: ``Annotated[Locked[np.ndarray], Regions(blocks=(64, 64))]``.
+
+    Attributes:
+        blocks: Lengths of the blocks that are locked as a whole, along the first axes. None: rows,
+            or a few rows where there are more than 1,024.
+        poisoned: What happens in a region whose writer died: "raise" RegionPoisonedError until
+            somebody repairs it, or "continue" as if nothing had happened.
+    """
+
+    role: ClassVar[Role] = Role.LOCKED
+
+    blocks: int | tuple[int, ...] | None = None
+    poisoned: Literal["raise", "continue"] = "raise"
+
+    def __post_init__(self) -> None:
+        blocks: Any = (self.blocks,) if isinstance(self.blocks, int) else self.blocks or ()
+        if not all(type(length) is int and length > 0 for length in blocks):
+            raise DefinitionError(f"Regions(blocks={self.blocks!r}): lengths are 1 or more.")
+        if self.poisoned not in ("raise", "continue"):
+            raise DefinitionError(f"Regions(poisoned={self.poisoned!r}) is 'raise' or 'continue'.")
+
+    def lengths(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The lengths for an array of this shape, for each of its first axes.
+
+        Raises:
+            ArgumentError: There are more lengths than axes, or too many blocks.
+        """
+        if self.blocks is None:
+            return (max(-(-shape[0] // _ROWS), 1),) if shape else ()
+        blocks = (self.blocks,) if isinstance(self.blocks, int) else self.blocks
+        if len(blocks) > len(shape):
+            raise ArgumentError(f"Regions(blocks={blocks}) do not fit an array of shape {shape}.")
+        return blocks
+
+
+class _Cells:
+    """The regions of an array that can be locked apart, numbered in C order."""
+
+    def __init__(self, shape: tuple[int, ...], lengths: tuple[int, ...]) -> None:
+        self.shape, self.lengths = shape, lengths
+        self._counts = tuple(
+            max(-(-extent // length), 1) for extent, length in zip(shape, lengths, strict=False)
+        )
+        self.count = math.prod(self._counts)
+        self.whole = (Span(0, self.count),)
+        if self.count > _MOST_CELLS:
+            raise ArgumentError(
+                f"an array of shape {shape} has {self.count:,} blocks of {lengths}; at most"
+                f" {_MOST_CELLS:,} can be locked apart. Lock larger ones: Regions(blocks=...)."
+            )
+
+    def spans(self, index: Any) -> Sequence[Span]:
+        """The regions that an index touches, ascending.
+
+        Raises:
+            ArgumentError: The index makes a copy or is none.
+            IndexError: An int is out of range, or there are too many.
+        """
+        if type(index) is int and len(self.lengths) == 1:  # most are: 1 us instead of 5
+            rows = self.shape[0]
+            if -rows <= index < rows:
+                cell = index % rows // self.lengths[0]
+                return (Span(cell, cell + 1),)
+        extents = []
+        for bounds, length in zip(
+            partitions.ranges_of(index, self.shape), self.lengths, strict=False
+        ):
+            touched = range(*bounds)
+            if not touched:
+                return ()
+            low, high = sorted((touched[0] // length, touched[-1] // length))
+            extents.append((low, high + 1))
+        return tuple(self._rows(extents))
+
+    def _rows(self, extents: Sequence[tuple[int, int]]) -> list[Span]:
+        """One span for each row of a box of cells; rows that touch are one."""
+        if not extents:
+            return [Span(0, 1)]
+        *outer, (low, high) = extents
+        spans: list[Span] = []
+        for place in itertools.product(*(range(*extent) for extent in outer)):
+            row = 0
+            for at, count in zip((*place, 0), self._counts, strict=True):
+                row = row * count + at
+            if spans and spans[-1].stop == row + low:
+                spans[-1] = Span(spans[-1].start, row + high)
+            else:
+                spans.append(Span(row + low, row + high))
+        return spans
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """How a thread opens the locks of an array."""
+
+    memory: Memory
+    cells: int
+    name: str
+    rank: int
+    poisoned: Literal["raise", "continue"]
+
+    def locks(self) -> Locks:
+        return Locks(
+            self.memory, self.cells, name=self.name, rank=self.rank, poisoned=self.poisoned
+        )
+
+
+class Locked(Generic[T]):
+    """An array behind locks: many read a region at the same time, or one writes it.
+
+    A task gets one for each parameter that is marked so; the caller passes the array, or one of
+    these where a type checker shall be content. Made by the caller, it also reads and writes an
+    array in shared memory while tasks do.
+
+    Args:
+        array: A writable array without Python objects.
+        regions: What is locked together.
+
+    Raises:
+        ArgumentError: ``array`` cannot be written, or ``regions`` do not fit it.
+
+    Example:
+        >>> import numpy as np
+        >>> from sharedtask import Locked, parallel
+        >>> @parallel
+        ... def deposit(amount: int, accounts: Locked[np.ndarray]) -> None:
+        ...     with accounts.write(amount % 3) as account:
+        ...         account += amount
+        >>> accounts = np.zeros(3)
+        >>> _ = deposit.map(range(9), accounts=accounts)
+        >>> accounts
+        array([ 9., 12., 15.])
+    """
+
+    __slots__ = ("_array", "_cells", "_guarded", "_local", "_opening", "_readonly")
+
+    def __init__(self, array: T, regions: Regions = Regions()) -> None:
+        guarded = _guard(array, "", regions)
+        self._begin(array, guarded.cells, guarded.opening("", 0, regions), guarded)
+
+    @classmethod
+    def over(
+        cls, array: Array, cells: _Cells, opening: _Opening, guarded: _Guarded | None = None
+    ) -> Locked[Any]:
+        """Over memory and locks that are there."""
+        made: Locked[Any] = cls.__new__(cls)
+        made._begin(array, cells, opening, guarded)
+        return made
+
+    def _begin(
+        self, array: Any, cells: _Cells, opening: _Opening, guarded: _Guarded | None
+    ) -> None:
+        self._array: Array = array
+        self._readonly = partitions.block(array, ..., readonly=True)
+        self._cells, self._opening = cells, opening
+        self._guarded = guarded  # keeps the table
+        self._local = threading.local()
+
+    @property
+    def array(self) -> T:
+        """The array itself, without a lock."""
+        return cast("T", self._array)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return self._array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the array."""
+        return self._array.dtype
+
+    def read(self, index: Any = ...) -> Hold[T]:
+        """A block in which nobody writes there: ``with grid.read(slice(0, 10)) as rows``.
+
+        Args:
+            index: Ints, slices and ``...``, or a tuple of them; all by default.
+
+        Returns:
+            A context manager; ``as`` gives a read-only view of that part.
+
+        Raises:
+            RegionPoisonedError: A writer died there, on entering.
+            LockOrderError: This thread would wait for itself, or has locked what comes later.
+            ArgumentError: The index makes a copy or is none.
+        """
+        return self._hold(index, self._readonly, write=False, repair=False)
+
+    def write(self, index: Any = ..., *, repair: bool = False) -> Hold[T]:
+        """A block in which nobody else reads or writes there: ``with grid.write(3) as row``.
+
+        Args:
+            index: Ints, slices and ``...``, or a tuple of them; all by default.
+            repair: The block writes that part anew, so it does not matter that a writer died in
+                it; afterwards it counts as whole.
+
+        Returns:
+            A context manager; ``as`` gives a writable view of that part. An int for every axis
+            gives an array of shape ``()``: write ``cell[...] = 3`` or ``cell += 1``.
+
+        Raises:
+            Exception: See ``read``.
+        """
+        return self._hold(index, self._array, write=True, repair=repair)
+
+    def _hold(self, index: Any, base: Array, *, write: bool, repair: bool) -> Hold[T]:
+        view: Any = base
+        if index is ...:
+            spans: Sequence[Span] = self._cells.whole
+        else:
+            spans = self._cells.spans(index)
+            view = base[(*index, ...) if isinstance(index, tuple) else (index, ...)]
+        return Hold(self._locks(), spans, view, write=write, repair=repair, where=_Where(index))
+
+    def _locks(self) -> Locks:
+        """This thread's opening of the table; another one in a forked child."""
+        locks: Locks | None = getattr(self._local, "locks", None)
+        if locks is None or not locks.usable:
+            locks = self._local.locks = self._opening.locks()
+        return locks
+
+    def __reduce__(self) -> Any:
+        found = find(self._array)
+        if found is None:
+            msg = (
+                "a Locked over an array of this process alone means nothing in another one. Pass"
+                " it to a parameter marked Locked, or make the array by sharedtask.array()."
+            )
+            raise ArgumentError(msg)
+        cells = self._cells
+        return _open, (found.region, cells.shape, cells.lengths, self._opening)
+
+    def __repr__(self) -> str:
+        return f"<Locked {self.dtype} array of shape {self.shape}>"
+
+
+def _open(
+    region: Region, shape: tuple[int, ...], lengths: tuple[int, ...], opening: _Opening
+) -> Locked[Any]:
+    return Locked.over(region.view(writable=True), _Cells(shape, lengths), opening)
+
+
+class _Where:
+    """An index in words, when they are asked for."""
+
+    __slots__ = ("index",)
+
+    def __init__(self, index: Any) -> None:
+        self.index = index
+
+    def __str__(self) -> str:
+        return "" if self.index is ... else partitions.index_text(self.index)
+
+
+# ----------------------------------------------------------------------- on the caller's side
+
+
+class _Guarded:
+    """The locks of one array. They stay with its memory from one call to the next.
+
+    So a region that a dead task left half written is still known to the next call. The memory keeps
+    this, and this does not keep the memory.
+    """
+
+    def __init__(self, form: tuple[Any, ...], cells: _Cells) -> None:
+        self.form, self.cells = form, cells
+        self.table = Table(cells.count)
+        self.users: weakref.WeakSet[Use] = weakref.WeakSet()
+        self.twin: Callable[[], Array | None] = lambda: None
+
+    def opening(self, name: str, rank: int, rules: Regions) -> _Opening:
+        """How others open the locks."""
+        memory = replace(self.table.memory, pid=os.getpid())  # a forked child has it too
+        return _Opening(memory, self.cells.count, name, rank, rules.poisoned)
+
+
+# By the identity of what keeps the memory, which may be an array and then has no hash.
+_guarded: dict[int, tuple[weakref.ref[Any], list[_Guarded]]] = {}
+_making = threading.Lock()
+
+
+def _guarded_in(memory: Any) -> list[_Guarded]:
+    key = id(memory)
+    if key not in _guarded or _guarded[key][0]() is not memory:
+
+        def forget(gone: weakref.ref[Any]) -> None:
+            if key in _guarded and _guarded[key][0] is gone:
+                del _guarded[key]
+
+        _guarded[key] = weakref.ref(memory, forget), []
+    return _guarded[key][1]
+
+
+def _guard(array: Any, name: str, rules: Regions) -> _Guarded:
+    """The locks of an array: those that are there, or new ones.
+
+    Raises:
+        ArgumentError: It cannot be written, or part of it is locked as another array.
+    """
+    partitions.check_base(array, name)
+    cells = _Cells(array.shape, rules.lengths(array.shape))
+    address = mapping.address_of(array)
+    form = (address, array.dtype, array.shape, array.strides, cells.lengths)
+    with _making:
+        known = _guarded_in(_memory_of(array))
+        for each in known:
+            if each.form == form:
+                return each
+        # Other views of the same memory have locks that say nothing to these.
+        apart = [each for each in known if not _meets(each, array)]
+        if any(each.users for each in known if each not in apart):
+            raise ArgumentError(
+                f"{f'{name!r}' if name else 'the array'} shares memory with an array that is"
+                " locked by a call that is running. Pass the same array, with the same blocks."
+            )
+        known[:] = [*apart, _Guarded(form, cells)]
+        return known[-1]
+
+
+def _memory_of(array: Array) -> Any:
+    """The object that keeps the memory of an array and of all its views."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray) and owner.base is not None:
+        owner = owner.base
+    found = find(array)
+    return owner if found is None else found.holder
+
+
+def _meets(guarded: _Guarded, array: Array) -> bool:
+    return any(np.may_share_memory(use.array, array) for use in guarded.users) or not guarded.users
+
+
+class Use:
+    """An array of the caller that a call locks.
+
+    Args:
+        array: The array.
+        name: The parameter.
+        rules: What is locked together.
+        rank: The place of the parameter among those that are locked.
+        shared: Whether other processes must see it: of an array of this one alone they get a copy,
+            whose contents come back at the end.
+
+    Raises:
+        ArgumentError: The array cannot be locked.
+        StoreFullError: There is no room for the copy.
+    """
+
+    def __init__(self, array: Array, name: str, rules: Regions, rank: int, *, shared: bool) -> None:
+        self.array = array
+        guarded = _guard(array, name, rules)
+        with _making:
+            self._twin = guarded.twin()
+            if self._twin is None and shared and find(array) is None:
+                if guarded.users:
+                    raise ArgumentError(
+                        f"'{name}' is locked by a call in this process, and other processes cannot"
+                        " see it. Make it by sharedtask.array(), or let that call end."
+                    )
+                self._twin = arrays.array(array)
+                guarded.twin = weakref.ref(self._twin)
+            guarded.users.add(self)
+        base = array if self._twin is None else self._twin
+        opening = guarded.opening(name, rank, rules)
+        self.locked = Locked.over(base, guarded.cells, opening, guarded)
+
+    def close(self) -> None:
+        """The call is over: what was written is in the caller's array, failed or not."""
+        twin, self._twin = self._twin, None
+        if twin is not None:
+            self.array[...] = twin
