@@ -27,7 +27,7 @@ from sharedtask.backends.base import (
     Sink,
 )
 from sharedtask.backends.work import locking
-from sharedtask.backends.work.totals import Accumulator, Form, Gathering, result_of
+from sharedtask.backends.work.totals import Accumulator, Form, Gathering, keep_all, result_of
 from sharedtask.errors import ClosedError, SharedTaskError, TaskTimeoutError
 from sharedtask.options import available_cpus
 from sharedtask.outcomes import Batch, Known, Report, contained, readonly_advice
@@ -142,8 +142,7 @@ class _LocalSession(Session):
             raise TaskTimeoutError(call.task, index, item, call.timeout)
         if INTO in call.blocks:
             call.blocks[INTO].array[index], value = value, None
-        for accumulator in accumulators.values():
-            accumulator.keep(index)
+        keep_all(accumulators.values(), index)
         return value
 
     def _shared(self, index: int) -> dict[str, Any]:

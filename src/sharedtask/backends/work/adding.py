@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .totals import result_of
+from .totals import keep_all, result_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,9 +33,7 @@ class Adders:
 
     def keep(self) -> None:
         """The item has returned, and its result is not written down yet."""
-        position = self._outbox.position
-        for accumulator in self._accumulators.values():
-            accumulator.keep(position)
+        keep_all(self._accumulators.values(), self._outbox.position)
 
     def _see(self) -> None:
         """Where the last result could not be sent, its item has failed after all."""

@@ -200,6 +200,19 @@ class Accumulator:
         return slot.current() if slot is not None and slot.is_used else None
 
 
+def keep_all(accumulators: Iterable[Accumulator], position: int) -> None:
+    """An item has returned: all of what it has added counts, or nothing."""
+    kept = []
+    try:
+        for accumulator in accumulators:
+            accumulator.keep(position)
+            kept.append(accumulator)
+    except BaseException:  # what combines two may be the user's
+        for accumulator in kept:
+            accumulator.take_back()
+        raise
+
+
 def result_of(accumulators: Mapping[str, Accumulator], first: int, count: int) -> Partial | None:
     """What a chunk has added to all totals; None for nothing."""
     found = {name: accumulator.result() for name, accumulator in accumulators.items()}
@@ -218,7 +231,7 @@ class Gathering:
         self._is_final = stops  # a block that is here is complete: no item of it is retried
         self._lock = threading.Lock()
         self._sums: dict[str, npt.NDArray[Any]] = {}
-        self._early: dict[int, Partial] = {}
+        self._early: dict[int, list[Partial]] = {}
         self._turn = 0
 
     @classmethod
@@ -234,13 +247,13 @@ class Gathering:
             if self._block is None:
                 self._combine(partial.arrays)
                 return
-            self._early[partial.first] = partial
+            self._early.setdefault(partial.first, []).append(partial)
             while self._is_final and self._is_whole(self._turn):
-                self._combine(self._early.pop(self._turn).arrays)
+                self._combine(self._early.pop(self._turn)[0].arrays)
                 self._turn += self._block
 
     def _is_whole(self, first: int) -> bool:
-        return first in self._early and self._early[first].count == self._block
+        return first in self._early and self._early[first][0].count == self._block
 
     def _combine(self, parts: Mapping[str, npt.NDArray[Any]]) -> None:
         for name, part in parts.items():
@@ -264,14 +277,14 @@ class Gathering:
     def _in_order(self) -> Iterable[Mapping[str, npt.NDArray[Any]]]:
         """The parts in the order of the items; first those of one block together.
 
-        A block falls apart where one of its items was retried, or its worker died.
+        A block falls apart where one of its items was retried, or its worker died. Of the parts
+        that begin with one item, the longer ones come first.
         """
         blocks: dict[int, Gathering] = {}
         for first in sorted(self._early):
-            partial = self._early[first]
-            key = first // (self._block or 1)
-            inner = blocks.setdefault(key, Gathering(self._totals, None))
-            inner.add(partial)
+            inner = blocks.setdefault(first // (self._block or 1), Gathering(self._totals, None))
+            for partial in sorted(self._early[first], key=lambda each: -each.count):
+                inner.add(partial)
         self._early.clear()
         return [block._sums for block in blocks.values()]
 
