@@ -335,8 +335,9 @@ class LockOrderError(SharedTaskError, RuntimeError):
         asked = f"this thread holds {self.held} and asks for {self.wanted}"
         if self.same:
             return (
-                f"{asked}, which overlaps it: it would wait for itself. Leave the first block"
-                " before the second is entered, or enter one block for both."
+                f"{asked}, and both or parts of them are locked together: it would wait for itself."
+                " Leave the first block before the second is entered, enter one block for both, or"
+                " lock smaller regions with Regions(blocks=...)."
             )
         return (
             f"{asked}, which comes before it: threads that lock in different orders can wait for"

@@ -33,7 +33,7 @@ T = TypeVar("T")
 Array = npt.NDArray[Any]
 
 # So many rows can be locked apart where nothing else is said; of more, some go together.
-_ROWS = 1024
+_ROWS = 1 << 16
 _MOST_CELLS = 1 << 20
 
 
@@ -43,7 +43,7 @@ class Regions:
 
     Attributes:
         blocks: Lengths of the blocks that are locked as a whole, along the first axes. None: rows,
-            or a few rows where there are more than 1,024.
+            or a few rows where there are more than 65,536.
         poisoned: What happens in a region whose writer died: "raise" RegionPoisonedError until
             somebody repairs it, or "continue" as if nothing had happened.
     """

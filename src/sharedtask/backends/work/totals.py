@@ -241,7 +241,7 @@ class Gathering:
 
     def add(self, partial: Partial | None) -> None:
         """Take what a chunk has added."""
-        if partial is None:
+        if partial is None or not partial.arrays:
             return
         with self._lock:
             if self._block is None:
