@@ -71,6 +71,7 @@ class Runner:
     def run(self, job: Job) -> bool:
         """Run a chunk; False where its items cannot be unpickled together, and nothing was done."""
         words = self._words
+        self._adders = None
         self._outbox.begin(job.number)
         head = self.head(job.head)
         self._outbox.task, self._outbox.index = head.task, job.first
