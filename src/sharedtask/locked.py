@@ -251,7 +251,7 @@ class Locked(Generic[T]):
             spans: Sequence[Span] = self._cells.whole
         else:
             spans = self._cells.spans(index)
-            view = base[(*index, ...) if isinstance(index, tuple) else (index, ...)]
+            view = base[partitions.with_dots(index)]
         return Hold(self._locks(), spans, view, write=write, repair=repair, where=_Where(index))
 
     def _locks(self) -> Locks:

@@ -88,6 +88,11 @@ class Operation:
     op: Any
     identity: Array  # 0-d, or as large as the arrays
 
+    @property
+    def may_fail(self) -> bool:
+        """Whether it is a function of the user; a ufunc was tried before anything ran."""
+        return not isinstance(self.op, np.ufunc)
+
     def begin(self, total: Array) -> None:
         """Let ``total`` hold what changes nothing."""
         total[...] = self.identity
@@ -112,7 +117,13 @@ class Operation:
                 f"Reduction({_name(self.op)}): the function returned {what}; it must return the"
                 f" array of shape {out.shape} that its two arguments make together."
             )
-        np.copyto(out, made, casting="same_kind")
+        try:
+            np.copyto(out, made, casting="same_kind")
+        except TypeError as error:
+            raise ArgumentError(
+                f"Reduction({_name(self.op)}): what the function returned does not fit an array of"
+                f" dtype {out.dtype}: {error}"
+            ) from None
 
 
 def operation(reduction: Reduction, array: Array, parameter: str) -> Operation:
@@ -182,6 +193,10 @@ def _fitted(given: Any, array: Array) -> Array:
 
 
 def _known_identity(op: np.ufunc, dtype: np.dtype[Any]) -> Any:
+    if dtype.kind in "SUV":
+        return None
+    if op in (np.fmax, np.fmin) and dtype.kind in "fcmM":  # they prefer any number to NaN
+        return np.array("NaT", dtype) if dtype.kind in "mM" else np.nan
     if op in (np.maximum, np.fmax):
         return _end_of(dtype, lowest=True)
     if op in (np.minimum, np.fmin):

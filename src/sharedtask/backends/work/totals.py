@@ -270,9 +270,17 @@ class Gathering:
                 self._combine(parts)
             sums, self._sums = self._sums, {}
         with _finishing:
-            for name, found in sums.items():
-                total = self._totals[name]
-                total.operation.combine(total.array, found, total.array)
+            made = [
+                (self._totals[name].array, self._completed(self._totals[name], found))
+                for name, found in sums.items()
+            ]
+            for array, new in made:
+                array[...] = new
+
+    def _completed(self, total: Total, found: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What the caller's array will hold: where one cannot be made, none is changed."""
+        total.operation.combine(np.array(total.array), found, found)
+        return found
 
     def _in_order(self) -> Iterable[Mapping[str, npt.NDArray[Any]]]:
         """The parts in the order of the items; first those of one block together.
