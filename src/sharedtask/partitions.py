@@ -255,6 +255,12 @@ def ranges_of(index: Any, shape: tuple[int, ...]) -> list[tuple[int, int, int]]:
         raise _explained(error, index, shape) from None
 
 
+def with_dots(index: Any) -> tuple[Any, ...]:
+    """The same index, which gives an array also where it names a single element."""
+    parts: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
+    return parts if any(part is Ellipsis for part in parts) else (*parts, ...)
+
+
 def block(base: npt.NDArray[Any], index: Any, *, readonly: bool = False) -> npt.NDArray[Any]:
     """A view of ``base[index]`` that exposes nothing else of ``base``.
 

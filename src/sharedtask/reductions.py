@@ -88,11 +88,6 @@ class Operation:
     op: Any
     identity: Array  # 0-d, or as large as the arrays
 
-    @property
-    def may_fail(self) -> bool:
-        """Whether it is a function of the user; a ufunc was tried before anything ran."""
-        return not isinstance(self.op, np.ufunc)
-
     def begin(self, total: Array) -> None:
         """Let ``total`` hold what changes nothing."""
         total[...] = self.identity

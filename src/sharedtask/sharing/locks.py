@@ -205,12 +205,12 @@ class Hold(Generic[_V]):
         self._held = held = _here.held
         nested = _admit(self, held)
         try:
-            held.append(self)
             old = _python_handler()
             if old is not None:
                 # Kept first, installed then: an interrupt between the two finds both.
                 self._guard = _Guard(old)
                 self._guard.install()
+            held.append(self)
             self._take(nested)
             self._mark()
         except BaseException:
@@ -385,6 +385,9 @@ class _Guard:
         self.busy = self.over = self.pending = False
 
     def __call__(self, number: int, frame: Any) -> Any:
+        # A second interrupt may find the handler of the first at work.
+        while frame is not None and frame.f_code is _CALL:
+            frame = frame.f_back
         leaving = self.busy or (frame is not None and frame.f_code is _EXIT)
         if leaving and not self.over:
             self.pending = True
@@ -396,15 +399,18 @@ class _Guard:
 
     def remove(self) -> None:
         """The handler that was there is back, and hears of what came meanwhile."""
-        self.over = True  # it may stay for a while, below another that is removed later
         current: Any = _signal.getsignal(_SIGINT)
         if current is self:
             _signal.signal(_SIGINT, self.old)
+        # It may stay for a while below another that is removed later. Not said before: an interrupt
+        # would be raised here, and the handler would stay for ever.
+        self.over = True
         if self.pending:
             self.old(_SIGINT, None)
 
 
 _EXIT = Hold.__exit__.__code__
+_CALL = _Guard.__call__.__code__
 
 
 def _python_handler() -> Callable[..., Any] | None:

@@ -74,11 +74,8 @@ class ByCopy:
 
     def lend(self, item: Any, *, star: bool) -> npt.NDArray[Any]:
         """A copy of the block."""
-        index = _index(item, self._by, star=star)
-        parts = index if isinstance(index, tuple) else (index,)
-        if not any(part is Ellipsis for part in parts):
-            parts = (*parts, ...)  # an int for every axis would give a scalar, of its own dtype
-        return np.array(self._base[parts], order="K", subok=False)
+        index = partitions.with_dots(_index(item, self._by, star=star))
+        return np.array(self._base[index], order="K", subok=False)
 
 
 class Taken:
