@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 LIMIT = 180  # seconds; on a quiet machine the slowest takes a sixth of that
 
 CLUSTER = r"1 in 20 shuffles finds a correlation above 0\.096"
@@ -16,6 +18,7 @@ CLUSTER = r"1 in 20 shuffles finds a correlation above 0\.096"
 # One line that each example prints, as a regular expression.
 EXPECTED = {
     "async_and_futures.py": r"stream   station \d+ is the first above \+0\.40",
+    "bank.py": r"with locks:    0 made or lost, 0 of 40 audits are wrong, \d+ us for a payment",
     "classify_image.py": r"Positive: 560",
     "cluster.py": CLUSTER,
     "copy_on_write.py": r"the caller's array is untouched: True",
@@ -23,9 +26,14 @@ EXPECTED = {
     "digits_forest.py": r"all four agree: True, 9\d% of the digits are right",
     "embedding_search.py": r"same rows as serial: True",
     "faults.py": r"13 of 16 items arrived",
+    "histogram.py": r"all three agree: True",
+    "lecture_mistakes.py": r"sharedtask  0\.0 MB stay in /dev/shm",
+    "lecture_squares.py": r"nothing was written: True",
+    "lecture_statistics.py": r"all ways agree with numpy: True",
+    "pairwise_distances.py": r"nearest neighbour shows the same digit: 98\.8%",
     "shared_kwargs_example.py": r"Positive: 480",
-    "squares_in_place.py": r"all squares are right: True",
     "streaming.py": r"settled after \d+ resamples",
+    "write_by_name.py": r"all of it is here: True",
 }
 
 # A state of a progress bar: "desc:  41%|####      | 410/1000 [00:01<00:01, 400.00it/s]".
@@ -59,6 +67,41 @@ def check(name: str, folder: Path, **variables: str) -> None:
     line = re.compile(r"\s*" + EXPECTED[name])
     assert any(line.fullmatch(printed.rstrip()) for printed in ran.stdout.splitlines()), ran.stdout
     assert [] == list(folder.iterdir())
+    for page, block in quoted(f"printed by examples/{name}"):
+        told = f"{page.name} shows something else: python examples/support/pages.py {name}"
+        assert outline(block) == outline(ran.stdout), told
+
+
+def quoted(source: str) -> list[tuple[Path, str]]:
+    """The blocks of all pages that stand below the comment "source", with their pages."""
+    start = rf"<!-- {re.escape(source)}[^\n]* -->\n```\w+\n"
+    block = re.compile(start + r"(.*?)^```$", re.DOTALL | re.MULTILINE)
+    return [(page, found) for page in PAGES for found in block.findall(page.read_text())]
+
+
+def outline(printed: str) -> str:
+    """What is printed, without what differs from run to run: numbers, and where lines break."""
+    return " ".join(re.sub(r"[\d.,]*\d", "#", printed).split())
+
+
+def without_blank_lines(code: str) -> str:
+    return "\n".join(line.partition("  # noqa")[0] for line in code.splitlines() if line.strip())
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_code_on_a_page_is_that_of_its_example(name: str) -> None:
+    """A block that a page takes from an example stands there, apart from comments for linters."""
+    code = without_blank_lines((EXAMPLES / name).read_text())
+    for page, block in quoted(f"code of examples/{name}: "):
+        told = f"{page.name} is behind: python examples/support/pages.py --code"
+        for part in block.split("\n\n"):
+            assert without_blank_lines(part) in code, told
+
+
+def test_pages_take_code_and_figures_from_examples() -> None:
+    """The two tests above have something to look at."""
+    assert 10 <= len(quoted("code of examples/"))
+    assert 5 <= len(quoted("printed by examples/"))
 
 
 @pytest.mark.long
