@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from sharedtask.errors import BackendUnavailableError as BackendUnavailableError
     from sharedtask.errors import ClosedError as ClosedError
     from sharedtask.errors import DefinitionError as DefinitionError
+    from sharedtask.errors import InvalidNameError as InvalidNameError
     from sharedtask.errors import LockOrderError as LockOrderError
+    from sharedtask.errors import NameInUseError as NameInUseError
+    from sharedtask.errors import NameRefusedError as NameRefusedError
     from sharedtask.errors import OptionsError as OptionsError
     from sharedtask.errors import OverlapError as OverlapError
     from sharedtask.errors import RegionPoisonedError as RegionPoisonedError
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from sharedtask.errors import StoreFullError as StoreFullError
     from sharedtask.errors import TaskExitError as TaskExitError
     from sharedtask.errors import TaskTimeoutError as TaskTimeoutError
+    from sharedtask.errors import UnknownNameError as UnknownNameError
     from sharedtask.errors import UnshareableError as UnshareableError
     from sharedtask.errors import WorkerDiedError as WorkerDiedError
     from sharedtask.locked import Locked as Locked
@@ -48,11 +52,17 @@ if TYPE_CHECKING:
     from sharedtask.sharing.arrays import zeros as zeros
     from sharedtask.sharing.cache import CacheInfo as CacheInfo
     from sharedtask.sharing.handles import Handle as Handle
+    from sharedtask.sharing.handles import attach as attach
     from sharedtask.sharing.handles import share as share
     from sharedtask.task import Task as Task
 
 _MODULES = {
-    "annotations": ("CopyOnWrite", "Partitioned", "Reduced", "Shared"),
+    "annotations": (
+        "CopyOnWrite",
+        "Partitioned",
+        "Reduced",
+        "Shared",
+    ),
     "control": ("shutdown",),
     "decorator": ("parallel",),
     "errors": (
@@ -60,7 +70,10 @@ _MODULES = {
         "BackendUnavailableError",
         "ClosedError",
         "DefinitionError",
+        "InvalidNameError",
         "LockOrderError",
+        "NameInUseError",
+        "NameRefusedError",
         "OptionsError",
         "OverlapError",
         "RegionPoisonedError",
@@ -69,17 +82,32 @@ _MODULES = {
         "StoreFullError",
         "TaskExitError",
         "TaskTimeoutError",
+        "UnknownNameError",
         "UnshareableError",
         "WorkerDiedError",
     ),
-    "locked": ("Locked", "Regions"),
+    "locked": (
+        "Locked",
+        "Regions",
+    ),
     "multi": ("multi_process",),
     "options": ("defaults",),
-    "partitions": ("Partition", "partition"),
+    "partitions": (
+        "Partition",
+        "partition",
+    ),
     "reductions": ("Reduction",),
-    "sharing.arrays": ("array", "empty", "zeros"),
+    "sharing.arrays": (
+        "array",
+        "empty",
+        "zeros",
+    ),
     "sharing.cache": ("CacheInfo",),
-    "sharing.handles": ("Handle", "share"),
+    "sharing.handles": (
+        "Handle",
+        "attach",
+        "share",
+    ),
     "task": ("Task",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
@@ -95,8 +123,11 @@ __all__ = [
     "CopyOnWrite",
     "DefinitionError",
     "Handle",
+    "InvalidNameError",
     "LockOrderError",
     "Locked",
+    "NameInUseError",
+    "NameRefusedError",
     "OptionsError",
     "OverlapError",
     "Partition",
@@ -112,9 +143,11 @@ __all__ = [
     "Task",
     "TaskExitError",
     "TaskTimeoutError",
+    "UnknownNameError",
     "UnshareableError",
     "WorkerDiedError",
     "array",
+    "attach",
     "defaults",
     "empty",
     "multi_process",

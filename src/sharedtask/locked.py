@@ -279,7 +279,13 @@ class Locked(Generic[T]):
 def _open(
     region: Region, shape: tuple[int, ...], lengths: tuple[int, ...], opening: _Opening
 ) -> Locked[Any]:
-    return Locked.over(region.view(writable=True), _Cells(shape, lengths), opening)
+    array, cells = region.view(writable=True), _Cells(shape, lengths)
+    # A task may pass the array on to a map of its own: that must lock by the same table.
+    guarded = _Guarded(array, cells, opening.memory)
+    with _making:
+        known = _guarded_in(_memory_of(array))
+        known[:] = [*(each for each in known if each.form != guarded.form), guarded]
+    return Locked.over(array, cells, opening, guarded)
 
 
 class _Where:
@@ -304,16 +310,36 @@ class _Guarded:
     this, and this does not keep the memory.
     """
 
-    def __init__(self, form: tuple[Any, ...], cells: _Cells) -> None:
-        self.form, self.cells = form, cells
-        self.table = Table(cells.count)
+    def __init__(self, array: Array, cells: _Cells, memory: Memory | None = None) -> None:
+        self.form, self.cells = _form(array, cells.lengths), cells
+        self._theirs = memory  # of the table, where another process made it
+        self._table = Table(cells.count) if memory is None else None
         self.users: weakref.WeakSet[Use] = weakref.WeakSet()
         self.twin: Callable[[], Array | None] = lambda: None
 
+    @property
+    def is_used(self) -> bool:
+        """Whether a call is running that locks it, here or in the process that made the table."""
+        return self._theirs is not None or bool(self.users)
+
     def opening(self, name: str, rank: int, rules: Regions) -> _Opening:
         """How others open the locks."""
-        memory = replace(self.table.memory, pid=os.getpid())  # a forked child has it too
+        if self._table is None:
+            memory = cast("Memory", self._theirs)
+        else:
+            memory = replace(self._table.memory, pid=os.getpid())  # a forked child has it too
         return _Opening(memory, self.cells.count, name, rank, rules.poisoned)
+
+    def meets(self, array: Array) -> bool:
+        """Whether it may be locks on some of the same memory."""
+        if self.users:
+            return any(np.may_share_memory(use.array, array) for use in self.users)
+        return True
+
+
+def _form(array: Array, lengths: tuple[int, ...]) -> tuple[Any, ...]:
+    """What tells one array of some memory, and its blocks, from the others."""
+    return mapping.address_of(array), array.dtype, array.shape, array.strides, lengths
 
 
 # By the identity of what keeps the memory, which may be an array and then has no hash.
@@ -341,21 +367,20 @@ def _guard(array: Any, name: str, rules: Regions) -> _Guarded:
     """
     partitions.check_base(array, name)
     cells = _Cells(array.shape, rules.lengths(array.shape))
-    address = mapping.address_of(array)
-    form = (address, array.dtype, array.shape, array.strides, cells.lengths)
+    form = _form(array, cells.lengths)
     with _making:
         known = _guarded_in(_memory_of(array))
         for each in known:
             if each.form == form:
                 return each
         # Other views of the same memory have locks that say nothing to these.
-        apart = [each for each in known if not _meets(each, array)]
-        if any(each.users for each in known if each not in apart):
+        apart = [each for each in known if not each.meets(array)]
+        if any(each.is_used for each in known if each not in apart):
             raise ArgumentError(
                 f"{f'{name!r}' if name else 'the array'} shares memory with an array that is"
                 " locked by a call that is running. Pass the same array, with the same blocks."
             )
-        known[:] = [*apart, _Guarded(form, cells)]
+        known[:] = [*apart, _Guarded(array, cells)]
         return known[-1]
 
 
@@ -366,10 +391,6 @@ def _memory_of(array: Array) -> Any:
         owner = owner.base
     found = find(array)
     return owner if found is None else found.holder
-
-
-def _meets(guarded: _Guarded, array: Array) -> bool:
-    return any(np.may_share_memory(use.array, array) for use in guarded.users) or not guarded.users
 
 
 class Use:

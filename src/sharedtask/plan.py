@@ -158,7 +158,7 @@ def _with_results(call: Call, into: npt.NDArray[Any], count: int) -> Call:
             "Its first axis must be as long as the items are many."
         )
         raise ArgumentError(msg)
-    _refuse_other_use(call.task, "out", into, call.shared)
+    _refuse_other_use(call.task, INTO, into, call.shared, said="out")
     shared = {**call.shared, INTO: SharedValue(into, Role.PARTITIONED)}
     return replace(
         call, shared=shared, blocks={**call.blocks, INTO: Blocks(into, None, range(count))}
@@ -246,15 +246,20 @@ def _first(position: int, item: Any) -> Any:
 
 
 def _refuse_other_use(
-    task: str, name: str, array: npt.NDArray[Any], shared: Mapping[str, SharedValue]
+    task: str,
+    name: str,
+    array: npt.NDArray[Any],
+    shared: Mapping[str, SharedValue],
+    said: str = "",
 ) -> None:
     """What tasks write in one array must not be what another parameter reads, or writes."""
     for other, value in shared.items():
         theirs = value.value
         if other != name and isinstance(theirs, np.ndarray) and _share_memory(array, theirs):
             msg = (
-                f"{task}(): {name!r} is written by tasks, and {other!r} is the same memory: what "
-                f"a task reads there would depend on the others. Pass {other}={other}.copy()."
+                f"{task}(): {said or name!r} is written by tasks, and {other!r} is the same memory:"
+                " what a task reads there would depend on the others."
+                f" Pass {other}={other}.copy()."
             )
             raise ArgumentError(msg)
 

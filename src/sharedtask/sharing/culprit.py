@@ -21,6 +21,8 @@ def culprit(value: object, name: str) -> str:
     """
     path, part = name, value
     for _ in range(_DEPTH):
+        if _refuses(part):
+            break
         step = next(((p, v) for p, v in _parts(part) if not encodes(v)), None)
         if step is None:
             break
@@ -28,6 +30,17 @@ def culprit(value: object, name: str) -> str:
     cls = type(part)
     known = "" if cls.__module__ == "builtins" else f"{cls.__module__}."
     return f"{path} is a {known}{cls.__qualname__}"
+
+
+def _refuses(value: object) -> bool:
+    """True where a class of ours says itself that it cannot be pickled, and why."""
+    if not type(value).__module__.startswith("sharedtask."):
+        return False
+    try:
+        value.__reduce_ex__(codec.PROTOCOL)
+    except Exception:  # noqa: BLE001  whatever it says
+        return True
+    return False
 
 
 def unshareable(value: object, name: str, error: Exception, which: str) -> UnshareableError:

@@ -1,18 +1,25 @@
-"""``share(value)``: a snapshot that is published once, by hand, and never checked again."""
+"""``share(value)``: a snapshot that is published once, by hand, and never checked again.
+
+With a name it can be had from unrelated processes, by ``attach(name)``.
+"""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from sharedtask import interrupts
 from sharedtask.errors import ClosedError, SharedTaskError, UnshareableError
-from sharedtask.sharing import codec, memory
+from sharedtask.sharing import codec, entries, memory, names
 from sharedtask.sharing.cache import Lease, ShareCache
 from sharedtask.sharing.culprit import unshareable
 from sharedtask.sharing.publication import Publication
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from types import TracebackType
 
 T = TypeVar("T")
@@ -32,26 +39,48 @@ bells: list[Callable[[], object]] = []
 uses = ShareCache(limit=0, wake=lambda: [ring() for ring in bells])
 
 
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """What a handle has of a name; ``own`` where this process has shared it."""
+
+    claim: entries.Claim
+    nbytes: int
+    own: bool
+
+
+# A name is a use of the value: until it is taken away, it keeps the handle and so the memory.
+_named: dict[str, Handle[Any]] = {}
+
+
 class Handle(_FitsEverywhere, Generic[T]):
-    """A shared value that its owner gives back. Made by ``share()``.
+    """A shared value that its owner gives back. Made by ``share()`` and ``attach()``.
 
     Pass it where the value would stand: ``task.map(items, model=handle)``. A handle stands for
     memory of this process, so a copy of it is the same handle, and it cannot be pickled.
     """
 
-    def __init__(self, publication: Publication, kind: str) -> None:
+    def __init__(
+        self,
+        publication: Publication,
+        kind: str,
+        named: _Named | None = None,
+        value: tuple[T, ...] = (),
+    ) -> None:
         self._publication = publication
         self._kind = kind
+        self._named = named
         # The memory goes with the last lease, and the handle itself holds one.
         self._own = uses.adopt(publication)
         uses.retire(publication)
         self._lock = threading.Lock()
-        self._value: list[T] = []
+        self._value: list[T] = list(value)
         self.closed = False
 
     @property
     def value(self) -> T:
         """The value as the workers see it: decoded once from shared memory, read-only.
+
+        Of ``attach(name, writable=True)`` it is the array itself, which may be written.
 
         Raises:
             ClosedError: The handle is closed.
@@ -63,9 +92,14 @@ class Handle(_FitsEverywhere, Generic[T]):
             return self._value[0]
 
     @property
+    def name(self) -> str | None:
+        """The name that the value was shared under."""
+        return None if self._named is None else self._named.claim.name
+
+    @property
     def nbytes(self) -> int:
         """Bytes of shared memory that the value takes."""
-        return self._publication.nbytes
+        return self._publication.nbytes if self._named is None else self._named.nbytes
 
     @property
     def publication(self) -> Publication:
@@ -82,14 +116,30 @@ class Handle(_FitsEverywhere, Generic[T]):
     def close(self) -> None:
         """Give the memory back: at once, or when the calls that use it now are done.
 
-        What was decoded from it stays valid. Closing twice is closing once.
+        What was decoded from it stays valid. Closing twice is closing once. The process that has
+        shared the value under a name takes the name away; those that attached end their own use.
         """
         with self._lock:
             if self.closed:
                 return
             self.closed = True
             self._value.clear()
+        if self._named is not None and self._named.own:
+            _give_name_back(self._named.claim)
         self._own.release()
+
+    def unlink(self) -> None:
+        """Take the name away; whoever has the value keeps it, and nobody else can attach.
+
+        A handle without a name has nothing to take away, and twice is once. It may be called in
+        any process that has a handle of the name.
+
+        Raises:
+            NameRefusedError: Others can write where the names are kept.
+        """
+        if self._named is not None:
+            self._named.claim.remove()
+            _named.pop(self._named.claim.nonce, None)
 
     def _require_open(self) -> None:
         if self.closed:
@@ -123,10 +173,11 @@ class Handle(_FitsEverywhere, Generic[T]):
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else memory.human(self.nbytes)
-        return f"<Handle of a {self._kind}, {state}>"
+        name = "" if self.name is None else f"{self.name!r} "
+        return f"<Handle {name}of a {self._kind}, {state}>"
 
 
-def share(value: T) -> Handle[T]:
+def share(value: T, name: str | None = None) -> Handle[T]:
     """Put ``value`` into shared memory and return a handle of it.
 
     The handle is a snapshot: later changes of ``value`` are not seen, and nothing is checked when
@@ -136,6 +187,10 @@ def share(value: T) -> Handle[T]:
 
     Args:
         value: Anything that can be encoded; arrays inside it are shared without a copy per worker.
+        name: What other processes of this user and machine ``attach`` it by: 1 to 200 letters,
+            digits, ``_``, ``-`` and ``.``, not beginning with a dot. An array that lies in shared
+            memory already is then shared where it lies, any other is copied into such memory. The
+            name stands until ``close()``, ``unlink()`` or the end of this process.
 
     Returns:
         A handle with ``value`` (read-only), ``nbytes`` (bytes of shared memory) and ``close()``.
@@ -143,6 +198,9 @@ def share(value: T) -> Handle[T]:
     Raises:
         UnshareableError: ``value`` holds something that cannot be pickled; the text says where.
         StoreFullError: There is not enough memory.
+        NameInUseError: A living process shares something under that name.
+        InvalidNameError: ``name`` cannot be one.
+        NameRefusedError: The place of the names is not this user's alone.
 
     Example:
         >>> import numpy as np
@@ -158,10 +216,86 @@ def share(value: T) -> Handle[T]:
     if isinstance(value, Handle):
         msg = "this is a handle of a shared value already. Pass it on as it is."
         raise UnshareableError(msg)
-    try:
+    if name is not None:
+        return _share_named(value, name)
+    with _blamed(value):
         payload = codec.encode_shared(value)
+    return Handle(Publication(payload, watched=False), type(value).__name__)
+
+
+def attach(name: str, *, writable: bool = False) -> Handle[Any]:
+    """Use what another process has shared under ``name``.
+
+    What is attached stays valid when the other process ends. An array is live: its writes are
+    seen at once. Anything else is a snapshot.
+
+    Args:
+        name: As given to ``share(value, name=...)``, by a process of this user and machine.
+        writable: The array may be written through ``handle.value``; every process that has it
+            sees that at once. Nothing keeps two from writing the same element.
+
+    Returns:
+        A handle to pass to tasks, with ``value``. To leave it, or ``close()``, ends this use alone.
+
+    Raises:
+        UnknownNameError: Nothing is shared under the name, or its process has ended.
+        NameRefusedError: It is damaged, another user's, or not to be written.
+        InvalidNameError: ``name`` cannot be one.
+
+    Example:
+        >>> import numpy as np
+        >>> from sharedtask import attach, share
+        >>> with share(np.arange(3), name="numbers"):
+        ...     with attach("numbers") as handle:  # elsewhere
+        ...         handle.value
+        array([0, 1, 2])
+    """
+    uses.sweep()
+    found = names.open_named(name, writable=writable)
+    entry = found.entry
+    named = _Named(found.claim, entry.nbytes, own=False)
+    if found.array is None:
+        return Handle(found.publication, entry.look, named)
+    return Handle(found.publication, "ndarray", named, (found.array,))
+
+
+def _share_named(value: T, name: str) -> Handle[T]:
+    entries.check_name(name)
+    entries.require_free(name)  # before a copy is made
+    with _blamed(value):
+        kept = names.keep(value, name)
+    with interrupts.shield():  # an interrupt would leave the name to nobody
+        try:
+            claim = entries.claim(kept.entry)
+        except BaseException:
+            kept.publication.release()
+            raise
+        named = _Named(claim, kept.entry.nbytes, own=True)
+        handle: Handle[T] = Handle(kept.publication, type(value).__name__, named)
+        _named[claim.nonce] = handle
+    return handle
+
+
+def _give_name_back(claim: entries.Claim) -> None:
+    """Take the name away if that can be. If not, its entry is void: the memory is gone."""
+    _named.pop(claim.nonce, None)
+    with contextlib.suppress(SharedTaskError, OSError):
+        claim.release()
+
+
+@atexit.register
+def _give_names_back() -> None:
+    for handle in list(_named.values()):
+        if handle._named is not None:
+            _give_name_back(handle._named.claim)
+
+
+@contextlib.contextmanager
+def _blamed(value: object) -> Generator[None]:
+    """Whatever the value's own code raises as it is encoded is told of the value."""
+    try:
+        yield
     except (SharedTaskError, MemoryError):
         raise
     except Exception as error:
         raise unshareable(value, "value", error, f"this {type(value).__name__}") from error
-    return Handle(Publication(payload, watched=False), type(value).__name__)

@@ -85,13 +85,13 @@ class Connection:
     def lease_handle(self, handle: Handle[Any]) -> Lease:
         """Put the value behind a handle, once."""
         publication = handle.publication
-        lease = self.cache.lease(publication, verify=False, encode=self._payload_of)
+        lease = self.cache.lease(publication, verify=False, encode=self.payload_of)
         self._of_handles[publication.token] = lease.publication.token
         publication.tell_on_release(self._drop_handle)
         lease.publication.tell_on_release(self.dispatcher.note_release)
         return lease
 
-    def _payload_of(self, publication: Any) -> Payload:
+    def payload_of(self, publication: Any) -> Payload:
         """The payload behind a handle; of what lies in memory of this machine the contents."""
         if publication.is_in_place:
             return self.encode(publication.value())
@@ -291,7 +291,8 @@ def _encoders(
         if call.shared[name].role.writes:  # blocks that came back since are not read again
             return lambda: codec.encode(lend(name))
         if isinstance(value, Handle):
-            return value.publication.payload
+            publication = value.publication
+            return lambda: connection.payload_of(publication)
         return lambda: connection.encode(value)
 
     of_shared = {p.token: encoder(p.name) for p in leases.parameters}

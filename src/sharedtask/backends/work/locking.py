@@ -8,8 +8,6 @@ from sharedtask.errors import OptionsError, StoreFullError
 from sharedtask.locked import Use
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from sharedtask.backends.base import Call
 
 
@@ -31,10 +29,10 @@ def _use(call: Call, name: str, rank: int, *, shared: bool) -> Use:
         raise StoreFullError(msg) from error
 
 
-def close(uses: Mapping[str, Use]) -> None:
+def close(uses: dict[str, Use]) -> None:
     """The call is over: what was written is in the caller's arrays."""
-    for use in uses.values():
-        use.close()
+    while uses:  # emptied: the arrays may be locked as others from now on
+        uses.popitem()[1].close()
 
 
 def refuse(call: Call) -> None:

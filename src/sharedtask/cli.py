@@ -1,0 +1,236 @@
+"""The command line: which names there are, what is left of dead owners, what works here.
+
+    sharedtask ls [--json]   sharedtask clean   sharedtask info   sharedtask --version
+
+On a terminal ``ls`` shows a table for people. Into a pipe it writes a line for each name, with
+tabs between plain fields and no heading.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from sharedtask.errors import SharedTaskError
+from sharedtask.sharing import entries, memory
+from sharedtask.version import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sharedtask.sharing.entries import Listed
+
+    _Command = Callable[[argparse.Namespace], None]
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, or 1 after one line on standard error.
+
+    A wrong command line exits with 2, as argparse does.
+    """
+    given = _parser().parse_args(arguments)
+    command: _Command = given.command
+    try:
+        command(given)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `sharedtask ls | head -1`: enough was read
+        _drop_output()
+    except (SharedTaskError, OSError) as error:
+        sys.stderr.write(f"sharedtask: {error}\n")
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sharedtask", description=_ABOUT, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"sharedtask {VERSION}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    ls = _add(commands, "ls", _ls, "list the names that values are shared under")
+    ls.add_argument("--json", action="store_true", help="as JSON, every field")
+    _add(commands, "clean", _clean, "remove names whose owners are gone")
+    _add(commands, "info", _info, "show versions, defaults, and what works here")
+    return parser
+
+
+def _add(commands: Any, name: str, command: _Command, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
+    )
+    parser.set_defaults(command=command)
+    return parser
+
+
+_ABOUT = "Values that are shared under a name, and what sharedtask finds on this machine."
+
+
+def _drop_output() -> None:
+    """Python would complain at its end that the output cannot be written."""
+    with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        sys.stdout.write(f"{line}\n")
+
+
+# ------------------------------------------------------------------------------------ ls, clean
+
+
+def _ls(given: argparse.Namespace) -> None:
+    found = entries.listing()
+    if given.json:
+        _say(json.dumps([_as_json(each) for each in found], indent=2))
+    elif sys.stdout.isatty():
+        _say(*_table(found))
+    else:
+        _say(*("\t".join(_fields(each)) for each in found))
+
+
+def _as_json(each: Listed) -> dict[str, Any]:
+    told = {} if each.entry is None else dataclasses.asdict(each.entry)
+    return {**told, "name": each.name, "state": each.state}
+
+
+_HEADING = ("NAME", "KIND", "WHAT", "BYTES", "OWNER", "STATE", "AGE")
+
+
+def _fields(each: Listed, size: Callable[[int], str] = str, age: Callable[[int], str] = str) -> Any:
+    entry = each.entry
+    if entry is None:
+        return (each.name, "-", "-", "-", "-", each.state, "-")
+    seconds = max(int(time.time() - entry.created), 0)
+    return (
+        each.name,
+        entry.kind,
+        entry.look,
+        size(entry.nbytes),
+        str(entry.pid),
+        each.state,
+        age(seconds),
+    )
+
+
+def _table(found: list[Listed]) -> list[str]:
+    if not found:
+        return ["nothing is shared under a name."]
+    rows = [_HEADING, *(_fields(each, memory.human, _age) for each in found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def _age(seconds: int) -> str:
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"
+
+
+def _clean(_given: argparse.Namespace) -> None:
+    removed = entries.clean()
+    _say(*map(_removal, removed))
+    if not removed:
+        _say("nothing to remove.")
+
+
+def _removal(each: Listed) -> str:
+    if each.entry is None:
+        return f"removed {each.name}: its entry was damaged."
+    return f"removed {each.name}: process {each.entry.pid}, which had shared it, has ended."
+
+
+# ----------------------------------------------------------------------------------------- info
+
+
+def _info(_given: argparse.Namespace) -> None:
+    facts = {**_versions(), **_defaults(), **_machine(), "names": entries.directory()}
+    width = max(map(len, facts))
+    _say(*(f"{name.ljust(width)}  {value}" for name, value in facts.items()))
+
+
+def _versions() -> dict[str, str]:
+    import platform
+
+    return {
+        "sharedtask": VERSION,
+        "python": platform.python_version(),
+        "numpy": _version_of("numpy"),
+        "ray": _version_of("ray"),
+        "linux": platform.release(),
+    }
+
+
+def _version_of(package: str) -> str:
+    """The installed version, without an import: that of ray takes half a second."""
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _defaults() -> dict[str, str]:
+    from sharedtask import options
+
+    chosen, cpus = options.resolve({}), options.available_cpus()
+    return {
+        "backend": chosen.backend,
+        "workers": str(cpus if chosen.workers is None else chosen.workers),
+        "CPUs": str(cpus),
+    }
+
+
+def _machine() -> dict[str, str]:
+    total, available = memory.total(), memory.available()
+    return {
+        "memory": f"{memory.human(total)}, {memory.human(available)} available",
+        "memfd": _yes(_has_memfd()),
+        "userfaultfd": _yes(_has_watches()),
+        "huge pages": _yes(_has_huge_pages()),
+    }
+
+
+def _yes(works: bool) -> str:
+    return "yes" if works else "no"
+
+
+def _has_memfd() -> bool:
+    from sharedtask.sharing import segments
+
+    return segments.uses_memfd()
+
+
+def _has_watches() -> bool:
+    """Whether the kernel tells of writes, so that unchanged arrays need not be compared."""
+    import numpy as np
+
+    from sharedtask.sharing import freshness, mapping
+
+    array = np.zeros(2 * freshness.WATCH_FROM, np.uint8)
+    watch = freshness.watch(mapping.address_of(array), array.nbytes)
+    if watch is not None:
+        watch.release()
+    return watch is not None
+
+
+def _has_huge_pages() -> bool:
+    """Whether new segments get them, found out by making one."""
+    from sharedtask.sharing import libc, mapping, segments
+
+    fd = segments.scratch(mapping.HUGE)
+    try:
+        address, ready = segments._collapse(fd, mapping.HUGE) or (0, 0)
+        if address:
+            libc.munmap(address, mapping.HUGE)
+        return ready > 0
+    finally:
+        os.close(fd)
