@@ -8,12 +8,13 @@ Locked       in a task: the memory, and an opening of the table for each thread
 
 from __future__ import annotations
 
+import graphlib
 import itertools
 import math
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
 
@@ -411,7 +412,8 @@ class Use:
 
     def __init__(self, array: Array, name: str, rules: Regions, rank: int, *, shared: bool) -> None:
         self.array = array
-        guarded = _guard(array, name, rules)
+        self.order: _Order | None = None
+        guarded = self.guarded = _guard(array, name, rules)
         with _making:
             self._twin = guarded.twin()
             if self._twin is None and shared and find(array) is None:
@@ -429,6 +431,61 @@ class Use:
 
     def close(self) -> None:
         """The call is over: what was written is in the caller's array, failed or not."""
+        self.order = None
         twin, self._twin = self._twin, None
         if twin is not None:
             self.array[...] = twin
+
+
+class _Order:
+    """The order in which the tasks of a running call enter arrays."""
+
+    __slots__ = ("__weakref__", "tables")
+
+    def __init__(self, tables: tuple[_Guarded, ...]) -> None:
+        self.tables = tables
+
+
+_orders: weakref.WeakSet[_Order] = weakref.WeakSet()
+
+
+def use_all(locked: Mapping[str, tuple[Array, Regions]], *, shared: bool) -> dict[str, Use]:
+    """Begin to use the arrays of a call, by parameter; see ``Use``.
+
+    Raises:
+        ArgumentError: An array cannot be locked, or a call that is running enters them in another
+            order, so that its tasks and those of this one could wait for each other for ever.
+        StoreFullError: There is no room for a copy.
+    """
+    uses = {
+        name: Use(array, name, rules, rank, shared=shared)
+        for rank, (name, (array, rules)) in enumerate(locked.items())
+    }
+    order = _Order(tuple(use.guarded for use in uses.values()))
+    with _making:
+        _check_orders([*_orders, order], " and ".join(map(repr, uses)))
+        _orders.add(order)
+    for use in uses.values():
+        use.order = order
+    return uses
+
+
+def _check_orders(orders: Sequence[_Order], names: str) -> None:
+    before: dict[_Guarded, set[_Guarded]] = {}
+    for order in orders:
+        for first, second in itertools.pairwise(order.tables):
+            before.setdefault(second, set()).add(first)
+    try:
+        graphlib.TopologicalSorter(before).prepare()
+    except graphlib.CycleError:
+        raise ArgumentError(
+            f"{names} are locked in another order by a call that is running: its tasks and those of"
+            " this call could wait for each other for ever. Give the arrays to parameters that"
+            " stand in the same order, or let that call end."
+        ) from None
+
+
+def close_all(uses: dict[str, Use]) -> None:
+    """The call is over: what was written is in the caller's arrays."""
+    while uses:  # emptied: the arrays may be locked as others from now on
+        uses.popitem()[1].close()

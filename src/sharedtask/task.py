@@ -6,7 +6,6 @@ Called, it is the function; ``map`` and its family run it at large.
 from __future__ import annotations
 
 import functools
-import itertools
 import threading
 from concurrent.futures import Future
 from itertools import islice
@@ -19,7 +18,7 @@ import wrapt
 from sharedtask.annotations import Role
 from sharedtask.backends import registry
 from sharedtask.chunks import Pace
-from sharedtask.locked import Locked
+from sharedtask.locked import close_all, use_all
 from sharedtask.options import check_options, resolve
 from sharedtask.plan import Plan, Target, plan_call, plan_map
 from sharedtask.run import Run, Submission, as_completed, collect, in_order
@@ -526,17 +525,33 @@ def _call(
     if Role.LOCKED in spec().roles.values():
         skipped = 0 if instance is None else 1
         names = list(spec().signature.parameters)[skipped:]
-        args = tuple(
-            _guarded(spec(), name, value)
-            for name, value in itertools.zip_longest(names[: len(args)], args, fillvalue="")
-        )
-        kwargs = {name: _guarded(spec(), name, value) for name, value in kwargs.items()}
+        return _call_locked(spec(), wrapped, dict(zip(names, args, strict=False)), args, kwargs)
     return wrapped(*args, **kwargs)
 
 
-def _guarded(spec: TaskSpec, name: str, value: Any) -> Any:
-    is_locked = spec.roles.get(name) is Role.LOCKED and isinstance(value, np.ndarray)
-    return Locked(value, spec.regions(name)) if is_locked else value
+def _call_locked(
+    spec: TaskSpec,
+    wrapped: Callable[..., R],
+    by_place: Mapping[str, Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> R:
+    """Call a function that locks arrays; those that it got bare are locked for it."""
+    found = {
+        name: (value, spec.regions(name))
+        for name, value in {**by_place, **kwargs}.items()
+        if spec.roles.get(name) is Role.LOCKED and isinstance(value, np.ndarray)
+    }
+    uses = use_all({name: found[name] for name in spec.roles if name in found}, shared=False)
+    locked = {name: use.locked for name, use in uses.items()}
+    places = [*by_place, *[""] * (len(args) - len(by_place))]
+    try:
+        return wrapped(
+            *(locked.get(name, value) for name, value in zip(places, args, strict=True)),
+            **{name: locked.get(name, value) for name, value in kwargs.items()},
+        )
+    finally:
+        close_all(uses)
 
 
 def _behind(value: Any) -> Any:

@@ -29,6 +29,7 @@ from sharedtask.backends.base import (
 from sharedtask.backends.work import locking
 from sharedtask.backends.work.totals import Accumulator, Form, Gathering, keep_all, result_of
 from sharedtask.errors import ClosedError, SharedTaskError, TaskTimeoutError
+from sharedtask.locked import close_all
 from sharedtask.options import available_cpus
 from sharedtask.outcomes import Batch, Known, Report, contained, readonly_advice
 from sharedtask.sharing import codec, mapping
@@ -162,7 +163,7 @@ class _LocalSession(Session):
 
     def close(self) -> None:
         self._closed = True
-        locking.close(self._uses)
+        close_all(self._uses)
 
 
 @dataclass(frozen=True, slots=True)

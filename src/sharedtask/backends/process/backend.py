@@ -19,6 +19,7 @@ from sharedtask.backends.work.leasing import head_of, lease_all
 from sharedtask.backends.work.lending import Working
 from sharedtask.backends.work.parcels import Parcel
 from sharedtask.errors import BackendUnavailableError, StoreFullError
+from sharedtask.locked import close_all
 from sharedtask.options import available_cpus
 from sharedtask.outcomes import Report
 from sharedtask.sharing.cache import ShareCache
@@ -187,7 +188,7 @@ class _ProcessSession(Session):
         if call.closed:
             return
         call.closed = True
-        locking.close(self._uses)
+        close_all(self._uses)
         self._pool.hand_over()
         if call.pending:
             self._pool.give_up(call)

@@ -22,33 +22,22 @@ class Adders:
     def __init__(self, accumulators: Mapping[str, Accumulator], outbox: Outbox, job: Job) -> None:
         self._accumulators = accumulators
         self._outbox = outbox
-        self._refused = outbox.refused
+        outbox.on_refusal = self.take_back
         for accumulator in accumulators.values():
             accumulator.enter(job.slot, job.number)
 
     def lend(self) -> dict[str, Any]:
         """What the next item gets."""
-        self._see()
         return {name: accumulator.lend() for name, accumulator in self._accumulators.items()}
 
     def keep(self) -> None:
         """The item has returned, and its result is not written down yet."""
         keep_all(self._accumulators.values(), self._outbox.position)
 
-    def _see(self) -> None:
-        """Where the last result could not be sent, its item has failed after all."""
-        if self._refused != self._outbox.refused:
-            self._refused = self._outbox.refused
-            self.take_back()
-
     def take_back(self) -> None:
         """The item that returned last counts as failed."""
         for accumulator in self._accumulators.values():
             accumulator.take_back()
-
-    def end(self) -> None:
-        """The chunk is over."""
-        self._see()
 
     def result(self, first: int, count: int) -> Partial | None:
         """What the chunk has added, where the memory is this worker's own."""

@@ -5,34 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sharedtask.errors import OptionsError, StoreFullError
-from sharedtask.locked import Use
+from sharedtask.locked import use_all
 
 if TYPE_CHECKING:
     from sharedtask.backends.base import Call
+    from sharedtask.locked import Use
 
 
 def uses(call: Call, *, shared: bool) -> dict[str, Use]:
-    """Begin to use them; with ``shared`` other processes must see them.
-
-    Raises:
-        ArgumentError: One cannot be locked.
-        StoreFullError: There is no room for a copy that others can see.
-    """
-    return {name: _use(call, name, rank, shared=shared) for rank, name in enumerate(call.locked)}
-
-
-def _use(call: Call, name: str, rank: int, *, shared: bool) -> Use:
+    """Begin to use them; with ``shared`` other processes must see them. See ``use_all``."""
+    arrays = {name: (call.shared[name].value, rules) for name, rules in call.locked.items()}
     try:
-        return Use(call.shared[name].value, name, call.locked[name], rank, shared=shared)
+        return use_all(arrays, shared=shared)
     except StoreFullError as error:
-        msg = f"{call.task}(): {name!r} does not fit: {error}"
+        names = ", ".join(map(repr, arrays))
+        msg = f"{call.task}(): a copy of {names} does not fit: {error}"
         raise StoreFullError(msg) from error
-
-
-def close(uses: dict[str, Use]) -> None:
-    """The call is over: what was written is in the caller's arrays."""
-    while uses:  # emptied: the arrays may be locked as others from now on
-        uses.popitem()[1].close()
 
 
 def refuse(call: Call) -> None:

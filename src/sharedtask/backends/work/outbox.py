@@ -16,6 +16,8 @@ from . import parcels, results
 from .board import Word
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sharedtask.sharing.payload import Payload
 
     from .parcels import Parcel
@@ -62,7 +64,8 @@ class Outbox:
         self.kind: type | None = None  # values of this type go straight into the column
         self.column: Any = ()
         self.task, self.index = "", 0
-        self.refused = 0  # results that could not be sent; errors stand in their places
+        # Called before the error of a result that could not be sent is written down in its place.
+        self.on_refusal: Callable[[], object] = lambda: None
 
     def begin(self, chunk: int) -> None:
         """A chunk begins; nothing is known of its results."""
@@ -133,7 +136,7 @@ class Outbox:
         try:
             payload = codec.encode(value)
         except BaseException as error:  # noqa: BLE001  pickling runs user code
-            self.refused += 1
+            self.on_refusal()
             self.add_error(_unsendable(self.task, self._next_index(), value, error))
             return
         if payload.nbytes >= parcels.SEGMENT_FROM:
@@ -169,7 +172,7 @@ class Outbox:
         try:
             parcel = self._way.pack(payload)
         except Exception as error:  # noqa: BLE001  the store is full
-            self.refused += 1
+            self.on_refusal()
             self.add_error(error)
             return
         self._raise_mode(results.RECORDS)

@@ -72,6 +72,7 @@ class Runner:
         """Run a chunk; False where its items cannot be unpickled together, and nothing was done."""
         words = self._words
         self._adders = None
+        self._outbox.on_refusal = _nothing
         self._outbox.begin(job.number)
         head = self.head(job.head)
         self._outbox.task, self._outbox.index = head.task, job.first
@@ -186,8 +187,6 @@ class Runner:
             self._outbox.add_error(invocation.unreadable(caller.head, job.first, error))
         else:
             self._loop(job, items, caller)
-        if caller.adders is not None:
-            caller.adders.end()
         self._outbox.flush(finished=True)
         return True
 
@@ -240,6 +239,10 @@ class Runner:
                 outbox.add(value)
             kind, column, count = outbox.kind, outbox.column, words[Word.COUNT]
         return True
+
+
+def _nothing() -> None:
+    """No item has added anything."""
 
 
 def _next_size(size: int, elapsed_ns: int) -> int:

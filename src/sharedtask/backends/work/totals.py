@@ -105,8 +105,9 @@ class Slot:
         self._words[1] = (chunk & _CHUNK_MASK) << 32 | done << 1 | other
 
     def take_back(self) -> None:
-        """Drop what was added last."""
-        self._words[1] ^= np.uint64(1)
+        """Drop what was added last: the item before is the last one again, in the other buffer."""
+        state = int(self._words[1])
+        self._words[1] = (state - 2) ^ 1
 
     def settle(self, chunk: int, done: int) -> None:
         """The worker is dead, and ``done`` items of this chunk have left a result."""
@@ -279,8 +280,9 @@ class Gathering:
 
     def _completed(self, total: Total, found: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """What the caller's array will hold: where one cannot be made, none is changed."""
-        total.operation.combine(np.array(total.array), found, found)
-        return found
+        new = np.array(total.array)
+        total.operation.combine(new, found, new)
+        return new
 
     def _in_order(self) -> Iterable[Mapping[str, npt.NDArray[Any]]]:
         """The parts in the order of the items; first those of one block together.
