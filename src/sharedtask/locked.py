@@ -55,8 +55,9 @@ class Regions:
     poisoned: Literal["raise", "continue"] = "raise"
 
     def __post_init__(self) -> None:
-        blocks: Any = (self.blocks,) if isinstance(self.blocks, int) else self.blocks or ()
-        if not all(type(length) is int and length > 0 for length in blocks):
+        given: Any = self.blocks
+        blocks = given if isinstance(given, tuple) else (1 if given is None else given,)
+        if not blocks or not all(type(length) is int and length > 0 for length in blocks):
             raise DefinitionError(f"Regions(blocks={self.blocks!r}): lengths are 1 or more.")
         if self.poisoned not in ("raise", "continue"):
             raise DefinitionError(f"Regions(poisoned={self.poisoned!r}) is 'raise' or 'continue'.")
@@ -266,8 +267,8 @@ class Locked(Generic[T]):
         found = find(self._array)
         if found is None:
             msg = (
-                "a Locked over an array of this process alone means nothing in another one. Pass"
-                " it to a parameter marked Locked, or make the array by sharedtask.array()."
+                "a Locked is passed to a parameter that is marked so, over an array of the process"
+                " that passes it; as an item or a result it cannot travel. Return the array."
             )
             raise ArgumentError(msg)
         cells = self._cells
