@@ -12,17 +12,20 @@ from pathlib import Path
 if not __package__:  # ``python benchmarks`` puts this folder on the path instead of its parent
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import extras, ray_rows, report
+from benchmarks import extras, ray_rows, report, writing_rows
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.goals import Results, goals
 from benchmarks.machine import facts
 from benchmarks.measure import FULL, PATIENT, QUICK, Effort
 from benchmarks.ray_rows import RAY_EXTRAS, RAY_ROWS
 from benchmarks.rows import ALL, OURS_TOO, ROWS
+from benchmarks.writing_rows import WRITING_EXTRAS, WRITING_ROWS
 
 EXTRAS = ("import", "publish", "unchanged", "memory")
 RAY_KEYS = tuple(row.key for row in RAY_ROWS)
 RAY = (*RAY_KEYS, *RAY_EXTRAS)
+WRITING = (*(row.key for row in WRITING_ROWS), *WRITING_EXTRAS)
+GROUPS = {"ray": RAY, "writing": WRITING}  # what one word in --rows stands for
 QUICK_PEERS = ("serial", "pool", "joblib", "mpire kept", "floor", "ours")
 HOLDERS = ("pool", "joblib", "mpire kept", "floor", "ours")
 
@@ -36,14 +39,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a short form, about a minute")
     parser.add_argument("--slow", action="store_true", help="wait for peers beyond 20 s a run")
     parser.add_argument(
-        "--rows", type=listed, help=f"some of 1-8, {', '.join((*EXTRAS, *RAY))}; ray: all of Ray's"
+        "--rows",
+        type=listed,
+        help=f"some of 1-8, {', '.join((*EXTRAS, *RAY, *WRITING))}; ray, writing: all of these",
     )
     parser.add_argument("--peers", type=listed, help=f"some of {', '.join(CONTESTANTS)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parsed = parser.parse_args()
-    if "ray" in (parsed.rows or ()):
-        parsed.rows = [*parsed.rows, *RAY]
-    unknown = {*(parsed.rows or ())} - {row.key for row in ROWS} - {*EXTRAS, *RAY, "ray"}
+    if parsed.rows:
+        parsed.rows = [key for word in parsed.rows for key in GROUPS.get(word, (word,))]
+    unknown = {*(parsed.rows or ())} - {row.key for row in ROWS} - {*EXTRAS, *RAY, *WRITING}
     unknown |= {*(parsed.peers or ())} - set(CONTESTANTS)
     if unknown:
         parser.error(f"not known: {', '.join(sorted(unknown))}")
@@ -61,9 +66,10 @@ def contestants(named: Iterable[str] | None, *, quick: bool) -> set[str]:
 
 
 def default_rows(asked: argparse.Namespace) -> list[str]:
-    """All; Ray's not where contestants are named, nor in short what needs a Ray for each."""
+    """All; those of other contestants not where some are named, nor in short what takes long."""
     on_ray = () if asked.peers else RAY_KEYS if asked.quick else RAY
-    return [*(row.key for row in ROWS), *EXTRAS, *on_ray]
+    writing = () if asked.peers or asked.quick else WRITING
+    return [*(row.key for row in ROWS), *EXTRAS, *on_ray, *writing]
 
 
 def measure(effort: Effort, rows: Collection[str], peers: set[str]) -> Results:
@@ -88,6 +94,8 @@ def measure(effort: Effort, rows: Collection[str], peers: set[str]) -> Results:
         results.memory = dict(extras.memory(effort, [name for name in holders if name in peers]))
     if ray_rows.installed() and "ours" in peers:
         measure_ray(effort, rows, results)
+    if "ours" in peers:
+        measure_writing(effort, rows, results.writing)
     results.seconds = time.monotonic() - began
     return results
 
@@ -105,6 +113,29 @@ def measure_ray(effort: Effort, rows: Collection[str], results: Results) -> None
     if "raymemory" in rows:
         say("memory with Ray")
         results.ray_memory = ray_rows.memory(effort)
+
+
+def measure_writing(
+    effort: Effort, rows: Collection[str], results: writing_rows.WritingResults
+) -> None:
+    """The rows of the third table, and the lines below it."""
+    for row in WRITING_ROWS:
+        if row.key in rows:
+            say(f"{row.key} {row.title}")
+            results.rows[row.key] = row.run(effort)
+    if "writing5" in rows:
+        say("writing5 one write under a lock")
+        results.locks = writing_rows.locks(effort)
+    if "writing6" in rows:
+        say("writing6 the check for overlap")
+        results.overlaps = writing_rows.overlaps(effort)
+    if "writingtravel" in rows:
+        say("bytes that travel")
+        results.travel = {job: writing_rows.travel(job) for job in writing_rows.TRAVELS}
+    if "writingmemory" in rows:
+        say("memory while tasks write")
+        jobs = writing_rows.MEMORY_JOBS
+        results.memory = {job: writing_rows.memory(effort, job) for job in jobs}
 
 
 def say(what: str) -> None:
@@ -126,6 +157,8 @@ def main() -> None:
         report.extras(results),
         report.ray_table(results),
         report.ray_extras(results),
+        report.writing_table(results),
+        report.writing_extras(results),
         report.failures(results),
         report.verdicts([goal for goal in verdicts if goal.met is not None]),
     ):

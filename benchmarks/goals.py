@@ -9,8 +9,11 @@ from typing import Any
 from benchmarks.measure import Cell, Failure, Timing, ratio
 from benchmarks.ray_rows import BY_HAND, CHUNKED
 from benchmarks.rows import Cells
+from benchmarks.writing_rows import BLOCKS, MEMORY_JOBS, Growth, WritingResults
+from benchmarks.writing_rows import BY_HAND as WRITTEN_BY_HAND
 
 WARM_ROWS = {"1": "100 items", "2": "2,000 items", "3": "256 MB array"}
+WRITTEN = {"writing1": "8 MB squared", "writing2": "800 MB squared", "writing3": "statistics"}
 RAY_ARRAYS = {"ray1": "100 items", "ray2": "2,000 items", "ray3": "256 MB array"}
 
 
@@ -26,11 +29,17 @@ class Results:
     ray: dict[str, Cells] = field(default_factory=dict)
     ray_start: Mapping[str, Cell] = field(default_factory=dict)
     ray_memory: Mapping[str, float | Failure] = field(default_factory=dict)
+    writing: WritingResults = field(default_factory=WritingResults)
     seconds: float = 0.0
+
+    @property
+    def tables(self) -> Mapping[str, Cells]:
+        """The rows of all tables."""
+        return {**self.rows, **self.ray, **self.writing.rows}
 
     def cell(self, row: str, name: str, phase: str = "repeated") -> Cell:
         missing: Cell = Failure("not run")
-        return {**self.rows, **self.ray}.get(row, {}).get(name, {}).get(phase, missing)
+        return self.tables.get(row, {}).get(name, {}).get(phase, missing)
 
     def fastest(self, row: str, names: Iterable[str], phase: str = "repeated") -> str:
         """Who has the least median of these; "" where nobody has any."""
@@ -75,6 +84,9 @@ def goals(results: Results, machine: Mapping[str, Any]) -> Iterator[Goal]:
     yield held(results)
     yield from ray_arrays(results)
     yield from ray_words(results)
+    yield from written(results)
+    yield from written_memory(results.writing)
+    yield from locked_and_apart(results.writing)
 
 
 def warm_maps(results: Results) -> Iterator[Goal]:
@@ -163,6 +175,29 @@ def ray_words(results: Results) -> Iterator[Goal]:
         value = ratio(by_hand, results.cell("ray4", name))
         goal = f"{how}: >= 100x faster than tasks by hand ({best or '-'})"
         yield at_least(work, goal, value, 100)
+
+
+def written(results: Results) -> Iterator[Goal]:
+    for row, work in WRITTEN.items():
+        best = results.fastest(row, WRITTEN_BY_HAND)
+        value = ratio(results.cell(row, "ours"), results.cell(row, best))
+        yield at_most(work, f"<= 1.1x the best by hand ({best or '-'})", value, 1.1)
+
+
+def written_memory(found: WritingResults) -> Iterator[Goal]:
+    for job, work in MEMORY_JOBS.items():
+        mine = found.memory.get(job, {}).get("ours")
+        value = mine.stays if isinstance(mine, Growth) else None
+        yield at_most(work, "the array once: memory grows by <= 1.05x", value, 1.05)
+
+
+def locked_and_apart(found: WritingResults) -> Iterator[Goal]:
+    spent = milliseconds(found.locks.get("ours"))
+    micros = None if spent is None else 1000 * spent
+    yield at_most("one write under a lock nobody wants", "<= 10 us", micros, 10, " us")
+    for what in BLOCKS:
+        check = milliseconds(found.overlaps.get(what))
+        yield at_most(f"{what} are apart", "<= 100 ms", check, 100, " ms")
 
 
 def milliseconds(cell: Cell | None) -> float | None:

@@ -10,6 +10,16 @@ from benchmarks.goals import Goal, Results
 from benchmarks.measure import Cell, Failure, Timing, ratio
 from benchmarks.ray_rows import BY_HAND, COLUMNS, MEMORY_MIB, RAY_ROWS, RayRow
 from benchmarks.rows import ALL, ROWS, Cells, Row
+from benchmarks.writing_rows import BY_HAND as WRITTEN_BY_HAND
+from benchmarks.writing_rows import COLUMNS as WRITERS
+from benchmarks.writing_rows import (
+    MEMORY_JOBS,
+    TRAVELS,
+    WRITING_ROWS,
+    Growth,
+    WritingResults,
+    WritingRow,
+)
 
 HEADS = {"ours": "[ours]", "pool": "mp.Pool", "futures": "c.futures"}
 VERDICTS = {True: "met", False: "NOT met", None: "-"}
@@ -54,10 +64,16 @@ def ray_table(results: Results) -> Iterator[str]:
     yield from side_by_side(head, COLUMNS, RAY_ROWS, results.ray, COLUMNS)
 
 
+def writing_table(results: Results) -> Iterator[str]:
+    """The same for the rows in which tasks write."""
+    head = "milliseconds, 4 workers, writing"
+    yield from side_by_side(head, WRITERS, WRITING_ROWS, results.writing.rows, WRITERS)
+
+
 def side_by_side(
     head: str,
     columns: Sequence[str],
-    rows: Iterable[Row | RayRow],
+    rows: Iterable[Row | RayRow | WritingRow],
     found: Mapping[str, Cells],
     known: Collection[str],
 ) -> Iterator[str]:
@@ -116,6 +132,48 @@ def ray_extras(results: Results) -> Iterator[str]:
         yield over + "; ".join(grown)
 
 
+def writing_extras(results: Results) -> Iterator[str]:
+    """Ours beside the best by hand, what travels, memory, locks, the check for overlap."""
+    found = results.writing
+    for row in found.rows:
+        best = results.fastest(row, WRITTEN_BY_HAND)
+        times = ratio(results.cell(row, "ours"), results.cell(row, best))
+        if times is not None:
+            yield f"{row}: ours takes {times:.3g} times as long as the best by hand, {best}"
+    for job, each in found.travel.items():
+        sent = (f"{name} {size_of(value)}" for name, value in each.items())
+        yield f"bytes that travel, {TRAVELS[job]}: " + "; ".join(sent)
+    yield from writing_memory(found)
+    if found.locks:
+        taken = (f"{name} {micros(cell)} us" for name, cell in found.locks.items())
+        yield "one lock that nobody else wants: " + "; ".join(taken)
+    if found.overlaps:
+        seen = (f"{what} {shown(cell)} ms" for what, cell in found.overlaps.items())
+        yield "to see that blocks are apart: " + "; ".join(seen)
+
+
+def writing_memory(found: WritingResults) -> Iterator[str]:
+    """Of each contestant, how much memory it took."""
+    for job, each in found.memory.items():
+        grown = (f"{name} {grows_to(value)}" for name, value in each.items())
+        over = f"memory, {MEMORY_JOBS[job]}, over that size, while it runs / for good: "
+        yield over + "; ".join(grown)
+
+
+def grows_to(value: Growth | Failure) -> str:
+    if isinstance(value, Failure):
+        return value.word
+    return f"{value.during:.2f}x / {value.stays:.2f}x"
+
+
+def size_of(value: float | Failure) -> str:
+    return value.word if isinstance(value, Failure) else f"{value:,.0f}"
+
+
+def micros(cell: Cell) -> str:
+    return cell.word if isinstance(cell, Failure) else number(1000 * cell.median)
+
+
 def speed(mib: int, cell: Cell) -> str:
     """Bytes per second, in brackets, where there is a time."""
     if isinstance(cell, Failure):
@@ -142,7 +200,7 @@ def verdicts(goals: Sequence[Goal]) -> Iterator[str]:
 
 def failures(results: Results) -> Iterator[str]:
     """What lies behind each error in a cell."""
-    for row, cells in {**results.rows, **results.ray}.items():
+    for row, cells in results.tables.items():
         for name, phases in cells.items():
             for cell in dict.fromkeys(phases.values()):
                 if isinstance(cell, Failure) and cell.detail:
@@ -151,13 +209,13 @@ def failures(results: Results) -> Iterator[str]:
 
 def as_json(results: Results, goals: Sequence[Goal], machine: Mapping[str, Any]) -> dict[str, Any]:
     """Machine, versions and all figures; milliseconds unless the name says otherwise."""
-    titles = {row.key: row.title for row in (*ROWS, *RAY_ROWS)}
+    titles = {row.key: row.title for row in (*ROWS, *RAY_ROWS, *WRITING_ROWS)}
     return {
         "machine": dict(machine),
         "seconds": round(results.seconds, 1),
         "rows": {
             row: {"title": titles[row], **{name: figures(each) for name, each in cells.items()}}
-            for row, cells in {**results.rows, **results.ray}.items()
+            for row, cells in results.tables.items()
         },
         "ray_start": figures(results.ray_start),
         "ray_memory_over_32_mb": {n: plain(value) for n, value in results.ray_memory.items()},
@@ -165,8 +223,24 @@ def as_json(results: Results, goals: Sequence[Goal], machine: Mapping[str, Any])
         "publish": {str(mib): figures(cells) for mib, cells in results.publishing.items()},
         "unchanged_512_mb": plain(results.unchanged),
         "memory_over_256_mb": {name: plain(value) for name, value in results.memory.items()},
+        "writing": writing_json(results.writing),
         "goals": [asdict(goal) for goal in goals],
     }
+
+
+def writing_json(found: WritingResults) -> dict[str, Any]:
+    """What stands below the third table; memory in sizes of the array."""
+    return {
+        "bytes": {job: dict(plain_all(each)) for job, each in found.travel.items()},
+        "memory": {job: dict(plain_all(each)) for job, each in found.memory.items()},
+        "locks": figures(found.locks),
+        "overlap": figures(found.overlaps),
+    }
+
+
+def plain_all(each: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in each.items():
+        yield name, asdict(value) if isinstance(value, Growth) else plain(value)
 
 
 def figures(cells: Mapping[str, Cell]) -> dict[str, Any]:

@@ -5,15 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from benchmarks.contestants import CONTESTANTS, missing
 from benchmarks.goals import Results, goals
-from benchmarks.measure import QUICK, Failure, Host, Timing, hosting, ratio
+from benchmarks.measure import MEMORY, QUICK, Failure, Host, Timing, hosting, ratio
 from benchmarks.ray_rows import OURS, RAY_ROWS, OneRay, RayRow, installed, one_ray
-from benchmarks.report import aligned, as_json, joined, ray_extras, ray_table, table, verdicts
+from benchmarks.report import (
+    aligned,
+    as_json,
+    joined,
+    ray_extras,
+    ray_table,
+    table,
+    verdicts,
+    writing_extras,
+    writing_table,
+)
 from benchmarks.rows import CALLERS, FROM_NOTHING, ROWS, Cells
 from benchmarks.work import jobs, same
+from benchmarks.writing_contestants import NAMED
+from benchmarks.writing_rows import (
+    SENDERS,
+    WRITING_ROWS,
+    Growth,
+    Room,
+    WritingResults,
+    WritingRow,
+    room,
+)
+from benchmarks.writing_work import Histogram, Square, Statistics, writings
 
 MAPPED = ("model-100", "model-2000", "array", "words", "trivial", "blocks")
 MACHINE = {"huge_pages_collapse": True, "write_tracking": False}
@@ -99,6 +121,92 @@ def test_ray_row_is_run_in_turns(ray: OneRay) -> None:
     assert all(isinstance(cell, Timing) for each in cells.values() for cell in each.values())
 
 
+@pytest.mark.parametrize("row", WRITING_ROWS, ids=lambda row: row.key)
+def test_writers_agree(row: WritingRow) -> None:
+    """Every contestant of every row leaves the right array and answer, twice where it can stay."""
+    for name in row.contestants:
+        if missing(name):
+            continue
+        with room(name, tiny=True) as host:
+            host.ask("open")
+            host.ask("load", job=row.job)
+            assert host.ask("check")["equal"], name
+            assert host.ask("turn", budget=0.0)["ms"][0] > 0
+            # Another array takes the place of the last one, and is worked on in its stead.
+            host.ask("load", job=row.job)
+            assert host.ask("check")["equal"], name
+
+
+def test_bytes_that_travel_are_counted() -> None:
+    """A queue carries the array; who shares it sends less than a hundredth of that."""
+    size = writings(tiny=True)["statistics"].nbytes
+    sent = {}
+    for name in SENDERS:
+        with room(name, tiny=True) as host:
+            host.ask("open")
+            host.ask("load", job="statistics")
+            sent[name] = host.ask("travel")["bytes"]
+    assert size < sent.pop("Queue")
+    assert all(0 < value < size / 10 for value in sent.values()), sent
+
+
+def test_memory_of_a_writer_is_watched() -> None:
+    """Growth is given in sizes of the array: it is there while the job runs, and afterwards."""
+    with room("shared_memory") as host:  # 16 MB: more than an interpreter's own coming and going
+        host.ask("open")
+        host.ask("load", job="statistics")
+        grown = Growth(**host.ask("memory", seconds=0.2))
+    assert grown.stays > 0.5
+    assert grown.during > 0.5
+
+
+def test_locks_and_overlaps_are_timed() -> None:
+    """Rows writing5 and writing6: each lock, and each kind of blocks, gives its times."""
+    with room("ours") as host:
+        host.ask("open")
+        for command in ("by_lock", "by_locked"):
+            assert host.ask(command, times=3)["ms"][0] > 0
+        for what in ({"slices": 100}, {"tiles": 100}):
+            assert len(host.ask("overlap", turns=2, **what)["ms"]) == 2
+
+
+def test_room_leaves_no_shared_memory() -> None:
+    """A contestant that is ended in the middle leaves no block behind."""
+    host = Room("shared_memory", tiny=True)
+    blocks = NAMED.format(pid=host.process.pid) + "*"
+    host.ask("open")
+    host.ask("load", job="square-1m")
+    assert 1 == len(list(MEMORY.glob(blocks)))
+    host.close(politely=False)
+    assert not list(MEMORY.glob(blocks))
+
+
+def test_wrong_writing_is_noticed() -> None:
+    """One element that was not squared, one count too many, one part too few are not right."""
+    square, count, tell = Square(4000), Histogram(4000, "uint8", blocks=4), Statistics(4000)
+    data = np.empty(4000)
+    square.fill(data)
+    squared = data**2
+    assert square.is_right(squared, None)
+    squared[7] += 1
+    assert not square.is_right(squared, None)
+    answer = [tell.body(data[part]) for part in tell.parts]
+    assert tell.is_right(data, answer)
+    assert not tell.is_right(data, answer[1:])
+    pixels = np.empty(4000, "uint8")
+    count.fill(pixels)
+    assert count.is_right(pixels, count.body(pixels))
+    assert not count.is_right(pixels, count.body(pixels) + 1)
+
+
+def test_row_that_needs_more_memory_is_left_out() -> None:
+    """Where there is not enough memory for all, nobody runs, and each cell says so."""
+    cells = replace(WRITING_ROWS[1], needs_gib=1 << 20).run(QUICK)
+    failures = [each["repeated"] for each in cells.values()]
+    assert [*WRITING_ROWS[1].contestants] == [*cells]
+    assert all(isinstance(cell, Failure) and cell.word == "memory" for cell in failures)
+
+
 def test_wrong_answer_is_noticed() -> None:
     """Results that differ in one element, or in their number, are not the same."""
     job = jobs(tiny=True)["trivial"]
@@ -163,6 +271,36 @@ def test_ray_goals_compare_with_the_best_by_hand() -> None:
     assert any("ours takes 1.5 times" in line for line in ray_extras(results))
 
 
+def test_writing_goals_compare_with_the_best_by_hand() -> None:
+    """The goal takes whoever of the hand-written ones is fastest; memory and locks have theirs."""
+
+    def timed(ms: float) -> dict[str, Timing]:
+        return {"repeated": Timing(((ms,),))}
+
+    cells: Cells = {"mp.Array": timed(4.0), "shared_memory": timed(2.0), "ours": timed(3.0)}
+    writing = WritingResults(
+        rows={"writing1": cells},
+        travel={"statistics": {"Queue": 16e6, "ours": Failure("died")}},
+        memory={"square-100m": {"ours": Growth(1.0, 1.25)}},
+        locks={"ours": Timing(((0.005,),))},
+        overlaps={"10,000 tiles": Timing(((200.0,),))},
+    )
+    results = Results(writing=writing)
+    found = {goal.work: goal for goal in goals(results, MACHINE) if goal.met is not None}
+    assert {
+        "8 MB squared": ("1.5x", False),
+        "squares of 800 MB": ("1x", True),
+        "one write under a lock nobody wants": ("5 us", True),
+        "10,000 tiles are apart": ("200 ms", False),
+    } == {work: (goal.measured, goal.met) for work, goal in found.items()}
+    assert any("3.00" in line for line in writing_table(results))
+    lines = list(writing_extras(results))
+    assert "writing1: ours takes 1.5 times as long as the best by hand, shared_memory" == lines[0]
+    assert "Queue 16,000,000; ours died" in lines[1]
+    assert "ours 1.25x / 1.00x" in lines[2]
+    assert len(as_json(results, [], MACHINE)["writing"]) == 4
+
+
 def test_columns_are_aligned() -> None:
     """Every line of a table is as wide as its head."""
     assert list(aligned([["a", "b"], ["long", "1"]])) == ["a     b", "long  1"]
@@ -172,3 +310,4 @@ def test_rows_have_their_keys() -> None:
     """Rows 1 to 8 stand in order, each over a job that exists."""
     assert [row.key for row in ROWS] == [str(number) for number in range(1, 9)]
     assert all(row.job in jobs(tiny=True) for row in (*ROWS, *RAY_ROWS))
+    assert all(row.job in writings(tiny=True) for row in WRITING_ROWS)
