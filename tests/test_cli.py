@@ -32,8 +32,8 @@ signal.pause()
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A register of the test's own."""
-    path = tmp_path / "names"
-    monkeypatch.setenv("SHAREDTASK_NAMES_DIR", str(path))
+    path = tmp_path / "sharedtask"
+    monkeypatch.setenv("SHAREDTASK_NAMES_DIR", str(tmp_path))
     yield path
     assert not path.exists()
 

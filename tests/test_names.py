@@ -54,8 +54,8 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as ano
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A register of the test's own, in which only killed owners may leave their names."""
-    path = tmp_path / "names"
-    monkeypatch.setenv("SHAREDTASK_NAMES_DIR", str(path))
+    path = tmp_path / "sharedtask"
+    monkeypatch.setenv("SHAREDTASK_NAMES_DIR", str(tmp_path))
     yield path
     assert {} == handles._named
     assert {"gone"} >= set(states().values())
@@ -581,7 +581,7 @@ import os, sys
 from sharedtask import share
 handle = share([1], name="one")
 share([2], name="two")
-print(sorted(os.listdir(os.environ["SHAREDTASK_NAMES_DIR"])), flush=True)
+print(sorted(os.listdir(os.environ["SHAREDTASK_NAMES_DIR"] + "/sharedtask")), flush=True)
 {end}
 """)
     ended.end()
@@ -713,6 +713,18 @@ def refusals(place: Path, match: str) -> None:
         assert str(place) in str(caught.value)
 
 
+def test_files_beside_the_register_are_left_alone(place: Path, tmp_path: Path) -> None:
+    """A directory that has other things in it may hold the register: these stay."""
+    tmp_path.chmod(0o700)
+    for name in (".profile", "notes.txt"):
+        (tmp_path / name).write_text("mine")
+    share(1, name="one").close()
+    share(1, name="two").unlink()
+    entries.clean()
+    assert [".profile", "notes.txt"] == sorted(os.listdir(tmp_path))
+    assert not place.exists()
+
+
 def test_linked_directory_is_refused(place: Path, tmp_path: Path) -> None:
     """A link in the place of the register is not followed."""
     (tmp_path / "target").mkdir(mode=0o700)
@@ -764,7 +776,7 @@ def test_another_user_reaches_neither_register_nor_memory(
     """Where anybody can come near the register it is still closed, and so is the memory."""
     top = Path(tempfile.mkdtemp(dir="/tmp"))
     top.chmod(0o755)
-    monkeypatch.setenv("SHAREDTASK_NAMES_DIR", str(top / "names"))
+    monkeypatch.setenv("SHAREDTASK_NAMES_DIR", str(top))
     try:
         with share("secret", name="secret"):
             path = entries.find("secret")[0].path
@@ -773,7 +785,7 @@ def test_another_user_reaches_neither_register_nor_memory(
             assert "NameRefusedError" in as_nobody(lambda: share(1, name="mine"))
             assert "PermissionError" in as_nobody(lambda: os.open(path, os.O_RDONLY))
             assert "secret" == attach("secret").value
-        (top / "names").mkdir(mode=0o755)
+        (top / "sharedtask").mkdir(mode=0o755)
         assert "belongs to user 0" in as_nobody(lambda: attach("secret"))
     finally:
         shutil.rmtree(top)

@@ -78,8 +78,9 @@ def _drop_output() -> None:
 
 
 def _say(*lines: str) -> None:
-    for line in lines:
-        sys.stdout.write(f"{line}\n")
+    coding = sys.stdout.encoding or "utf-8"
+    for line in lines:  # whatever a file or a dtype is called
+        sys.stdout.write(f"{line}\n".encode(coding, "backslashreplace").decode(coding))
 
 
 # ------------------------------------------------------------------------------------ ls, clean
@@ -100,18 +101,23 @@ def _as_json(each: Listed) -> dict[str, Any]:
     return {**told, "name": each.name, "state": each.state}
 
 
+def _printable(text: str) -> str:
+    """What comes from elsewhere has no business to move the cursor."""
+    return text if text.isprintable() else ascii(text)
+
+
 _HEADING = ("NAME", "KIND", "WHAT", "BYTES", "OWNER", "STATE", "AGE")
 
 
 def _fields(each: Listed, size: Callable[[int], str] = str, age: Callable[[int], str] = str) -> Any:
     entry = each.entry
     if entry is None:
-        return (each.name, "-", "-", "-", "-", each.state, "-")
+        return (_printable(each.name), "-", "-", "-", "-", each.state, "-")
     seconds = max(int(time.time() - entry.created), 0)
     return (
         each.name,
-        entry.kind,
-        entry.look,
+        _printable(entry.kind),
+        _printable(entry.look),
         size(entry.nbytes),
         str(entry.pid),
         each.state,
@@ -143,7 +149,7 @@ def _clean(_given: argparse.Namespace) -> None:
 
 def _removal(each: Listed) -> str:
     if each.entry is None:
-        return f"removed {each.name}: its entry was damaged."
+        return f"removed {_printable(each.name)}: its entry was damaged."
     return f"removed {each.name}: process {each.entry.pid}, which had shared it, has ended."
 
 

@@ -23,10 +23,10 @@ import numpy.typing as npt
 
 from sharedtask import partitions
 from sharedtask.annotations import Role
-from sharedtask.errors import ArgumentError, DefinitionError
+from sharedtask.errors import ArgumentError, DefinitionError, LockOrderError
 from sharedtask.sharing import arrays, mapping
-from sharedtask.sharing.locks import Hold, Locks, Span, Table
-from sharedtask.sharing.regions import Memory, Region, find
+from sharedtask.sharing.locks import Hold, Locks, Quiet, Span, Table, held_here
+from sharedtask.sharing.regions import Memory, Region, bounds, find
 
 __all__ = ["Locked", "Regions"]
 
@@ -36,6 +36,8 @@ Array = npt.NDArray[Any]
 # So many rows can be locked apart where nothing else is said; of more, some go together.
 _ROWS = 1 << 16
 _MOST_CELLS = 1 << 20
+# How long the end of a call waits for tasks, of this or another call, that are writing.
+_QUIET_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,21 +101,31 @@ class _Cells:
             ArgumentError: The index makes a copy or is none.
             IndexError: An int is out of range, or there are too many.
         """
-        if type(index) is int and len(self.lengths) == 1:  # most are: 1 us instead of 5
-            rows = self.shape[0]
-            if -rows <= index < rows:
-                cell = index % rows // self.lengths[0]
-                return (Span(cell, cell + 1),)
+        if len(self.lengths) == 1 and type(index) in (int, slice):  # most: 1 us instead of 5
+            quick = self._quick(index, self.shape[0], self.lengths[0])
+            if quick is not None:
+                return (quick,)
         extents = []
-        for bounds, length in zip(
+        for axis, length in zip(
             partitions.ranges_of(index, self.shape), self.lengths, strict=False
         ):
-            touched = range(*bounds)
+            touched = range(*axis)
             if not touched:
                 return ()
             low, high = sorted((touched[0] // length, touched[-1] // length))
             extents.append((low, high + 1))
         return tuple(self._rows(extents))
+
+    def _quick(self, index: int | slice, rows: int, length: int) -> Span | None:
+        """The span of a row, or of rows in ascending order; None where there is more to say."""
+        if isinstance(index, slice):
+            start, stop, step = index.indices(rows)
+            if step == 1 and start < stop:
+                return Span(start // length, (stop - 1) // length + 1)
+        elif -rows <= index < rows:
+            cell = index % rows // length
+            return Span(cell, cell + 1)
+        return None
 
     def _rows(self, extents: Sequence[tuple[int, int]]) -> list[Span]:
         """One span for each row of a box of cells; rows that touch are one."""
@@ -205,6 +217,11 @@ class Locked(Generic[T]):
         return cast("T", self._array)
 
     @property
+    def table(self) -> Memory:
+        """Where the locks are."""
+        return self._opening.memory
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the array."""
         return self._array.shape
@@ -247,6 +264,10 @@ class Locked(Generic[T]):
         """
         return self._hold(index, self._array, write=True, repair=repair)
 
+    def quiet(self, seconds: float) -> Quiet:
+        """A block in which nobody writes, if that comes about in time; else one all the same."""
+        return Quiet(self._locks(), self._cells.whole, seconds)
+
     def _hold(self, index: Any, base: Array, *, write: bool, repair: bool) -> Hold[T]:
         view: Any = base
         if index is ...:
@@ -283,10 +304,13 @@ def _open(
 ) -> Locked[Any]:
     array, cells = region.view(writable=True), _Cells(shape, lengths)
     # A task may pass the array on to a map of its own: that must lock by the same table.
-    guarded = _Guarded(array, cells, opening.memory)
+    place = _Place.of(array)
+    guarded = _Guarded(_form(array, place, lengths), place, cells, opening.memory)
     with _making:
-        known = _guarded_in(_memory_of(array))
-        known[:] = [*(each for each in known if each.form != guarded.form), guarded]
+        for each in _kept.all():
+            if each.form == guarded.form:
+                _kept.drop(each)
+        _kept.add(guarded, place.holder)
     return Locked.over(array, cells, opening, guarded)
 
 
@@ -305,6 +329,38 @@ class _Where:
 # ----------------------------------------------------------------------- on the caller's side
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where an array lies: in which memory, by whatever mapping, and from where to where.
+
+    ``holder`` keeps that memory, or one mapping of it.
+    """
+
+    memory: tuple[Any, ...]
+    start: int
+    low: int
+    high: int
+    holder: Any
+
+    @classmethod
+    def of(cls, array: Array) -> _Place:
+        address = mapping.address_of(array)
+        low, high = bounds(array)
+        found = find(array)
+        if found is None:
+            owner: Any = array
+            while isinstance(owner, np.ndarray) and owner.base is not None:
+                owner = owner.base
+            return cls(("private",), address, low, high, owner)
+        memory, start = found.region.memory, found.region.offset
+        shift = start - address
+        return cls((memory.device, memory.inode), start, low + shift, high + shift, found.holder)
+
+    def meets(self, other: _Place) -> bool:
+        """Whether the two may have a byte in common."""
+        return self.memory == other.memory and self.low < other.high and other.low < self.high
+
+
 class _Guarded:
     """The locks of one array. They stay with its memory from one call to the next.
 
@@ -312,8 +368,11 @@ class _Guarded:
     this, and this does not keep the memory.
     """
 
-    def __init__(self, array: Array, cells: _Cells, memory: Memory | None = None) -> None:
-        self.form, self.cells = _form(array, cells.lengths), cells
+    def __init__(
+        self, form: tuple[Any, ...], place: _Place, cells: _Cells, memory: Memory | None = None
+    ) -> None:
+        self.form, self.cells = form, cells
+        self.place = replace(place, holder=None)
         self._theirs = memory  # of the table, where another process made it
         self._table = Table(cells.count) if memory is None else None
         self.users: weakref.WeakSet[Use] = weakref.WeakSet()
@@ -332,33 +391,48 @@ class _Guarded:
             memory = replace(self._table.memory, pid=os.getpid())  # a forked child has it too
         return _Opening(memory, self.cells.count, name, rank, rules.poisoned)
 
-    def meets(self, array: Array) -> bool:
-        """Whether it may be locks on some of the same memory."""
-        if self.users:
-            return any(np.may_share_memory(use.array, array) for use in self.users)
-        return True
 
-
-def _form(array: Array, lengths: tuple[int, ...]) -> tuple[Any, ...]:
+def _form(array: Array, place: _Place, lengths: tuple[int, ...]) -> tuple[Any, ...]:
     """What tells one array of some memory, and its blocks, from the others."""
-    return mapping.address_of(array), array.dtype, array.shape, array.strides, lengths
+    return place.memory, place.start, array.dtype, array.shape, array.strides, lengths
 
 
-# By the identity of what keeps the memory, which may be an array and then has no hash.
-_guarded: dict[int, tuple[weakref.ref[Any], list[_Guarded]]] = {}
+class _Kept:
+    """The locks that are known, each as long as one of the mappings of its memory."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, _Guarded] = {}
+        self._holders: dict[int, list[weakref.ref[Any]]] = {}
+
+    def add(self, guarded: _Guarded, holder: Any) -> None:
+        """Keep it while ``holder`` lives, also."""
+        key = id(guarded)
+        self._known[key] = guarded
+        holders = self._holders.setdefault(key, [])
+        if any(reference() is holder for reference in holders):
+            return
+
+        def forget(gone: weakref.ref[Any]) -> None:  # at any moment: it takes no lock
+            left = self._holders.get(key, [])
+            if gone in left:
+                left.remove(gone)
+            if not left:
+                self.drop(guarded)
+
+        holders.append(weakref.ref(holder, forget))
+
+    def drop(self, guarded: _Guarded) -> None:
+        """Forget it."""
+        self._known.pop(id(guarded), None)
+        self._holders.pop(id(guarded), None)
+
+    def all(self) -> list[_Guarded]:
+        """Those that are known."""
+        return list(self._known.values())
+
+
+_kept = _Kept()
 _making = threading.Lock()
-
-
-def _guarded_in(memory: Any) -> list[_Guarded]:
-    key = id(memory)
-    if key not in _guarded or _guarded[key][0]() is not memory:
-
-        def forget(gone: weakref.ref[Any]) -> None:
-            if key in _guarded and _guarded[key][0] is gone:
-                del _guarded[key]
-
-        _guarded[key] = weakref.ref(memory, forget), []
-    return _guarded[key][1]
 
 
 def _guard(array: Any, name: str, rules: Regions) -> _Guarded:
@@ -368,31 +442,27 @@ def _guard(array: Any, name: str, rules: Regions) -> _Guarded:
         ArgumentError: It cannot be written, or part of it is locked as another array.
     """
     partitions.check_base(array, name)
-    cells = _Cells(array.shape, rules.lengths(array.shape))
-    form = _form(array, cells.lengths)
+    cells, place = _Cells(array.shape, rules.lengths(array.shape)), _Place.of(array)
+    form = _form(array, place, cells.lengths)
     with _making:
-        known = _guarded_in(_memory_of(array))
-        for each in known:
-            if each.form == form:
-                return each
-        # Other views of the same memory have locks that say nothing to these.
-        apart = [each for each in known if not each.meets(array)]
-        if any(each.is_used for each in known if each not in apart):
-            raise ArgumentError(
-                f"{f'{name!r}' if name else 'the array'} shares memory with an array that is"
-                " locked by a call that is running. Pass the same array, with the same blocks."
-            )
-        known[:] = [*apart, _Guarded(array, cells)]
-        return known[-1]
+        guarded = next((each for each in _kept.all() if each.form == form), None)
+        if guarded is None:
+            _make_way(place, name)
+            guarded = _Guarded(form, place, cells)
+        _kept.add(guarded, place.holder)
+        return guarded
 
 
-def _memory_of(array: Array) -> Any:
-    """The object that keeps the memory of an array and of all its views."""
-    owner: Any = array
-    while isinstance(owner, np.ndarray) and owner.base is not None:
-        owner = owner.base
-    found = find(array)
-    return owner if found is None else found.holder
+def _make_way(place: _Place, name: str) -> None:
+    """Other views of the same memory have locks that say nothing to the new ones."""
+    for each in _kept.all():
+        if each.place.meets(place):
+            if each.is_used:
+                raise ArgumentError(
+                    f"{f'{name!r}' if name else 'the array'} shares memory with an array that is"
+                    " locked by a call that is running. Pass the same array, with the same blocks."
+                )
+            _kept.drop(each)
 
 
 class Use:
@@ -434,8 +504,10 @@ class Use:
         """The call is over: what was written is in the caller's array, failed or not."""
         self.order = None
         twin, self._twin = self._twin, None
-        if twin is not None:
-            self.array[...] = twin
+        # Where the call failed, others may be within a block; they leave it soon, or are killed.
+        with self.locked.quiet(_QUIET_SECONDS):
+            if twin is not None:
+                self.array[...] = twin
 
 
 class _Order:
@@ -469,6 +541,18 @@ def use_all(locked: Mapping[str, tuple[Array, Regions]], *, shared: bool) -> dic
     for use in uses.values():
         use.order = order
     return uses
+
+
+def refuse_held(uses: Mapping[str, Use], task: str) -> None:
+    """Refuse a call whose tasks would wait for the thread that waits for them.
+
+    Raises:
+        LockOrderError: This thread is in a block of one of the arrays.
+    """
+    for name, use in uses.items():
+        held = held_here(use.locked.table)
+        if held:
+            raise LockOrderError(f"'{name}' in the tasks of {task}()", held, True)
 
 
 def _check_orders(orders: Sequence[_Order], names: str) -> None:

@@ -18,6 +18,7 @@ from sharedtask.locked import Locked
 from sharedtask.options import OPTION_NAMES, OTHER_SPELLINGS, Options
 from sharedtask.partitions import Partition
 from sharedtask.reductions import Reduction, operation
+from sharedtask.sharing import regions
 from sharedtask.sharing.handles import Handle
 from sharedtask.spec import TaskSpec, refuse_unshareable
 from sharedtask.wording import did_you_mean
@@ -75,10 +76,13 @@ def plan_map(
     _check_items(target.spec.name, items)
     if Role.PARTITIONED in target.spec.roles.values():
         items = list(items)  # no two blocks may overlap: all must be known before one is written
+    if into is not None:
+        items = _apart(items, into)
     call = plan_call(target, args, kwargs, options, star=star, items=items)
     if into is not None:
-        items = items if isinstance(items, Sized) else list(items)
-        call = _with_results(call, into, len(items))
+        call = _with_results(call, into, len(cast("Sequence[Any]", items)))
+    for blocks in call.blocks.values():
+        items = _apart(items, blocks.array)
     if call.block is not None:
         options = replace(options, chunksize=call.block)
     return Plan(call, items, len(items) if isinstance(items, Sized) else None, options, streams)
@@ -149,6 +153,23 @@ def plan_blocks(
     return found
 
 
+def _apart(items: Iterable[Any], written: Any) -> Sequence[Any]:
+    """Items as they are now, where tasks write what they show.
+
+    An array of items may lie in the array that is written, and so may each of a list of rows.
+    """
+    if isinstance(items, np.ndarray):
+        return cast("Sequence[Any]", items.copy() if np.may_share_memory(items, written) else items)
+    known = items if isinstance(items, (list, tuple, range)) else list(items)
+    kinds = () if isinstance(known, range) else set(map(type, known))
+    if not any(issubclass(kind, np.ndarray) for kind in kinds):
+        return known
+    return [
+        item.copy() if isinstance(item, np.ndarray) and np.may_share_memory(item, written) else item
+        for item in known
+    ]
+
+
 def _with_results(call: Call, into: npt.NDArray[Any], count: int) -> Call:
     """Have results written into an array instead of returned."""
     partitions.check_base(into, "out")
@@ -172,8 +193,11 @@ def plan_totals(spec: TaskSpec, shared: Mapping[str, SharedValue]) -> dict[str, 
         ArgumentError: A value is no array that can be added to, or the operation does not fit it.
     """
     totals = {name: value.value for name, value in shared.items() if value.role is Role.REDUCED}
+    written = {name: value for name, value in shared.items() if value.role.writes}
     for name, array in totals.items():
         partitions.check_base(array, name)
+        regions.find(array)  # UnshareableError, where its memory is gone
+        _refuse_other_use(spec.name, name, array, written)
     rules = _reductions(spec, totals)
     return {
         name: Total(array, operation(rules[name], array, name)) for name, array in totals.items()

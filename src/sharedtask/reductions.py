@@ -134,15 +134,30 @@ def operation(reduction: Reduction, array: Array, parameter: str) -> Operation:
     identity = _identity(ufunc, reduction.identity, array, f"'{parameter}', {said}")
     made = Operation(ufunc, identity)
     if isinstance(ufunc, np.ufunc):
-        trial = np.empty((1,) * array.ndim, array.dtype)
         try:
-            trial[...] = identity.flat[0] if identity.size else 0
-            made.combine(trial, trial, trial)
+            changes = _changes(made, array.dtype)
         except (TypeError, ValueError) as error:
             raise ArgumentError(
                 f"'{parameter}', {said}: it does not work on dtype {array.dtype}: {error}"
             ) from None
+        if changes:
+            raise ArgumentError(
+                f"'{parameter}', {said}: combined with {identity.flat[0]} a number becomes another"
+                " one, so that cannot be the identity; or the order of the two matters, as when"
+                ' subtracting. To subtract, use Reduction("sum") and subtract in the task.'
+            )
     return made
+
+
+def _changes(made: Operation, dtype: np.dtype[Any]) -> bool:
+    """Whether the identity changes a number from either side."""
+    one = np.ones(1, dtype)
+    identity = np.array(made.identity.flat[:1] if made.identity.size else one)
+    sides = np.empty(1, dtype), np.empty(1, dtype)
+    with np.errstate(all="ignore"):
+        made.combine(identity, one, sides[0])
+        made.combine(one, identity, sides[1])
+    return not all(np.array_equal(side, one) for side in sides)
 
 
 def _said(reduction: Reduction) -> str:

@@ -17,6 +17,7 @@ import wrapt
 
 from sharedtask.annotations import Role
 from sharedtask.backends import registry
+from sharedtask.backends.base import TAKEN
 from sharedtask.chunks import Pace
 from sharedtask.locked import close_all, use_all
 from sharedtask.options import check_options, resolve
@@ -157,7 +158,7 @@ class _Runs(Generic[P, R]):
             array([0., 1., 4., 9.])
         """
         run, plan = self._prepare(items, args, kwargs, into=out)
-        failed = [result for result in collect(run(), plan.total) if result is not None]
+        failed = [result for result in collect(run(), plan.total) if result is not TAKEN]
         if failed:
             msg = f"{len(failed)} of {plan.total} items of {plan.call.task}() failed"
             raise ExceptionGroup(msg, failed)

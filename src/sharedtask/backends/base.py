@@ -37,6 +37,8 @@ class SharedValue:
 # The name under which ``Call.blocks`` has the array that takes the results themselves: no function
 # can have a parameter of that name.
 INTO = "map_into()"
+# What stands among the results for one that was written there: a bool travels fastest.
+TAKEN = True
 
 
 @dataclass(frozen=True, slots=True)

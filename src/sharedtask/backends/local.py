@@ -18,6 +18,7 @@ from sharedtask import inside, interrupts, partitions
 from sharedtask.annotations import Role
 from sharedtask.backends.base import (
     INTO,
+    TAKEN,
     Backend,
     Call,
     Chunk,
@@ -137,14 +138,23 @@ class _LocalSession(Session):
         if call.bound_name in shared:
             bound = (shared.pop(call.bound_name),)
         items = item if call.star else (item,)
-        value = call.function(*bound, *items, *call.args, **call.kwargs, **shared)
+        value = self._called(
+            lambda _: call.function(*bound, *items, *call.args, **call.kwargs, **shared), item
+        )
         # A task in this process cannot be ended from outside; it can be told afterwards.
         if call.timeout is not None and time.monotonic() - began > call.timeout:
             raise TaskTimeoutError(call.task, index, item, call.timeout)
+        if any(value is shared.get(name) for name in (*call.blocks, *accumulators)):
+            value = value.copy()  # it is lent, and goes on changing
         if INTO in call.blocks:
-            call.blocks[INTO].array[index], value = value, None
+            call.blocks[INTO].array[index], value = value, TAKEN
         keep_all(accumulators.values(), index)
         return value
+
+    def _called(self, function: Callable[[Any], Any], item: Any) -> Any:
+        if self._call.locked:
+            function = locking.leaving_locks(self._call.task, function)
+        return function(item)
 
     def _shared(self, index: int) -> dict[str, Any]:
         own = {twin.name: twin.private_value() for twin in self._twins if twin.private}
@@ -275,16 +285,22 @@ class _Threads:
     def _take(self) -> tuple[_ThreadSession, Chunk] | None:
         with self._changed:
             while True:
-                for work in self._queue:
-                    if work[0].running < work[0].crew.workers:
-                        self._queue.remove(work)
-                        work[0].running += 1
-                        return work
-                if self._closed:
-                    return None
+                work = self._next_work()
+                if work is not None or self._closed:
+                    return work
                 self._idle += 1
                 self._changed.wait()
                 self._idle -= 1
+
+    def _next_work(self) -> tuple[_ThreadSession, Chunk] | None:
+        """A chunk that may be run now. A thread that waits for one keeps no session meanwhile."""
+        for work in self._queue:
+            session = work[0]
+            if session.running < session.crew.workers:
+                self._queue.remove(work)
+                session.running += 1
+                return work
+        return None
 
     def _end(self, session: _ThreadSession) -> None:
         with self._changed:

@@ -276,9 +276,14 @@ def _namespace() -> int:
 
 
 def directory() -> str:
-    """Where the register is. Not in TMPDIR, which two processes may have set differently."""
-    default = f"/tmp/sharedtask-{os.geteuid()}"  # noqa: S108  it is checked, see _require_private
-    return os.path.abspath(os.environ.get("SHAREDTASK_NAMES_DIR") or default)
+    """Where the register is. Not in TMPDIR, which two processes may have set differently.
+
+    It is always a directory of its own: what is no entry is removed from it.
+    """
+    parent = os.environ.get("SHAREDTASK_NAMES_DIR")
+    if parent:
+        return os.path.join(os.path.abspath(parent), "sharedtask")
+    return f"/tmp/sharedtask-{os.geteuid()}"  # noqa: S108  it is checked, see _require_private
 
 
 @contextlib.contextmanager
@@ -493,7 +498,8 @@ def loads(name: str, data: bytes) -> Entry:
         types = [type(fields[field.name]) for field in dataclasses.fields(Entry)]
     except (ValueError, TypeError, KeyError, RecursionError):
         right, fields, types = False, {}, []
-    if not right or types != _TYPES or len(fields) != len(_TYPES) or fields["name"] != name:
+    right = right and types == _TYPES and len(fields) == len(_TYPES) and fields["name"] == name
+    if not right or not 0 <= fields["created"] < _END_OF_TIME:
         raise NameRefusedError(name, f"its entry is damaged. {_DAMAGED}")
     return Entry(**fields)
 
@@ -502,4 +508,5 @@ def _checksum(fields: Any) -> int:
     return zlib.crc32(json.dumps(fields).encode())
 
 
+_END_OF_TIME = 1e12
 _TYPES = [str, str, str, str, int, int, int, str, int, int, int, int, int, float, dict]

@@ -24,6 +24,7 @@ import fcntl
 import os
 import struct
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -226,6 +227,11 @@ class Hold(Generic[_V]):
             self._guard.busy = True
         self._leave(clean=kind is None)
 
+    def abandon(self) -> None:
+        """Leave as a death would: where it was writing, its mark stays."""
+        self._marked = False
+        self._leave(clean=False)
+
     # ------------------------------------------------------------------------- taking cells
 
     def _take(self, nested: bool) -> None:
@@ -315,6 +321,41 @@ class Hold(Generic[_V]):
             guard.remove()
 
 
+class Quiet:
+    """A block in which nobody writes certain cells, if that comes about in time.
+
+    It waits for no turnstile and asks for no marks: for those who must go on in any case.
+    """
+
+    __slots__ = ("_locks", "_seconds", "_spans")
+
+    def __init__(self, locks: Locks, spans: Sequence[Span], seconds: float) -> None:
+        self._locks, self._spans, self._seconds = locks, spans, seconds
+
+    def __enter__(self) -> None:
+        limit = time.monotonic() + self._seconds
+        while not self._taken() and time.monotonic() < limit:
+            time.sleep(_LOOK_SECONDS)
+
+    def _taken(self) -> bool:
+        try:
+            self._lock(fcntl.F_RDLCK)
+        except BlockingIOError:
+            self._lock(fcntl.F_UNLCK)
+            return False
+        return True
+
+    def __exit__(self, *_: object) -> None:
+        self._lock(fcntl.F_UNLCK)
+
+    def _lock(self, kind: int) -> None:
+        for span in self._spans:
+            flock = _FLOCK(kind, 0, span.start, span.stop - span.start, 0)
+            fcntl.fcntl(self._locks.fd, fcntl.F_OFD_SETLK, flock)
+
+
+_LOOK_SECONDS = 0.002
+
 # struct flock: kind, whence, first byte, length, pid (0 for locks of this sort)
 _FLOCK = struct.Struct("hhqqi4x").pack
 
@@ -366,6 +407,27 @@ def _described(hold: Hold[Any]) -> str:
     name = f"'{hold.locks.name}'" if hold.locks.name else "an array"
     where = str(hold.where)
     return f"{where} of {name}" if where else name
+
+
+def held_here(table: regions.Memory) -> str:
+    """What this thread holds of a table, in words; "" for nothing."""
+    place = table.device, table.inode
+    found = (hold for hold in _here.held if hold.locks.order[1:] == place)
+    return next(map(_described, found), "")
+
+
+def count_held() -> int:
+    """How many blocks this thread is in."""
+    return len(_here.held)
+
+
+def leave_behind(before: int) -> str:
+    """Leave all blocks but the first ``before``, as a death would; say which was the first left."""
+    left = ""
+    for hold in reversed(_here.held[before:]):
+        left = _described(hold)
+        hold.abandon()
+    return left
 
 
 # ------------------------------------------------------------------------- Ctrl-C

@@ -188,12 +188,12 @@ class _ProcessSession(Session):
         if call.closed:
             return
         call.closed = True
-        close_all(self._uses)
         self._pool.hand_over()
         if call.pending:
             self._pool.give_up(call)
         else:
             call.release()
+        close_all(self._uses)
 
 
 def _working(call: Call, name: str) -> Working:

@@ -49,6 +49,7 @@ class CallHead:
     stops: bool  # at the first item that raises
     bound_name: str | None
     blas_threads: int
+    locks: bool
     path: tuple[str, ...]  # entries of sys.path that a worker may not have
     cwd: str  # where relative paths start
 

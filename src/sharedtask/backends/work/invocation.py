@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sharedtask.errors import SerializationError
 from sharedtask.outcomes import RaisedError
@@ -13,6 +13,7 @@ from sharedtask.sharing import codec
 from . import calls, parcels, results
 from .board import Phase, Word
 from .lending import WithBlocks
+from .locking import leaving_locks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -73,12 +74,16 @@ def unreadable(head: calls.CallHead, index: int, error: BaseException) -> Serial
     return problem
 
 
+# From a call for an item to one that writes its result into an array.
+Taking: TypeAlias = "Callable[[Callable[[Any], Any]], Callable[[Any], Any]]"
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """How the function is called for an item.
 
     ``renew`` makes what each item gets of its own; ``returns`` names the blocks that go back;
-    ``adders`` have what the items add to; ``take`` writes a result into an array.
+    ``adders`` have what the items add to; ``taking`` makes calls whose results are written.
     """
 
     head: calls.CallHead
@@ -87,7 +92,7 @@ class Caller:
     renew: Callable[[Any], dict[str, Any]] | None
     returns: tuple[str, ...]
     adders: Adders | None
-    take: Callable[[Any], Any] | None
+    taking: Taking | None
     items: memoryview
 
     @property
@@ -107,8 +112,9 @@ class Caller:
             call = functools.partial(self.function, *bound, **kwargs)
         else:
             call = self.function
-        take = self.take
-        return call if take is None else lambda item: take(call(item))
+        if self.taking is not None:
+            call = self.taking(call)
+        return leaving_locks(self.head.task, call) if self.head.locks else call
 
     def _call_general(self, item: Any) -> Any:
         bound, args, kwargs = self.constants.parts()

@@ -100,6 +100,7 @@ def head_of(call: Call, leases: Leases, blas: int, path: tuple[str, ...], cwd: s
         call.stops,
         call.bound_name,
         blas,
+        bool(call.locked),
         path,
         cwd,
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from sharedtask import partitions
-from sharedtask.backends.base import INTO
+from sharedtask.backends.base import INTO, TAKEN
 from sharedtask.sharing import arrays, regions
 
 if TYPE_CHECKING:
@@ -50,15 +50,18 @@ class InPlace:
 
     def lend(self, item: Any, *, star: bool) -> npt.NDArray[Any]:
         """A view of the block."""
+        return partitions.block(self.base(), _index(item, self._by, star=star))
+
+    def base(self) -> npt.NDArray[Any]:
+        """The whole array."""
         if self._base is None:
             self._base = self._region.view(writable=True)
-        return partitions.block(self._base, _index(item, self._by, star=star))
+        return self._base
 
     def take(self, index: int, value: Any) -> Any:
         """Write a result; nothing else goes back."""
-        if self._base is None:
-            self._base = self._region.view(writable=True)
-        self._base[index] = value
+        self.base()[index] = value
+        return TAKEN
 
 
 class ByCopy:
@@ -89,7 +92,7 @@ class Taken:
         del index
         row = np.empty(self._shape, self._dtype)
         row[...] = value
-        return WithBlocks(None, {INTO: row})
+        return WithBlocks(TAKEN, {INTO: row})
 
 
 def _index(item: Any, by: Any, *, star: bool) -> Any:
@@ -126,6 +129,10 @@ class Working:
     def accept(self, batch: Batch) -> None:
         """Bring the blocks of the items that succeeded into the caller's array."""
         if self.array is self.blocks.array:
+            return
+        if isinstance(self.blocks.indices, range) and not batch.errors:  # results: all in order
+            results = slice(batch.first, batch.first + len(batch.values))
+            self.blocks.array[results] = self.array[results]
             return
         for position in range(batch.first, batch.first + len(batch.values)):
             if position - batch.first not in batch.errors:

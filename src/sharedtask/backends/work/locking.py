@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sharedtask.errors import OptionsError, StoreFullError
-from sharedtask.locked import use_all
+from sharedtask.errors import OptionsError, SharedTaskError, StoreFullError
+from sharedtask.locked import refuse_held, use_all
+from sharedtask.sharing.locks import count_held, leave_behind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sharedtask.backends.base import Call
     from sharedtask.locked import Use
 
@@ -16,11 +19,13 @@ def uses(call: Call, *, shared: bool) -> dict[str, Use]:
     """Begin to use them; with ``shared`` other processes must see them. See ``use_all``."""
     arrays = {name: (call.shared[name].value, rules) for name, rules in call.locked.items()}
     try:
-        return use_all(arrays, shared=shared)
+        uses = use_all(arrays, shared=shared)
     except StoreFullError as error:
         names = ", ".join(map(repr, arrays))
         msg = f"{call.task}(): a copy of {names} does not fit: {error}"
         raise StoreFullError(msg) from error
+    refuse_held(uses, call.task)
+    return uses
 
 
 def refuse(call: Call) -> None:
@@ -36,3 +41,25 @@ def refuse(call: Call) -> None:
             "own, Reduced where all add to it, or keep what must be locked in an actor."
         )
         raise OptionsError(msg)
+
+
+def leaving_locks(task: str, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The same call, which fails where the task ends within a block that it has entered.
+
+    Left alone, the lock would stay with the worker and fail its next item.
+    """
+
+    def run(item: Any) -> Any:
+        before = count_held()
+        try:
+            return call(item)
+        finally:
+            left = leave_behind(before)
+            if left:
+                msg = (
+                    f"{task}() ended within a block that locks {left}. Enter blocks by `with`, and"
+                    " do not keep a generator or an object that stands in one."
+                )
+                raise SharedTaskError(msg)
+
+    return run

@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sharedtask.annotations import Role
-from sharedtask.backends.base import INTO
+from sharedtask.backends.base import INTO, TAKEN
 from sharedtask.errors import SerializationError
 from sharedtask.outcomes import RaisedError, readonly_advice
 
@@ -24,13 +24,14 @@ from . import board as boards
 from .adding import Adders
 from .board import Phase, Word
 from .invocation import Caller
-from .lending import WithBlocks
+from .lending import InPlace, WithBlocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from sharedtask.outcomes import Partial
 
+    from .invocation import Taking
     from .lending import Lender, Taker
     from .outbox import Outbox
     from .values import Values
@@ -124,10 +125,11 @@ class Runner:
         private = [s for s in head.shared if s.private]
         lenders = self._all_shared(head, Role.PARTITIONED)
         taker = lenders.pop(INTO, None)
-        take = None if taker is None else functools.partial(self._take, job.first, taker)
         accumulators = self._all_shared(head, Role.REDUCED)
         kwargs.update(self._all_shared(head, Role.LOCKED))
         adders = self._adders = Adders(accumulators, self._outbox, job) if accumulators else None
+        direct = not lenders and not accumulators
+        take = None if taker is None else self._taking(job.first, taker, direct=direct)
         if head.bound_name in kwargs:
             bound = (kwargs.pop(head.bound_name),)
         own = private or lenders or accumulators
@@ -135,6 +137,22 @@ class Runner:
         returns = tuple(name for name, lender in lenders.items() if lender.comes_back)
         constants = calls.Constants(bound, args, kwargs)
         return Caller(head, function, constants, renew, returns, adders, take, items)
+
+    def _taking(self, first: int, taker: Taker, *, direct: bool) -> Taking:
+        """How calls are made whose results are written into an array."""
+        if not direct or not isinstance(taker, InPlace):
+            take = functools.partial(self._take, first, taker)
+            return lambda call: lambda item: take(call(item))
+        base, words = taker.base(), self._words
+
+        def taking(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+            def run(item: Any) -> bool:  # a third of the time of the other way
+                base[first + words[1] + words[2]] = call(item)  # Word.BASE, Word.COUNT
+                return TAKEN
+
+            return run
+
+        return taking
 
     def _take(self, first: int, taker: Taker, value: Any) -> Any:
         """Write the result of the item in hand where it belongs."""
@@ -149,7 +167,7 @@ class Runner:
             raise
         if blocks is None:
             return taken
-        return WithBlocks(None, {**blocks, **(taken.blocks if taken is not None else {})})
+        return WithBlocks(TAKEN, {**blocks, **(taken.blocks if taken is not TAKEN else {})})
 
     def _all_shared(self, head: calls.CallHead, role: Role) -> dict[str, Any]:
         return {s.name: self._shared(head, s) for s in head.shared if s.role is role}

@@ -280,6 +280,7 @@ class Gathering:
 
     def _completed(self, total: Total, found: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """What the caller's array will hold: where one cannot be made, none is changed."""
+        regions.find(total.array)  # its memory may have been taken away meanwhile
         new = np.array(total.array)
         total.operation.combine(new, found, new)
         return new
