@@ -77,7 +77,7 @@ def lease_all(
         shared = []
         for name, value in call.shared.items():
             if value.role.writes:
-                lease = cache.lease_once(codec.encode(lend(name)))
+                lease = _lease_lent(cache, lend(name))
             else:
                 lease = _lease_value(cache, call, name, of_handle, encode)
             taken.append(lease)
@@ -116,6 +116,12 @@ def _lease_function(cache: ShareCache, call: Call) -> Lease:
         where = culprit(call.function, call.task)
         msg = f"{call.task}(): the function cannot be sent to a worker: {where}. ({error})"
         raise SerializationError(msg) from error
+
+
+def _lease_lent(cache: ShareCache, lent: Any) -> Lease:
+    if getattr(lent, "is_kept", False):
+        return cache.lease(lent, verify=False)
+    return cache.lease_once(codec.encode(lent))
 
 
 def _lease_value(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -41,12 +42,17 @@ class InPlace:
 
     comes_back = False
 
-    def __init__(self, region: regions.Region, by: Any) -> None:
+    def __init__(self, region: regions.Region, by: Any, *, is_kept: bool = False) -> None:
         self._region, self._by = region, by
+        self.is_kept = is_kept  # from one call to the next
         self._base: npt.NDArray[Any] | None = None
 
     def __reduce__(self) -> Any:
         return InPlace, (self._region, self._by)
+
+    def is_over(self, region: regions.Region, by: Any) -> bool:
+        """Whether it lends this array by this rule."""
+        return self._region == region and self._by is by
 
     def lend(self, item: Any, *, star: bool) -> npt.NDArray[Any]:
         """A view of the block."""
@@ -121,10 +127,12 @@ class Working:
         return cls(blocks, blocks.array if is_shared else arrays.array(blocks.array))
 
     def lender(self) -> InPlace:
-        """What the workers get."""
+        """What the workers get; the same for each call with an array of the caller's."""
         found = regions.find(self.array)
         assert found is not None  # noqa: S101  see ``of``
-        return InPlace(found.region, self.blocks.by)
+        if self.array is not self.blocks.array:
+            return InPlace(found.region, self.blocks.by)
+        return _kept_lender(self.array, found.region, self.blocks.by)
 
     def accept(self, batch: Batch) -> None:
         """Bring the blocks of the items that succeeded into the caller's array."""
@@ -138,6 +146,26 @@ class Working:
             if position - batch.first not in batch.errors:
                 index = self.blocks.indices[position]
                 self.blocks.array[index] = self.array[index]
+
+
+# Workers keep what they have mapped as long as they are asked for the same lender, which lives as
+# long as its array.
+_lenders: dict[int, tuple[weakref.ref[Any], InPlace]] = {}
+
+
+def _kept_lender(array: npt.NDArray[Any], region: regions.Region, by: Any) -> InPlace:
+    key = id(array)
+    known = _lenders.get(key)
+    if known is not None and known[0]() is array and known[1].is_over(region, by):
+        return known[1]
+
+    def forget(gone: weakref.ref[Any]) -> None:
+        if key in _lenders and _lenders[key][0] is gone:
+            del _lenders[key]
+
+    lender = InPlace(region, by, is_kept=True)
+    _lenders[key] = weakref.ref(array, forget), lender
+    return lender
 
 
 def accept_returned(calls_blocks: Any, batch: Batch) -> None:
