@@ -46,7 +46,8 @@ class Regions:
 
     Attributes:
         blocks: Lengths of the blocks that are locked as a whole, along the first axes. None: rows,
-            or a few rows where there are more than 65,536.
+            or a few rows where there are more than 65,536. An index that touches blocks in n rows
+            of blocks costs n times as much as one in a single row.
         poisoned: What happens in a region whose writer died: "raise" RegionPoisonedError until
             somebody repairs it, or "continue" as if nothing had happened.
     """
@@ -187,11 +188,20 @@ class Locked(Generic[T]):
         array([ 9., 12., 15.])
     """
 
-    __slots__ = ("_array", "_cells", "_guarded", "_local", "_opening", "_readonly")
+    __slots__ = (
+        "__weakref__",
+        "_array",
+        "_cells",
+        "_guarded",
+        "_local",
+        "_opening",
+        "_readonly",
+    )
 
     def __init__(self, array: T, regions: Regions = Regions()) -> None:
         guarded = _guard(array, "", regions)
         self._begin(array, guarded.cells, guarded.opening("", 0, regions), guarded)
+        guarded.users.add(self)
 
     @classmethod
     def over(
@@ -375,12 +385,12 @@ class _Guarded:
         self.place = replace(place, holder=None)
         self._theirs = memory  # of the table, where another process made it
         self._table = Table(cells.count) if memory is None else None
-        self.users: weakref.WeakSet[Use] = weakref.WeakSet()
+        self.users: weakref.WeakSet[Use | Locked[Any]] = weakref.WeakSet()
         self.twin: Callable[[], Array | None] = lambda: None
 
     @property
     def is_used(self) -> bool:
-        """Whether a call is running that locks it, here or in the process that made the table."""
+        """Whether a call or a handle locks it, here or in the process that made the table."""
         return self._theirs is not None or bool(self.users)
 
     def opening(self, name: str, rank: int, rules: Regions) -> _Opening:
@@ -460,7 +470,8 @@ def _make_way(place: _Place, name: str) -> None:
             if each.is_used:
                 raise ArgumentError(
                     f"{f'{name!r}' if name else 'the array'} shares memory with an array that is"
-                    " locked by a call that is running. Pass the same array, with the same blocks."
+                    " locked by a call that is running, or by a Locked(...) that is alive. Pass the"
+                    " same array, with the same Regions."
                 )
             _kept.drop(each)
 
@@ -488,7 +499,7 @@ class Use:
         with _making:
             self._twin = guarded.twin()
             if self._twin is None and shared and find(array) is None:
-                if guarded.users:
+                if any(isinstance(user, Use) for user in guarded.users):
                     raise ArgumentError(
                         f"'{name}' is locked by a call in this process, and other processes cannot"
                         " see it. Make it by sharedtask.array(), or let that call end."

@@ -145,7 +145,7 @@ def plan_blocks(
         if value.role is Role.PARTITIONED:
             rule: Any = spec.rules.get(name, Partition())
             by, array = rule.by, value.value
-            partitions.check_base(array, name)
+            _check_written(array, name)
             _refuse_other_use(spec.name, name, array, shared)
             indices = partitions.indices_of(_named_by(items, by, star=star), by)
             partitions.check_overlap(array, indices, "item {}".format, name)
@@ -172,7 +172,7 @@ def _apart(items: Iterable[Any], written: Any) -> Sequence[Any]:
 
 def _with_results(call: Call, into: npt.NDArray[Any], count: int) -> Call:
     """Have results written into an array instead of returned."""
-    partitions.check_base(into, "out")
+    _check_written(into, "out")
     if not into.ndim or len(into) != count:
         msg = (
             f"{call.task}.map_into(): 'out' has shape {into.shape}, and there are {count} items. "
@@ -195,8 +195,7 @@ def plan_totals(spec: TaskSpec, shared: Mapping[str, SharedValue]) -> dict[str, 
     totals = {name: value.value for name, value in shared.items() if value.role is Role.REDUCED}
     written = {name: value for name, value in shared.items() if value.role.writes}
     for name, array in totals.items():
-        partitions.check_base(array, name)
-        regions.find(array)  # UnshareableError, where its memory is gone
+        _check_written(array, name)
         _refuse_other_use(spec.name, name, array, written)
     rules = _reductions(spec, totals)
     return {
@@ -214,7 +213,7 @@ def plan_locks(spec: TaskSpec, shared: Mapping[str, SharedValue]) -> dict[str, R
     for name, value in shared.items():
         if value.role is Role.LOCKED:
             array: Any = value.value
-            partitions.check_base(array, name)
+            _check_written(array, name)
             _refuse_other_use(spec.name, name, array, shared)
             found[name] = spec.regions(name)
             found[name].lengths(array.shape)
@@ -237,6 +236,12 @@ def _block_length(items: Iterable[Any], options: Options) -> int:
 
 
 _BLOCKS, _LONGEST_BLOCK = 64, 4096
+
+
+def _check_written(array: Any, name: str) -> None:
+    """Refuse what cannot be written, or whose memory is not there any more."""
+    partitions.check_base(array, name)
+    regions.find(array)
 
 
 def _share_memory(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
