@@ -460,7 +460,8 @@ def test_overlap_says_what_to_do() -> None:
         check_overlap(np.zeros((8, 8)), tiles, item, "out")
     assert (
         "item 1, [4:8, 0], and item 2, [7::2, ...], would write to the same elements of 'out'."
-        " Cut blocks that do not overlap, or have each item return what it adds."
+        " Cut blocks that do not overlap. Or mark it Reduced, where all add to it, or Locked,"
+        " where they take turns."
     ) == str(caught.value)
     assert (1, 2, "out") == (caught.value.first, caught.value.second, caught.value.parameter)
     again = pickle.loads(pickle.dumps(caught.value))

@@ -135,29 +135,34 @@ def operation(reduction: Reduction, array: Array, parameter: str) -> Operation:
     made = Operation(ufunc, identity)
     if isinstance(ufunc, np.ufunc):
         try:
-            changes = _changes(made, array.dtype)
+            sound = _is_sound(made, array.dtype)
         except (TypeError, ValueError) as error:
             raise ArgumentError(
                 f"'{parameter}', {said}: it does not work on dtype {array.dtype}: {error}"
             ) from None
-        if changes:
+        if not sound:
             raise ArgumentError(
-                f"'{parameter}', {said}: combined with {identity.flat[0]} a number becomes another"
-                " one, so that cannot be the identity; or the order of the two matters, as when"
-                ' subtracting. To subtract, use Reduction("sum") and subtract in the task.'
+                f"'{parameter}', {said}: the order of its two arguments matters, or combining"
+                f" identity={identity.flat[0]} with itself changes it, so the result would depend"
+                ' on the workers. To subtract, use Reduction("sum") and subtract in the task.'
             )
     return made
 
 
-def _changes(made: Operation, dtype: np.dtype[Any]) -> bool:
-    """Whether the identity changes a number from either side."""
-    one = np.ones(1, dtype)
-    identity = np.array(made.identity.flat[:1] if made.identity.size else one)
-    sides = np.empty(1, dtype), np.empty(1, dtype)
+def _is_sound(made: Operation, dtype: np.dtype[Any]) -> bool:
+    """Whether two arguments may change places, and the identity stays itself."""
+    identity = np.array(made.identity.flat[:1] if made.identity.size else np.zeros(1, dtype))
+    other = np.full(1, 2).astype(dtype)
+    results = [np.empty(1, dtype) for _ in range(3)]
+    pairs = (identity, other), (other, identity), (identity, identity)
     with np.errstate(all="ignore"):
-        made.combine(identity, one, sides[0])
-        made.combine(one, identity, sides[1])
-    return not all(np.array_equal(side, one) for side in sides)
+        for (left, right), out in zip(pairs, results, strict=True):
+            made.combine(left, right, out)
+    return _same(results[0], results[1]) and _same(results[2], identity)
+
+
+def _same(one: Array, other: Array) -> bool:
+    return bool(((one == other) | ((one != one) & (other != other))).all())  # noqa: PLR0124  NaN
 
 
 def _said(reduction: Reduction) -> str:

@@ -15,6 +15,8 @@ from sharedtask import (
     Handle,
     Partition,
     Partitioned,
+    Reduced,
+    Reduction,
     Shared,
     Task,
     multi_process,
@@ -72,6 +74,26 @@ def fill(index: int, out: Floats) -> None:
     out[...] = index
 
 
+@parallel
+def tally(
+    row: int,
+    hist: Reduced[Floats],
+    best: Annotated[Floats, Reduction("max", deterministic=True)],
+    joined: Annotated[Reduced[Floats], Reduction(lambda one, other: one + other, identity=0)],
+) -> int:
+    """A task that adds to arrays."""
+    assert_type(hist, Floats)
+    hist[row] += 1
+    np.maximum(best, joined, out=best)
+    return row
+
+
+@parallel(reduced={"hist": "sum", "best": np.maximum})
+def tally_plain(row: int, hist: Floats, best: Floats) -> None:
+    """A task whose arrays are named in the decorator, with what combines them."""
+    hist[row] += best[row]
+
+
 class Model:
     """Methods of every kind are tasks."""
 
@@ -127,6 +149,13 @@ def many_items() -> None:
     assert_type(score.submit(1, model=model), Future[float])
     assert_type(text.map([1], "a", "b", table=np.zeros(1)), list[str])
     assert_type(find.map({"a", "b"}, words=["a"], scratch=np.zeros(1)), list[int | None])
+
+
+def totals(hist: Floats) -> None:
+    """What tasks add to are the caller's own arrays."""
+    assert_type(tally.map(numbers, hist=hist, best=hist.copy(), joined=hist.copy()), list[int])
+    assert_type(tally_plain.map(numbers, hist, hist.copy()), list[None])
+    assert_type(tally_plain.submit(3, hist=hist, best=hist.copy()), Future[None])
 
 
 def blocks(out: Floats) -> None:
