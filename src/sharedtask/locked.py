@@ -16,7 +16,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
+from typing import Any, ClassVar, Generic, Literal, NoReturn, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -241,6 +241,18 @@ class Locked(Generic[T]):
         """Dtype of the array."""
         return self._array.dtype
 
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __array__(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(_BEHIND)
+
+    def __getitem__(self, index: Any) -> NoReturn:
+        raise TypeError(_BEHIND)
+
+    def __setitem__(self, index: Any, value: Any) -> NoReturn:
+        raise TypeError(_BEHIND)
+
     def read(self, index: Any = ...) -> Hold[T]:
         """A block in which nobody writes there: ``with grid.read(slice(0, 10)) as rows``.
 
@@ -322,6 +334,12 @@ def _open(
                 _kept.drop(each)
         _kept.add(guarded, place.holder)
     return Locked.over(array, cells, opening, guarded)
+
+
+_BEHIND = (
+    "this array is behind locks: `with grid.read(index) as part` gives a part of it to read, and"
+    " `with grid.write(index) as part` one to write."
+)
 
 
 class _Where:

@@ -264,7 +264,9 @@ class Run:
         options = self._options
         if isinstance(error, ClosedError) or not isinstance(error, options.retry_on):
             return False
-        if self._failure is not None or self._attempts[index] >= options.retries:
+        if self._failure is not None and index > self._failure[0]:
+            return False  # an earlier item may still decide which error is the first
+        if self._attempts[index] >= options.retries:
             return False
         self._attempts[index] += 1
         return True
