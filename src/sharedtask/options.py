@@ -35,6 +35,7 @@ __all__ = [
 
 Backend: TypeAlias = Literal["auto", "process", "thread", "serial", "ray"]
 Verify: TypeAlias = Literal["content", "identity"]
+Captured: TypeAlias = Literal["share", "copy"]
 Items: TypeAlias = tuple[tuple[str, Any], ...]
 
 MAX_WORKERS = 1000
@@ -54,6 +55,7 @@ class OptionsDict(TypedDict, total=False):
     retry_on: type[Exception] | tuple[type[Exception], ...] | list[type[Exception]]
     return_exceptions: bool
     verify: Verify
+    captured: Captured
     ray_options: Mapping[str, Any] | None
 
 
@@ -73,6 +75,9 @@ class Options:
         retry_on: The exceptions after which it is run again.
         return_exceptions: Whether an exception stands in the results at its item's place.
         verify: "content" looks for changes in shared values, "identity" trusts that none are made.
+        captured: "share" puts large arrays that come along unmarked (in the function's closure, in
+            ``self``, in arguments) into shared memory, each by itself and once; "copy" pickles them
+            with what they are in.
         ray_options: With Ray, what every task needs: ``{"num_gpus": 0.25, "memory": 2e9}``, the
             options of Ray's own tasks by their names there.
 
@@ -91,6 +96,7 @@ class Options:
     retry_on: tuple[type[Exception], ...] = (Exception,)
     return_exceptions: bool = False
     verify: Verify = "content"
+    captured: Captured = "share"
     ray_options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -191,6 +197,7 @@ def _ray_options() -> core_schema.CoreSchema:
 
 BACKENDS = ("auto", "process", "thread", "serial", "ray")
 VERIFICATIONS = ("content", "identity")
+CAPTURES = ("share", "copy")
 
 _SCHEMAS: dict[str, core_schema.CoreSchema] = {
     "backend": core_schema.literal_schema(list(BACKENDS)),
@@ -204,6 +211,7 @@ _SCHEMAS: dict[str, core_schema.CoreSchema] = {
     "retry_on": _exception_classes(),
     "return_exceptions": core_schema.bool_schema(strict=True),
     "verify": core_schema.literal_schema(list(VERIFICATIONS)),
+    "captured": core_schema.literal_schema(list(CAPTURES)),
     "ray_options": _or_none(_ray_options()),
 }
 
@@ -219,10 +227,15 @@ _ALLOWED: dict[str, str] = {
     "retry_on": "an Exception class or a tuple of them",
     "return_exceptions": "True or False",
     "verify": "'content' or 'identity'",
+    "captured": "'share' or 'copy'",
     "ray_options": "a dict of options of Ray's tasks, or None",
 }
 
-_WORDS: dict[str, tuple[str, ...]] = {"backend": BACKENDS, "verify": VERIFICATIONS}
+_WORDS: dict[str, tuple[str, ...]] = {
+    "backend": BACKENDS,
+    "verify": VERIFICATIONS,
+    "captured": CAPTURES,
+}
 
 # What the same option is called by joblib, concurrent.futures, torch, Ray, multiprocessing,
 # mpire and others.

@@ -33,15 +33,22 @@ PROTOCOL = 5
 _pickle_buffer = cast("Callable[[npt.NDArray[np.uint8]], pickle.PickleBuffer]", pickle.PickleBuffer)
 
 
-def encode(value: object, *, by_path: bool = True, in_place: bool = False) -> Payload:
+def encode(
+    value: object,
+    *,
+    by_path: bool = True,
+    in_place: bool = False,
+    refer: Callable[[npt.NDArray[Any]], Any] | None = None,
+) -> Payload:
     """Encode ``value`` without copying the memory of its contiguous arrays.
 
     A mapped file is opened anew where the value is decoded; without ``by_path``, for machines that
     do not have the file, its contents travel. With ``in_place`` arrays that lie in shared memory
-    already are mapped where the value is decoded, and go on changing with it.
+    already are mapped where the value is decoded, and go on changing with it. ``refer`` is asked
+    for each plain array and gives what is pickled in its place: a callable and its arguments.
     """
     raw: list[pickle.PickleBuffer] = []
-    pickler = _Pickler(value, raw.append, by_path=by_path, in_place=in_place)
+    pickler = _Pickler(value, raw.append, by_path=by_path, in_place=in_place, refer=refer)
     buffers = tuple(np.frombuffer(buffer.raw(), np.uint8) for buffer in raw)
     return Payload(pickler.head, buffers, tuple(pickler.held))
 
@@ -75,10 +82,12 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         *,
         by_path: bool = True,
         in_place: bool = False,
+        refer: Callable[[npt.NDArray[Any]], Any] | None = None,
     ) -> None:
         file = io.BytesIO()
         super().__init__(file, PROTOCOL, buffer_callback)
         self.value, self.by_path, self.in_place = value, by_path, in_place
+        self.refer = refer
         self.held: list[object] = []
         self.dump(value)
         self.head = file.getvalue()
@@ -86,6 +95,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
     def reducer_override(self, obj: Any) -> Any:
         if obj is self.value and isinstance(obj, np.ndarray) and obj.dtype.hasobject:
             return _reduce_frozen(obj)
+        if self.refer is not None and type(obj) is np.ndarray:
+            referred = self.refer(obj)
+            if referred is not None:
+                return referred
         reducer = _REDUCERS.get(type(obj))
         if reducer is not None:
             if self.in_place and reducer is _reduce_array:

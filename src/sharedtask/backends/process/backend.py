@@ -128,21 +128,19 @@ class _ProcessSession(Session):
         self._uses = locking.uses(call, shared=True)
         leases = lease_all(cache, call, self._lend)
         try:
-            constants = packing.pack_constants(call, _pack_frozen)
+            constants = packing.pack_constants(call, _pack_frozen, leases.captures)
         except BaseException:
             leases.release()
             raise
         self.shares = leases.shares
         blas = backend.blas_share(workers)
         head = head_of(call, leases, blas, backend.import_path(), working_directory())
-        private_of = [False, *(p.private for p in leases.parameters)]
-        needs = zip((lease.publication for lease in leases.all), private_of, strict=True)
         self._call = OpenCall(
             call.task,
             head,
             constants,
             leases,
-            tuple(needs),
+            leases.needs,
             workers,
             call.timeout,
             call.splits,

@@ -186,7 +186,7 @@ class _RaySession(Session):
             connection.cache, call, self._lend, connection.lease_handle, connection.encode
         )
         try:
-            constants = packing.pack_constants(call, parcels.pack_beside)
+            constants = packing.pack_constants(call, parcels.pack_beside, leases.captures)
             remote = connection.remote(call.task, options)
         except BaseException:
             leases.release()
@@ -296,9 +296,19 @@ def _encoders(
         return lambda: connection.encode(value)
 
     of_shared = {p.token: encoder(p.name) for p in leases.parameters}
+    of_captured = {
+        lease.publication.token: functools.partial(_encoded_again, connection, reference)
+        for lease, reference in leases.captures.arrays()
+    }
     function = leases.function.publication
     sent = functions.portable(call.function).value
-    return {function.token: lambda: codec.encode(sent), **of_shared}
+    encode = leases.captures.encoder(private=False)
+    return {function.token: lambda: encode(sent), **of_shared, **of_captured}
+
+
+def _encoded_again(connection: Connection, reference: Callable[[], Any]) -> Payload:
+    """A captured array anew; an empty one, where nobody has it any more, will not be asked for."""
+    return connection.encode(reference())
 
 
 @functools.lru_cache(maxsize=8)

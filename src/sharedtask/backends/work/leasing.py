@@ -17,6 +17,7 @@ from sharedtask.sharing.handles import Handle
 
 from . import calls
 from .calls import SharedParameter
+from .captured import Captures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from sharedtask.backends.base import Call
     from sharedtask.sharing.cache import Lease, ShareCache
     from sharedtask.sharing.payload import Payload
+    from sharedtask.sharing.publication import Publication
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +35,30 @@ class Leases:
 
     function: Lease
     shared: tuple[tuple[SharedParameter, Lease], ...]
+    captures: Captures
 
     @property
     def all(self) -> tuple[Lease, ...]:
-        """The function's lease, then those of the shared values."""
-        return (self.function, *(lease for _, lease in self.shared))
+        """The function's lease, those of the shared values and those of what is captured."""
+        captured = (lease for lease, _ in self.captures.leases)
+        return (self.function, *(lease for _, lease in self.shared), *captured)
+
+    @property
+    def needs(self) -> tuple[tuple[Publication, bool], ...]:
+        """What a worker must have, and whether it makes private copies of it."""
+        private = (False, *(parameter.private for parameter in self.parameters))
+        of_captured = (private for _, private in self.captures.leases)
+        publications = (lease.publication for lease in self.all)
+        return tuple(zip(publications, (*private, *of_captured), strict=True))
 
     @property
     def shares(self) -> list[Share]:
         """What the task counts."""
-        return [Share(p.name, p.token, lease.hit) for p, lease in self.shared if not p.role.writes]
+        marked = [(p.name, lease) for p, lease in self.shared if not p.role.writes]
+        captured = [("captured", lease) for lease, _ in self.captures.leases]
+        return [
+            Share(name, lease.publication.token, lease.hit) for name, lease in marked + captured
+        ]
 
     @property
     def parameters(self) -> tuple[SharedParameter, ...]:
@@ -72,8 +88,9 @@ def lease_all(
         StoreFullError: A shared value does not fit.
     """
     taken: list[Lease] = []
+    captures = Captures(cache, call.capture_from, verify=call.verify, encode=encode)
     try:
-        taken.append(_lease_function(cache, call))
+        taken.append(_lease_function(cache, call, captures.encoder(private=False)))
         shared = []
         for name, value in call.shared.items():
             if value.role.writes:
@@ -83,10 +100,11 @@ def lease_all(
             taken.append(lease)
             shared.append((SharedParameter(name, lease.publication.token, value.role), lease))
     except BaseException:
+        captures.release()
         for lease in taken:
             lease.release()
         raise
-    return Leases(taken[0], tuple(shared))
+    return Leases(taken[0], tuple(shared), captures)
 
 
 def head_of(call: Call, leases: Leases, blas: int, path: tuple[str, ...], cwd: str) -> bytes:
@@ -106,10 +124,10 @@ def head_of(call: Call, leases: Leases, blas: int, path: tuple[str, ...], cwd: s
     )
 
 
-def _lease_function(cache: ShareCache, call: Call) -> Lease:
+def _lease_function(cache: ShareCache, call: Call, encode: Callable[[Any], Payload]) -> Lease:
     function = functions.portable(call.function)
     try:
-        return cache.lease(function.value, verify=not function.fixed)
+        return cache.lease(function.value, verify=not function.fixed, encode=encode)
     except (SharedTaskError, MemoryError):
         raise
     except Exception as error:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from sharedtask.backends.base import Call
     from sharedtask.sharing.payload import Payload
 
+    from .captured import Captures
+
 
 def pack_items(items: Sequence[Any], pack: Callable[[Payload], Parcel]) -> tuple[int, Parcel]:
     """Encode items in one piece and say how; raises what pickling one of them raises."""
@@ -48,13 +50,13 @@ def _item_or_error(task: str, index: int, item: Any) -> Any:
         return raised.class_name, raised.text, remote_text(error), raised.pickled
 
 
-def pack_constants(call: Call, pack: Callable[[Payload], Parcel]) -> Parcel:
+def pack_constants(call: Call, pack: Callable[[Payload], Parcel], captures: Captures) -> Parcel:
     """Encode what every item of a call gets besides the shared values."""
     if not (call.bound or call.args or call.kwargs):
         return calls.NO_CONSTANTS
     constants = calls.Constants(call.bound, call.args, dict(call.kwargs))
     try:
-        payload = codec.encode(constants.parts())
+        payload = captures.encoder(private=True)(constants.parts())
     except Exception as error:
         where = next((culprit(v, n) for n, v in _named(call) if not encodes(v)), str(error))
         msg = f"{call.task}(): an argument cannot be sent to a worker: {where}. ({error})"

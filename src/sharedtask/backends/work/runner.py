@@ -19,7 +19,7 @@ from sharedtask.backends.base import INTO, TAKEN
 from sharedtask.errors import SerializationError
 from sharedtask.outcomes import RaisedError, readonly_advice
 
-from . import blas, calls, invocation
+from . import blas, calls, captured, invocation
 from . import board as boards
 from .adding import Adders
 from .board import Phase, Word
@@ -118,6 +118,7 @@ class Runner:
             blas.limit(head.blas_threads)
 
     def _loaded(self, head: calls.CallHead, job: Job) -> Caller:
+        captured.use(self._values)
         function = self._values.function(head.function)
         shared = {s.name: self._shared(head, s) for s in head.shared if s.is_readonly}
         bound, args, kwargs, items = invocation.constants(head, job.body, job.beside)

@@ -1,0 +1,95 @@
+"""Large arrays that come along unmarked: captured by the function, or in the object it is bound to.
+
+Pickled with the function or with the arguments they would be stored again whenever anything beside
+them changes, and for every call. So each is published by itself, under the same rules as a shared
+value, and a reference stands in its place.
+
+    encode   array -> lease -> (fetch, token)          decode   (fetch, token) -> array
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from sharedtask.sharing import codec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+    from sharedtask.sharing.cache import Lease, ShareCache
+    from sharedtask.sharing.payload import Payload
+
+    from .values import Values
+
+
+class Captures:
+    """The captured arrays of one call, leased as they are met.
+
+    Args:
+        cache: Where they are published.
+        least: Arrays of at least so many bytes; None for none.
+        verify: Whether a change since they were published is looked for.
+        encode: How an array is encoded.
+    """
+
+    def __init__(
+        self,
+        cache: ShareCache,
+        least: int | None,
+        *,
+        verify: bool,
+        encode: Callable[[Any], Payload],
+    ) -> None:
+        self._cache, self._least, self._verify = cache, least, verify
+        self._encode = encode
+        self._found: dict[tuple[int, bool], tuple[weakref.ref[npt.NDArray[Any]], Lease]] = {}
+
+    @property
+    def leases(self) -> list[tuple[Lease, bool]]:
+        """What was leased, and whether each chunk gets pages of its own."""
+        return [(lease, private) for (_, private), (_, lease) in self._found.items()]
+
+    def arrays(self) -> list[tuple[Lease, Callable[[], Any]]]:
+        """What was leased, and how to find the array again."""
+        return [(lease, reference) for reference, lease in self._found.values()]
+
+    def encoder(self, *, private: bool) -> Callable[[Any], Payload]:
+        """An ``encode`` that leaves them out: writable for each chunk, or read-only for all."""
+        if self._least is None:
+            return codec.encode
+        return functools.partial(codec.encode, refer=functools.partial(self._refer, private))
+
+    def _refer(self, private: bool, array: npt.NDArray[Any]) -> Any:
+        if array.nbytes < (self._least or 0) or array.dtype.hasobject:
+            return None
+        key = id(array), private
+        known = self._found.get(key)
+        if known is None or known[0]() is not array:
+            lease = self._cache.lease(array, verify=self._verify, encode=self._encode)
+            self._found[key] = known = weakref.ref(array), lease
+        return fetch, (known[1].publication.token, private)
+
+    def release(self) -> None:
+        """End all uses."""
+        for _, lease in self._found.values():
+            lease.release()
+
+
+# ------------------------------------------------------------------------------ in a worker
+
+_values: list[Values] = []
+
+
+def use(values: Values) -> None:
+    """What is decoded from now on finds its arrays there."""
+    _values[:] = [values]
+
+
+def fetch(token: int, private: bool) -> Any:
+    """The array in whose place this stands."""
+    (values,) = _values
+    return values.private_value(token) if private else values.value(token)
