@@ -48,9 +48,14 @@ from sharedtask import (
     ArgumentError,
     ClosedError,
     CopyOnWrite,
+    Locked,
+    LockOrderError,
     OverlapError,
     Partition,
     Partitioned,
+    Reduced,
+    Reduction,
+    Regions,
     Shared,
     SharedTaskError,
     TaskTimeoutError,
@@ -66,7 +71,7 @@ from sharedtask import array as shared_array
 from sharedtask.backends import registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import numpy.typing as npt
 
@@ -77,8 +82,11 @@ __all__ = [
     "Belongings",
     "ErrorsContract",
     "FunctionsContract",
+    "IntoContract",
+    "LockedContract",
     "OptionsContract",
     "PartitionedContract",
+    "ReducedContract",
     "ResultsContract",
     "SharingContract",
     "StreamsContract",
@@ -965,6 +973,506 @@ RULES: dict[str, tuple[Any, Callable[[Tile], Any]]] = {
     "element": (_by_element, lambda tile: (tile.value, tile.rows)),
     "function": (_by_key, lambda tile: {"rows": tile.rows, "value": tile.value}),
     "lambda": (_by_function, lambda tile: tile.value),
+}
+
+
+# ------------------------------------------------------------------------- what is added up
+
+
+def _add_plain(k: int, total: Any) -> int:
+    total += k
+    return k
+
+
+@parallel
+def _add_by_word(k: int, total: Reduced[Any]) -> int:
+    total += k
+    return k
+
+
+@parallel
+def _add_by_rule(k: int, total: Annotated[Any, Reduction("sum")]) -> int:
+    total += k
+    return k
+
+
+@parallel
+def _add_by_both(k: int, total: Annotated[Reduced[Any], Reduction(np.add)]) -> int:
+    total += k
+    return k
+
+
+def _add_if_given(k: int, total: Reduced[Any] | None = None) -> bool:
+    del k
+    return total is None
+
+
+SUMS: dict[str, Any] = {
+    # the ways to say that items add to "total"
+    "word": _add_by_word,
+    "rule": _add_by_rule,
+    "both": _add_by_both,
+    "list": parallel(reduced=["total"])(_add_plain),
+    "name": parallel(reduced={"total": "sum"})(_add_plain),
+    "ufunc": parallel(reduced={"total": np.add})(_add_plain),
+    "dict": parallel(reduced={"total": Reduction("sum", identity=0)})(_add_plain),
+}
+
+OPERATIONS: dict[str, tuple[Any, str]] = {
+    # what combines, the dtype of the array
+    **{f"sum of {t}": ("sum", t) for t in ("i8", "u1", ">i4", "f2", "f4", ">f8", "c8", "m8[s]")},
+    **{f"prod of {t}": ("prod", t) for t in ("i8", "f8", "c16", "?")},
+    **{f"min of {t}": ("min", t) for t in ("i1", "u8", "f4", "c16", "?", "M8[D]", ">m8[s]")},
+    **{f"max of {t}": ("max", t) for t in ("i8", "u2", ">f8", "g", "?", ">M8[ns]", "m8[us]")},
+    **{f"any of {t}": ("any", t) for t in ("?", "i4")},
+    **{f"all of {t}": ("all", t) for t in ("?", "f8")},
+    "logaddexp": (np.logaddexp, "f8"),
+    "fmax": (np.fmax, "f8"),
+    "fmin": (np.fmin, "M8[s]"),
+    "hypot": (np.hypot, "f8"),
+    "bitwise_or": (np.bitwise_or, "u1"),
+    "bitwise_and": (np.bitwise_and, "i8"),
+    "bitwise_xor": (np.bitwise_xor, "i4"),
+    "gcd": (np.gcd, "i8"),
+    "lcm": (np.lcm, "i8"),
+}
+
+_UFUNCS: dict[Any, np.ufunc] = {
+    "sum": np.add,
+    "prod": np.multiply,
+    "min": np.minimum,
+    "max": np.maximum,
+    "any": np.logical_or,
+    "all": np.logical_and,
+}
+
+
+def _rows_of(dtype: str, count: int) -> npt.NDArray[Any]:
+    """Rows of small numbers that differ, below and above zero where the dtype has such."""
+    numbers = np.random.default_rng(7).integers(1, 7, (count, 5))
+    if np.dtype(dtype).kind in "ifcmM":
+        numbers[::2, 1:3] *= -1
+    if np.dtype(dtype).kind in "?b":
+        numbers = numbers % 2
+    return numbers.astype(dtype)
+
+
+def _combine_row(k: int, total: Any, rows: Shared[Any], ufunc: Any) -> int:
+    ufunc(total, rows[k], out=total, casting="same_kind")
+    return k
+
+
+def _larger(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.where(one > other, one, other)
+
+
+def _larger_in_place(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    one[...] = np.where(one > other, one, other)
+    return one
+
+
+def _count(k: int, hist: Reduced[Any]) -> int:
+    hist[k % len(hist)] += 1
+    return k
+
+
+def _add_to_array(_k: int, total: Reduced[np.ndarray[Any, Any]], folder: str) -> None:
+    count_up(folder, "entered")
+    total += 1
+
+
+def _add_ramp(k: int, total: Reduced[Any]) -> int:
+    total += np.arange(total.size).reshape(total.shape) * k
+    return k
+
+
+def _add_then_fail(k: int, total: Reduced[Any], bad: Any, folder: str = "") -> int:
+    if folder:
+        count_up(folder, "entered")
+    total += k
+    if k in bad:
+        message = "failed"
+        raise ValueError(message)
+    total += k
+    return k
+
+
+def _add_then_fail_plain(k: int, total: Any, bad: Any, folder: str = "") -> int:
+    return _add_then_fail(k, total, bad, folder)
+
+
+def _add_at_last(k: int, total: Reduced[Any], folder: str, fails: int) -> int:
+    total += 1
+    if count_up(folder, k) <= fails * (k % 2):
+        message = "again"
+        raise ValueError(message)
+    return k
+
+
+def _add_slowly(k: int, total: Reduced[Any], folder: str) -> int:
+    total += 1
+    count_up(folder, "entered")
+    time.sleep(0.02)
+    return k
+
+
+def _add_and_see(
+    k: int,
+    plain: int,
+    low: Annotated[Any, Reduction("min")],
+    out: Partitioned[Any],
+    total: Reduced[Any],
+    table: Shared[Any],
+    scratch: CopyOnWrite[Any],
+) -> float:
+    scratch += plain
+    out += table[k]
+    total += scratch.sum()
+    low[...] = np.minimum(low, out)
+    return float(scratch.sum())
+
+
+def _count_nested(k: int, hist: Reduced[Any]) -> list[int]:
+    return parallel(_count).map(range(k), hist=hist)
+
+
+def _wave(k: int, total: Any) -> int:
+    # As large as 1e16 and as small as 1: the order in which such numbers are added shows.
+    total += np.sin(k + np.arange(3.0)) * 10.0 ** (k % 17)
+    return k
+
+
+_EXACT = Reduction("sum", deterministic=True)
+_sum_of_waves = parallel(reduced={"total": _EXACT})(_wave)
+
+
+class Weight:
+    """Its method adds to an array."""
+
+    def __init__(self, by: int) -> None:
+        self.by = by
+
+    @parallel
+    def add(self, k: int, total: Reduced[Any]) -> int:
+        """Add to every element."""
+        total += self.by
+        return k
+
+
+# ------------------------------------------------------------------------ what takes turns
+
+
+def _count_plain(k: int, grid: Any, times: int = 5) -> int:
+    for _ in range(times):
+        with grid.write(0) as row:
+            value = row.copy()
+            os.sched_yield()  # gives the others their chance to read the same
+            row[...] = value + 1
+    return k
+
+
+def _count_plain_locked(k: int, grid: Locked[Any], times: int = 5) -> int:
+    return _count_plain(k, grid, times)
+
+
+@parallel
+def _count_by_word(k: int, grid: Locked[Any], times: int = 5) -> int:
+    return _count_plain(k, grid, times)
+
+
+@parallel
+def _count_by_bare_word(
+    k: int,
+    grid: Locked,  # type: ignore[type-arg]  # pyright: ignore[reportMissingTypeArgument]  the bare form is under test
+    times: int = 5,
+) -> int:
+    return _count_plain(k, grid, times)
+
+
+@parallel
+def _count_in_array(k: int, grid: Locked[np.ndarray[Any, Any]], times: int = 5) -> int:
+    return _count_plain(k, grid, times)
+
+
+@parallel
+def _count_in_regions(
+    k: int, grid: Annotated[Locked[np.ndarray[Any, Any]], Regions(blocks=2)], times: int = 5
+) -> int:
+    return _count_plain(k, grid, times)
+
+
+@parallel
+def _count_by_rule(k: int, grid: Annotated[Any, Regions(blocks=(1,))], times: int = 5) -> int:
+    return _count_plain(k, grid, times)
+
+
+LOCKINGS: dict[str, Any] = {
+    # the ways to say that "grid" is locked
+    "word": _count_by_word,
+    "bare word": _count_by_bare_word,
+    "array": _count_in_array,
+    "regions": _count_in_regions,
+    "rule": _count_by_rule,
+    "list": parallel(locked=["grid"])(_count_plain),
+}
+
+
+def _count_row(k: int, grid: Locked[Any]) -> int:
+    with grid.write(k % len(grid.array)) as row:
+        row[...] += 1
+    return k
+
+
+def _raise_all(_k: int, grid: Locked[Any]) -> tuple[tuple[int, ...], Any]:
+    with grid.write() as whole:
+        whole[...] += 1
+    return grid.shape, grid.dtype
+
+
+def _raise_at(index: Any, grid: Locked[Any]) -> Any:
+    with grid.write(index) as part:
+        seen = part.copy()
+        part[...] += 1
+    with grid.read(index) as part:
+        assert np.array_equal(seen + 1, part)
+    return seen
+
+
+def _raise_in_blocks(index: Any, grid: Annotated[Locked[Any], Regions(blocks=2)]) -> Any:
+    return _raise_at(index, grid)
+
+
+def _raise_in_tiles(_k: int, grid: Annotated[Locked[Any], Regions(blocks=(2, 2))]) -> Any:
+    return _raise_at(..., grid)
+
+
+def _write_what_is_read(k: int, grid: Locked[Any]) -> list[str]:
+    refused = []
+    for index in (..., k, slice(0, 2), (slice(0, 2), 0)):
+        with grid.read(index) as part:
+            for write in (_set_all, _make_writable, _write_below):
+                try:
+                    write(part)
+                except (ValueError, AttributeError, TypeError) as error:
+                    refused.append(type(error).__name__)
+    return refused
+
+
+def _set_all(part: Any) -> None:
+    part[...] = -1
+
+
+def _make_writable(part: Any) -> None:
+    part.flags.writeable = True
+
+
+def _write_below(part: Any) -> None:
+    base = part
+    while isinstance(base.base, np.ndarray):
+        base = base.base
+    base[...] = -1
+
+
+def _lock_then_fail(k: int, grid: Locked[Any], bad: Any, folder: str = "") -> int:
+    if folder:
+        count_up(folder, "entered")
+    with grid.write(k) as row:
+        row[...] += 1
+        if k in bad:
+            message = "failed"
+            raise ValueError(message)
+    return k
+
+
+def _lock_at_last(k: int, grid: Locked[Any], folder: str, fails: int) -> int:
+    with grid.write(0) as row:
+        row[...] += 1
+        if count_up(folder, k) <= fails:
+            message = "again"
+            raise ValueError(message)
+    return k
+
+
+def _lock_if_given(_k: int, grid: Locked[Any] | None = None) -> Any:
+    return grid
+
+
+def _lock_two(
+    _k: int,
+    left: Locked[Any],
+    right: Locked[Any] | None = None,
+    table: Shared[Any] = None,
+    out: Partitioned[Any] | None = None,
+    total: Reduced[Any] | None = None,
+    *,
+    folder: str,
+) -> None:
+    del left, right, table, out, total
+    count_up(folder, "entered")
+
+
+def _enter_two(_k: int, left: Locked[Any], right: Locked[Any], first: Any, second: Any) -> str:
+    """Ask for a second lock while the first is held; say what became of it."""
+    sides = {"left": left, "right": right}
+    try:
+        with sides[first[0]].write(first[1]), sides[second[0]].write(second[1]):
+            told = "both"
+    except LockOrderError as error:
+        told = "same" if error.same else "order"
+    with left.write() as one, right.write() as other:  # nothing of it is still held
+        one[...] += 1
+        other[...] += 1
+    return told
+
+
+def _enter_two_cells(
+    k: int,
+    left: Annotated[Locked[Any], Regions(blocks=1)],
+    right: Locked[Any],
+    first: Any,
+    second: Any,
+) -> str:
+    return _enter_two(k, left, right, first, second)
+
+
+ENTERINGS: dict[str, tuple[Any, Any, str]] = {
+    # what is entered first, what is asked for then, and what comes of it
+    "ascending": (("left", 1), ("left", 2), "both"),
+    "descending": (("left", 2), ("left", 1), "order"),
+    "the same row": (("left", 2), ("left", 2), "same"),
+    "the same row from the end": (("left", -1), ("left", 5), "same"),
+    "a row of a slice": (("left", slice(1, 4)), ("left", 3), "same"),
+    "the row after a slice": (("left", slice(1, 4)), ("left", 4), "both"),
+    "a slice from a row on": (("left", 3), ("left", slice(3, 0, -1)), "same"),
+    "all, then a row": (("left", ...), ("left", 0), "same"),
+    "a row, then all": (("left", 5), ("left", ...), "same"),
+    "nothing in all": (("left", ...), ("left", slice(3, 3)), "both"),
+    "as the parameters": (("left", 4), ("right", 1), "both"),
+    "against the parameters": (("right", 4), ("left", 5), "order"),
+}
+
+
+def _count_in_maps(k: int, grid: Locked[Any], times: int) -> list[int]:
+    inner = _count_by_word.with_options(backend="serial")
+    return inner.map(range(k), grid=grid, times=times)
+
+
+def _all_words_locked(
+    k: int,
+    plain: int,
+    grid: Locked[Any],
+    out: Partitioned[Any],
+    total: Reduced[Any],
+    table: Shared[Any],
+    scratch: CopyOnWrite[Any],
+) -> float:
+    scratch += plain
+    out[...] = k
+    total += 1
+    with grid.write(0) as row:
+        row[...] += table.sum() + scratch.sum()
+    return float(scratch.sum())
+
+
+class Account:
+    """Its method takes turns."""
+
+    def __init__(self, by: int) -> None:
+        self.by = by
+
+    @parallel
+    def pay(self, k: int, grid: Locked[Any]) -> int:
+        """Add to the first row."""
+        with grid.write(0) as row:
+            row[...] += self.by
+        return k
+
+
+# ------------------------------------------------------------------------ results in an array
+
+
+def _hundreds(k: int) -> npt.NDArray[Any]:
+    return 100 * k + np.arange(10)
+
+
+def _row_of(k: int, rows: Shared[Any]) -> Any:
+    return rows[k]
+
+
+def _value_of(k: int, values: Any) -> Any:
+    return values[k]
+
+
+def _square_entered(x: int, folder: str, table: Shared[Any] = None) -> int:
+    del table
+    count_up(folder, "entered")
+    return x * x
+
+
+def _square_into_block(x: int, out: Partitioned[Any], folder: str) -> int:
+    del out
+    return _square_entered(x, folder)
+
+
+def _take_out(_k: int, out: int) -> int:
+    return out
+
+
+def _fail_plus_one(x: int, bad: Any) -> int:
+    if x in bad:
+        message = "failed"
+        raise ValueError(message)
+    return x + 1
+
+
+def _sleep_plus_one(x: int, slow: int) -> int:
+    if x == slow:
+        time.sleep(0.6)
+    return x + 1
+
+
+def _all_words_into(
+    k: int,
+    plain: int,
+    out: Partitioned[Any],
+    total: Reduced[Any],
+    table: Shared[Any],
+    scratch: CopyOnWrite[Any],
+    *,
+    word: str = "",
+) -> float:
+    scratch += plain
+    out[...] = -k
+    total += 1
+    return float(scratch.sum() + table[k] + len(word))
+
+
+def _sum_into_total(k: int, total: Reduced[Any]) -> Any:
+    total += 1
+    return [1, 2] if k % 3 == 0 else k
+
+
+FITTING: dict[str, tuple[str, Any]] = {
+    # dtype of the array of shape (4, 3), the results
+    "floats to ints": ("i4", [[1.7, -1.7, 2.0]] * 4),
+    "ints to floats": ("f4", [[1, 2, 3], range(3), (4, 5, 6), np.arange(3, dtype="u1")]),
+    "one for a row": ("f8", [1, 2.5, np.float32(3), np.array(4)]),
+    "one element": ("i8", [[1], (2,), np.array([3]), np.array([[4]])]),
+    "bools": ("?", [[0, 1, 2], True, np.ones(3), 0]),
+    "texts": ("U2", [["a", "bc", "def"], "xyz", b"q", 12]),
+    "times": ("M8[D]", ["2020-01-02", np.datetime64("2021-01-01T12", "h"), None, "NaT"]),
+    "byte order": (">i2", [[1, 2, 3], np.arange(3, dtype="<i8"), 7, np.int8(-1)]),
+}
+
+UNFITTING: dict[str, tuple[str, Any]] = {
+    # dtype of the array of shape (4, 3), and a result that numpy refuses
+    "too long": ("f8", [1, 2, 3, 4]),
+    "too short": ("f8", np.arange(2)),
+    "no array": ("f8", [1, [2], 3]),
+    "too many axes": ("f8", np.zeros((2, 3))),
+    "none": ("f8", "abc"),
+    "too large": ("u1", 300),
+    "dict": ("i8", {}),
 }
 
 
@@ -2011,11 +2519,797 @@ class PartitionedContract:
         assert [[1] * 40, [2] * 40] == array.tolist()
 
 
+class ReducedContract:
+    """Every successful item adds to the caller's array once, and nothing else does."""
+
+    @pytest.mark.parametrize("name", SUMS)
+    def test_way_to_say_it(self, backend: str, name: str) -> None:
+        """However it is declared, the array holds what it held and what all items have added."""
+        total = np.full(3, 100)
+        assert list(range(20)) == _under(backend, SUMS[name]).map(range(20), total=total)
+        assert [290] * 3 == total.tolist()
+
+    @pytest.mark.parametrize("name", OPERATIONS)
+    def test_operation(self, backend: str, name: str) -> None:
+        """Any operation combines what the array held with what the items made, for its dtypes."""
+        op, dtype = OPERATIONS[name]
+        ufunc: Any = _UFUNCS.get(op, op)
+        held, *rows = _rows_of(dtype, 10)
+        if name == "fmax":
+            rows[3][1], rows[4][2] = np.nan, np.nan
+        wanted = functools.reduce(lambda a, b: ufunc(a, b).astype(a.dtype), rows, held)
+        task: Any = parallel(reduced={"total": op})(_combine_row)
+        task = task.with_options(backend=backend, chunksize=2)
+        assert list(range(9)) == task.map(range(9), total=held, rows=np.array(rows), ufunc=ufunc)
+        if ufunc in (np.logaddexp, np.hypot):
+            np.testing.assert_allclose(held, wanted, rtol=1e-12)
+        else:
+            assert_same(wanted, held)
+
+    @pytest.mark.parametrize("function", [_larger, _larger_in_place])
+    @pytest.mark.parametrize("itemwise", [False, True])
+    def test_function_of_two_arrays(self, backend: str, function: Any, itemwise: bool) -> None:
+        """A function may return a new array, or write into its first argument and return that."""
+        held, *rows = _rows_of("f8", 10)
+        wanted = np.max([held, *rows], axis=0)
+        task: Any = parallel(reduced={"total": Reduction(function, identity=-np.inf)})(_combine_row)
+        task = task.with_options(backend=backend, chunksize=2, return_exceptions=itemwise)
+        task.map(range(9), total=held, rows=np.array(rows), ufunc=np.maximum)
+        assert_same(wanted, held)
+
+    def test_identity_is_an_array(self, backend: str) -> None:
+        """An identity may differ from element to element, and is broadcast."""
+        lowest = np.array([1, 2, 3])
+        reduction = Reduction("max", identity=lowest)
+        task: Any = parallel(reduced={"total": reduction})(_combine_row)
+        total, rows = np.zeros((2, 3), "i8"), np.zeros((4, 3), "i8")
+        _under(backend, task).map(range(4), total=total, rows=rows, ufunc=np.maximum)
+        assert [[1, 2, 3]] * 2 == total.tolist()
+
+    @pytest.mark.parametrize("itemwise", [False, True])
+    @pytest.mark.parametrize("name", LAYOUTS)
+    def test_layout_of_the_total(self, backend: str, name: str, itemwise: bool) -> None:
+        """However the array lies in memory, it has the sum and what is beside it is not touched."""
+        around, array = LAYOUTS[name]()
+        before = around.copy()
+        task = _on(backend, _add_ramp, return_exceptions=itemwise)
+        assert list(range(7)) == task.map(range(7), total=array)
+        assert np.array_equal(np.arange(60).reshape(6, 10) * 22, array)
+        array[...] = np.arange(60).reshape(6, 10)
+        assert np.array_equal(before, around)
+
+    @pytest.mark.parametrize("itemwise", [False, True])
+    @pytest.mark.parametrize("shape", [(), (0,), (3,), (4, 0), (4, 5), (2, 3, 4)])
+    def test_shape_of_the_total(self, backend: str, shape: tuple[int, ...], itemwise: bool) -> None:
+        """Arrays of any number of axes are added to, also those of one element and of none."""
+        total = np.ones(shape, "i8")
+        _on(backend, _add_ramp, return_exceptions=itemwise).map(range(7), total=total)
+        assert shape == total.shape
+        assert np.array_equal(1 + 21 * np.arange(total.size).reshape(shape), total)
+
+    def test_large_array(self, backend: str) -> None:
+        """An accumulator of 8 MB is exact at both ends and in between."""
+        total = np.ones(1 << 20)
+        _on(backend, _add_ramp, chunksize=2).map(range(7), total=total)
+        assert np.array_equal(1 + 21.0 * np.arange(1 << 20), total)
+
+    @pytest.mark.parametrize(
+        "method", ["map", "starmap", "imap", "imap_unordered", "amap", "aimap", "submit"]
+    )
+    @pytest.mark.parametrize("born_shared", [False, True])
+    def test_every_method_adds_up(self, backend: str, method: str, born_shared: bool) -> None:
+        """Whichever way the items are run, all of them are counted at the end."""
+        hist = zeros(3, "i8") if born_shared else np.zeros(3, "i8")
+        task = _on(backend, _count)
+        assert list(range(10)) == sorted(_all_of(task, method, range(10), hist=hist))
+        assert [4, 3, 3] == hist.tolist()
+
+    def test_many_items(self, backend: str) -> None:
+        """Thousands of items on several workers are each counted once."""
+        hist = np.zeros(7, "i8")
+        assert list(range(20_000)) == _on(backend, _count).map(range(20_000), hist=hist)
+        assert np.bincount(np.arange(20_000) % 7).tolist() == hist.tolist()
+
+    def test_items_that_cannot_be_counted(self, backend: str) -> None:
+        """The items may come from anywhere, and need not be counted before."""
+        hist = np.zeros(3, "i8")
+        assert 1000 == len(_on(backend, _count).map(iter(range(1000)), hist=hist))
+        assert [334, 333, 333] == hist.tolist()
+
+    @pytest.mark.parametrize("items", [[], iter([])], ids=["list", "iterator"])
+    @pytest.mark.parametrize("method", ["map", "imap"])
+    @pytest.mark.parametrize("op", ["sum", "min", _EXACT], ids=["sum", "min", "exact"])
+    def test_no_items_add_nothing(self, backend: str, method: str, items: Any, op: Any) -> None:
+        """Nothing to do changes nothing."""
+        total = np.array([5, -5])
+        task = _under(backend, parallel(reduced={"total": op})(_add_plain))
+        assert [] == list(getattr(task, method)(items, total=total))
+        assert [5, -5] == total.tolist()
+
+    def test_second_map_goes_on(self, backend: str) -> None:
+        """What a map adds is added to what the one before has left, and to what was set since."""
+        hist = np.zeros(2, "i8")
+        task = _on(backend, _count)
+        task.map(range(10), hist=hist)
+        hist[0] = 100
+        task.map(range(11), hist=hist)
+        assert [106, 10] == hist.tolist()
+
+    def test_call_gets_the_callers_array(self, backend: str) -> None:
+        """Called directly, the function gets its arguments as they are."""
+        hist = np.zeros(2, "i8")
+        assert 3 == _on(backend, _count)(3, hist)
+        assert [0, 1] == hist.tolist()
+
+    def test_no_total(self, backend: str) -> None:
+        """A parameter that may be left out, or may be None, is that in every item."""
+        task = _on(backend, _add_if_given)
+        assert [True] * 3 == task.map(range(3))
+        assert [True] * 3 == task.map(range(3), total=None)
+        assert [False] * 3 == task.map(range(3), total=np.zeros(1))
+
+    @pytest.mark.parametrize("itemwise", [False, True])
+    def test_totals_beside_the_other_words(self, backend: str, itemwise: bool) -> None:
+        """Several totals, shared, private, partitioned and plain arguments go together."""
+        out, total, low = np.zeros(4), np.array([1.0]), np.full((2, 1), 9.0)
+        task = _on(backend, _add_and_see, return_exceptions=itemwise, chunksize=2)
+        table, scratch = np.array([7.0, 3.0, 5.0, 4.0]), np.ones(2)
+        values = {"low": low, "out": out, "total": total, "table": table, "scratch": scratch}
+        assert [6.0] * 4 == task.map(range(4), 2, **values)
+        assert [7.0, 3.0, 5.0, 4.0] == out.tolist()
+        assert ([25.0], [[3.0], [3.0]]) == (total.tolist(), low.tolist())
+
+    def test_method_of_an_object(self, backend: str) -> None:
+        """A method adds like any function."""
+        total = np.zeros(2)
+        assert [0, 1, 2] == _under(backend, Weight(3).add).map(range(3), total=total)
+        assert [9.0, 9.0] == total.tolist()
+
+    @pytest.mark.parametrize(
+        "method", ["map", "starmap", "imap", "imap_unordered", "amap", "aimap", "submit"]
+    )
+    @pytest.mark.parametrize("retries", [0, 1])
+    def test_error_leaves_the_array(self, backend: str, method: str, retries: int) -> None:
+        """A call that raises has added nothing, whatever its other items did."""
+        total = np.full(2, 5)
+        task = _on(backend, _add_then_fail, retries=retries, chunksize=3)
+        with pytest.raises(ValueError, match="failed"):
+            _all_of(task, method, [7] if method == "submit" else range(20), total=total, bad=[7])
+        assert [5, 5] == total.tolist()
+        task.map(range(4), total=total, bad=[])
+        assert [17, 17] == total.tolist()
+
+    @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+    @pytest.mark.parametrize("method", ["map", "imap", "imap_unordered"])
+    def test_broken_item_source_adds_nothing(
+        self, backend: str, method: str, error: type[BaseException]
+    ) -> None:
+        """Where the items end by an error or by Ctrl-C, nothing is added."""
+        hist = np.full(2, 5)
+        task = _on(backend, _count, chunksize=2)
+        with pytest.raises(error, match="no more"):
+            _drain(getattr(task, method)(_broken_source(20, error), hist=hist))
+        assert [5, 5] == hist.tolist()
+        task.map(range(2), hist=hist)
+        assert [6, 6] == hist.tolist()
+
+    @pytest.mark.parametrize("method", ["imap", "imap_unordered", "aimap"])
+    def test_stream_that_is_left_early(self, backend: str, method: str) -> None:
+        """A stream adds when it has given its last result, and nothing when it is left before."""
+        hist = np.zeros(2, "i8")
+        task = _on(backend, _count, chunksize=1)
+        assert 3 == len(list(_some(getattr(task, method)(range(10), hist=hist), 3)))
+        assert [0, 0] == hist.tolist()
+        task.map(range(10), hist=hist)
+        assert [5, 5] == hist.tolist()
+
+    def test_cancelled_amap_adds_nothing(self, backend: str, tmp_path: Path) -> None:
+        """An ``amap`` that is cancelled leaves the array as it was."""
+        total = np.zeros(1)
+        task = _on(backend, _add_slowly, chunksize=1)
+
+        async def cancelled() -> None:
+            running = asyncio.ensure_future(task.amap(range(500), total, folder=str(tmp_path)))
+            await asyncio.to_thread(_wait_for_count, tmp_path)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+
+        asyncio.run(asyncio.wait_for(cancelled(), 20))
+        assert 0 == total
+        assert [0] == task.map([0], total, folder=str(tmp_path))
+        assert 1 == total
+        assert 500 > counted(tmp_path)["entered"]
+
+    @pytest.mark.parametrize("chunksize", [1, 4, "auto"])
+    @pytest.mark.parametrize("op", ["sum", _EXACT], ids=["sum", "exact"])
+    def test_failed_item_adds_nothing(self, backend: str, chunksize: Any, op: Any) -> None:
+        """With ``return_exceptions`` all but the failed items are counted, as wholes."""
+        total, bad = np.zeros(2, "i8"), {0, 3, 4, 11, 19}
+        task: Any = parallel(reduced={"total": op})(_add_then_fail_plain)
+        task = task.with_options(backend=backend, return_exceptions=True, chunksize=chunksize)
+        results = task.map(range(20), total=total, bad=bad)
+        assert bad == {k for k, r in enumerate(results) if isinstance(r, ValueError)}
+        assert [2 * sum(k for k in range(20) if k not in bad)] * 2 == total.tolist()
+
+    def test_every_item_fails(self, backend: str) -> None:
+        """Where no item succeeds, the array is as it was."""
+        total = np.full(2, 5)
+        task = _on(backend, _add_then_fail, return_exceptions=True, chunksize=3)
+        assert 8 == len(task.map(range(8), total=total, bad=range(8)))
+        assert [5, 5] == total.tolist()
+
+    @pytest.mark.parametrize("method", ["map", "imap", "submit"])
+    def test_retried_item_counts_once(self, backend: str, method: str, tmp_path: Path) -> None:
+        """An item that succeeds at a later try is counted for that try alone."""
+        total = np.zeros(1, "i8")
+        task = _on(backend, _add_at_last, retries=2, chunksize=4)
+        values = {"total": total, "folder": str(tmp_path), "fails": 2}
+        results = _all_of(task, method, range(10), **values)
+        assert list(range(10)) == results
+        assert {str(k): 1 + 2 * (k % 2) for k in range(10)} == counted(tmp_path)
+        assert 10 == total
+
+    @pytest.mark.parametrize("workers", [1, 2, 3, 5])
+    @pytest.mark.parametrize("chunksize", ["auto", 7])
+    def test_deterministic_sum(self, backend: str, workers: int, chunksize: Any) -> None:
+        """With ``deterministic`` no bit depends on the backend, the workers or their luck."""
+        reference = np.zeros(3)
+        _sum_of_waves.with_options(backend="serial", workers=1, chunksize=chunksize).map(
+            range(500), total=reference
+        )
+        task = _under(backend, _sum_of_waves.with_options(workers=workers, chunksize=chunksize))
+        for items in (range(500), list(range(500))):
+            total = np.zeros(3)
+            task.map(items, total=total)
+            assert reference.tobytes() == total.tobytes()
+
+    def test_deterministic_sum_of_a_stream(self, backend: str) -> None:
+        """A small buffer and items that cannot be counted keep the bits, and do not hang."""
+        task: Any = _sum_of_waves.with_options(buffersize=5)
+        for make in (iter, list):
+            reference, total = np.zeros(3), np.zeros(3)
+            _drain(_under("serial", task).imap(make(range(200)), total=reference))
+            for method in ("imap", "imap_unordered"):
+                total[...] = 0
+                results = _drain(getattr(_under(backend, task), method)(make(range(200)), total))
+                assert 200 == len(results)
+                assert reference.tobytes() == total.tobytes()
+
+    def test_threads_add_to_one_array(self, backend: str) -> None:
+        """Maps of several threads that add to one array at the same time lose nothing."""
+        hist = np.zeros(5, "i8")
+        task = _on(backend, _count)
+        with ThreadPoolExecutor(4) as pool:
+            maps = [pool.submit(task.map, range(500), hist=hist) for _ in range(4)]
+            assert [list(range(500))] * 4 == [each.result(30) for each in maps]
+        assert [400] * 5 == hist.tolist()
+
+    def test_futures_add_to_one_array(self, backend: str) -> None:
+        """Many submits that add to one array at the same time lose nothing."""
+        hist = np.zeros(5, "i8")
+        futures = [_on(backend, _count).submit(k, hist=hist) for k in range(50)]
+        assert list(range(50)) == [future.result(30) for future in futures]
+        assert [10] * 5 == hist.tolist()
+
+    def test_map_in_a_task(self, backend: str) -> None:
+        """A task may map over what it adds to; the inner map adds to the outer item's array."""
+        hist = np.zeros(2, "i8")
+        assert [[], [0], [0, 1], [0, 1, 2]] == _on(backend, _count_nested).map(range(4), hist=hist)
+        assert [4, 2] == hist.tolist()
+
+    @pytest.mark.parametrize("method", ["map", "imap", "submit"])
+    @pytest.mark.parametrize("name", [*REFUSED, "handle", "none"])
+    def test_array_that_cannot_be_added_to_is_refused(
+        self, backend: str, method: str, name: str, tmp_path: Path
+    ) -> None:
+        """What cannot take a sum is refused by the parameter's name, and nothing runs."""
+        with share(np.zeros(2)) as handle:
+            values = {"handle": handle, "none": None}
+            value = values[name] if name in values else REFUSED[name]()
+            task = _on(backend, _add_to_array)
+            with pytest.raises((ArgumentError, UnshareableError), match="'total'"):
+                _all_of(task, method, [0], total=value, folder=str(tmp_path))
+        assert {} == counted(tmp_path)
+
+    def test_nothing_is_kept(self, backend: str) -> None:
+        """``cache_info`` counts what is shared, and what is added up is not kept."""
+        hist = np.zeros(1000)
+        task = _on(backend, _count)
+        before = task.cache_info()
+        task.map(range(4), hist=hist)
+        task.map(range(4), hist=hist)
+        assert before == task.cache_info()
+
+
+_METHODS = ["map", "starmap", "imap", "imap_unordered", "amap", "aimap", "submit"]
+
+
+class LockedContract:
+    """Tasks take turns in the caller's array; for backends whose workers are on one machine.
+
+    It is no part of ``BackendContract``: others refuse the call.
+    """
+
+    @pytest.fixture(params=[False, True], ids=["own", "shared"])
+    def make(self, request: pytest.FixtureRequest) -> Any:
+        """Arrays of zeros, in the memory of this process alone or in shared memory."""
+        return zeros if request.param else np.zeros
+
+    @pytest.mark.parametrize("name", LOCKINGS)
+    def test_way_to_lock(self, backend: str, name: str) -> None:
+        """However it is declared, items take turns, and the caller's array has what they wrote."""
+        grid = np.zeros((3, 2))
+        task = _under(backend, LOCKINGS[name]).with_options(chunksize=2)
+        assert list(range(20)) == task.map(range(20), grid=grid)
+        assert [[100, 100], [0, 0], [0, 0]] == grid.tolist()
+
+    def test_no_update_is_lost(self, backend: str, make: Any) -> None:
+        """What four workers read and write back in one row is exact."""
+        grid = make((2, 3))
+        task = _on(backend, _count_plain_locked, workers=4, chunksize=1)
+        task.map(range(40), grid=grid, times=25)
+        assert [[1000] * 3, [0] * 3] == grid.tolist()
+
+    @pytest.mark.parametrize("method", _METHODS)
+    def test_every_method_takes_turns(self, backend: str, method: str, make: Any) -> None:
+        """Whichever way the items are run, what they wrote is in the array at the end."""
+        grid = make(2)
+        task = _on(backend, _count_plain_locked)
+        assert list(range(10)) == sorted(_all_of(task, method, range(10), grid=grid))
+        assert [50, 0] == grid.tolist()
+
+    def test_futures_share_the_array(self, backend: str, make: Any) -> None:
+        """Submitted items that run at the same time see one and the same array."""
+        grid = make(1)
+        task = _on(backend, _count_plain_locked)
+        for done in range(2):
+            futures = [task.submit(k, grid=grid, times=10) for k in range(20)]
+            assert list(range(20)) == [future.result(20) for future in futures]
+            assert [200 * (done + 1)] == grid.tolist()
+
+    def test_threads_lock_one_array(self, backend: str, make: Any) -> None:
+        """Maps of two threads on one array lose nothing of each other."""
+        grid = make(1)
+        task = _on(backend, _count_plain_locked, chunksize=1)
+        with ThreadPoolExecutor(2) as pool:
+            maps = [pool.submit(task.map, range(20), grid=grid, times=10) for _ in range(2)]
+            assert [list(range(20))] * 2 == [each.result(30) for each in maps]
+        assert [400] == grid.tolist()
+
+    @pytest.mark.parametrize("name", LAYOUTS)
+    def test_layout_of_the_grid(self, backend: str, name: str) -> None:
+        """However the array lies in memory, rows are written and what is beside it is not."""
+        around, array = LAYOUTS[name]()
+        before = around.copy()
+        _on(backend, _count_row).map(range(18), grid=array)
+        assert np.array_equal(np.arange(60).reshape(6, 10) + 3, array)
+        array[...] = np.arange(60).reshape(6, 10)
+        assert np.array_equal(before, around)
+
+    @pytest.mark.parametrize("shape", [(), (0,), (3,), (4, 0), (4, 5), (5000,), (200_000, 2)])
+    def test_shape_of_the_grid(self, backend: str, shape: tuple[int, ...]) -> None:
+        """Arrays of any number of axes are locked, also those without elements."""
+        grid = np.ones(shape, "i2")
+        told = _on(backend, _raise_all, chunksize=1).map(range(6), grid=grid)
+        assert [(shape, np.dtype("i2"))] * 6 == told
+        assert np.array_equal(np.full(shape, 7), grid)
+
+    @pytest.mark.parametrize("name", BLOCKS)
+    @pytest.mark.parametrize("function", [_raise_at, _raise_in_blocks])
+    def test_write_reaches_the_index(self, backend: str, name: str, function: Any) -> None:
+        """A block shows and changes the elements that numpy's indexing would."""
+        shape, items = BLOCKS[name]
+        array = np.arange(math.prod(shape)).reshape(shape)
+        wanted, seen = array.copy(), []
+        for item in items:
+            seen.append(wanted[item].copy())
+            wanted[item] += 1
+        told = _on(backend, function if shape else _raise_at).map(items, grid=array)
+        assert [(part.shape, part.tolist()) for part in seen] == [
+            (part.shape, part.tolist()) for part in told
+        ]
+        assert np.array_equal(wanted, array)
+
+    @pytest.mark.parametrize("index", [[0, 1], np.array([0]), True, None, "a", 1.5], ids=repr)
+    def test_index_that_would_copy_is_an_error(self, backend: str, index: Any) -> None:
+        """An index that is not made of ints and slices is told with its reason."""
+        grid = np.zeros(4)
+        with pytest.raises(ArgumentError, match=r"of an array of shape \(4,\).*Use ints, slices"):
+            _on(backend, _raise_at).map([index], grid=grid)
+        assert not grid.any()
+
+    @pytest.mark.parametrize("index", [4, -5, (0, 0), (1, slice(4), 0)], ids=repr)
+    def test_index_outside_is_an_error(self, backend: str, index: Any) -> None:
+        """An int outside, or one axis too many, is IndexError."""
+        with pytest.raises(IndexError, match=r"of an array of shape \(4,\)"):
+            _on(backend, _raise_at).map([index], grid=np.zeros(4))
+
+    def test_what_is_read_cannot_be_written(self, backend: str, make: Any) -> None:
+        """A view that reads is read-only, cannot be made writable, and nor can what is below."""
+        grid = make((4, 3))
+        grid[...] = 5
+        refused = _on(backend, _write_what_is_read).map(range(4), grid=grid)
+        assert [["ValueError"] * 12] * 4 == refused
+        assert [[5] * 3] * 4 == grid.tolist()
+
+    @pytest.mark.parametrize("name", ENTERINGS)
+    @pytest.mark.parametrize("function", [_enter_two, _enter_two_cells])
+    def test_two_locks_of_one_thread(
+        self, backend: str, name: str, function: Any, make: Any
+    ) -> None:
+        """What could wait for ever is LockOrderError at once, and what was held is free again."""
+        first, second, wanted = ENTERINGS[name]
+        grids = {"left": make(6), "right": make(6)}
+        told = _on(backend, function).map(range(3), **grids, first=first, second=second)
+        assert [wanted] * 3 == told
+        assert [[3] * 6] * 2 == [grid.tolist() for grid in grids.values()]
+
+    def test_error_leaves_what_was_written(self, backend: str, make: Any) -> None:
+        """When a map raises, the array has what was written, by the failed item as well."""
+        grid = make(6)
+        with pytest.raises(ValueError, match="failed"):
+            _on(backend, _lock_then_fail, workers=1, chunksize=1).map(range(6), grid=grid, bad=[3])
+        assert [1] * 4 == grid[:4].tolist()
+
+    def test_error_in_a_block_leaves_it_whole(self, backend: str, make: Any) -> None:
+        """A task that raises inside its block is alive: the region is free, and not poisoned."""
+        grid = make(6)
+        task = _on(backend, _lock_then_fail, return_exceptions=True, chunksize=2)
+        results = task.map([*range(6), *range(6)], grid=grid, bad=[1, 4])
+        assert [1, 4, 7, 10] == [k for k, r in enumerate(results) if isinstance(r, ValueError)]
+        assert [2] * 6 == grid.tolist()
+
+    def test_retried_item_writes_again(self, backend: str, make: Any, tmp_path: Path) -> None:
+        """Each try of an item finds what the tries before it have written."""
+        grid = make(1)
+        task = _on(backend, _lock_at_last, retries=2, chunksize=3)
+        assert list(range(6)) == task.map(range(6), grid=grid, folder=str(tmp_path), fails=2)
+        assert [18] == grid.tolist()
+
+    def test_failed_call_is_over(self, backend: str, tmp_path: Path) -> None:
+        """A call that raised does not count as running, also while its error is kept."""
+        grid = np.zeros(6)
+        task = _on(backend, _lock_then_fail)
+        with pytest.raises(ValueError, match="failed") as caught:
+            task.map([0], grid=grid, bad=[0], folder=str(tmp_path))
+        grid[...] = 10
+        task.map(range(3), grid=grid[:3], bad=[])
+        _on("thread", _lock_then_fail).map(range(6), grid=grid, bad=[])
+        assert [12, 12, 12, 11, 11, 11] == grid.tolist()
+        assert caught.value.__traceback__ is not None
+
+    def test_what_the_caller_changed_is_seen(self, backend: str, make: Any) -> None:
+        """Between two calls the caller may change the array; tasks see its contents."""
+        grid = make(2)
+        task = _on(backend, _count_row)
+        for k in range(3):
+            grid[...] = 10 * k
+            task.map(range(4), grid=grid)
+            assert [10 * k + 2] * 2 == grid.tolist()
+
+    @pytest.mark.parametrize("how", ["positional", "by name", "locked"])
+    def test_call_locks(self, backend: str, how: str, make: Any) -> None:
+        """Called directly, the function gets its array behind locks as well."""
+        grid = make(2)
+        task = _on(backend, _count_plain_locked)
+        if how == "positional":
+            assert 3 == task(3, grid)
+        else:
+            assert 3 == task(3, grid=Locked(grid) if how == "locked" else grid)
+        assert [5, 0] == grid.tolist()
+
+    def test_callers_lock_is_an_argument(self, backend: str, make: Any) -> None:
+        """The caller's own Locked may stand for its array."""
+        grid = make(2)
+        mine = Locked(grid)
+        _on(backend, _count_plain_locked).map(range(4), grid=mine)
+        with mine.read() as whole:
+            assert [20, 0] == whole.tolist()
+        assert [20, 0] == grid.tolist()
+
+    def test_locked_or_nothing(self, backend: str) -> None:
+        """A parameter that may be left out is its default in every item, or None."""
+        task = _on(backend, _lock_if_given)
+        assert [None] * 3 == task.map(range(3))
+        assert [None] * 3 == task.map(range(3), grid=None)
+        assert task(1) is None
+
+    def test_method_takes_turns(self, backend: str, make: Any) -> None:
+        """A task may be a method, mapped or called."""
+        grid = make(2)
+        task = _under(backend, Account(3).pay)
+        assert list(range(4)) == task.map(range(4), grid=grid)
+        assert 7 == task(7, grid)
+        assert [15, 0] == grid.tolist()
+
+    def test_locked_beside_the_other_words(self, backend: str, make: Any) -> None:
+        """Locked goes together with every other word."""
+        grid, out, total = make(1), np.zeros(4), np.zeros(1)
+        told = _on(backend, _all_words_locked).map(
+            range(4), 1, grid=grid, out=out, total=total, table=np.ones(3), scratch=np.ones(2)
+        )
+        assert [4.0] * 4 == told
+        assert ([28.0], [0, 1, 2, 3], [4.0]) == (grid.tolist(), out.tolist(), total.tolist())
+
+    def test_locks_of_a_map_in_a_task(self, backend: str, make: Any) -> None:
+        """The items of a map inside a task take turns with everybody else's."""
+        grid = make(1)
+        task = _on(backend, _count_in_maps, workers=4, chunksize=1)
+        task.map([3] * 8, grid=grid, times=20)
+        assert [480] == grid.tolist()
+
+    @pytest.mark.parametrize("other", ["right", "table", "out", "total"])
+    @pytest.mark.parametrize("which", ["same", "view", "wider"])
+    def test_memory_of_another_parameter_is_refused(
+        self, backend: str, other: str, which: str, make: Any, tmp_path: Path
+    ) -> None:
+        """The memory of a locked array is that of no other parameter."""
+        whole = make(8)
+        given: Any = {"same": whole[:4], "view": whole[1:3], "wider": whole}[which]
+        with pytest.raises(ArgumentError, match="the same memory") as caught:
+            _on(backend, _lock_two).map([0], left=whole[:4], **{other: given}, folder=str(tmp_path))
+        assert "'left'" in str(caught.value)
+        assert f"'{other}'" in str(caught.value)
+        assert {} == counted(tmp_path)
+
+    def test_other_view_of_what_is_locked_is_refused(self, backend: str, make: Any) -> None:
+        """While a call locks an array, its memory is not locked as another one; then it is."""
+        grid = make(6)
+        task = _on(backend, _count_row, chunksize=1)
+        stream = task.imap(range(12), grid=grid[:4])
+        next(stream)
+        with pytest.raises(ArgumentError, match=r"'grid' shares memory.*running"):
+            task.map(range(6), grid=grid)
+        assert 11 == len(list(stream))
+        task.map(range(6), grid=grid)
+        assert [4, 4, 4, 4, 1, 1] == grid.tolist()
+
+    @pytest.mark.parametrize("name", [*REFUSED, "handle"])
+    def test_array_that_cannot_be_locked_is_refused(
+        self, backend: str, name: str, tmp_path: Path
+    ) -> None:
+        """What cannot be written in turns is refused by the parameter's name; nothing runs."""
+        task = _on(backend, _lock_then_fail)
+        with share(np.zeros(2)) as handle:
+            makers: dict[str, Callable[[], Any]] = {**REFUSED, "handle": lambda: handle}
+            with pytest.raises((ArgumentError, UnshareableError), match="'grid'"):
+                task.map([0], grid=makers[name](), bad=[], folder=str(tmp_path))
+        assert {} == counted(tmp_path)
+
+    def test_regions_that_do_not_fit_are_refused(self, backend: str) -> None:
+        """More lengths than the array has axes are refused before anything runs."""
+        with pytest.raises(ArgumentError, match=r"Regions.*\(2, 2\).*shape \(4,\)"):
+            _on(backend, _raise_in_tiles).map([0], grid=np.zeros(4))
+        _on(backend, _raise_in_tiles).map([0], grid=np.zeros((4, 1)))
+
+    def test_what_is_locked_is_not_kept(self, backend: str) -> None:
+        """``cache_info`` counts what is shared; what is locked is not."""
+        task = _on(backend, _count_row)
+        task.map(range(4), grid=np.zeros(100_000))
+        assert (0, 0) == task.cache_info()[:2]
+
+
+class IntoContract:
+    """``map_into``: each result stands in its place of the caller's array, and nothing else."""
+
+    @pytest.mark.parametrize("name", LAYOUTS)
+    def test_results_stand_in_the_array(self, backend: str, name: str) -> None:
+        """However the array lies in memory, its rows are the results, beside it nothing changes."""
+        around, array = LAYOUTS[name]()
+        before = around.copy()
+        assert array is _on(backend, _hundreds, chunksize=2).map_into(array, range(6))
+        assert np.array_equal(100 * np.arange(6)[:, None] + np.arange(10), array)
+        array[...] = np.arange(60).reshape(6, 10)
+        assert np.array_equal(before, around)
+
+    @pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype != "O"])
+    @pytest.mark.parametrize("shape", [(6,), (6, 3)])
+    def test_dtype_of_the_results(self, backend: str, dtype: str, shape: tuple[int, ...]) -> None:
+        """Numbers, texts, times and records stand there bit by bit."""
+        rows = array_of(dtype, shape)
+        out = _on(backend, _row_of).map_into(np.zeros_like(rows), range(6), rows=rows)
+        assert rows.dtype == out.dtype
+        assert np.array_equal(rows, out)  # of a longdouble six bytes say nothing
+
+    @pytest.mark.parametrize("name", FITTING)
+    @pytest.mark.parametrize("born_shared", [False, True])
+    def test_results_are_assigned(self, backend: str, name: str, born_shared: bool) -> None:
+        """A result becomes what ``out[i] = result`` makes of it."""
+        dtype, values = FITTING[name]
+        wanted = np.zeros((4, 3), dtype)
+        for k, value in enumerate(values):
+            wanted[k] = value
+        out = empty((4, 3), dtype) if born_shared else np.empty((4, 3), dtype)
+        _on(backend, _value_of, chunksize=2).map_into(out, range(4), values)
+        assert_same(wanted, out)
+
+    @pytest.mark.parametrize("name", UNFITTING)
+    @pytest.mark.parametrize("born_shared", [False, True])
+    def test_result_that_does_not_fit(self, backend: str, name: str, born_shared: bool) -> None:
+        """What numpy does not assign is the error of its item, as numpy raises it."""
+        dtype, value = UNFITTING[name]
+        out = zeros((4, 3), dtype) if born_shared else np.zeros((4, 3), dtype)
+        with pytest.raises((TypeError, ValueError, OverflowError)) as numpys:
+            out[2] = value
+        out[...] = 9
+        with pytest.raises(numpys.type, match=re.escape(str(numpys.value))) as caught:
+            _on(backend, _value_of, chunksize=1).map_into(out, range(4), [1, 1, value, 1])
+        assert [2] == [note.index for note in _notes(caught.value)]
+        assert [9] * 3 == out[2].tolist()
+
+    @pytest.mark.parametrize("chunksize", ["auto", 1, 7, 1000])
+    def test_every_result_has_its_place(self, backend: str, chunksize: Any) -> None:
+        """Results of many items stand where they belong, however they are cut into chunks."""
+        out = zeros(300, "i8")
+        _on(backend, _square, chunksize=chunksize).map_into(out, range(300))
+        assert [k * k for k in range(300)] == out.tolist()
+
+    def test_results_of_a_generator(self, backend: str) -> None:
+        """The items may come from anywhere; they are counted first."""
+        out = _on(backend, _square).map_into(np.zeros(5), (k for k in range(5)))
+        assert [0, 1, 4, 9, 16] == out.tolist()
+
+    @pytest.mark.parametrize("shape", [(0,), (0, 3)])
+    def test_no_results(self, backend: str, shape: tuple[int, ...]) -> None:
+        """No items fill an array of no rows."""
+        out = np.ones(shape)
+        assert out is _on(backend, _square).map_into(out, [])
+
+    def test_rows_without_elements(self, backend: str) -> None:
+        """Rows of no elements take results of no elements."""
+        out = np.ones((4, 0))
+        assert out is _on(backend, _value_of).map_into(out, range(4), [()] * 4)
+
+    @pytest.mark.parametrize("shape", [(3,), (5,), (0,), (), (1, 4)])
+    @pytest.mark.parametrize("as_generator", [False, True])
+    def test_array_of_another_length_is_refused(
+        self, backend: str, shape: tuple[int, ...], as_generator: bool, tmp_path: Path
+    ) -> None:
+        """There is one place for each item; else nothing runs, and the numbers are told."""
+        items = iter(range(4)) if as_generator else range(4)
+        with pytest.raises(ArgumentError, match=rf"{re.escape(str(shape))}.*4 items"):
+            _on(backend, _square_entered).map_into(np.zeros(shape), items, folder=str(tmp_path))
+        assert {} == counted(tmp_path)
+
+    @pytest.mark.parametrize("name", REFUSED)
+    def test_array_that_takes_no_results_is_refused(
+        self, backend: str, name: str, tmp_path: Path
+    ) -> None:
+        """What cannot be written by tasks is refused as 'out', and nothing runs."""
+        out: Any = REFUSED[name]()
+        with pytest.raises((ArgumentError, UnshareableError), match="'out'"):
+            _on(backend, _square_entered).map_into(out, range(len(out)), folder=str(tmp_path))
+        assert {} == counted(tmp_path)
+
+    @pytest.mark.parametrize("which", ["same", "view", "wider"])
+    @pytest.mark.parametrize("role", ["table", "out"])
+    @pytest.mark.parametrize("born_shared", [False, True])
+    def test_reading_what_takes_results_is_refused(
+        self, backend: str, which: str, role: str, born_shared: bool, tmp_path: Path
+    ) -> None:
+        """The memory that takes the results is that of no shared or partitioned parameter."""
+        whole = zeros(20) if born_shared else np.zeros(20)
+        given: Any = {"same": whole[:4], "view": whole[3:7], "wider": whole}[which]
+        task = _on(backend, _square_entered if role == "table" else _square_into_block)
+        with pytest.raises(ArgumentError, match=rf"'out'.*'{role}'.*the same memory"):
+            task.map_into(whole[:4], range(4), **{role: given}, folder=str(tmp_path))
+        assert {} == counted(tmp_path)
+
+    def test_results_in_half_of_what_is_read(self, backend: str, tmp_path: Path) -> None:
+        """Disjoint parts of one array may be read and take results."""
+        whole = zeros(20)
+        task = _on(backend, _square_entered)
+        task.map_into(whole[::2], range(10), table=whole[1::2], folder=str(tmp_path))
+        assert [k * k for k in range(10)] == whole[::2].tolist()
+        assert not whole[1::2].any()
+
+    @pytest.mark.parametrize("born_shared", [False, True])
+    @pytest.mark.parametrize("chunksize", [1, 3])
+    def test_failed_map_into(self, backend: str, born_shared: bool, chunksize: int) -> None:
+        """An error is raised as by ``map``; each place has its result or is as it was."""
+        out = zeros(9) if born_shared else np.zeros(9)
+        out[...] = -1
+        task = _on(backend, _fail_plus_one, chunksize=chunksize)
+        with pytest.raises(ValueError, match="failed") as caught:
+            task.map_into(out, range(9), bad=[4])
+        assert [4] == [note.index for note in _notes(caught.value)]
+        assert {True} == {out[k] in {-1, k + 1} for k in range(9)}
+        assert -1 == out[4]
+        assert list(range(1, 10)) == task.map_into(out, range(9), bad=[]).tolist()
+
+    @pytest.mark.parametrize("born_shared", [False, True])
+    @pytest.mark.parametrize("chunksize", [1, 4])
+    def test_errors_come_at_the_end(self, backend: str, born_shared: bool, chunksize: int) -> None:
+        """With ``return_exceptions`` all is run, then a group tells what was raised."""
+        out = zeros(9) if born_shared else np.zeros(9)
+        out[...] = -1
+        task = _on(backend, _fail_plus_one, return_exceptions=True, chunksize=chunksize)
+        with pytest.raises(ExceptionGroup, match=r"2 of 9 items of _fail_plus_one\(\)") as caught:
+            task.map_into(out, range(9), bad=[0, 5])
+        assert [ValueError] * 2 == [type(error) for error in caught.value.exceptions]
+        assert [[0], [5]] == [
+            [note.index for note in _notes(error)] for error in caught.value.exceptions
+        ]
+        assert [-1, 2, 3, 4, 5, -1, 7, 8, 9] == out.tolist()
+        assert out is task.map_into(out, range(9), bad=[])
+
+    @pytest.mark.parametrize("born_shared", [False, True])
+    def test_retried_result(self, backend: str, born_shared: bool, tmp_path: Path) -> None:
+        """The result of the try that succeeds stands in the item's own place."""
+        out = zeros(8) if born_shared else np.zeros(8)
+        task = _on(backend, _attempts, retries=2, chunksize=3)
+        task.map_into(out, range(8), str(tmp_path), 2, (ValueError, "again"))
+        assert list(range(8)) == out.tolist()
+        assert {str(k): 3 for k in range(8)} == counted(tmp_path)
+
+    def test_result_after_the_timeout(self, backend: str) -> None:
+        """An item that took too long leaves its place as it was."""
+        out = np.full(4, -1)
+        task = _on(backend, _sleep_plus_one, timeout=0.3, return_exceptions=True, chunksize=1)
+        with pytest.raises(ExceptionGroup) as caught:
+            task.map_into(out, range(4), slow=1)
+        assert [TaskTimeoutError] == [type(error) for error in caught.value.exceptions]
+        assert [1, -1, 3, 4] == out.tolist()
+
+    @pytest.mark.parametrize("born_shared", [False, True])
+    def test_into_beside_the_other_words(self, backend: str, born_shared: bool) -> None:
+        """Shared, private, partitioned, reduced and plain arguments go together with it."""
+        out, total = np.zeros(5), np.zeros(1, "i8")
+        taken = zeros(5) if born_shared else np.zeros(5)
+        task = _on(backend, _all_words_into, chunksize=2)
+        task.map_into(
+            taken,
+            range(5),
+            1,
+            out=out,
+            total=total,
+            table=np.arange(5),
+            scratch=np.ones(2),
+            word="ab",
+        )
+        assert [6, 7, 8, 9, 10] == taken.tolist()
+        assert [0, -1, -2, -3, -4] == out.tolist()
+        assert [5] == total.tolist()
+
+    @pytest.mark.parametrize("chunksize", [1, 4])
+    def test_item_that_does_not_fit_adds_nothing(self, backend: str, chunksize: int) -> None:
+        """An item whose result is refused has failed, for what it added as well."""
+        out, total = np.zeros(10), np.zeros(1)
+        task = _on(backend, _sum_into_total, return_exceptions=True, chunksize=chunksize)
+        with pytest.raises(ExceptionGroup, match="4 of 10"):
+            task.map_into(out, range(10), total=total)
+        assert [6] == total.tolist()
+        assert [0, 1, 2, 0, 4, 5, 0, 7, 8, 0] == out.tolist()
+
+    def test_method_into_an_array(self, backend: str) -> None:
+        """A task may be a method."""
+        task = _under(backend, Model(np.ones(3), 1.0).scaled)
+        assert [1, 7, 13] == task.map_into(np.zeros(3), range(3), by=2).tolist()
+
+    def test_maps_into_halves_at_once(self, backend: str) -> None:
+        """Maps of two threads fill two halves of one array."""
+        out = np.zeros((2, 100))
+        task = _on(backend, _square)
+        with ThreadPoolExecutor(2) as pool:
+            maps = [pool.submit(task.map_into, half, range(100)) for half in out]
+            for each in maps:
+                each.result(20)
+        assert [[k * k for k in range(100)]] * 2 == out.tolist()
+
+    def test_parameter_may_be_called_out(self, backend: str) -> None:
+        """The array is given by position, so a task's own ``out`` is the task's."""
+        out = np.zeros(3)
+        assert [2, 2, 2] == _on(backend, _take_out).map_into(out, range(3), out=2).tolist()
+
+
 class BackendContract(
     ResultsContract,
     ErrorsContract,
     SharingContract,
     PartitionedContract,
+    ReducedContract,
+    IntoContract,
     FunctionsContract,
     StreamsContract,
     OptionsContract,
@@ -2102,6 +3396,12 @@ class _Adder:
         return x + self.by
 
 
+def _broken_source(count: int, error: type[BaseException]) -> Iterator[int]:
+    yield from range(count)
+    message = "no more"
+    raise error(message)
+
+
 def _noted(taken: list[int]) -> Iterator[int]:
     for k in itertools.count():
         taken.append(k)
@@ -2121,6 +3421,23 @@ def _drain(results: Any) -> list[Any]:
     if hasattr(results, "__aiter__") or hasattr(results, "__await__"):
         return asyncio.run(asyncio.wait_for(_gathered(results), 10))
     return list(results)
+
+
+def _all_of(task: Any, method: str, numbers: Iterable[int], **values: Any) -> list[Any]:
+    """The results of some numbers, by any of the methods."""
+    if method == "submit":
+        futures = [task.submit(k, **values) for k in numbers]
+        return [future.result(20) for future in futures]
+    items = [(k,) for k in numbers] if method == "starmap" else numbers
+    return _drain(getattr(task, method)(items, **values))
+
+
+def _wait_for_count(folder: Path) -> None:
+    """Return when a task has counted something."""
+    limit = time.monotonic() + 10
+    while not counted(folder):
+        assert time.monotonic() < limit
+        time.sleep(0.005)
 
 
 async def _gathered(results: Any) -> list[Any]:

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 
+_NOTHING = object()
+
+
 class _LocalBackend(Backend):
     def stored(self, tokens: Iterable[int]) -> list[int]:
         del tokens
@@ -144,7 +147,7 @@ class _LocalSession(Session):
         # A task in this process cannot be ended from outside; it can be told afterwards.
         if call.timeout is not None and time.monotonic() - began > call.timeout:
             raise TaskTimeoutError(call.task, index, item, call.timeout)
-        if any(value is shared.get(name) for name in (*call.blocks, *accumulators)):
+        if any(value is shared.get(name, _NOTHING) for name in (*call.blocks, *accumulators)):
             value = value.copy()  # it is lent, and goes on changing
         if INTO in call.blocks:
             call.blocks[INTO].array[index], value = value, TAKEN
