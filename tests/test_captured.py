@@ -65,7 +65,7 @@ class Model:
         return region is not None and bool(region.inode)
 
 
-def test_closure_is_right_on_every_backend(backend: str) -> None:
+def test_closure_is_right_on_every_backend(backend: Any) -> None:
     """A captured array has its values, and those it has at the next call."""
     values = np.arange(LARGE, dtype=float)
     task = closing_over(values, backend=backend)
@@ -74,7 +74,7 @@ def test_closure_is_right_on_every_backend(backend: str) -> None:
     assert [0.0, 7.0, 2.0] == task.map(range(3))
 
 
-def test_self_is_right_on_every_backend(backend: str) -> None:
+def test_self_is_right_on_every_backend(backend: Any) -> None:
     """What changes in an object, its array or a number beside it, is seen by the next call."""
     model = Model()
     with defaults(backend=backend):
@@ -86,7 +86,7 @@ def test_self_is_right_on_every_backend(backend: str) -> None:
 
 
 @in_workers
-def test_array_is_stored_once_for_many_closures(workers_of: str) -> None:
+def test_array_is_stored_once_for_many_closures(workers_of: Any) -> None:
     """A function that is made anew for each call brings an array that is there already."""
     values = np.ones(LARGE)
     for made in range(3):
@@ -97,7 +97,7 @@ def test_array_is_stored_once_for_many_closures(workers_of: str) -> None:
 
 
 @in_workers
-def test_array_of_self_is_stored_once(workers_of: str) -> None:
+def test_array_of_self_is_stored_once(workers_of: Any) -> None:
     """A change beside the array does not store the array anew."""
     model = Model()
     Model.score.cache_clear()
@@ -110,7 +110,7 @@ def test_array_of_self_is_stored_once(workers_of: str) -> None:
 
 
 @in_workers
-def test_self_stays_private_to_its_chunk(workers_of: str) -> None:
+def test_self_stays_private_to_its_chunk(workers_of: Any) -> None:
     """A task may write into its object; neither the caller nor another chunk sees it."""
     model = Model()
     task = model.scratch.with_options(backend=workers_of, chunksize=2)
@@ -137,7 +137,7 @@ def test_unknown_word_is_refused() -> None:
 
 
 @in_workers
-def test_two_names_of_one_array(workers_of: str) -> None:
+def test_two_names_of_one_array(workers_of: Any) -> None:
     """An array that is met twice is one array in the worker, too."""
     values = np.arange(LARGE, dtype=float)
     same = values
@@ -149,7 +149,7 @@ def test_two_names_of_one_array(workers_of: str) -> None:
 
 
 @in_workers
-def test_small_arrays_stay_where_they_are(workers_of: str) -> None:
+def test_small_arrays_stay_where_they_are(workers_of: Any) -> None:
     """Below a MiB an array is pickled with what it is in."""
     task = closing_over(np.ones(SMALL), backend=workers_of)
     assert [1.0] == task.map([3])
@@ -157,7 +157,7 @@ def test_small_arrays_stay_where_they_are(workers_of: str) -> None:
 
 
 @in_workers
-def test_captured_array_is_read_only(workers_of: str) -> None:
+def test_captured_array_is_read_only(workers_of: Any) -> None:
     """What a function captures is shared, so a task cannot write it."""
     values = np.zeros(LARGE)
 
@@ -170,7 +170,7 @@ def test_captured_array_is_read_only(workers_of: str) -> None:
 
 
 @in_workers
-def test_unmarked_argument_is_its_chunks_own(workers_of: str) -> None:
+def test_unmarked_argument_is_its_chunks_own(workers_of: Any) -> None:
     """A large argument without a mark is writable in the task, and the caller's stays as it is."""
 
     def add(i: int, table: Any) -> float:
@@ -184,7 +184,7 @@ def test_unmarked_argument_is_its_chunks_own(workers_of: str) -> None:
     assert [6.0, 6.0] == task.map([1, 1], table=table)
 
 
-def test_submit_and_handles_beside_captures(backend: str) -> None:
+def test_submit_and_handles_beside_captures(backend: Any) -> None:
     """Captured arrays travel with single items and beside other shared values."""
     values = np.arange(LARGE, dtype=float)
 
