@@ -681,12 +681,12 @@ def test_death_that_ends_the_map(make: Any) -> None:
 def test_timeout_while_writing_is_told(make: Any) -> None:
     """A worker that is ended for its timeout leaves its region as a dead one does."""
     grid = make((3, 2))
-    task = on("process", enter, timeout=0.4, workers=1, chunksize=1, return_exceptions=True)
-    results = task.map([HANG, WORK, WORK_APART], grid=grid)
-    assert isinstance(results[0], TaskTimeoutError)
-    assert_poisoned(results[1], results[0].pid)
-    assert 2 == results[2]
-    assert [[0, 0], [1, 0], [1, 1]] == grid.tolist()
+    task = on("process", enter, timeout=1.5, workers=1, chunksize=1, return_exceptions=True)
+    results = task.map([WORK, HANG, WORK, WORK_APART], grid=grid)
+    assert [[0, 0], [2, 1], [1, 1]] == grid.tolist()  # it was in the block when it was ended
+    assert [1, 2] == [results[0], results[3]]
+    assert isinstance(results[1], TaskTimeoutError)
+    assert_poisoned(results[2], results[1].pid)
 
 
 @pytest.mark.usefixtures("common_check")

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 def uses(call: Call, *, shared: bool) -> dict[str, Use]:
     """Begin to use them; with ``shared`` other processes must see them. See ``use_all``."""
+    if not call.locked:
+        return {}
     arrays = {name: (call.shared[name].value, rules) for name, rules in call.locked.items()}
     try:
         uses = use_all(arrays, shared=shared)
