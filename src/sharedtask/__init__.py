@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from sharedtask.sharing.handles import Handle as Handle
     from sharedtask.sharing.handles import attach as attach
     from sharedtask.sharing.handles import share as share
+    from sharedtask.sharing.kinds import register as register
     from sharedtask.task import Task as Task
 
 _MODULES = {
@@ -108,6 +109,7 @@ _MODULES = {
         "attach",
         "share",
     ),
+    "sharing.kinds": ("register",),
     "task": ("Task",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
@@ -153,6 +155,7 @@ __all__ = [
     "multi_process",
     "parallel",
     "partition",
+    "register",
     "share",
     "shutdown",
     "zeros",

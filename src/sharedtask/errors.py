@@ -382,7 +382,10 @@ def item_note(function_name: str, index: int | None) -> ItemNote:
     return ItemNote(f"in {_place(function_name, index)}", index)
 
 
-_WRITES = " Native code may have written into read-only shared memory; give it a copy."
+_WRITES = (
+    " Native code may have written into read-only shared memory, as torch does where a shared "
+    "tensor is changed in place; give it a copy."
+)
 _SIGNAL_ADVICE = {
     6: " Native code aborted; its message stands on standard error.",
     7: _WRITES,

@@ -23,6 +23,11 @@ def enter_thread() -> None:
     _thread.worker = True
 
 
+def a_worker() -> bool:
+    """True where this whole process is a worker: if it dies, nobody's program does."""
+    return _process.is_set()
+
+
 def a_task() -> bool:
     """True in a worker."""
     return _process.is_set() or getattr(_thread, "worker", False)

@@ -129,8 +129,12 @@ def noted(error: BaseException, task: str, index: int) -> BaseException:
 
 
 def readonly_advice(error: BaseException, task: str, names: Sequence[str]) -> BaseException:
-    """Say what to do, where numpy says "assignment destination is read-only"."""
-    if names and isinstance(error, ValueError) and "read-only" in _text_of(error):
+    """Say what to do, where numpy says "assignment destination is read-only".
+
+    A memoryview says it by a TypeError.
+    """
+    is_refusal = isinstance(error, (ValueError, TypeError)) and "read-only" in _text_of(error)
+    if names and is_refusal:
         one = names[0] if len(names) == 1 else "x"
         error.add_note(
             f"{_listed(names)} of {task}() {'is' if len(names) == 1 else 'are'} Shared, and what "

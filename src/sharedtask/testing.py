@@ -262,6 +262,19 @@ DTYPES: tuple[str, ...] = (
 """One dtype of every kind, as ``np.dtype`` reads them."""
 
 
+def segment_spans() -> list[tuple[int, int]]:
+    """The addresses of this process at which segments are mapped: from, and up to."""
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
+        lines = [line.split(maxsplit=5) for line in file if "memfd:sharedtask" in line]
+    return [(int(low, 16), int(high, 16)) for low, _, high in (w[0].partition("-") for w in lines)]
+
+
+def in_segment(*addresses: int) -> bool:
+    """True where every one of these addresses lies in a mapped segment."""
+    spans = segment_spans()
+    return all(any(low <= at < high for low, high in spans) for at in addresses)
+
+
 def array_of(dtype: str, shape: tuple[int, ...] = (6,)) -> npt.NDArray[Any]:
     """A writable array of ``shape`` whose elements differ, where the dtype has several values."""
     count = math.prod(shape)
@@ -286,7 +299,9 @@ def arrays(draw: st.DrawFn, *, dtypes: st.SearchStrategy[Any] | None = None) -> 
     dtype = draw(dtypes if dtypes is not None else _dtypes())
     shape = draw(npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5))
     array = _random_array(draw(st.integers(0, 2**32)), np.dtype(dtype), shape)
-    layout = draw(st.sampled_from(["C", "F", "transposed", "steps", "broadcast"]))
+    layout = draw(
+        st.sampled_from(["C", "F", "transposed", "steps", "block", "windows", "broadcast"])
+    )
     if layout == "F":
         return np.asfortranarray(array) if array.ndim else array
     if layout == "transposed":
@@ -294,9 +309,37 @@ def arrays(draw: st.DrawFn, *, dtypes: st.SearchStrategy[Any] | None = None) -> 
     if layout == "steps" and array.ndim:
         steps = draw(st.tuples(*[st.sampled_from([-2, -1, 1, 2])] * array.ndim))
         return array[tuple(slice(None, None, step) for step in steps)]
+    if layout == "block" and array.ndim:
+        return array[tuple(slice(*draw(_spans(length))) for length in array.shape)]
+    if layout == "windows" and array.ndim and array.shape[-1]:
+        width = draw(st.integers(1, array.shape[-1]))
+        windows: npt.NDArray[Any]
+        windows = np.lib.stride_tricks.sliding_window_view(array, width, axis=-1)
+        return windows
     if layout == "broadcast":
         return np.broadcast_to(array, (draw(st.integers(0, 3)), *array.shape))
     return array
+
+
+def _spans(length: int) -> st.SearchStrategy[tuple[int, int]]:
+    ends = st.integers(0, length)
+    return st.tuples(ends, ends).map(lambda span: (min(span), max(span)))
+
+
+@st.composite
+def views(draw: st.DrawFn) -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]]]:
+    """A table of numbers that all differ, and views of it: blocks, steps, reversed, transposed."""
+    shape = draw(npst.array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=7))
+    base = np.arange(math.prod(shape), dtype=draw(st.sampled_from(["i8", "f4", "u1", ">i2"])))
+    base = base.reshape(shape)
+    found = []
+    for _ in range(draw(st.integers(1, 5))):
+        spans = [draw(_spans(length)) for length in shape]
+        view = base[tuple(slice(low, high, draw(st.integers(1, 3))) for low, high in spans)]
+        if draw(st.booleans()):
+            view = view[tuple(slice(None, None, draw(st.sampled_from([1, -1]))) for _ in shape)]
+        found.append(view.T if draw(st.booleans()) else view)
+    return base, found
 
 
 def _random_array(seed: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
@@ -319,7 +362,22 @@ def _dtypes() -> st.SearchStrategy[Any]:
         st.sampled_from([np.dtype(name) for name in ("longdouble", "V4", "S1", "U1")]),
     )
     fields = st.one_of(npst.integer_dtypes(), npst.floating_dtypes(), npst.datetime64_dtypes())
-    return st.one_of(plain, npst.array_dtypes(subtype_strategy=fields, max_size=3))
+    made = npst.array_dtypes(subtype_strategy=fields, max_size=3)
+    return st.one_of(plain, made, st.sampled_from(list(STRUCTURES.values())))
+
+
+STRUCTURES: dict[str, np.dtype[Any]] = {
+    "packed": np.dtype([("a", "i1"), ("b", "f8")]),
+    "aligned": np.dtype([("a", "i1"), ("b", "f8"), ("c", "i2")], align=True),
+    "padded": np.dtype(
+        {"names": ["a", "b"], "formats": ["i1", "f8"], "offsets": [3, 16], "itemsize": 40}
+    ),
+    "overlapping": np.dtype({"names": ["a", "b"], "formats": ["u4", "u1"], "offsets": [0, 1]}),
+    "subarray": np.dtype([("a", "f4", (2, 3)), ("b", "M8[us]")]),
+    "titles": np.dtype([(("a long title", "a"), "i4"), (("b title", "b"), ">f4")]),
+    "nested": np.dtype([("a", [("x", "i2"), ("y", "S3")]), ("b", "?")]),
+}
+"""Structured dtypes of every make."""
 
 
 def nested_values(leaves: st.SearchStrategy[Any] | None = None) -> st.SearchStrategy[Any]:
@@ -343,6 +401,13 @@ def nested_values(leaves: st.SearchStrategy[Any] | None = None) -> st.SearchStra
     )
 
 
+def bits_of(array: npt.NDArray[Any]) -> Any:
+    """The bytes of an array, but for those between the fields of a structure: they may be any."""
+    if array.dtype.names is None:
+        return array.tobytes()
+    return [bits_of(array[name]) for name in array.dtype.names]
+
+
 def assert_same(expected: Any, actual: Any, at: str = "value") -> None:
     """Fail unless both have the same types, structure, dtypes, shapes, orders and bits."""
     assert type(expected) is type(actual), f"{at}: {type(expected)} became {type(actual)}"
@@ -352,7 +417,7 @@ def assert_same(expected: Any, actual: Any, at: str = "value") -> None:
         if expected.dtype.hasobject:
             assert_same(expected.ravel().tolist(), actual.ravel().tolist(), at)
         else:
-            assert expected.tobytes() == actual.tobytes(), at
+            assert bits_of(expected) == bits_of(actual), at
     elif isinstance(expected, dict):
         assert list(expected) == list(actual), at
         for key, value in expected.items():

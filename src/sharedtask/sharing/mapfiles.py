@@ -6,49 +6,55 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True, slots=True)
-class FileSlice:
-    """A dense array inside a file, starting ``offset`` bytes from its beginning."""
+class MappedFile:
+    """``nbytes`` bytes of a file, starting ``offset`` bytes from its beginning."""
 
     path: str
     device: int
     inode: int
     offset: int
-    order: str
+    nbytes: int
 
 
-def source_of(array: np.memmap[Any, Any]) -> FileSlice | None:
+@dataclass(frozen=True, slots=True)
+class FileView:
+    """An array in a mapped file: its first element is ``offset`` bytes into the mapping."""
+
+    file: MappedFile
+    offset: int
+
+
+def source_of(array: np.memmap[Any, Any]) -> FileView | None:
     """Where ``array`` stands in its file, or None where only a copy tells the truth.
 
-    A copy is needed for ``mode="c"`` (the file does not have the private changes), for strided
-    views, and where the path now names another file than the one that is mapped.
+    A copy is needed for ``mode="c"`` (the file does not have the private changes), and where the
+    path now names another file than the one that is mapped.
     """
-    order = _order(array)
-    if order is None or array.mode not in ("r", "r+", "w+") or array.filename is None:
+    if array.mode not in ("r", "r+", "w+") or array.filename is None or array.nbytes == 0:
         return None
+    mapped: Any = array
+    whole = np.frombuffer(mapped._mmap, np.uint8)
     path = os.path.abspath(os.fspath(array.filename))
-    region = region_at(_address(array))
+    region = region_at(_address(whole))
     try:
         status = os.stat(path)
     except OSError:
         return None
-    if region is None or region.inode != status.st_ino or array.nbytes == 0:
+    if region is None or region.inode != status.st_ino:
         return None
-    offset = region.offset + _address(array) - region.start
-    return FileSlice(path, status.st_dev, status.st_ino, offset, order)
+    offset = region.offset + _address(whole) - region.start
+    file = MappedFile(path, status.st_dev, status.st_ino, offset, whole.nbytes)
+    return FileView(file, _address(array) - _address(whole))
 
 
-def _order(array: np.memmap[Any, Any]) -> str | None:
-    if array.flags.c_contiguous:
-        return "C"
-    return "F" if array.flags.f_contiguous else None
-
-
-def _address(array: np.memmap[Any, Any]) -> int:
+def _address(array: npt.NDArray[Any]) -> int:
     return int(array.__array_interface__["data"][0])
 
 

@@ -33,10 +33,10 @@ class Owner:
     a segmentation fault.
     """
 
-    __slots__ = ("__array_interface__", "__weakref__", "source")
+    __slots__ = ("__array_interface__", "__weakref__", "readonly", "source")
 
     def __init__(self, address: int, size: int, *, readonly: bool, source: object = None) -> None:
-        self.source = source
+        self.source, self.readonly = source, readonly
         self.__array_interface__ = {
             "data": (address, readonly),
             "shape": (size,),
@@ -99,6 +99,14 @@ def window(array: npt.NDArray[np.uint8], *, readonly: bool = False) -> npt.NDArr
     if not array.nbytes:
         return np.frombuffer(b"" if readonly else bytearray(), np.uint8)
     return np.asarray(Owner(address_of(array), array.nbytes, readonly=readonly, source=array))
+
+
+def is_protected(array: npt.NDArray[Any]) -> bool:
+    """True where the memory is a mapping of ours that the hardware keeps from being written."""
+    base: Any = array
+    while isinstance(base, (np.ndarray, memoryview)):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    return type(base) is Owner and base.source is None and base.readonly
 
 
 def map_aligned(fd: int, size: int, prot: int, kind: int) -> int:

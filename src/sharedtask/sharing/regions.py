@@ -51,8 +51,8 @@ class Region:
 
     def view(self, *, private: bool = False, writable: bool = False) -> npt.NDArray[Any]:
         """Map the memory and show the array: read-only, or writable for all, or ``private``."""
-        mapped = _mapped(self.memory, private=private, writable=writable)
-        return np.ndarray(self.shape, self.dtype, mapped, self.offset, self.strides)
+        found = mapped(self.memory, private=private, writable=writable)
+        return np.ndarray(self.shape, self.dtype, found, self.offset, self.strides)
 
 
 # ------------------------------------------------------------------------- where it was born
@@ -175,7 +175,7 @@ def _foreign(array: npt.NDArray[Any], root: Any) -> tuple[int, Memory] | None:
 _maps: weakref.WeakValueDictionary[tuple[int, int, bool], Any] = weakref.WeakValueDictionary()
 
 
-def _mapped(memory: Memory, *, private: bool, writable: bool) -> npt.NDArray[np.uint8]:
+def mapped(memory: Memory, *, private: bool, writable: bool) -> npt.NDArray[np.uint8]:
     """The whole memory as bytes; one mapping for all arrays in it, private ones apart.
 
     Raises:

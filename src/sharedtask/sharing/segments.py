@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from sharedtask.errors import OptionsError, SharedTaskError, StoreFullError
 from sharedtask.sharing import libc, memory
-from sharedtask.sharing.mapping import HUGE, PAGE, address_of, map_aligned, memory_of
+from sharedtask.sharing.mapping import HUGE, PAGE, address_of, map_aligned, memory_of, view
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -158,6 +158,23 @@ def writable(size: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def protected(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """A copy of bytes that the hardware keeps from being written.
+
+    Raises:
+        StoreFullError: No room, no descriptors, or a limit of the process is in the way.
+    """
+    size = max(data.nbytes, 1)
+    with translated(size):
+        fd = scratch(size)
+        try:
+            _write_at(fd, memory_of(data), 0)
+            mapped: npt.NDArray[np.uint8] = view(fd, size)
+        finally:
+            os.close(fd)
+    return mapped[: data.nbytes]
 
 
 # ------------------------------------------------------------------------------ creating

@@ -1,0 +1,92 @@
+"""What leaves the pickle of a value on its way out: the memory of its arrays, as they are met."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from sharedtask.sharing import extents, mapping
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    import numpy.typing as npt
+
+# See ``mapping.memory_of``.
+_pickle_buffer = cast("Callable[[npt.NDArray[Any]], pickle.PickleBuffer]", pickle.PickleBuffer)
+
+# Stands in the pickle for the memory of an array, which is taken when all arrays are known.
+_SLOT = pickle.PickleBuffer(bytearray(1))
+
+# One writable byte beside what has no memory of its own to share: where it is decoded as read-only,
+# so is what it stands beside.
+MARK = pickle.PickleBuffer(bytearray(1))
+
+
+class Outgoing:
+    """Takes the bulk data of a value while it is pickled; reducers are handed one.
+
+    ``views`` is set as soon as two parts may show the same memory. ``held`` keeps the memory that
+    the pickle refers to where it is.
+    """
+
+    __slots__ = (
+        "_arrays",
+        "_roots",
+        "by_path",
+        "held",
+        "in_band",
+        "in_place",
+        "passed",
+        "refer",
+        "views",
+    )
+
+    def __init__(
+        self,
+        *,
+        in_band: bool,
+        by_path: bool = True,
+        in_place: bool = False,
+        refer: Callable[[npt.NDArray[Any]], Any] | None = None,
+    ) -> None:
+        self.in_band, self.by_path, self.in_place = in_band, by_path, in_place
+        self.refer = refer
+        self.passed: list[pickle.PickleBuffer] = []
+        self.held: list[object] = []
+        self.views = False
+        self._arrays: list[npt.NDArray[Any]] = []
+        self._roots: dict[Hashable, object] = {}
+
+    def slot(self, array: npt.NDArray[Any]) -> pickle.PickleBuffer:
+        """What stands in the pickle for the memory of ``array``: first in the arguments."""
+        if self.in_band:
+            data = extents.flat(array)
+            # Pickle would write down that the buffer is read-only. That is for the decoder to say.
+            return _pickle_buffer(data if data.flags.writeable else mapping.window(data))
+        self._arrays.append(array)
+        return _SLOT
+
+    def root(self, key: Hashable, make: Callable[[], object]) -> object:
+        """One object for each ``key``, so that it is decoded once for all that refer to it."""
+        if key not in self._roots:
+            self._roots[key] = make()
+        return self._roots[key]
+
+    def parts(self) -> tuple[list[npt.NDArray[np.uint8]], bytes]:
+        """The buffers, and the table that is to follow the pickle."""
+        others = len(self.passed) - len(self._arrays)
+        if not others:
+            if not self.views:
+                return list(map(extents.flat, self._arrays)), b""
+            return extents.arrange(self._arrays)
+        arrays = iter(self._arrays)
+        parts = [next(arrays) if b is _SLOT else _flat(b) for b in self.passed]
+        bare = {n for n, b in enumerate(self.passed) if b is not _SLOT}
+        return extents.arrange(parts, bare)
+
+
+def _flat(buffer: pickle.PickleBuffer) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(buffer.raw(), np.uint8)
