@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from sharedtask.errors import UnknownNameError as UnknownNameError
     from sharedtask.errors import UnshareableError as UnshareableError
     from sharedtask.errors import WorkerDiedError as WorkerDiedError
+    from sharedtask.explaining.door import explain as explain
+    from sharedtask.explaining.report import Explanation as Explanation
     from sharedtask.locked import Locked as Locked
     from sharedtask.locked import Regions as Regions
     from sharedtask.multi import multi_process as multi_process
@@ -87,6 +89,8 @@ _MODULES = {
         "UnshareableError",
         "WorkerDiedError",
     ),
+    "explaining.door": ("explain",),
+    "explaining.report": ("Explanation",),
     "locked": (
         "Locked",
         "Regions",
@@ -124,6 +128,7 @@ __all__ = [
     "ClosedError",
     "CopyOnWrite",
     "DefinitionError",
+    "Explanation",
     "Handle",
     "InvalidNameError",
     "LockOrderError",
@@ -152,6 +157,7 @@ __all__ = [
     "attach",
     "defaults",
     "empty",
+    "explain",
     "multi_process",
     "parallel",
     "partition",

@@ -125,7 +125,7 @@ def plan_call(
         timeout=options.timeout,
         workers=options.workers,
         verify=options.verify == "content",
-        capture_from=_CAPTURE_FROM if options.captured == "share" else None,
+        capture_from=CAPTURE_FROM if options.captured == "share" else None,
         stops=stops,
         splits=options.chunksize == "auto" and not ordered,
         ray_options=options.ray_options or {},
@@ -238,7 +238,7 @@ def _block_length(items: Iterable[Any], options: Options) -> int:
 
 _BLOCKS, _LONGEST_BLOCK = 64, 4096
 # Smaller arrays that come along with the function or its object are pickled with them.
-_CAPTURE_FROM = 1 << 20
+CAPTURE_FROM = 1 << 20
 
 
 def _check_written(array: Any, name: str) -> None:

@@ -21,7 +21,7 @@ from sharedtask.backends.base import TAKEN
 from sharedtask.chunks import Pace
 from sharedtask.locked import close_all, use_all
 from sharedtask.options import check_options, resolve
-from sharedtask.plan import Plan, Target, plan_call, plan_map
+from sharedtask.plan import CAPTURE_FROM, Plan, Target, plan_call, plan_map
 from sharedtask.run import Run, Submission, as_completed, collect, in_order
 from sharedtask.sharing import functions
 from sharedtask.sharing.cache import CacheInfo
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from sharedtask.backends.base import Share
+    from sharedtask.explaining.report import Explanation
     from sharedtask.options import OptionsDict
     from sharedtask.spec import Lists, TaskSpec
 
@@ -251,6 +252,35 @@ class _Runs(Generic[P, R]):
         finally:
             run.stop()
             await _in_thread(stream.close)
+
+    def explain(self, /, **kwargs: Any) -> Explanation:
+        """Tell how each argument of a call would travel, and what the function brings along.
+
+        Args:
+            **kwargs: Arguments of the function, as many of them as are of interest.
+
+        Returns:
+            A table to print: see ``sharedtask.explain``. Large arguments that are not marked have
+            the advice to mark them; what the function captures stands in a section of its own.
+
+        Raises:
+            ArgumentError: The function has no parameter of such a name.
+
+        Example:
+            >>> import numpy as np
+            >>> from sharedtask import Shared, parallel
+            >>> @parallel
+            ... def score(row: int, table: Shared[np.ndarray], scale: float = 1.0) -> float:
+            ...     return float(table[row].sum() * scale)
+            >>> told = score.explain(table=np.ones((1000, 100)), scale=2.0)
+            >>> [(row.path, row.travels) for row in told.rows]
+            [('table', 'zero-copy'), ('scale', 'copied')]
+        """
+        from sharedtask.explaining.calls import explain_call  # of no use to who does not ask
+
+        target, explicit, _ = self._parts()
+        apart = CAPTURE_FROM if resolve(explicit).captured == "share" else None
+        return explain_call(target.spec, target.function, target.bound, kwargs, apart)
 
     def cache_info(self) -> CacheInfo:
         """How often this task's shared values were found in the cache, and what they take."""

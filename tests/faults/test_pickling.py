@@ -241,7 +241,7 @@ def test_closure_that_cannot_be_sent_names_the_variable() -> None:
         with guard:
             return x
 
-    with pytest.raises(SerializationError, match="'guard'"):
+    with pytest.raises(SerializationError, match=r"captured guard is a _thread\.lock"):
         parallel(locked).with_options(backend="process").map(range(3))
 
 

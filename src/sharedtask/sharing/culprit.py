@@ -2,45 +2,58 @@
 
 from __future__ import annotations
 
-import types
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.errors import UnshareableError
 from sharedtask.sharing import codec
+from sharedtask.sharing.parts import parts
+from sharedtask.unshareable import cure_for_value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from sharedtask.sharing.parts import Part
 
-_DEPTH = 12
+_DEPTH = 40
+# Of a million items with a bad one, each alone would take a pickler of its own: 10 s.
+_TOGETHER = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Culprit:
+    """The innermost part that cannot be pickled, and the way to it."""
+
+    path: str
+    part: Any
+
+    def __str__(self) -> str:
+        return f"{self.path} is a {class_name(self.part)}"
 
 
 def culprit(value: object, name: str) -> str:
-    """Say what inside ``value`` cannot be pickled: "cfg.pool.lock is a _thread.lock".
+    """Say what inside ``value`` cannot be pickled: "cfg.pool.lock is a _thread.lock"."""
+    return str(find_culprit(value, name))
+
+
+def find_culprit(value: object, name: str) -> Culprit:
+    """The part of ``value`` that cannot be pickled.
 
     ``value`` is known to fail. The search goes down into the first part that fails as well.
     """
     path, part = name, value
     for _ in range(_DEPTH):
-        if _refuses(part):
-            break
-        step = next(((p, v) for p, v in _parts(part) if not encodes(v)), None)
+        step = None if _is_refused(part) else _first_failing(part)
         if step is None:
             break
         path, part = path + step[0], step[1]
-    cls = type(part)
+    return Culprit(path, part)
+
+
+def class_name(value: object) -> str:
+    """The class of a value with its module, where that is not ``builtins``."""
+    cls = type(value)
     known = "" if cls.__module__ == "builtins" else f"{cls.__module__}."
-    return f"{path} is a {known}{cls.__qualname__}"
-
-
-def _refuses(value: object) -> bool:
-    """True where a class of ours says itself that it cannot be pickled, and why."""
-    if not type(value).__module__.startswith("sharedtask."):
-        return False
-    try:
-        value.__reduce_ex__(codec.PROTOCOL)
-    except Exception:  # noqa: BLE001  whatever it says
-        return True
-    return False
+    return f"{known}{cls.__qualname__}"
 
 
 def unshareable(value: object, name: str, error: Exception, which: str) -> UnshareableError:
@@ -57,41 +70,28 @@ def encodes(value: object) -> bool:
     return True
 
 
-def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield f"[{key!r}]", item
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        for position, item in enumerate(value):
-            yield f"[{position}]", item
-    elif isinstance(value, types.FunctionType):
-        yield from _captured(value)
-    elif isinstance(value, types.MethodType):
-        yield ".__self__", value.__self__
-        yield ".__func__", value.__func__
-    else:
-        yield from _attributes(value)
+def _is_refused(value: object) -> bool:
+    """True where the class is reason enough: what it is made of would tell the user nothing."""
+    return cure_for_value(value) is not None or _refuses(value)
 
 
-def _captured(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """What a function brings along: closure cells, defaults, and the globals that it names."""
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            yield f" captures {name!r}, which", cell.cell_contents
-        except ValueError:
-            continue
-    for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
-        yield " has a default, which", default
-    for name in function.__code__.co_names:
-        if name in function.__globals__:
-            yield f" uses the global {name!r}, which", function.__globals__[name]
+def _refuses(value: object) -> bool:
+    """True where a class of ours says itself that it cannot be pickled, and why."""
+    if not type(value).__module__.startswith("sharedtask."):
+        return False
+    try:
+        value.__reduce_ex__(codec.PROTOCOL)
+    except (Exception, SystemExit):  # noqa: BLE001  whatever it says
+        return True
+    return False
 
 
-def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
-    for name, item in getattr(value, "__dict__", {}).items():
-        yield f".{name}", item
-    for cls in type(value).__mro__:
-        slots = vars(cls).get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if hasattr(value, name):
-                yield f".{name}", getattr(value, name)
+def _first_failing(value: object) -> Part | None:
+    try:
+        found = parts(value)
+        while batch := list(islice(found, _TOGETHER)):
+            if not encodes([part for _, part in batch]):
+                return next((part for part in batch if not encodes(part[1])), None)
+    except BaseException:  # noqa: BLE001  as in encodes()
+        return None
+    return None

@@ -1,0 +1,1 @@
+"""What is inside a value and how it travels: walked, weighed, told as a table."""

@@ -1,0 +1,78 @@
+"""Why a part of a value travels as it does, and what would make it travel better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sharedtask.explaining.looks import package
+from sharedtask.explaining.weighing import is_strided
+
+if TYPE_CHECKING:
+    from sharedtask.explaining.weighing import Weight
+
+# Below this, whatever is done is not felt: a megabyte of pickle takes 10 ms in each worker.
+LARGE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Tip:
+    """What is worth saying about a part."""
+
+    why: str = ""
+    advice: str = ""
+
+
+def tip_for(value: Any, weight: Weight) -> Tip:
+    """What is worth saying about a value of this weight."""
+    if issubclass(type(value), np.memmap) and weight.placed:
+        return Tip("a mapped file; each worker maps it too")
+    if weight.placed and not weight.outside:
+        return Tip("lies in shared memory already")
+    if issubclass(type(value), np.ndarray) and value.dtype != object:
+        return _of_array(value, weight)
+    if weight.inside < LARGE:
+        return Tip()
+    return _of_pickled(value)
+
+
+def _of_array(array: Any, weight: Weight) -> Tip:
+    if array.nbytes < LARGE or not is_strided(array) or weight.outside < array.nbytes:
+        return Tip()
+    why = "its elements lie apart in memory: each call makes a dense copy of it first"
+    return Tip(why, "np.ascontiguousarray(...) once, before the first call")
+
+
+def _of_pickled(value: Any) -> Tip:
+    cls = type(value)
+    if cls in (list, tuple):
+        return _of_sequence(value)
+    if cls in (set, frozenset, dict):
+        return Tip(_MANY, _SHARE)
+    if cls in (bytes, bytearray):
+        return Tip("bytes own their memory", "np.frombuffer(..., np.uint8) is not copied")
+    if cls is str:
+        return Tip("text owns its memory", _SHARE)
+    if package(value) == "pandas":
+        return Tip("each text is a Python object", _ARROW)
+    if issubclass(cls, np.ndarray):
+        return Tip("Python objects have no bytes to share", f"{_TEXT}; or {_SHARE}")
+    return Tip()
+
+
+def _of_sequence(value: Any) -> Tip:
+    kinds = set(map(type, islice(value, 1000)))
+    if kinds <= {int, float, bool, complex}:
+        return Tip("each number is a Python object", "np.array(...) of it is not copied")
+    if kinds == {str}:
+        return Tip("each text is a Python object", f"{_TEXT}; or {_SHARE}")
+    return Tip(_MANY, _SHARE)
+
+
+_MANY = "many small objects: compared at each call, unpickled once in each worker"
+_SHARE = "share(...) once, or verify='identity', spares the comparison"
+_ARROW = "dtype='string[pyarrow]' keeps text in one piece"
+_TEXT = "pyarrow.array(...) keeps text in one piece"

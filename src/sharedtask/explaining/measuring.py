@@ -1,0 +1,154 @@
+"""From a value to what is known of it; from all that is known to an explanation."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from sharedtask.explaining import costs
+from sharedtask.explaining.report import Explanation, Row, Totals
+from sharedtask.explaining.tree import Node, Walk, blame
+from sharedtask.explaining.weighing import FAILURES, Weight, of_payload
+from sharedtask.sharing import codec, memory
+from sharedtask.sharing.handles import Handle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sharedtask.explaining.folding import Ways
+
+# Seconds: for the walk, for encoding all of a value, and after which nothing more is begun.
+_WALK, _ENCODE, _ENOUGH = 0.8, 0.8, 1.5
+_LARGE_PICKLE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is known of one value.
+
+    Attributes:
+        node: What is inside.
+        weight: Its bytes; exact where all of it was encoded, else the sum of the parts.
+        exact: Whether that is so.
+        cut: Whether some parts were not seen, because the time was over.
+        attach: Seconds that decoding took, None where it was not tried.
+    """
+
+    node: Node
+    weight: Weight
+    exact: bool
+    cut: bool = False
+    attach: float | None = None
+
+    @property
+    def refused(self) -> bool:
+        """Whether something inside cannot be pickled."""
+        return self.node.refused
+
+    @property
+    def attach_seconds(self) -> float:
+        """What a worker needs to decode it, measured or estimated."""
+        if self.attach is not None:
+            return self.attach
+        return self.weight.inside / costs.PICKLE_BYTES_PER_SECOND
+
+
+class Measure:
+    """Measures values one after the other, all of them in about two seconds."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def walk(self, *, in_place: bool = True, apart: int | None = None) -> Walk:
+        """A walk through values that travel together."""
+        return Walk(self._began + _WALK, in_place=in_place, apart=apart)
+
+    def measure(self, walk: Walk, value: object, name: str) -> Found:
+        """Walk through a value, and encode all of it where that is quick; never raises."""
+        node = walk.visit(value, name)
+        found = Found(node, node.total, exact=False, cut=walk.cut)
+        if type(value) is Handle or node.same_as is not None:
+            return replace(found, exact=True)
+        if found.refused or walk.cut or self._is_late() or found.weight.seconds > _ENCODE:
+            return found
+        return self._encoded(found, value, in_place=walk.in_place)
+
+    def _encoded(self, found: Found, value: object, *, in_place: bool) -> Found:
+        began, node = time.perf_counter(), found.node
+        try:
+            payload = codec.encode(value, in_place=in_place)
+        except FAILURES as error:
+            blame(node, value, error)
+            return found
+        seconds = time.perf_counter() - began
+        weight = of_payload(payload, None, seconds)
+        weight = replace(
+            weight,
+            placed=found.weight.placed,
+            apart=found.weight.apart,
+            outside=max(weight.outside - found.weight.apart, 0),
+        )
+        if not node.children:
+            node.own, node.sampled = weight, False
+            node.sum_up()
+        elif _meets_another(node):  # what that holds travels with it
+            weight = found.weight
+        else:
+            node.scale_to(weight)
+        # Decoding takes about as long as encoding did.
+        attach = None if self._is_late(seconds) else costs.decode_seconds(payload)
+        return replace(found, weight=weight, exact=True, attach=attach)
+
+    def _is_late(self, needed: float = 0.0) -> bool:
+        return time.monotonic() - self._began + needed > _ENOUGH
+
+
+def _meets_another(node: Node) -> bool:
+    """Whether a value holds something that an earlier one holds too."""
+    own = {id(part) for part in node.walk()}
+    return any(part.same_as is not None and id(part.same_as) not in own for part in node.walk())
+
+
+def told(title: str, rows: Sequence[Row], found: Sequence[tuple[Found, Ways]]) -> Explanation:
+    """Put together what was found of the values of a call, each with how it travels."""
+    totals, shared, attach = Totals(), Weight(), 0.0
+    for each, ways in found:
+        totals += ways.totals(each.weight)
+        if ways.outside == "zero-copy":
+            shared += each.weight
+            attach += each.attach_seconds
+        else:
+            shared += Weight(outside=each.weight.apart)
+    values = [each for each, _ in found]
+    notes = tuple(_notes(values))
+    if any(each.refused for each in values):
+        return Explanation(title, tuple(rows), totals, notes=notes)
+    speed = costs.bandwidth(shared.inside + shared.outside)
+    put = costs.put_seconds(shared, speed)
+    return Explanation(
+        title, tuple(rows), totals, put, attach, (*notes, _about_times(values, speed))
+    )
+
+
+def _notes(found: Sequence[Found]) -> Iterator[str]:
+    sampled = any(part.sampled for each in found for part in each.node.walk())
+    if any(each.cut for each in found):
+        yield "Bytes are estimates: the time was over before all parts were seen."
+    elif all(each.exact for each in found):
+        if sampled:
+            yield "Totals are exact. Of large containers a sample was looked at."
+    elif sampled:
+        yield "Bytes are estimates: of large containers a sample was looked at."
+    else:
+        yield "Bytes are estimates: the whole was not encoded."
+
+
+def _about_times(found: Sequence[Found], speed: float | None) -> str:
+    rate = f"{memory.human(speed or costs.BYTES_PER_SECOND)}/s into shared memory"
+    how = "measured now" if speed else "a usual figure"
+    if any(each.attach is None and each.weight.inside > _LARGE_PICKLE for each in found):
+        decoding = f"decoding at {memory.human(costs.PICKLE_BYTES_PER_SECOND)}/s, not tried"
+    else:
+        decoding = "decoding tried here once"
+    return f"Times are estimates: {rate}, {how}; {decoding}."

@@ -1,0 +1,207 @@
+"""An explanation: rows and totals, as plain text, in a terminal, in a notebook."""
+
+from __future__ import annotations
+
+import html
+import sys
+import textwrap
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from sharedtask.sharing import memory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Way: TypeAlias = Literal["zero-copy", "once per worker", "copied", "in place", "cannot"]
+
+_MEANINGS: dict[Way, str] = {
+    "zero-copy": "in shared memory, mapped by each worker",
+    "once per worker": "in the pickle: decoded once in each worker, then kept",
+    "copied": "pickled or copied anew in each call",
+    "in place": "in shared memory already: nothing is copied",
+    "cannot": "cannot be pickled: a call raises UnshareableError or SerializationError",
+}
+_COLOURS: dict[Way, str] = {
+    "zero-copy": "green",
+    "in place": "green",
+    "once per worker": "cyan",
+    "copied": "yellow",
+    "cannot": "bold red",
+}
+_WIDTH, _PATH, _KIND = 100, 38, 30
+_HEADING = ("PATH", "KIND", "BYTES", "TRAVELS")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One part of a value.
+
+    Attributes:
+        path: How one writes it in Python; the errors of a call write it in the same way.
+        kind: What it is.
+        nbytes: Bytes that travel, or that lie in shared memory; 0 for what was met before.
+        travels: "zero-copy", "once per worker", "copied", "in place" or "cannot".
+        why: The reason, where there is more to say than the way.
+        advice: What would be better, "" where nothing would.
+        section: Of a task, which parameter it belongs to, or what the function captures.
+    """
+
+    path: str
+    kind: str
+    nbytes: int
+    travels: Way
+    why: str = ""
+    advice: str = ""
+    section: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Bytes by the way they travel."""
+
+    zero_copy: int = 0
+    once_per_worker: int = 0
+    copied: int = 0
+    in_place: int = 0
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(
+            self.zero_copy + other.zero_copy,
+            self.once_per_worker + other.once_per_worker,
+            self.copied + other.copied,
+            self.in_place + other.in_place,
+        )
+
+    def ways(self) -> Iterator[tuple[Way, int]]:
+        """The ways that are used, with their bytes."""
+        yield "zero-copy", self.zero_copy
+        yield "once per worker", self.once_per_worker
+        yield "copied", self.copied
+        yield "in place", self.in_place
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What is inside a value and how each part of it gets to the workers.
+
+    ``print`` shows it as a plain table, ``show()`` with colours where there are any, a notebook by
+    itself.
+
+    Attributes:
+        title: What is explained.
+        rows: The parts; small ones are together in one row.
+        totals: Bytes by the way they travel.
+        put_seconds: About how long the first call takes to put it into shared memory; None where
+            that cannot be.
+        attach_seconds: About how long each worker takes to unpickle it, once.
+        notes: How the figures were found.
+    """
+
+    title: str
+    rows: tuple[Row, ...]
+    totals: Totals
+    put_seconds: float | None = None
+    attach_seconds: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        title = textwrap.wrap(self.title, _WIDTH, subsequent_indent="    ")
+        return "\n".join((*title, *_table(self.rows), "", *self._summary()))
+
+    def show(self) -> None:
+        """Print it: with colours in a terminal where the package rich is installed."""
+        if sys.stdout.isatty() and find_spec("rich") is not None:
+            _show_rich(self)
+        else:
+            sys.stdout.write(f"{self}\n")
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        heading = "".join(f"<th>{word.title()}</th>" for word in (*_HEADING, "WHY", "ADVICE"))
+        rows = "".join(_html_row(row) for row in self.rows)
+        below = "<br>".join(html.escape(line) for line in self._summary())
+        title = html.escape(self.title)
+        return f"<table><caption>{title}</caption><tr>{heading}</tr>{rows}</table><p>{below}</p>"
+
+    def _summary(self) -> Iterator[str]:
+        for way, nbytes in self.totals.ways():
+            if nbytes:
+                yield f"{way:15}  {memory.human(nbytes):>9}  {_MEANINGS[way]}"
+        if any(row.travels == "cannot" for row in self.rows):
+            yield f"{'cannot':15}  {'':9}  {_MEANINGS['cannot']}"
+        if self.put_seconds is not None:
+            yield f"{'first put':15}  {_seconds(self.put_seconds):>9}  once, in the caller"
+        if self.attach_seconds is not None:
+            yield f"{'attaching':15}  {_seconds(self.attach_seconds):>9}  once, in each worker"
+        for note in self.notes:
+            yield from textwrap.wrap(note, _WIDTH)
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
+
+
+# ------------------------------------------------------------------------------- plain text
+
+
+def _table(rows: tuple[Row, ...]) -> Iterator[str]:
+    fields = [_fields(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(_HEADING, *fields, strict=True)]
+    yield _aligned(_HEADING, widths)
+    section = ""
+    for row, each in zip(rows, fields, strict=True):
+        if row.section != section:
+            section = row.section
+            yield f"-- {section}"
+        yield _aligned(each, widths)
+        if row.advice or row.travels == "cannot":
+            yield from _indented(row)
+
+
+def _fields(row: Row) -> tuple[str, str, str, str]:
+    nbytes = memory.human(row.nbytes) if row.nbytes else "-"
+    return _short(row.path, _PATH), _short(row.kind, _KIND), nbytes, row.travels
+
+
+def _aligned(fields: tuple[str, ...], widths: list[int]) -> str:
+    path, kind, nbytes, travels = fields
+    line = f"{path:{widths[0]}}  {kind:{widths[1]}}  {nbytes:>{widths[2]}}  {travels}"
+    return line.rstrip()
+
+
+def _indented(row: Row) -> list[str]:
+    said = " -> ".join(text for text in (row.why, row.advice) if text)
+    return textwrap.wrap(said, _WIDTH, initial_indent="    ", subsequent_indent="    ")
+
+
+def _short(text: str, limit: int) -> str:
+    """The beginning and the end, which say the most of a path."""
+    if len(text) <= limit:
+        return text
+    tail = (limit - 3) // 2
+    return f"{text[: limit - 3 - tail]}...{text[-tail:]}"
+
+
+# ------------------------------------------------------------------------------- elsewhere
+
+
+def _html_row(row: Row) -> str:
+    path = f"{row.section}: {row.path}" if row.section else row.path
+    nbytes = memory.human(row.nbytes) if row.nbytes else ""
+    fields = (path, row.kind, nbytes, row.travels, row.why, row.advice)
+    return f"<tr>{''.join(f'<td>{html.escape(field)}</td>' for field in fields)}</tr>"
+
+
+def _show_rich(told: Explanation) -> None:
+    """The same text, so that lines stay in their places, in colours."""
+    from rich.console import Console
+    from rich.text import Text
+
+    text = Text(str(told))
+    for way, colour in _COLOURS.items():
+        text.highlight_regex(rf"(?m)(?<=  ){way}$|^{way}(?=  )", colour)
+    text.highlight_regex(r"(?m)^    .*$", "dim")
+    text.highlight_regex(r"(?m)^(PATH .*|-- .*)$", "bold")
+    Console().print(text, soft_wrap=True)

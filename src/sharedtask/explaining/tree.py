@@ -1,0 +1,284 @@
+"""A walk through a value: a tree of its parts with their weights, in bounded time.
+
+The walk goes where pickle would go, and only as long as it has time. Large containers of small
+things are weighed by a sample. Nothing of the value is kept when the walk is over.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sharedtask.explaining.advice import Tip, tip_for
+from sharedtask.explaining.looks import is_data, is_frame, look
+from sharedtask.explaining.weighing import FAILURES, Weight, weigh, weigh_sample
+from sharedtask.sharing import parts
+from sharedtask.sharing.culprit import Culprit, class_name, find_culprit
+from sharedtask.sharing.handles import Handle
+from sharedtask.unshareable import cure_for_value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+# Containers with more parts than this are weighed by a sample.
+_ALL = 4096
+# Deeper than this nothing is named: what is there counts for what holds it.
+_DEPTH = 40
+_LARGE_ATOM = 1024
+_COLUMNS = 500
+_ROWS = 2000
+
+
+@dataclass(slots=True)
+class Node:
+    """A part of a value.
+
+    Attributes:
+        path: How one writes it in Python.
+        kind: What it is.
+        own: Bytes of this part that belong to none of ``children``.
+        children: The parts that are worth a line of their own.
+        small: How many other parts there are.
+        same_as: The node that it is met at again, None where it is met first.
+        cannot: Why it cannot be pickled, "" where it can.
+        tip: What to say about it.
+        sampled: Whether ``own`` was estimated.
+        total: Bytes of it and of everything inside; set when all is seen, as is ``refused``.
+        refused: Whether it, or something inside, cannot be pickled.
+    """
+
+    path: str
+    kind: str
+    own: Weight = field(default_factory=Weight)
+    children: list[Node] = field(default_factory=list)
+    small: int = 0
+    same_as: Node | None = None
+    cannot: str = ""
+    tip: Tip = field(default_factory=Tip)
+    sampled: bool = False
+
+    total: Weight = field(default_factory=Weight)
+    refused: bool = False
+
+    def sum_up(self) -> None:
+        """Set what depends on the children."""
+        self.total = sum((child.total for child in self.children), self.own)
+        self.refused = bool(self.cannot) or any(child.refused for child in self.children)
+
+    def scale_to(self, whole: Weight) -> None:
+        """Make the parts add up to what the whole was found to be.
+
+        Each was weighed by itself, and together they take less: pickle writes a name once.
+        """
+        inside = whole.inside / max(self.total.inside, 1)
+        outside = whole.outside / self.total.outside if self.total.outside else 1.0
+        for part in self.walk():
+            part.own = part.own.scaled(inside, outside)
+            part.total = part.total.scaled(inside, outside)
+
+    def walk(self) -> Iterator[Node]:
+        """Itself and everything inside."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+
+class Walk:
+    """Goes through values that belong together; what two of them hold is counted once.
+
+    ``cut`` says that the time was over before all parts were seen.
+    """
+
+    def __init__(self, deadline: float, *, in_place: bool = True, apart: int | None = None) -> None:
+        self.cut = False
+        self.in_place = in_place
+        self._apart = apart  # arrays of so many bytes are stored by themselves
+        self._deadline = deadline
+        # What was met, by identity; the objects are kept so that none takes another's place.
+        self._met: dict[int, tuple[Node, Any]] = {}
+
+    def visit(self, value: Any, path: str, depth: int = 0) -> Node:
+        """Make the node of a value; never raises, whatever the value does."""
+        met = self._met.get(id(value))
+        if met is not None and not is_small(value):
+            return Node(path, f"the same as {met[0].path}", same_as=met[0])
+        node = Node(path, look(value))
+        self._met[id(value)] = node, value
+        try:
+            self._fill(node, value, depth)
+        except FAILURES as error:
+            _blame(node, value, error)
+        node.sum_up()
+        if not node.cannot:
+            node.tip = node.tip if node.tip.why else tip_for(value, node.own)
+        return node
+
+    def _fill(self, node: Node, value: Any, depth: int) -> None:
+        if type(value) is Handle:
+            _weigh_handle(node, value)
+        elif is_frame(value) and len(value.columns) <= _COLUMNS:
+            self._fill_frame(node, value)
+        elif depth > _DEPTH or _is_leaf(value) or cure_for_value(value) is not None:
+            node.own = weigh(value, in_place=self.in_place, alone=not depth)
+            if self._apart is not None and _is_array(value) and value.nbytes >= self._apart:
+                node.own = replace(node.own, outside=0, apart=node.own.outside)
+        elif _is_plain(value) or (parts.count(value) or 0) > _ALL:
+            self._fill_by_sample(node, value)
+        else:
+            self._fill_by_parts(node, value, depth)
+
+    def _fill_by_sample(self, node: Node, value: Any) -> None:
+        total = node.small = parts.count(value) or 0
+        node.sampled = total > _ALL
+        if node.sampled:
+            node.own = weigh_sample(value, total, in_place=self.in_place)
+        else:
+            node.own = weigh(value, in_place=self.in_place)
+
+    def _fill_by_parts(self, node: Node, value: Any, depth: int) -> None:
+        found = parts.parts(value)
+        plain = type(value) in _BUILT_IN
+        node.own = Weight(inside=_HEADER, seconds=_ATOM_SECONDS if plain else _OBJECT_SECONDS)
+        for step, part in found:
+            if is_small(part):
+                node.small += 1
+                named = 0 if type(value) in _UNNAMED else len(step)
+                node.own += Weight(inside=_atom_bytes(part) + named, seconds=_ATOM_SECONDS)
+            else:
+                node.children.append(self.visit(part, node.path + step, depth + 1))
+            if time.monotonic() > self._deadline:
+                self._cut_short(node, value)
+                break
+        if not node.children and not node.small:
+            node.own = weigh(value, in_place=self.in_place)
+
+    def _cut_short(self, node: Node, value: Any) -> None:
+        """The time is over: parts that were not seen are taken to be like those that were."""
+        self.cut = node.sampled = True
+        seen = len(node.children) + node.small
+        unseen = (parts.count(value) or seen) - seen
+        if unseen > 0:
+            node.sum_up()
+            node.own += node.total.times(unseen / seen)
+            node.small += unseen
+
+    def _fill_frame(self, node: Node, frame: Any) -> None:
+        """A DataFrame column by column: numbers are one thing, Python objects another."""
+        node.own = Weight(inside=_HEADER)
+        for place, name in enumerate(frame.columns):
+            step = f"[{name!r}]" if type(name) is str else f".iloc[:, {place}]"
+            node.children.append(_column(frame.iloc[:, place], node.path + step))
+        node.children.append(self.visit(frame.index, f"{node.path}.index"))
+
+
+_HEADER = 6
+# What pickling takes, about, for what is not weighed by itself.
+_OBJECT_SECONDS, _ATOM_SECONDS = 2e-6, 1e-7
+_BUILT_IN = (list, tuple, set, frozenset, dict)
+_UNNAMED = (list, tuple, set, frozenset, deque)
+
+
+def _column(column: Any, path: str) -> Node:
+    """Numbers are memory; of anything else a sample is encoded."""
+    node = Node(path, f"{column.dtype} column of {len(column):,}")
+    if hasattr(column.dtype, "itemsize") and column.dtype.kind in "biufcmM":
+        node.own = Weight(outside=len(column) * column.dtype.itemsize)
+    else:
+        sample = column.iloc[:: max(len(column) // _ROWS, 1)]
+        node.sampled = len(column) > len(sample)
+        node.own = weigh(sample).times(len(column) / max(len(sample), 1))
+        node.tip = tip_for(column, node.own)
+    node.sum_up()
+    return node
+
+
+def _weigh_handle(node: Node, handle: Handle[Any]) -> None:
+    if handle.closed:
+        node.cannot = "this handle is closed"
+        node.tip = Tip(advice="share the value again")
+    else:
+        node.own = Weight(placed=handle.nbytes)
+        node.tip = Tip(why="shared already, by share() or attach()")
+
+
+def _is_array(value: Any) -> bool:
+    return type(value) is np.ndarray and not parts.is_object_array(value)
+
+
+def _is_leaf(value: Any) -> bool:
+    """Whether a value is one thing, which is weighed and not taken apart."""
+    cls = type(value)
+    if cls in parts.ATOMS or cls in _NAMED or issubclass(cls, type):
+        return True
+    if cls is FunctionType:
+        return not parts.is_sent_by_value(value)
+    return is_data(value) and not parts.is_object_array(value)
+
+
+_NAMED = (BuiltinFunctionType, ModuleType)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a container of some length holds nothing but small values."""
+    if (parts.count(value) or 0) < _FEW or parts.is_object_array(value):
+        return False
+    held = value.values() if type(value) is dict else value
+    kinds = set(map(type, islice(held, _ALL)))
+    if type(value) is dict:
+        kinds |= set(map(type, islice(value, _ALL)))
+    return kinds <= _SMALL
+
+
+_FEW = 64
+_SMALL = {int, float, bool, complex, type(None)}
+
+
+def is_small(value: Any) -> bool:
+    """Whether a value has no parts and few bytes: it is not worth a row, or a second look."""
+    cls = type(value)
+    if cls in (str, bytes, bytearray):
+        return len(value) < _LARGE_ATOM
+    return cls in parts.ATOMS
+
+
+def _atom_bytes(value: Any) -> int:
+    """About what pickle makes of a small value."""
+    if type(value) in (str, bytes, bytearray):
+        return len(value) + 3
+    return 2 + value.bit_length() // 8 if type(value) is int else 9
+
+
+def _blame(node: Node, value: Any, error: BaseException) -> None:
+    """Say what cannot be pickled, by the path that the error of a call would name."""
+    try:
+        found = find_culprit(value, node.path)
+    except FAILURES:
+        found = Culprit(node.path, value)
+    node.path, node.kind = found.path, class_name(found.part)
+    node.own, node.children, node.small = Weight(), [], 0
+    node.cannot = _first_line(error)
+    cure = cure_for_value(found.part)
+    node.tip = Tip(advice=cure or "leave it out, or make it in the task")
+
+
+def _first_line(error: BaseException) -> str:
+    try:
+        text = str(error).partition("\n")[0]
+    except FAILURES:
+        text = ""
+    return text or type(error).__name__
+
+
+def blame(node: Node, value: Any, error: BaseException) -> None:
+    """Add what cannot be pickled and was not met on the walk."""
+    found = Node(node.path, node.kind)
+    _blame(found, value, error)
+    found.refused = node.refused = True
+    node.children.append(found)
