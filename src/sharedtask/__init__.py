@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sharedtask.annotations import Partitioned as Partitioned
     from sharedtask.annotations import Reduced as Reduced
     from sharedtask.annotations import Shared as Shared
+    from sharedtask.cells import Regions as Regions
     from sharedtask.control import shutdown as shutdown
     from sharedtask.decorator import parallel as parallel
     from sharedtask.errors import ArgumentError as ArgumentError
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from sharedtask.explaining.door import explain as explain
     from sharedtask.explaining.report import Explanation as Explanation
     from sharedtask.locked import Locked as Locked
-    from sharedtask.locked import Regions as Regions
     from sharedtask.multi import multi_process as multi_process
     from sharedtask.options import defaults as defaults
     from sharedtask.partitions import Partition as Partition
@@ -66,6 +66,7 @@ _MODULES = {
         "Reduced",
         "Shared",
     ),
+    "cells": ("Regions",),
     "control": ("shutdown",),
     "decorator": ("parallel",),
     "errors": (
@@ -91,10 +92,7 @@ _MODULES = {
     ),
     "explaining.door": ("explain",),
     "explaining.report": ("Explanation",),
-    "locked": (
-        "Locked",
-        "Regions",
-    ),
+    "locked": ("Locked",),
     "multi": ("multi_process",),
     "options": ("defaults",),
     "partitions": (

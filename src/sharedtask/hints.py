@@ -21,7 +21,8 @@ from types import CellType, CodeType, FrameType, UnionType
 from typing import Annotated, Any, ForwardRef, NewType, Optional, TypeVar, Union
 
 from sharedtask.annotations import CopyOnWrite, Partitioned, Reduced, Role, Shared
-from sharedtask.locked import Locked, Regions
+from sharedtask.cells import Regions
+from sharedtask.locked import Locked
 from sharedtask.partitions import Partition
 from sharedtask.reductions import Reduction
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from sharedtask.locked import Regions
+    from sharedtask.cells import Regions
 
 
 @dataclass(frozen=True, slots=True)

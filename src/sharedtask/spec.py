@@ -16,10 +16,10 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, cast
 
 from sharedtask.annotations import Role
+from sharedtask.cells import Regions
 from sharedtask.checks import Check, build_check
 from sharedtask.errors import ArgumentError, DefinitionError, UnshareableError
 from sharedtask.hints import Hint, Names, Rule, read_hint
-from sharedtask.locked import Regions
 from sharedtask.reductions import Reduction
 from sharedtask.unshareable import cure_for_type, cure_for_value
 from sharedtask.wording import did_you_mean

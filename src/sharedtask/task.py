@@ -19,13 +19,13 @@ from sharedtask.annotations import Role
 from sharedtask.backends import registry
 from sharedtask.backends.base import TAKEN
 from sharedtask.chunks import Pace
-from sharedtask.locked import close_all, use_all
 from sharedtask.options import check_options, resolve
 from sharedtask.plan import CAPTURE_FROM, Plan, Target, plan_call, plan_map
 from sharedtask.run import Run, Submission, as_completed, collect, in_order
 from sharedtask.sharing import functions
 from sharedtask.sharing.cache import CacheInfo
 from sharedtask.sharing.handles import Handle
+from sharedtask.uses import close_all, use_all
 
 if TYPE_CHECKING:
     from collections.abc import (

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from sharedtask.annotations import Role
-    from sharedtask.locked import Regions
+    from sharedtask.cells import Regions
     from sharedtask.outcomes import Batch, Report
     from sharedtask.reductions import Operation
 

@@ -30,12 +30,12 @@ from sharedtask.backends.base import (
 from sharedtask.backends.work import locking
 from sharedtask.backends.work.totals import Accumulator, Form, Gathering, keep_all, result_of
 from sharedtask.errors import ClosedError, SharedTaskError, TaskTimeoutError
-from sharedtask.locked import close_all
 from sharedtask.options import available_cpus
 from sharedtask.outcomes import Batch, Known, Report, contained, readonly_advice
 from sharedtask.sharing import codec, mapping
 from sharedtask.sharing.culprit import unshareable
 from sharedtask.sharing.handles import Handle
+from sharedtask.uses import close_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -19,11 +19,11 @@ from sharedtask.backends.work.leasing import head_of, lease_all
 from sharedtask.backends.work.lending import Working
 from sharedtask.backends.work.parcels import Parcel
 from sharedtask.errors import BackendUnavailableError, StoreFullError
-from sharedtask.locked import close_all
 from sharedtask.options import available_cpus
 from sharedtask.outcomes import Report
 from sharedtask.sharing.cache import ShareCache
 from sharedtask.sharing.handles import bells, uses
+from sharedtask.uses import close_all
 
 from . import tickets
 from .links import working_directory

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.errors import OptionsError, SharedTaskError, StoreFullError
-from sharedtask.locked import refuse_held, use_all
 from sharedtask.sharing.locks import count_held, leave_behind
+from sharedtask.uses import refuse_held, use_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sharedtask.backends.base import Call
-    from sharedtask.locked import Use
+    from sharedtask.uses import Use
 
 
 def uses(call: Call, *, shared: bool) -> dict[str, Use]:

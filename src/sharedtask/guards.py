@@ -1,0 +1,189 @@
+"""The locks that belong to an array of this process, from one call to the next."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from sharedtask import partitions
+from sharedtask.cells import Cells, Regions
+from sharedtask.errors import ArgumentError
+from sharedtask.sharing import mapping
+from sharedtask.sharing.locks import Locks, Table
+from sharedtask.sharing.regions import Memory, bounds, find
+
+__all__ = ["Array", "Guarded", "Opening", "adopt", "guard", "making"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How a thread opens the locks of an array."""
+
+    memory: Memory
+    cells: int
+    name: str
+    rank: int
+    poisoned: Literal["raise", "continue"]
+
+    def locks(self) -> Locks:
+        return Locks(
+            self.memory, self.cells, name=self.name, rank=self.rank, poisoned=self.poisoned
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where an array lies: in which memory, by whatever mapping, and from where to where.
+
+    ``holder`` keeps that memory, or one mapping of it.
+    """
+
+    memory: tuple[Any, ...]
+    start: int
+    low: int
+    high: int
+    holder: Any
+
+    @classmethod
+    def of(cls, array: Array) -> _Place:
+        address = mapping.address_of(array)
+        low, high = bounds(array)
+        found = find(array)
+        if found is None:
+            owner: Any = array
+            while isinstance(owner, np.ndarray) and owner.base is not None:
+                owner = owner.base
+            return cls(("private",), address, low, high, owner)
+        memory, start = found.region.memory, found.region.offset
+        shift = start - address
+        return cls((memory.device, memory.inode), start, low + shift, high + shift, found.holder)
+
+    def meets(self, other: _Place) -> bool:
+        """Whether the two may have a byte in common."""
+        return self.memory == other.memory and self.low < other.high and other.low < self.high
+
+
+class Guarded:
+    """The locks of one array. They stay with its memory from one call to the next.
+
+    So a region that a dead task left half written is still known to the next call. The memory keeps
+    this, and this does not keep the memory.
+    """
+
+    def __init__(
+        self, form: tuple[Any, ...], place: _Place, cells: Cells, memory: Memory | None = None
+    ) -> None:
+        self.form, self.cells = form, cells
+        self.place = replace(place, holder=None)
+        self._theirs = memory  # of the table, where another process made it
+        self._table = Table(cells.count) if memory is None else None
+        self.users: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.twin: Callable[[], Array | None] = lambda: None
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a call or a handle locks it, here or in the process that made the table."""
+        return self._theirs is not None or bool(self.users)
+
+    def opening(self, name: str, rank: int, rules: Regions) -> Opening:
+        """How others open the locks."""
+        if self._table is None:
+            memory = cast("Memory", self._theirs)
+        else:
+            memory = replace(self._table.memory, pid=os.getpid())  # a forked child has it too
+        return Opening(memory, self.cells.count, name, rank, rules.poisoned)
+
+
+def _form(array: Array, place: _Place, lengths: tuple[int, ...]) -> tuple[Any, ...]:
+    """What tells one array of some memory, and its blocks, from the others."""
+    return place.memory, place.start, array.dtype, array.shape, array.strides, lengths
+
+
+class _Kept:
+    """The locks that are known, each as long as one of the mappings of its memory."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, Guarded] = {}
+        self._holders: dict[int, list[weakref.ref[Any]]] = {}
+
+    def add(self, guarded: Guarded, holder: Any) -> None:
+        """Keep it while ``holder`` lives, also."""
+        key = id(guarded)
+        self._known[key] = guarded
+        holders = self._holders.setdefault(key, [])
+        if any(reference() is holder for reference in holders):
+            return
+
+        def forget(gone: weakref.ref[Any]) -> None:  # at any moment: it takes no lock
+            left = self._holders.get(key, [])
+            if gone in left:
+                left.remove(gone)
+            if not left:
+                self.drop(guarded)
+
+        holders.append(weakref.ref(holder, forget))
+
+    def drop(self, guarded: Guarded) -> None:
+        """Forget it."""
+        self._known.pop(id(guarded), None)
+        self._holders.pop(id(guarded), None)
+
+    def all(self) -> list[Guarded]:
+        """Those that are known."""
+        return list(self._known.values())
+
+
+_kept = _Kept()
+making = threading.Lock()
+
+
+def guard(array: Any, name: str, rules: Regions) -> Guarded:
+    """The locks of an array: those that are there, or new ones.
+
+    Raises:
+        ArgumentError: It cannot be written, or part of it is locked as another array.
+    """
+    partitions.check_base(array, name)
+    cells, place = Cells(array.shape, rules.lengths(array.shape)), _Place.of(array)
+    form = _form(array, place, cells.lengths)
+    with making:
+        guarded = next((each for each in _kept.all() if each.form == form), None)
+        if guarded is None:
+            _make_way(place, name)
+            guarded = Guarded(form, place, cells)
+        _kept.add(guarded, place.holder)
+        return guarded
+
+
+def _make_way(place: _Place, name: str) -> None:
+    """Other views of the same memory have locks that say nothing to the new ones."""
+    for each in _kept.all():
+        if each.place.meets(place):
+            if each.is_used:
+                raise ArgumentError(
+                    f"{f'{name!r}' if name else 'the array'} shares memory with an array that is"
+                    " locked by a call that is running, or by a Locked(...) that is alive. Pass the"
+                    " same array, with the same Regions."
+                )
+            _kept.drop(each)
+
+
+def adopt(array: Array, cells: Cells, memory: Memory) -> Guarded:
+    """The locks of an array that came from another process: a task may pass it to a map."""
+    place = _Place.of(array)
+    guarded = Guarded(_form(array, place, cells.lengths), place, cells, memory)
+    with making:
+        for each in _kept.all():
+            if each.form == guarded.form:
+                _kept.drop(each)
+        _kept.add(guarded, place.holder)
+    return guarded

@@ -1,0 +1,132 @@
+"""What a call locks: the arrays of the caller, for as long as it runs."""
+
+from __future__ import annotations
+
+import graphlib
+import itertools
+import weakref
+from collections.abc import Mapping, Sequence
+
+from sharedtask.cells import Regions
+from sharedtask.errors import ArgumentError, LockOrderError
+from sharedtask.guards import Array, Guarded, guard, making
+from sharedtask.locked import Locked
+from sharedtask.sharing import arrays
+from sharedtask.sharing.locks import held_here
+from sharedtask.sharing.regions import find
+
+__all__ = ["Use", "close_all", "refuse_held", "use_all"]
+
+# How long the end of a call waits for tasks, of this or another call, that are writing.
+_QUIET_SECONDS = 1.0
+
+
+class Use:
+    """An array of the caller that a call locks.
+
+    Args:
+        array: The array.
+        name: The parameter.
+        rules: What is locked together.
+        rank: The place of the parameter among those that are locked.
+        shared: Whether other processes must see it: of an array of this one alone they get a copy,
+            whose contents come back at the end.
+
+    Raises:
+        ArgumentError: The array cannot be locked.
+        StoreFullError: There is no room for the copy.
+    """
+
+    def __init__(self, array: Array, name: str, rules: Regions, rank: int, *, shared: bool) -> None:
+        self.array = array
+        self.order: _Order | None = None
+        guarded = self.guarded = guard(array, name, rules)
+        with making:
+            self._twin = guarded.twin()
+            if self._twin is None and shared and find(array) is None:
+                if any(isinstance(user, Use) for user in guarded.users):
+                    raise ArgumentError(
+                        f"'{name}' is locked by a call in this process, and other processes cannot"
+                        " see it. Make it by sharedtask.array(), or let that call end."
+                    )
+                self._twin = arrays.array(array)
+                guarded.twin = weakref.ref(self._twin)
+            guarded.users.add(self)
+        base = array if self._twin is None else self._twin
+        opening = guarded.opening(name, rank, rules)
+        self.locked = Locked.over(base, guarded.cells, opening, guarded)
+
+    def close(self) -> None:
+        """The call is over: what was written is in the caller's array, failed or not."""
+        self.order = None
+        twin, self._twin = self._twin, None
+        # Where the call failed, others may be within a block; they leave it soon, or are killed.
+        with self.locked.quiet(_QUIET_SECONDS):
+            if twin is not None:
+                self.array[...] = twin
+
+
+class _Order:
+    """The order in which the tasks of a running call enter arrays."""
+
+    __slots__ = ("__weakref__", "tables")
+
+    def __init__(self, tables: tuple[Guarded, ...]) -> None:
+        self.tables = tables
+
+
+_orders: weakref.WeakSet[_Order] = weakref.WeakSet()
+
+
+def use_all(locked: Mapping[str, tuple[Array, Regions]], *, shared: bool) -> dict[str, Use]:
+    """Begin to use the arrays of a call, by parameter; see ``Use``.
+
+    Raises:
+        ArgumentError: An array cannot be locked, or a call that is running enters them in another
+            order, so that its tasks and those of this one could wait for each other for ever.
+        StoreFullError: There is no room for a copy.
+    """
+    uses = {
+        name: Use(array, name, rules, rank, shared=shared)
+        for rank, (name, (array, rules)) in enumerate(locked.items())
+    }
+    order = _Order(tuple(use.guarded for use in uses.values()))
+    with making:
+        _check_orders([*_orders, order], " and ".join(map(repr, uses)))
+        _orders.add(order)
+    for use in uses.values():
+        use.order = order
+    return uses
+
+
+def refuse_held(uses: Mapping[str, Use], task: str) -> None:
+    """Refuse a call whose tasks would wait for the thread that waits for them.
+
+    Raises:
+        LockOrderError: This thread is in a block of one of the arrays.
+    """
+    for name, use in uses.items():
+        held = held_here(use.locked.table)
+        if held:
+            raise LockOrderError(f"'{name}' in the tasks of {task}()", held, True)
+
+
+def _check_orders(orders: Sequence[_Order], names: str) -> None:
+    before: dict[Guarded, set[Guarded]] = {}
+    for order in orders:
+        for first, second in itertools.pairwise(order.tables):
+            before.setdefault(second, set()).add(first)
+    try:
+        graphlib.TopologicalSorter(before).prepare()
+    except graphlib.CycleError:
+        raise ArgumentError(
+            f"{names} are locked in another order by a call that is running: its tasks and those of"
+            " this call could wait for each other for ever. Give the arrays to parameters that"
+            " stand in the same order, or let that call end."
+        ) from None
+
+
+def close_all(uses: dict[str, Use]) -> None:
+    """The call is over: what was written is in the caller's arrays."""
+    while uses:  # emptied: the arrays may be locked as others from now on
+        uses.popitem()[1].close()
