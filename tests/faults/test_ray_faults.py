@@ -585,8 +585,8 @@ ray.shutdown()
     assert (0, "") == (ran.end(30), ran.err)
 
 
-def test_results_of_a_dead_worker_keep_their_places() -> None:
-    """What a dead worker left goes to its own items, and each one between has its own error."""
+def judged(*, adds: bool, stops: bool) -> Any:
+    """The outcomes of a chunk of six items whose worker died in the fifth."""
     from types import SimpleNamespace
 
     from sharedtask.backends.base import Chunk
@@ -595,7 +595,7 @@ def test_results_of_a_dead_worker_keep_their_places() -> None:
     from sharedtask.backends.work.board import Phase, Word
     from sharedtask.backends.work.parcels import Parcel
 
-    call: Any = SimpleNamespace(task="f", timeout=None)
+    call: Any = SimpleNamespace(task="f", timeout=None, adds=adds, stops=stops)
     ticket = tickets.Ticket(call, Chunk(1, 10, list(range(6))), calls.SCALARS, Parcel(b""))
     words = [0] * 16
     words[Word.BASE], words[Word.COUNT], words[Word.PHASE] = 3, 1, Phase.RUNNING
@@ -609,9 +609,22 @@ def test_results_of_a_dead_worker_keep_their_places() -> None:
     report = deaths.judge(ticket, wreck, RuntimeError("gone")).report
     assert report is not None
     batch = report.delivery.open()
-    assert (5, 10, [7, 8, 9]) == (report.count, batch.first, batch.values[1:4])
-    errors: Any = batch.errors
-    assert {0: (10, 0), 4: (14, 4)} == {at: (e.index, e.item) for at, e in errors.items()}
+    assert (5, 10) == (report.count, batch.first)
+    return batch
+
+
+@pytest.mark.parametrize(("adds", "stops"), [(False, False), (False, True), (True, True)])
+def test_results_of_a_dead_worker_keep_their_places(adds: bool, stops: bool) -> None:
+    """What a dead worker left goes to its own items, and each one between has its own error."""
+    batch = judged(adds=adds, stops=stops)
+    assert [7, 8, 9] == batch.values[1:4]
+    assert {0: (10, 0), 4: (14, 4)} == {at: (e.index, e.item) for at, e in batch.errors.items()}
+
+
+def test_results_without_what_they_add_are_lost() -> None:
+    """Where items add up, and the call goes on, what the worker had added died with it."""
+    batch = judged(adds=True, stops=False)
+    assert list(range(10, 15)) == [batch.errors[at].index for at in range(5)]
 
 
 NEW_SESSION = """
