@@ -1,7 +1,7 @@
 # Needs Python >= 3.11 with pip, and make. Everything else goes into a virtual environment here.
 #
 #   make demo     the main job on real input: time, memory and speed-up, side by side
-#   make test     the whole suite
+#   make test     the suite; with CI=true in the environment the long tests as well
 #   make lint     ruff, mypy, pyright, import-linter
 #   make docs     the documentation, built into site/
 #   make bench    the figures of the README, measured on this machine
@@ -55,7 +55,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(if $(CI),,-m "not long")
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

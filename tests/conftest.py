@@ -42,6 +42,13 @@ def pytest_configure() -> None:
         faulthandler.enable()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every kind of value on every backend takes minutes: those of two backends count as long."""
+    for item in items:
+        if item.path.name == "test_kinds.py" and ("[ray-" in item.name or "[thread-" in item.name):
+            item.add_marker(pytest.mark.long)
+
+
 def pytest_collection_finish() -> None:
     """Leave what is loaded by now out of the many collections that the leak checks need."""
     gc.collect()

@@ -880,3 +880,29 @@ def test_threads_and_processes_take_turns() -> None:
         for each in maps:
             each.result(30)
     assert [400] == grid.tolist()
+
+
+@parallel
+def pay(step: int, bank: Locked[np.ndarray], folder: str) -> None:
+    """Move one from one account to the other; step 2 fails as soon as another one is within."""
+    if step == 2:
+        until(lambda: os.listdir(folder))
+        raise ValueError(step)
+    with bank.write() as accounts:
+        accounts[0] -= 1
+        Path(folder, str(step)).touch()
+        time.sleep(0.05)
+        accounts[1] += 1
+
+
+def test_call_that_fails_leaves_no_half_of_a_block(tmp_path: Path) -> None:
+    """Of what was in hand when a map raised, the caller's array has all or nothing."""
+    for turn in range(3):
+        folder = tmp_path / str(turn)
+        folder.mkdir()
+        bank = np.full(2, 100.0)
+        with pytest.raises(ValueError, match="2"):
+            pay.with_options(backend="process", workers=3, chunksize=1).map(
+                range(20), bank=Locked(bank), folder=str(folder)
+            )
+        assert 200.0 == bank.sum()

@@ -17,7 +17,7 @@ from sharedtask.sharing.regions import find
 
 __all__ = ["Use", "close_all", "refuse_held", "use_all"]
 
-# How long the end of a call waits for tasks, of this or another call, that are writing.
+# How long the end of a call waits for tasks that are writing.
 _QUIET_SECONDS = 1.0
 
 
@@ -56,13 +56,15 @@ class Use:
         opening = guarded.opening(name, rank, rules)
         self.locked = Locked.over(base, guarded.cells, opening, guarded)
 
-    def close(self) -> None:
-        """The call is over: what was written is in the caller's array, failed or not."""
+    def close(self, *, gave_up: bool = False) -> None:
+        """The call is over: what was written is in the caller's array, failed or not.
+
+        Tasks that were given up may be within a block. They leave it soon, or are killed in it.
+        """
         self.order = None
         twin, self._twin = self._twin, None
-        # Where the call failed, others may be within a block; they leave it soon, or are killed.
-        with self.locked.quiet(_QUIET_SECONDS):
-            if twin is not None:
+        if twin is not None:
+            with self.locked.quiet(_QUIET_SECONDS if gave_up else 0.0):
                 self.array[...] = twin
 
 
@@ -126,7 +128,7 @@ def _check_orders(orders: Sequence[_Order], names: str) -> None:
         ) from None
 
 
-def close_all(uses: dict[str, Use]) -> None:
-    """The call is over: what was written is in the caller's arrays."""
+def close_all(uses: dict[str, Use], *, gave_up: bool = False) -> None:
+    """The call is over: what was written is in the caller's arrays. See ``Use.close``."""
     while uses:  # emptied: the arrays may be locked as others from now on
-        uses.popitem()[1].close()
+        uses.popitem()[1].close(gave_up=gave_up)

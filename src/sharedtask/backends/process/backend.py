@@ -187,11 +187,12 @@ class _ProcessSession(Session):
             return
         call.closed = True
         self._pool.hand_over()
-        if call.pending:
+        gave_up = call.pending > 0
+        if gave_up:
             self._pool.give_up(call)
         else:
             call.release()
-        close_all(self._uses)
+        close_all(self._uses, gave_up=gave_up)
 
 
 def _working(call: Call, name: str) -> Working:
