@@ -906,3 +906,31 @@ def test_call_that_fails_leaves_no_half_of_a_block(tmp_path: Path) -> None:
                 range(20), bank=Locked(bank), folder=str(folder)
             )
         assert 200.0 == bank.sum()
+
+
+@parallel
+def dies_within(_: int, bank: Locked[np.ndarray]) -> None:
+    """End the worker while it writes row 1."""
+    with bank.write(1):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@parallel
+def looks(_: int, bank: Locked[np.ndarray]) -> float:
+    """Read all of it."""
+    with bank.read() as accounts:
+        return float(accounts.sum())
+
+
+@pytest.mark.parametrize("make", [np.zeros, zeros])
+def test_dead_writer_is_known_to_another_view(make: Any) -> None:
+    """Locking a part of an array does not forget who died writing it; repairing the whole does."""
+    bank = make(4)
+    with pytest.raises(WorkerDiedError):
+        dies_within.with_options(backend="process").map([0], bank=Locked(bank))
+    part = bank[:2]
+    with pytest.raises(RegionPoisonedError, match="'bank' was being written"):
+        looks.with_options(backend="process").map([0], bank=part)
+    with Locked(bank).write(1, repair=True) as account:
+        account[...] = 0
+    assert [0.0] == looks.with_options(backend="process").map([0], bank=part)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from sharedtask import partitions
 from sharedtask.cells import Cells, Regions
-from sharedtask.errors import ArgumentError
+from sharedtask.errors import ArgumentError, RegionPoisonedError
 from sharedtask.sharing import mapping
 from sharedtask.sharing.locks import Locks, Table
 from sharedtask.sharing.regions import Memory, bounds, find
@@ -94,6 +94,16 @@ class Guarded:
         """Whether a call or a handle locks it, here or in the process that made the table."""
         return self._theirs is not None or bool(self.users)
 
+    def require_whole(self, name: str) -> None:
+        """Refuse to forget that a task died while it wrote.
+
+        Raises:
+            RegionPoisonedError: One did, and nobody has written that part anew.
+        """
+        writer = 0 if self._table is None else self._table.writer()
+        if writer:
+            raise RegionPoisonedError(name, "", writer)
+
     def opening(self, name: str, rank: int, rules: Regions) -> Opening:
         """How others open the locks."""
         if self._table is None:
@@ -158,13 +168,13 @@ def guard(array: Any, name: str, rules: Regions) -> Guarded:
     with making:
         guarded = next((each for each in _kept.all() if each.form == form), None)
         if guarded is None:
-            _make_way(place, name)
+            _make_way(place, name, rules)
             guarded = Guarded(form, place, cells)
         _kept.add(guarded, place.holder)
         return guarded
 
 
-def _make_way(place: _Place, name: str) -> None:
+def _make_way(place: _Place, name: str, rules: Regions) -> None:
     """Other views of the same memory have locks that say nothing to the new ones."""
     for each in _kept.all():
         if each.place.meets(place):
@@ -174,6 +184,8 @@ def _make_way(place: _Place, name: str) -> None:
                     " locked by a call that is running, or by a Locked(...) that is alive. Pass the"
                     " same array, with the same Regions."
                 )
+            if rules.poisoned == "raise":
+                each.require_whole(name)
             _kept.drop(each)
 
 

@@ -82,6 +82,12 @@ class Table:
         status = os.fstat(fd)
         self.memory = regions.Memory(os.getpid(), fd, status.st_dev, status.st_ino, size)
 
+    def writer(self) -> int:
+        """The pid of a process that writes a cell, or died in it; 0 for none."""
+        view: npt.NDArray[np.uint8] = mapping.view(self.memory.fd, self.memory.size)
+        writers = view[: self.cells * _PID_BYTES].view(np.uint32)
+        return int(writers.max(initial=0))
+
     def close(self) -> None:
         """Close the descriptor: nobody can open the table from now on; who has, keeps it."""
         self._closing()
