@@ -273,8 +273,8 @@ class _Runs(Generic[P, R]):
             ... def score(row: int, table: Shared[np.ndarray], scale: float = 1.0) -> float:
             ...     return float(table[row].sum() * scale)
             >>> told = score.explain(table=np.ones((1000, 100)), scale=2.0)
-            >>> [(row.path, row.travels) for row in told.rows]
-            [('table', 'zero-copy'), ('scale', 'copied')]
+            >>> {row.path: row.travels for row in told.rows}
+            {'table': 'zero-copy', 'scale': 'copied'}
         """
         from sharedtask.explaining.calls import explain_call  # of no use to who does not ask
 
