@@ -1,0 +1,185 @@
+"""What arrays that tasks write must never do: lose an update, write elsewhere, or wait for ever."""
+
+from __future__ import annotations
+
+import threading
+import time
+from multiprocessing.shared_memory import SharedMemory
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sharedtask import (
+    ArgumentError,
+    Locked,
+    LockOrderError,
+    Partitioned,
+    Reduced,
+    Regions,
+    SharedTaskError,
+    UnshareableError,
+    attach,
+    parallel,
+    share,
+    zeros,
+)
+
+pytestmark = pytest.mark.timeout(60)
+
+by_locks = pytest.mark.parametrize("place", ["serial", "thread", "process"])
+
+
+@parallel(workers=2, chunksize=1)
+def two_totals(_: int, a: Reduced[np.ndarray], b: Reduced[np.ndarray]) -> None:
+    """Add to both."""
+    a += 1
+    b += 10
+
+
+@parallel(workers=2)
+def square(x: float) -> float:
+    """The square."""
+    return x * x
+
+
+@parallel(workers=2)
+def double(row: Any) -> Any:
+    """Twice the row."""
+    return 2 * row
+
+
+@parallel(workers=2, chunksize=1)
+def increment(_: int, grid: Locked[np.ndarray]) -> None:
+    """Count in row 0."""
+    with grid.write(0) as row:
+        row[...] += 1
+
+
+@parallel(workers=2, chunksize=1)
+def leaves_a_lock(i: int, grid: Locked[np.ndarray]) -> int:
+    """Item 0 enters a block and never leaves it."""
+    if i == 0:
+        grid.write(0).__enter__()
+    return i
+
+
+@parallel
+def fill(rows: slice, out: Partitioned[np.ndarray]) -> None:
+    """Write the block."""
+    out[...] = rows.start
+
+
+def test_one_array_for_two_totals_is_refused(backend: Any) -> None:
+    """What both add cannot be told apart: an array, or two views that overlap, is not taken."""
+    totals = np.zeros(4)
+    for a, b in ((totals, totals), (totals[:3], totals[1:])):
+        with pytest.raises(ArgumentError, match="the same memory"):
+            two_totals.with_options(backend=backend).map(range(3), a=a, b=b)
+    assert [0.0] * 4 == totals.tolist()
+
+
+def test_items_may_lie_where_results_go(backend: Any) -> None:
+    """Items that are part of the result are read as they were when the map began."""
+    values = np.arange(20_000.0)
+    square.with_options(backend=backend).map_into(values, values[::-1])
+    assert np.array_equal(np.arange(20_000.0)[::-1] ** 2, values)
+    rows = np.arange(40.0).reshape(20, 2)
+    double.with_options(backend=backend).map_into(rows, list(rows[::-1]))
+    assert np.array_equal(2 * np.arange(40.0).reshape(20, 2)[::-1], rows)
+
+
+@by_locks
+@pytest.mark.parametrize("make", [np.zeros, zeros])
+def test_call_within_its_own_lock_is_refused(place: Any, make: Any) -> None:
+    """Tasks would wait for the thread that waits for them."""
+    grid = make(3)
+    task = increment.with_options(backend=place)
+    with Locked(grid).write(0):
+        for call in (
+            lambda: task.map(range(3), grid=Locked(grid)),
+            lambda: list(task.imap(range(3), grid=Locked(grid))),
+            lambda: task.submit(1, grid=Locked(grid)),
+        ):
+            with pytest.raises(LockOrderError, match="increment"):
+                call()
+    task.map(range(3), grid=Locked(grid))
+    assert 3.0 == grid[0]
+
+
+@by_locks
+def test_lock_that_an_item_leaves_is_left_for_it(place: Any) -> None:
+    """The item fails, and the next ones in the same worker go on."""
+    grid = zeros(3)
+    task = leaves_a_lock.with_options(backend=place, workers=1, return_exceptions=True)
+    results: list[Any] = task.map(range(5), grid=Locked(grid))
+    first, *others = results
+    assert isinstance(first, SharedTaskError)
+    assert "ended within a block that locks [0] of 'grid'" in str(first)
+    assert [1, 2, 3, 4] == others
+
+
+@pytest.mark.parametrize("place", ["thread", "process"])
+def test_memory_that_is_mapped_twice_has_one_table(place: Any) -> None:
+    """Two calls that reach one memory by two mappings exclude each other."""
+    grid = zeros(2)
+    task = increment.with_options(backend=place)
+    with share(grid, name="twice"), attach("twice", writable=True) as other:
+        ways = (grid, other.value)
+        calls = [
+            threading.Thread(target=task.map, args=(range(200),), kwargs={"grid": way})
+            for way in ways
+        ]
+        for call in calls:
+            call.start()
+        for call in calls:
+            call.join()
+    assert 400.0 == grid[0]
+
+
+@by_locks
+def test_living_handle_with_other_regions_is_noticed(place: Any) -> None:
+    """A handle whose locks say nothing to those of a call would exclude nobody."""
+    grid = zeros(4)
+    handle = Locked(grid, Regions(blocks=2))
+    with pytest.raises(ArgumentError, match="alive"):
+        increment.with_options(backend=place).map(range(3), grid=Locked(grid[:2]))
+    del handle
+    increment.with_options(backend=place).map(range(3), grid=Locked(grid))
+    assert 3.0 == grid[0]
+
+
+def test_memory_that_is_gone_is_refused(backend: Any) -> None:
+    """An array over a SharedMemory that was closed is not written, on any backend."""
+    memory = SharedMemory(create=True, size=4096)
+    gone: Any = np.ndarray((4,), float, memory.buf)
+    memory.unlink()
+    memory.close()
+    for call in (
+        lambda: two_totals.with_options(backend=backend).map([1], a=gone, b=np.zeros(1)),
+        lambda: fill.with_options(backend=backend).map([slice(0, 2)], out=gone),
+        lambda: square.with_options(backend=backend).map_into(gone, [1.0, 2.0, 3.0, 4.0]),
+    ):
+        with pytest.raises(UnshareableError, match="was unmapped"):
+            call()
+
+
+@pytest.mark.parametrize("place", ["thread", "process"])
+def test_earlier_item_keeps_its_retries(place: Any, tmp_path: Any) -> None:
+    """The error of a later item that has none left does not take them from an earlier one."""
+
+    def fails(i: int) -> int:
+        if i == 20:
+            tried = tmp_path / "tried"
+            (tmp_path / "late" if tried.exists() else tried).touch()
+            raise ValueError(i)
+        if i == 3 and not (tmp_path / "late").exists():
+            while not (tmp_path / "late").exists():
+                time.sleep(0.001)
+            time.sleep(0.1)  # the other error is known by now
+            raise KeyError(i)
+        return i
+
+    task = parallel(backend=place, workers=2, chunksize=1, retries=1)(fails)
+    with pytest.raises(ValueError, match="20"):
+        task.map(range(40))
