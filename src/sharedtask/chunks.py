@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 # A chunk should take at least this many times as long as its way to a worker and back ...
-_AT_LEAST_WAYS = 10
+_AT_LEAST_WAYS = 25
 # ... and at most this long, so that there is always something to share out.
 _AT_MOST_SECONDS = 0.1
+# A second worker pays where all items take longer than this many ways: to wake it, and to be woken
+# by it, costs as much as it saves below.
+_WORTH_A_SECOND = 3
 # In a stream results should come at least this often, if the way allows.
 _STREAM_SECONDS = 0.01
 # Items that come slower than this are sent on as they come.
@@ -127,7 +130,7 @@ class Chunker:
             return min(-(-left // (8 * self._workers)), self._largest)
         guided = -(-left // (3 * self._workers))
         enough = int(self._overhead * _AT_LEAST_WAYS / max(seconds, 1e-9))
-        if self._total * seconds > self._overhead:  # else one worker is done before a second begins
+        if self._total * seconds > self._overhead * _WORTH_A_SECOND:
             enough = min(enough, -(-self._total // self._useful))
         most = min(int(_AT_MOST_SECONDS / max(seconds, 1e-9)), self._largest)
         return max(min(max(guided, enough), most), 1)

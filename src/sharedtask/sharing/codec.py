@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 PROTOCOL = 5
+_BUILDERS = vars(reducers)
 
 
 def encode(
@@ -99,6 +101,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
             if referred is not None:
                 return referred
             return reducers.reduce_array(obj, self.out, whole=obj is self.value)
+        if cls is FunctionType and obj.__globals__ is _BUILDERS:
+            return NotImplemented  # found by name; cloudpickle would think about it for 3 us
         try:
             reducer = found[id(cls)]
         except KeyError:

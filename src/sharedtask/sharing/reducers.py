@@ -154,23 +154,27 @@ class _Home:
 
     __slots__ = ("build", "place")
 
-    def __init__(self, build: Callable[..., Any], place: object) -> None:
+    def __init__(self, build: Callable[..., Any], *place: object) -> None:
         self.build, self.place = build, place
 
     def __reduce__(self) -> Any:
-        return self.build, (MARK, self.place)
+        return self.build, (MARK, *self.place)
 
 
 def _reduce_region(found: regions.Found, out: Outgoing) -> Any:
     region = found.region
     out.held.append(found.holder)
-    home = out.root(region.memory, lambda: _Home(open_memory, region.memory))
-    return show, (home, region.offset, region.dtype, region.shape, region.strides)
+    memory = region.memory
+    # Plain numbers: as a dataclass it would take three times as long to pickle, at every call.
+    place = memory.pid, memory.fd, memory.device, memory.inode, memory.size
+    home = out.root(memory, lambda: _Home(open_memory, *place))
+    return show, (home, region.offset, dtype_key(region.dtype), region.shape, region.strides)
 
 
-def open_memory(mark: Any, memory: regions.Memory) -> npt.NDArray[np.uint8]:
+def open_memory(mark: Any, *place: int) -> npt.NDArray[np.uint8]:
     """Map shared memory: read-only for ``Shared``, private for ``CopyOnWrite``."""
-    return regions.mapped(memory, private=not memoryview(mark).readonly, writable=False)
+    private = not memoryview(mark).readonly
+    return regions.mapped(regions.Memory(*place), private=private, writable=False)
 
 
 def show(

@@ -97,7 +97,8 @@ def find(array: npt.NDArray[Any]) -> Found | None:
     if memory is not None:
         owner: Any = root
         start = mapping.address_of(owner)
-        memory = replace(memory, pid=os.getpid())  # a forked child has it too
+        if memory.pid != os.getpid():  # a forked child has it too
+            memory = replace(memory, pid=os.getpid())
     elif isinstance(root, (mmap.mmap, ctypes.Array)):
         found = _foreign(array, root)
         if found is None:

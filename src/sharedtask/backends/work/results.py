@@ -11,6 +11,7 @@ from __future__ import annotations
 import marshal
 import pickle
 import struct
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -39,6 +40,8 @@ COLUMNS: dict[type, _Format] = {float: "d", int: "q", bool: "?"}
 COLUMN_MODES: dict[int, _Format] = {FLOATS: "d", INTS: "q", BOOLS: "?"}
 WIDTHS = {FLOATS: 8, INTS: 8, BOOLS: 1}
 PLAIN_TYPES: frozenset[type] = frozenset((int, float, bool, type(None), str, bytes, complex))
+_BOUND_TYPES: frozenset[type] = frozenset((int, type(None)))
+_OF_RANGE = 3
 # numpy's scalars are written as (code, value) and made again on arrival.
 NUMPY_TYPES: tuple[Any, ...] = (
     np.float64,
@@ -88,19 +91,32 @@ def load_scalars(data: bytes | memoryview, count: int, *, numpy: bool) -> list[A
 def dump_items(items: Sequence[Any]) -> bytes | None:
     """Items as one string where all are scalars, else None: then they need the codec.
 
-    A range travels as its three numbers, in a tuple; all else as a list.
+    A range travels as its three numbers, slices as a tuple of such; all else as a list.
     """
     if type(items) is range:
         return marshal.dumps((items.start, items.stop, items.step), _MARSHAL_VERSION)
-    if PLAIN_TYPES.issuperset(map(type, items)):
+    kinds = set(map(type, items))
+    if kinds <= PLAIN_TYPES:
         return marshal.dumps(list(items), _MARSHAL_VERSION)
+    if kinds == {slice}:
+        return _dump_slices(items)
     return None
+
+
+def _dump_slices(slices: Sequence[slice]) -> bytes | None:
+    """Slices of plain numbers: the blocks of partitioned arrays are often named by them."""
+    bounds = [(each.start, each.stop, each.step) for each in slices]
+    if not _BOUND_TYPES.issuperset(map(type, chain.from_iterable(bounds))):
+        return None
+    return marshal.dumps((tuple(bounds),), _MARSHAL_VERSION)
 
 
 def load_items(data: bytes | memoryview) -> Sequence[Any]:
     """What ``dump_items`` wrote."""
     items: Any = marshal.loads(data)
-    return range(*items) if type(items) is tuple else items
+    if type(items) is list:
+        return items
+    return range(*items) if len(items) == _OF_RANGE else [slice(*bounds) for bounds in items[0]]
 
 
 def record(status: int, parcel: parcels.Parcel) -> bytes:
