@@ -10,18 +10,18 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from sharedtask import partitions
+from sharedtask import overlaps
 from sharedtask.errors import (
     ArgumentError,
     DefinitionError,
     OverlapError,
     UnshareableError,
 )
+from sharedtask.overlaps import check_overlap
 from sharedtask.partitions import (
     Partition,
     block,
     check_base,
-    check_overlap,
     index_text,
     indices_of,
     partition,
@@ -347,8 +347,8 @@ def test_overlap_without_sorting_apart(data: Any, rounds: int) -> None:
     """However little the sorting tells apart, the pairs decide."""
     base, indices = data.draw(base_and_indices())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partitions, "_ROUNDS", rounds)
-        patch.setattr(partitions, "_PAIRS", 2)
+        patch.setattr(overlaps, "_ROUNDS", rounds)
+        patch.setattr(overlaps, "_PAIRS", 2)
         found = overlap(base, indices)
     assert bool(brute(base, indices)) == (found is not None)
 

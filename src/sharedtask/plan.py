@@ -16,6 +16,7 @@ from sharedtask.backends.base import INTO, Blocks, Call, SharedValue, Total
 from sharedtask.errors import ArgumentError
 from sharedtask.locked import Locked
 from sharedtask.options import OPTION_NAMES, OTHER_SPELLINGS, Options
+from sharedtask.overlaps import check_overlap
 from sharedtask.partitions import Partition
 from sharedtask.reductions import Reduction, operation
 from sharedtask.sharing import regions
@@ -149,7 +150,7 @@ def plan_blocks(
             _check_written(array, name)
             _refuse_other_use(spec.name, name, array, shared)
             indices = partitions.indices_of(_named_by(items, by, star=star), by)
-            partitions.check_overlap(array, indices, "item {}".format, name)
+            check_overlap(array, indices, "item {}".format, name)
             found[name] = Blocks(array, by, indices)
     return found
 
