@@ -183,3 +183,39 @@ def test_earlier_item_keeps_its_retries(place: Any, tmp_path: Any) -> None:
     task = parallel(backend=place, workers=2, chunksize=1, retries=1)(fails)
     with pytest.raises(ValueError, match="20"):
         task.map(range(40))
+
+
+# ------------------------------------------------------------------------ small promises
+
+
+def shape_of(index: int, grid: Locked[Any]) -> tuple[int, tuple[int, ...], str]:
+    return len(grid), grid.shape, grid.dtype.str
+
+
+@pytest.mark.parametrize("backend", ["serial", "thread", "process"])
+def test_locked_array_tells_its_form(backend: Any) -> None:
+    """Length, shape and dtype of a locked array are known without a lock."""
+    task: Any = parallel(shape_of).with_options(backend=backend)
+    assert [(3, (3, 5), "<i4")] == task.map([0], grid=np.zeros((3, 5), "<i4"))
+
+
+def add_and_return(k: int, total: Reduced[Any]) -> Any:
+    total += k
+    return total
+
+
+def test_returned_accumulator_is_a_result_of_its_own(backend: Any, request: Any) -> None:
+    """A task may return what it adds to: neither changes the other."""
+    if backend == "ray":
+        request.getfixturevalue("ray_runtime")
+    total = np.zeros(3)
+    task = parallel(add_and_return).with_options(backend=backend, workers=1)
+    results = task.map([1, 2, 3], total=total)
+    assert [6.0] * 3 == total.tolist()
+    seen = [result.tolist() for result in results]
+    total += 100
+    task.map([4], total=np.zeros(3))
+    assert seen == [result.tolist() for result in results]
+    for result in filter(lambda each: each.flags.writeable, results):
+        result[...] = 0
+    assert [106.0] * 3 == total.tolist()
