@@ -2,7 +2,8 @@
 
 Python runs signal handlers in the main thread between any two instructions. Within ``shield`` a
 SIGINT is noted and handled when the block ends, so that tables that several threads use are never
-left half changed. A handler for another signal that raises is the user's own risk.
+left half changed; ``Leaving`` sees to it that a block with a lock is left in full. A handler for
+another signal that raises is the user's own risk.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Callable
+    from types import CodeType
 else:
     import _signal  # what ``signal`` wraps: making enumerations costs it microseconds at each call
 
@@ -111,3 +113,57 @@ def _handle_now() -> None:
     old = handler.old if isinstance(handler, _Handler) else handler
     if callable(old):
         old(_SIGINT, None)
+
+
+# --------------------------------------------------------------------------- leaving a block
+
+
+class Leaving:
+    """SIGINT's handler while the main thread is in a block, so that leaving is done in full.
+
+    Python runs the handler between two instructions, and before the first of ``__exit__``, where
+    ``__exit__`` cannot have done anything about it yet. The frame tells that this is the place:
+    ``code`` is the method's. From then on it is ``busy``, until ``remove``.
+    """
+
+    __slots__ = ("_code", "_old", "_over", "_pending", "busy")
+
+    def __init__(self, old: Callable[..., Any], code: CodeType) -> None:
+        self._old, self._code = old, code
+        self.busy = self._over = self._pending = False
+
+    def __call__(self, number: int, frame: Any) -> Any:
+        # A second interrupt may find the handler of the first at work.
+        while frame is not None and frame.f_code is _CALL:
+            frame = frame.f_back
+        leaves = self.busy or (frame is not None and frame.f_code is self._code)
+        if leaves and not self._over:
+            self._pending = True
+            return None
+        return self._old(number, frame)
+
+    def install(self) -> None:
+        """SIGINT is asked here first."""
+        _signal.signal(_SIGINT, self)
+
+    def remove(self) -> None:
+        """The handler that was there is back, and hears of what came meanwhile."""
+        current: Any = _signal.getsignal(_SIGINT)
+        if current is self:
+            _signal.signal(_SIGINT, self._old)
+        # It may stay for a while below another that is removed later. Not said before: an interrupt
+        # would be raised here, and the handler would stay for ever.
+        self._over = True
+        if self._pending:
+            self._old(_SIGINT, None)
+
+
+_CALL = Leaving.__call__.__code__
+
+
+def leaving(code: CodeType) -> Leaving | None:
+    """A handler for a block that ``code`` leaves; None where SIGINT cannot get in the way."""
+    if threading.get_ident() != threading.main_thread().ident:
+        return None
+    handler: Any = _signal.getsignal(_SIGINT)
+    return Leaving(handler, code) if callable(handler) else None

@@ -225,13 +225,14 @@ class Run:
         state.covered += report.count
         if report.finished:
             del self._open[report.chunk]
-            self._begin_rest(state)
         self._pace.note(report.seconds, report.count)
         # A chunk may end with a report that brings nothing new. An empty piece stands at the index
         # of the next one, and must not take its place.
         pieces = [_whole(batch)] if batch.values else []
         if batch.errors:
             pieces = self._pieces(batch, state.chunk)
+        if report.finished:  # by now it is known whether the run has failed
+            self._begin_rest(state)
         self._bar.update(sum(len(piece.values) for piece in pieces))
         return pieces
 

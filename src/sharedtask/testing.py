@@ -489,6 +489,13 @@ def _total(value: Any) -> float:
     return float(np.asarray(value).sum())
 
 
+def _count_then_fail(k: int, folder: str, bad: int) -> int:
+    count_up(folder, k)
+    if k == bad:
+        raise KeyError(k)
+    return k
+
+
 def _fail_on(x: int, bad: Any, error: Any) -> int:
     if x in bad:
         raise _made(error)
@@ -1762,6 +1769,15 @@ class ErrorsContract:
         with pytest.raises(KeyError) as caught:
             task.map(range(40), bad=range(7, 40), error=(KeyError, "k"))
         assert [7] == [note.index for note in _notes(caught.value)]
+
+    def test_nothing_behind_an_error_is_begun(self, backend: str, tmp_path: Path) -> None:
+        """Where an item raises, those behind it in its chunk are not run, as in a loop."""
+        task = _on(backend, _count_then_fail, chunksize=40)
+        with pytest.raises(KeyError):
+            task.map(range(40), folder=str(tmp_path), bad=17)
+        _on(backend, _count_then_fail).map([99], folder=str(tmp_path), bad=17)
+        entered = {int(name) for name in counted(tmp_path)} - {99}
+        assert set(range(18)) == entered
 
     def test_cause_shows_where_it_was_raised(self, backend: str) -> None:
         """The traceback of a task that ran elsewhere is the ``__cause__`` of its error."""

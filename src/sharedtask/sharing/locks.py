@@ -26,7 +26,7 @@ import struct
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -37,14 +37,9 @@ from sharedtask.errors import ClosedError, LockOrderError, RegionPoisonedError
 from sharedtask.sharing import mapping, regions, segments
 
 if TYPE_CHECKING:
-    import signal as _signal
-
     import numpy.typing as npt
-else:
-    import _signal  # ``signal`` makes an enumeration of what it returns, at each call
 
 _V = TypeVar("_V")
-_SIGINT = int(_signal.SIGINT)
 _PID_BYTES = 4
 _CELL_BYTES = _PID_BYTES + 1  # its writer, and whether somebody waits for it
 
@@ -204,7 +199,7 @@ class Hold(Generic[_V]):
         self.repair = repair
         self.where = where
         self._kind = fcntl.F_WRLCK if write else fcntl.F_RDLCK
-        self._guard: _Guard | None = None
+        self._guard: interrupts.Leaving | None = None
         self._marked = False
         self._left: list[npt.NDArray[np.uint32]] | None = None
 
@@ -212,10 +207,9 @@ class Hold(Generic[_V]):
         self._held = held = _here.held
         nested = _admit(self, held)
         try:
-            old = _python_handler()
-            if old is not None:
-                # Kept first, installed then: an interrupt between the two finds both.
-                self._guard = _Guard(old)
+            # Kept first, installed then: an interrupt between the two finds both.
+            self._guard = interrupts.leaving(_EXIT)
+            if self._guard is not None:
                 self._guard.install()
             held.append(self)
             self._take(nested)
@@ -228,7 +222,7 @@ class Hold(Generic[_V]):
         return self.value
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # An interrupt that came before this line waits as well: see _Guard.
+        # An interrupt that came before this line waits as well: see interrupts.Leaving.
         if self._guard is not None:
             self._guard.busy = True
         self._leave(clean=kind is None)
@@ -436,54 +430,4 @@ def leave_behind(before: int) -> str:
     return left
 
 
-# ------------------------------------------------------------------------- Ctrl-C
-
-
-class _Guard:
-    """SIGINT's handler while the main thread is in a block, so that leaving is done in full.
-
-    Python runs the handler between two instructions, and before the first of ``__exit__``, where
-    ``__exit__`` cannot have done anything about it yet. The frame tells that this is the place.
-    """
-
-    __slots__ = ("busy", "old", "over", "pending")
-
-    def __init__(self, old: Callable[..., Any]) -> None:
-        self.old = old
-        self.busy = self.over = self.pending = False
-
-    def __call__(self, number: int, frame: Any) -> Any:
-        # A second interrupt may find the handler of the first at work.
-        while frame is not None and frame.f_code is _CALL:
-            frame = frame.f_back
-        leaving = self.busy or (frame is not None and frame.f_code is _EXIT)
-        if leaving and not self.over:
-            self.pending = True
-            return None
-        return self.old(number, frame)
-
-    def install(self) -> None:
-        _signal.signal(_SIGINT, self)
-
-    def remove(self) -> None:
-        """The handler that was there is back, and hears of what came meanwhile."""
-        current: Any = _signal.getsignal(_SIGINT)
-        if current is self:
-            _signal.signal(_SIGINT, self.old)
-        # It may stay for a while below another that is removed later. Not said before: an interrupt
-        # would be raised here, and the handler would stay for ever.
-        self.over = True
-        if self.pending:
-            self.old(_SIGINT, None)
-
-
 _EXIT = Hold.__exit__.__code__
-_CALL = _Guard.__call__.__code__
-
-
-def _python_handler() -> Callable[..., Any] | None:
-    """What SIGINT calls in this thread; None where it does nothing that could get in the way."""
-    if threading.get_ident() != threading.main_thread().ident:
-        return None
-    handler: Any = _signal.getsignal(_SIGINT)
-    return handler if callable(handler) else None
