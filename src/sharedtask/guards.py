@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from sharedtask import partitions
 from sharedtask.cells import Cells, Regions
-from sharedtask.errors import ArgumentError, RegionPoisonedError
+from sharedtask.errors import ArgumentError, RegionPoisonedError, UnshareableError
 from sharedtask.sharing import mapping
 from sharedtask.sharing.locks import Locks, Table
 from sharedtask.sharing.regions import Memory, bounds, find
@@ -35,9 +35,16 @@ class Opening:
     poisoned: Literal["raise", "continue"]
 
     def locks(self) -> Locks:
-        return Locks(
-            self.memory, self.cells, name=self.name, rank=self.rank, poisoned=self.poisoned
-        )
+        try:
+            return Locks(
+                self.memory, self.cells, name=self.name, rank=self.rank, poisoned=self.poisoned
+            )
+        except LookupError as error:
+            msg = (
+                f"{self.name!r} cannot be locked: each thread opens the locks anew, in /proc. Mount"
+                f" it, or use Partitioned or Reduced. ({error})"
+            )
+            raise UnshareableError(msg) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,8 @@ def encode(
     out = Outgoing(in_band=False, by_path=by_path, in_place=in_place, refer=refer)
     head = _pickled(value, out, out.passed.append)
     buffers, table = out.parts()
-    return Payload(head + table if table else head, tuple(buffers), tuple(out.held))
+    head = head + table if table else head
+    return Payload(head, tuple(buffers), tuple(out.held), tuple(out.descriptors))
 
 
 def encode_shared(value: object) -> Payload:

@@ -13,7 +13,7 @@ MAP_SHARED, MAP_PRIVATE, MAP_FIXED = 1, 2, 16
 MAP_ANONYMOUS = 0x1000 if os.uname().sysname == "Darwin" else 0x20
 _MAP_FAILED = ctypes.c_void_p(-1).value
 MADV_COLLAPSE = 25
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_GET_DUMPABLE = 1, 3
 
 _LIBC.mmap.restype = ctypes.c_void_p
 _LIBC.mmap.argtypes = [
@@ -64,6 +64,11 @@ def prctl(option: int, value: int) -> None:
     """Set a property of this process, where the system can."""
     if hasattr(_LIBC, "prctl"):
         _LIBC.prctl(option, value, 0, 0, 0)
+
+
+def is_dumpable() -> bool:
+    """Whether others of the same user may look into this process."""
+    return not hasattr(_LIBC, "prctl") or bool(_LIBC.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0))
 
 
 def syscall(number: int, *arguments: int) -> int:

@@ -29,13 +29,14 @@ class Outgoing:
     """Takes the bulk data of a value while it is pickled; reducers are handed one.
 
     ``views`` is set as soon as two parts may show the same memory. ``held`` keeps the memory that
-    the pickle refers to where it is.
+    the pickle refers to where it is, and these ``descriptors`` lead to it.
     """
 
     __slots__ = (
         "_arrays",
         "_roots",
         "by_path",
+        "descriptors",
         "held",
         "in_band",
         "in_place",
@@ -56,6 +57,7 @@ class Outgoing:
         self.refer = refer
         self.passed: list[pickle.PickleBuffer] = []
         self.held: list[object] = []
+        self.descriptors: list[int] = []
         self.views = False
         self._arrays: list[npt.NDArray[Any]] = []
         self._roots: dict[Hashable, object] = {}

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 class Payload:
     """An encoded value: ``head`` rebuilds it when given ``buffers`` of the same lengths.
 
-    ``held`` keeps the memory that ``head`` refers to where it is.
+    ``held`` keeps the memory that ``head`` refers to where it is, and these ``descriptors`` of this
+    process lead to it.
     """
 
     head: bytes
     buffers: tuple[npt.NDArray[np.uint8], ...]
     held: tuple[object, ...] = ()
+    descriptors: tuple[int, ...] = ()
 
     @property
     def nbytes(self) -> int:

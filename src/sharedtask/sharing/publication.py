@@ -41,6 +41,7 @@ class Publication:
             self._release_checks()
             raise
         self._held = payload.held
+        self.descriptors = payload.descriptors
         self._holders: list[weakref.WeakMethod[Callable[[int], None]]] = []
         self.released = False
 

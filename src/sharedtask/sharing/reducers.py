@@ -167,8 +167,21 @@ def _reduce_region(found: regions.Found, out: Outgoing) -> Any:
     memory = region.memory
     # Plain numbers: as a dataclass it would take three times as long to pickle, at every call.
     place = memory.pid, memory.fd, memory.device, memory.inode, memory.size
+    _note_descriptor(memory, out)
     home = out.root(memory, lambda: _Home(open_memory, *place))
     return show, (home, region.offset, dtype_key(region.dtype), region.shape, region.strides)
+
+
+def reduce_memory_place(memory: regions.Memory, out: Outgoing) -> Any:
+    """Where memory is, which goes by itself with what tasks write."""
+    _note_descriptor(memory, out)
+    place = memory.pid, memory.fd, memory.device, memory.inode, memory.size
+    return regions.Memory, place
+
+
+def _note_descriptor(memory: regions.Memory, out: Outgoing) -> None:
+    if memory.pid == os.getpid():
+        out.descriptors.append(memory.fd)
 
 
 def open_memory(mark: Any, *place: int) -> npt.NDArray[np.uint8]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from sharedtask import interrupts
 from sharedtask.errors import UnshareableError
-from sharedtask.sharing import mapfiles, mapping, segments
+from sharedtask.sharing import libc, mapfiles, mapping, segments
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -203,9 +203,10 @@ def _opened(memory: Memory, *, writable: bool) -> Generator[int]:
     In its own process it is not opened anew: to close any descriptor of a file drops the locks that
     this process may have on it.
     """
-    if memory.pid == os.getpid():
-        _check(memory, memory.fd)
-        yield memory.fd
+    at_hand = _at_hand(memory)
+    if at_hand is not None:
+        _check(memory, at_hand)
+        yield at_hand
         return
     fd = reopened(memory, writable=writable)
     try:
@@ -220,7 +221,9 @@ def reopened(memory: Memory, *, writable: bool) -> int:
     Raises:
         LookupError: The memory is gone, is too small, or may not be opened.
     """
-    path = f"/proc/{memory.pid}/fd/{memory.fd}"
+    at_hand = _at_hand(memory)
+    owner, number = (memory.pid, memory.fd) if at_hand is None else ("self", at_hand)
+    path = f"/proc/{owner}/fd/{number}"
     try:
         fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
     except OSError as error:
@@ -247,3 +250,39 @@ def _check(memory: Memory, fd: int) -> None:
 
 
 _GONE = "the shared array is not there any more"
+
+
+# ----------------------------------------------------------- where /proc does not lead to others
+
+
+def is_reachable() -> bool:
+    """Whether another process of this user finds this one, and its descriptors, in /proc.
+
+    Not so where /proc is not mounted or is that of another PID namespace, and where this process
+    must not be looked into (PR_SET_DUMPABLE). There descriptors have to travel.
+    """
+    try:
+        return os.readlink("/proc/self") == str(os.getpid()) and libc.is_dumpable()
+    except OSError:
+        return False
+
+
+class Received:
+    """A descriptor that came from the process that has the memory; open as long as this lives."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        status = os.fstat(fd)
+        weakref.finalize(self, os.close, fd).atexit = False
+        _received[status.st_dev, status.st_ino] = self
+
+
+_received: weakref.WeakValueDictionary[tuple[int, int], Received] = weakref.WeakValueDictionary()
+
+
+def _at_hand(memory: Memory) -> int | None:
+    """A descriptor of the memory in this process."""
+    if memory.pid == os.getpid():
+        return memory.fd
+    received = _received.get((memory.device, memory.inode))
+    return None if received is None else received.fd

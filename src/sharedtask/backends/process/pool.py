@@ -33,7 +33,7 @@ from sharedtask.backends.work import calls, results
 from sharedtask.backends.work.board import Phase, Word, fence
 from sharedtask.errors import ClosedError, RemoteTraceback, TaskTimeoutError, WorkerDiedError
 from sharedtask.outcomes import Batch, Report
-from sharedtask.sharing import functions
+from sharedtask.sharing import functions, regions
 from sharedtask.sharing.stores import SegmentStore
 
 from . import starter, tickets
@@ -621,6 +621,10 @@ _WHILE = {
 }
 
 
+# What else a value refers to is found in /proc, or not at all.
+_MOST_BESIDE = 12
+
+
 def attach_frame(publication: Publication, *, private: bool) -> Frame:
     """The message that gives a published value to a worker."""
     store: Any = publication.store  # one of stores.keep()
@@ -628,6 +632,8 @@ def attach_frame(publication: Publication, *, private: bool) -> Frame:
     layout = (store.layout.parts, store.layout.size)
     body = pickle.dumps((layout, private, None if in_segment else store.data))
     fds: Any = (store.fd,) if in_segment else ()
+    if publication.descriptors and not regions.is_reachable():
+        fds += tuple(dict.fromkeys(publication.descriptors))[:_MOST_BESIDE]
     return Frame(Kind.ATTACH, chunk=publication.token, body=body, fds=fds)
 
 

@@ -24,7 +24,7 @@ from sharedtask.backends.work.board import Word
 from sharedtask.backends.work.outbox import Outbox, Sent
 from sharedtask.backends.work.runner import Job, Runner
 from sharedtask.backends.work.values import Values
-from sharedtask.sharing import segments
+from sharedtask.sharing import regions, segments
 from sharedtask.sharing.segments import Layout
 from sharedtask.sharing.stores import BytesStore, SegmentStore, Store
 
@@ -105,7 +105,7 @@ class _Worker:
         if frame.kind == Kind.CHUNK:
             self._run(frame)
         elif frame.kind == Kind.ATTACH:
-            self._values.attach(frame.chunk, _store(frame))
+            self._values.attach(frame.chunk, *_stores(frame))
         elif frame.kind == Kind.DROP:
             self._values.drop(frame.chunk)
 
@@ -142,14 +142,19 @@ class _Worker:
         return False
 
 
-def _store(frame: Frame) -> Store:
-    """Map a segment; the descriptor stays open where private copies will be asked for."""
+def _stores(frame: Frame) -> tuple[Store, list[regions.Received]]:
+    """Map a segment; the descriptor stays open where private copies will be asked for.
+
+    Beside it: memory that the value refers to, where this process could not open it by itself.
+    """
     layout, private, data = pickle.loads(frame.body)
     if data is not None:
-        return BytesStore(data, Layout(*layout))
-    (fd,) = frame.fds
+        beside = [regions.Received(fd) for fd in frame.fds]
+        return BytesStore(data, Layout(*layout)), beside
+    fd, *others = frame.fds
+    beside = [regions.Received(other) for other in others]
     segments.check(fd, layout[1], frozen=True)
     store = SegmentStore(fd, Layout(*layout))
     if not private:
         store.close_descriptor()
-    return store
+    return store, beside

@@ -48,7 +48,7 @@ class InPlace:
         self._base: npt.NDArray[Any] | None = None
 
     def __reduce__(self) -> Any:
-        return InPlace, (self._region, self._by)
+        return _in_place, (self._region, self._by)
 
     def is_over(self, region: regions.Region, by: Any) -> bool:
         """Whether it lends this array by this rule."""
@@ -68,6 +68,13 @@ class InPlace:
         """Write a result; nothing else goes back."""
         self.base()[index] = value
         return TAKEN
+
+
+def _in_place(region: regions.Region, by: Any) -> InPlace:
+    """In a worker, where it is mapped at once: what goes wrong then is told of the parameter."""
+    lender = InPlace(region, by)
+    lender.base()
+    return lender
 
 
 class ByCopy:

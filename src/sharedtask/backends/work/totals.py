@@ -155,7 +155,7 @@ class Accumulator:
         self._chunk = 0
 
     def __reduce__(self) -> Any:
-        return Accumulator, (self._form, self._region)
+        return _accumulator, (self._form, self._region)
 
     def enter(self, slot: int, chunk: int) -> None:
         """A chunk begins."""
@@ -168,9 +168,14 @@ class Accumulator:
             memory = np.empty(size, np.uint8)
             memory[:_HEADER] = 0
             return memory
+        return self.base()[slot * size : (slot + 1) * size]
+
+    def base(self) -> npt.NDArray[np.uint8]:
+        """The slots of all workers."""
+        assert self._region is not None  # noqa: S101  else it has memory of its own
         if self._memory is None:
             self._memory = self._region.view(writable=True)
-        return self._memory[slot * size : (slot + 1) * size]
+        return self._memory
 
     def lend(self) -> npt.NDArray[Any]:
         """The array that the next item adds to."""
@@ -199,6 +204,14 @@ class Accumulator:
         """What the chunk has added; None for nothing."""
         slot, self._slot = self._slot, None
         return slot.current() if slot is not None and slot.is_used else None
+
+
+def _accumulator(form: Form, region: regions.Region | None) -> Accumulator:
+    """In a worker, where it is mapped at once: what goes wrong then is told of the parameter."""
+    accumulator = Accumulator(form, region)
+    if region is not None:
+        accumulator.base()
+    return accumulator
 
 
 def keep_all(accumulators: Iterable[Accumulator], position: int) -> None:

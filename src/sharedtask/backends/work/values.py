@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sharedtask.sharing import functions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Sequence
 
     from sharedtask.sharing.stores import Store
 
@@ -35,14 +35,18 @@ class Values:
     def __init__(self) -> None:
         self.stores: dict[Hashable, Store] = {}
         self.decoded: OrderedDict[Hashable, Decoded] = OrderedDict()
+        self._beside: dict[Hashable, Sequence[object]] = {}
 
-    def attach(self, token: Hashable, store: Store) -> None:
-        """From now on this token stands for the value in ``store``."""
+    def attach(self, token: Hashable, store: Store, beside: Sequence[object] = ()) -> None:
+        """From now on this token stands for the value in ``store``; it needs what is ``beside``."""
         self.stores[token] = store
+        if beside:
+            self._beside[token] = beside
 
     def drop(self, token: Hashable) -> None:
         """Forget a value; its memory goes when the last view of it does."""
         self.decoded.pop(token, None)
+        self._beside.pop(token, None)
         store = self.stores.pop(token, None)
         if store is not None:
             store.close()

@@ -17,6 +17,7 @@ import numpy as np
 
 from sharedtask.errors import DefinitionError
 from sharedtask.sharing import reducers
+from sharedtask.sharing.regions import Memory
 
 __all__ = ["find", "found", "register"]
 
@@ -27,6 +28,7 @@ _OURS: Mapping[type, _Reducer] = {
     array.array: reducers.reduce_array_array,
     memoryview: reducers.reduce_memoryview,
     io.TextIOWrapper: reducers.refuse_file,
+    Memory: reducers.reduce_memory_place,
 }
 
 # Of these exactly; a class derived from one of them may be more than it.
