@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import sharedtask
 from sharedtask import Shared, parallel
 
 pytestmark = pytest.mark.timeout(60)
@@ -353,3 +354,14 @@ def test_cancelled_futures() -> None:
     assert any(cancelled)
     assert [0.2] * 6 == [future.result(20) for future in futures[:6]]
     assert [0.2] * 2 == naps.map([0.2] * 2)
+
+
+def test_idle_thread_does_not_stand_for_two() -> None:
+    """Two chunks that come while one thread is idle run at the same time."""
+    both = threading.Barrier(2)
+    script = parallel(lambda _: both.wait(10))
+    for _ in range(20):
+        parallel(square).with_options(backend="thread", workers=1).map(range(2))
+        task = script.with_options(backend="thread", workers=2, chunksize=1)
+        assert {0, 1} == set(task.map(range(2)))
+        sharedtask.shutdown()

@@ -253,7 +253,8 @@ class _Threads:
                 msg = "the thread backend was shut down while this call was running."
                 raise ClosedError(msg)
             self._queue.append((session, chunk))
-            if self._idle == 0 and self._count < session.crew.workers:
+            # A thread that was notified counts as idle until it wakes.
+            if len(self._queue) > self._idle and self._count < session.crew.workers:
                 self._count += 1
                 name = f"sharedtask-{self._count}"
                 threading.Thread(target=self._serve, name=name, daemon=True).start()
