@@ -12,6 +12,7 @@ How a kind of value is taken apart stands in ``reducers.py`` and ``kinds``.
 
 from __future__ import annotations
 
+import copyreg
 import io
 import pickle
 from types import FunctionType
@@ -78,12 +79,21 @@ def _pickled(
     return file.getvalue()
 
 
+class _Dispatch(dict[type, Any]):
+    """cloudpickle's reducers, then copyreg's: a ChainMap says the same, in 2 us for every object."""
+
+    def __missing__(self, cls: type) -> Any:
+        return copyreg.dispatch_table[cls]
+
+
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
     """cloudpickle for what cannot be found by name, and our reducers for what holds memory.
 
     cloudpickle is asked for every value, not only for functions: instances of classes that live
     in ``__main__`` or in a notebook cell must carry their class along.
     """
+
+    dispatch_table = _Dispatch(cloudpickle.Pickler.dispatch_table.maps[0])
 
     def __init__(
         self,
