@@ -11,6 +11,7 @@ from sharedtask import errors
 from sharedtask.errors import (
     ArgumentError,
     BackendUnavailableError,
+    ChangedValueError,
     ClosedError,
     DefinitionError,
     ItemNote,
@@ -46,6 +47,8 @@ ONE_OF_EACH = [
     TaskTimeoutError("score"),
     TaskExitError("score", "SystemExit", "2", "Traceback ...", 17),
     TaskExitError("score", "Odd"),
+    ChangedValueError("score", "model", "model.layers[3].seen", range(10, 20)),
+    ChangedValueError("score", "model", "model", range(3, 4), beside=True),
 ]
 
 
@@ -93,6 +96,7 @@ def test_round_trip_keeps_notes(round_trip: Any) -> None:
         (StoreFullError, MemoryError),
         (WorkerDiedError, RuntimeError),
         (TaskTimeoutError, TimeoutError),
+        (ChangedValueError, RuntimeError),
         (BackendUnavailableError, ImportError),
         (SerializationError, Exception),
         (ClosedError, Exception),
@@ -199,6 +203,43 @@ def test_timeout_text_and_fields() -> None:
 def test_task_exit_text(text: Any, error: Any) -> None:
     """The text names the original class and its text."""
     assert text == str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "items", "beside"),
+    [
+        (
+            (
+                "score(): one of items 10 to 19 changed model['seen'], which is shared: later items"
+                " in this worker would have seen it. Return what you find, or mark the parameter"
+                " CopyOnWrite[...]; chunksize=1 shows which item it was."
+            ),
+            range(10, 20),
+            False,
+        ),
+        (
+            (
+                "score(): item 3 changed model['seen'], which is shared: later items in this worker"
+                " would have seen it. Return what you find, or mark the parameter CopyOnWrite[...]."
+            ),
+            range(3, 4),
+            False,
+        ),
+        (
+            (
+                "score(): item 3, or one that ran beside it in another thread, changed"
+                " model['seen'], which is shared: other items may have seen it. Return what you"
+                " find, or mark the parameter CopyOnWrite[...]; chunksize=1 with"
+                ' backend="serial" shows which item it was.'
+            ),
+            range(3, 4),
+            True,
+        ),
+    ],
+)
+def test_changed_value_text(text: Any, items: Any, beside: Any) -> None:
+    """The text says who, what, why it matters, and what to do."""
+    assert text == str(ChangedValueError("score", "model", "model['seen']", items, beside))
 
 
 def test_remote_traceback_shows_its_text_as_it_is() -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sharedtask.decorator import parallel as parallel
     from sharedtask.errors import ArgumentError as ArgumentError
     from sharedtask.errors import BackendUnavailableError as BackendUnavailableError
+    from sharedtask.errors import ChangedValueError as ChangedValueError
     from sharedtask.errors import ClosedError as ClosedError
     from sharedtask.errors import DefinitionError as DefinitionError
     from sharedtask.errors import InvalidNameError as InvalidNameError
@@ -72,6 +73,7 @@ _MODULES = {
     "errors": (
         "ArgumentError",
         "BackendUnavailableError",
+        "ChangedValueError",
         "ClosedError",
         "DefinitionError",
         "InvalidNameError",
@@ -123,6 +125,7 @@ __all__ = [
     "ArgumentError",
     "BackendUnavailableError",
     "CacheInfo",
+    "ChangedValueError",
     "ClosedError",
     "CopyOnWrite",
     "DefinitionError",

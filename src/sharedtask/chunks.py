@@ -27,6 +27,7 @@ _STREAM_SECONDS = 0.01
 # Items that come slower than this are sent on as they come.
 _COLLECT_SECONDS = 0.005
 _LARGEST_OF_STREAM = 1 << 11
+_FEW = 4
 
 
 class Pace:
@@ -52,6 +53,8 @@ class Chunker:
         chunksize: int | str,
         crew: Crew,
         pace: Pace,
+        *,
+        costly: bool = False,
     ) -> None:
         sliced = type(items) in (list, tuple, range)
         self._sequence = cast("Sequence[Any]", items) if sliced else None
@@ -64,6 +67,8 @@ class Chunker:
         self._overhead = crew.overhead
         self._largest = crew.largest
         self._pace = pace
+        # Where each chunk costs something, a worker gets no more than a few.
+        self._least = -(-total // (_FEW * self._useful)) if total and costly else 1
         self._numbers = itertools.count(1)
         self.last = 1
         self.is_lazy = self._sequence is None
@@ -125,13 +130,16 @@ class Chunker:
         seconds = self._pace.seconds
         if self._total is None:
             return self._size_of_stream(seconds)
-        left = max(self._total - self.given, 1)
+        return max(self._guided(self._total, seconds), min(self._least, self._largest))
+
+    def _guided(self, total: int, seconds: float | None) -> int:
+        left = max(total - self.given, 1)
         if seconds is None:
             return min(-(-left // (8 * self._workers)), self._largest)
         guided = -(-left // (3 * self._workers))
         enough = int(self._overhead * _AT_LEAST_WAYS / max(seconds, 1e-9))
-        if self._total * seconds > self._overhead * _WORTH_A_SECOND:
-            enough = min(enough, -(-self._total // self._useful))
+        if total * seconds > self._overhead * _WORTH_A_SECOND:
+            enough = min(enough, -(-total // self._useful))
         most = min(int(_AT_MOST_SECONDS / max(seconds, 1e-9)), self._largest)
         return max(min(max(guided, enough), most), 1)
 

@@ -59,7 +59,7 @@ def parallel(
             them: ``{"best": "max"}``.
         **options: Defaults for this task: ``backend``, ``workers``, ``chunksize``, ``buffersize``,
             ``progress``, ``desc``, ``timeout`` (seconds per item), ``retries``, ``retry_on``,
-            ``return_exceptions``, ``verify``, ``ray_options``.
+            ``return_exceptions``, ``verify``, ``captured``, ``strict``, ``ray_options``.
 
     Returns:
         A task: called, it is the function; ``map``, ``imap``, ``submit`` ... run it at large.

@@ -11,6 +11,7 @@ from typing import Self
 __all__ = [
     "ArgumentError",
     "BackendUnavailableError",
+    "ChangedValueError",
     "ClosedError",
     "DefinitionError",
     "InvalidNameError",
@@ -343,6 +344,53 @@ class LockOrderError(SharedTaskError, RuntimeError):
             f"{asked}, which comes before it: threads that lock in different orders can wait for"
             f" each other for ever. Enter {self.wanted} first, then {self.held}."
         )
+
+
+class ChangedValueError(SharedTaskError, RuntimeError):
+    """Raised with ``strict=True`` when a task changed a shared value, which all items see.
+
+    It stands at the last of ``items``; which of them it was is not known where there are several.
+
+    Attributes:
+        function: Name of the task.
+        parameter: Name of the parameter.
+        path: What was changed: "model.layers[3].seen"; the parameter alone where no more is known.
+        items: Positions in the input of the items that were run since the value was last seen
+            unchanged, as a range.
+        beside: Whether items ran in other threads at the same time, which may have been it too.
+    """
+
+    def __init__(
+        self, function: str, parameter: str, path: str, items: range, beside: bool = False
+    ) -> None:
+        super().__init__(function, parameter, path, items, beside)
+        self.function = function
+        self.parameter = parameter
+        self.path = path
+        self.items = items
+        self.beside = beside
+
+    def __str__(self) -> str:
+        return (
+            f"{self.function}(): {self._who()} changed {self.path}, which is shared:"
+            f" {self._why()}. Return what you find, or mark the parameter"
+            f" CopyOnWrite[...]{self._which()}."
+        )
+
+    def _who(self) -> str:
+        first, last = self.items[0], self.items[-1]
+        known = f"item {first}" if first == last else f"one of items {first} to {last}"
+        return f"{known}, or one that ran beside it in another thread," if self.beside else known
+
+    def _why(self) -> str:
+        if self.beside:
+            return "other items may have seen it"
+        return "later items in this worker would have seen it"
+
+    def _which(self) -> str:
+        if self.beside:
+            return '; chunksize=1 with backend="serial" shows which item it was'
+        return "; chunksize=1 shows which item it was" if len(self.items) > 1 else ""
 
 
 class RemoteTraceback(Exception):  # noqa: N818 - not raised: it stands as a __cause__

@@ -56,6 +56,7 @@ class OptionsDict(TypedDict, total=False):
     return_exceptions: bool
     verify: Verify
     captured: Captured
+    strict: bool
     ray_options: Mapping[str, Any] | None
 
 
@@ -78,6 +79,8 @@ class Options:
         captured: "share" puts large arrays that come along unmarked (in the function's closure, in
             ``self``, in arguments) into shared memory, each by itself and once; "copy" pickles them
             with what they are in.
+        strict: Whether a task that changes the keys, items or attributes of a shared value gets
+            ``ChangedValueError``. What is not arrays is then pickled again after each chunk.
         ray_options: With Ray, what every task needs: ``{"num_gpus": 0.25, "memory": 2e9}``, the
             options of Ray's own tasks by their names there.
 
@@ -97,6 +100,7 @@ class Options:
     return_exceptions: bool = False
     verify: Verify = "content"
     captured: Captured = "share"
+    strict: bool = False
     ray_options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -212,6 +216,7 @@ _SCHEMAS: dict[str, core_schema.CoreSchema] = {
     "return_exceptions": core_schema.bool_schema(strict=True),
     "verify": core_schema.literal_schema(list(VERIFICATIONS)),
     "captured": core_schema.literal_schema(list(CAPTURES)),
+    "strict": core_schema.bool_schema(strict=True),
     "ray_options": _or_none(_ray_options()),
 }
 
@@ -228,6 +233,7 @@ _ALLOWED: dict[str, str] = {
     "return_exceptions": "True or False",
     "verify": "'content' or 'identity'",
     "captured": "'share' or 'copy'",
+    "strict": "True or False",
     "ray_options": "a dict of options of Ray's tasks, or None",
 }
 
@@ -369,7 +375,7 @@ _SWITCH_WORDS = {
     **dict.fromkeys(("0", "false", "no", "off"), False),
 }
 _INTEGERS = frozenset({"workers", "chunksize", "buffersize", "retries"})
-_SWITCHES = frozenset({"progress", "return_exceptions"})
+_SWITCHES = frozenset({"progress", "return_exceptions", "strict"})
 _NULLABLE = frozenset({"workers", "buffersize", "desc", "timeout"})
 
 # A class cannot be named in an environment variable without importing on its behalf.

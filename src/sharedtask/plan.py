@@ -128,7 +128,9 @@ def plan_call(
         verify=options.verify == "content",
         capture_from=CAPTURE_FROM if options.captured == "share" else None,
         stops=stops,
-        splits=options.chunksize == "auto" and not ordered,
+        # Where tasks are watched, the last item of a chunk must be known when it runs.
+        splits=options.chunksize == "auto" and not ordered and not options.strict,
+        strict=options.strict,
         ray_options=options.ray_options or {},
     )
 

@@ -90,7 +90,14 @@ class Run:
         self._pace = pace
         crew = self._session.crew
         self._limit = 1 if backend.in_caller else crew.workers * _AHEAD
-        self._chunker = Chunker(plan.items, plan.total, plan.options.chunksize, crew, pace)
+        self._chunker = Chunker(
+            plan.items,
+            plan.total,
+            plan.options.chunksize,
+            crew,
+            pace,
+            costly=plan.options.strict,
+        )
         self._open: dict[int, _Open] = {}
         self._attempts: Counter[int] = Counter()
         self._bar = open_bar(plan.options, plan.total)

@@ -68,9 +68,10 @@ class Call:
     ``bound_name`` is the name in ``shared`` under which the bound object itself is shared, and
     ``star`` says that every item is unpacked into positional arguments. ``timeout`` is in seconds.
     With ``stops`` no further item of a chunk is begun after one that raised; with ``splits`` a
-    chunk may be ended early, so that idle workers get the rest. Captured arrays of at least
-    ``capture_from`` bytes are shared. ``workers`` is None where the
-    backend shall decide; ``ray_options`` are for Ray alone.
+    chunk may be ended early, so that idle workers get the rest. With ``strict`` it is an error
+    where a task changes a value that all of them see. Captured arrays of at least ``capture_from``
+    bytes are shared. ``workers`` is None where the backend shall decide; ``ray_options`` are for
+    Ray alone.
 
     ``locked`` says what is locked together in the arrays that tasks lock. ``totals`` are those that
     they add to. With ``itemwise`` each item adds to an array of its
@@ -97,6 +98,7 @@ class Call:
     capture_from: int | None
     stops: bool
     splits: bool
+    strict: bool
     ray_options: Mapping[str, Any]
 
 

@@ -8,6 +8,7 @@ arrays.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -28,6 +29,7 @@ from sharedtask.backends.base import (
     Sink,
 )
 from sharedtask.backends.work import locking
+from sharedtask.backends.work.strictness import Guard, Lent
 from sharedtask.backends.work.totals import Accumulator, Form, Gathering, keep_all, result_of
 from sharedtask.errors import ClosedError, SharedTaskError, TaskTimeoutError
 from sharedtask.options import available_cpus
@@ -35,10 +37,11 @@ from sharedtask.outcomes import Batch, Known, Report, contained, readonly_advice
 from sharedtask.sharing import codec, mapping
 from sharedtask.sharing.culprit import unshareable
 from sharedtask.sharing.handles import Handle
+from sharedtask.sharing.originals import Original
 from sharedtask.uses import close_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
 
 
 _NOTHING = object()
@@ -92,8 +95,10 @@ class _LocalSession(Session):
         self._twins = [
             _twin(call, name, value) for name, value in call.shared.items() if not value.role.writes
         ]
-        self._readonly = [t.name for t in self._twins if not t.private]
-        self._values = {t.name: t.value() for t in self._twins if not t.private}
+        common = [twin for twin in self._twins if not twin.private]
+        self._readonly = [twin.name for twin in common]
+        self._watched = _Watched(common) if call.strict else None
+        self._values = {} if call.strict else {twin.name: twin.value() for twin in common}
         self._forms = {
             name: Form.of(total, itemwise=call.itemwise) for name, total in call.totals.items()
         }
@@ -107,16 +112,35 @@ class _LocalSession(Session):
             self._run(chunk)
 
     def _run(self, chunk: Chunk) -> None:
-        call, began, interrupted = self._call, time.monotonic(), interrupts.count()
+        began = time.monotonic()
         batch = Batch(chunk.first, [])
         accumulators = {name: Accumulator(form) for name, form in self._forms.items()}
         for accumulator in accumulators.values():
             accumulator.enter(0, chunk.number)
+        if self._watched is None:
+            turn = _Turn(self._call.function, self._values, accumulators)
+            self._run_items(chunk, batch, turn, self._run_one)
+        else:
+            with self._watched.guarding(self._call, chunk, batch) as guard:
+                values = {**self._values, **guard.values}
+                function = guard.after(self._call.function)
+                turn = _Turn(function, values, accumulators, lambda: guard.seconds)
+                self._run_items(chunk, batch, turn, guard.around(self._run_one))
+        batch.partial = result_of(accumulators, chunk.first, len(batch.values))
+        seconds = time.monotonic() - began - turn.left_out()
+        self._sink.report(
+            Report(chunk.number, Known(batch), len(batch.values), finished=True, seconds=seconds)
+        )
+
+    def _run_items(
+        self, chunk: Chunk, batch: Batch, turn: _Turn, run_one: Callable[[Any, int, _Turn], Any]
+    ) -> None:
+        call, interrupted = self._call, interrupts.count()
         for offset, item in enumerate(chunk.items):
             if self._closed:
                 break
             try:
-                value, error = self._run_one(item, chunk.first + offset, accumulators), None
+                value, error = run_one(item, chunk.first + offset, turn), None
             except BaseException as raised:
                 if interrupts.is_real(raised, interrupted):
                     raise
@@ -127,25 +151,20 @@ class _LocalSession(Session):
                 batch.errors[offset] = error
                 if call.stops:
                     break
-        batch.partial = result_of(accumulators, chunk.first, len(batch.values))
-        seconds = time.monotonic() - began
-        self._sink.report(
-            Report(chunk.number, Known(batch), len(batch.values), finished=True, seconds=seconds)
-        )
 
-    def _run_one(self, item: Any, index: int, accumulators: Mapping[str, Accumulator]) -> Any:
-        call, began = self._call, time.monotonic()
-        shared = self._shared(index)
+    def _run_one(self, item: Any, index: int, turn: _Turn) -> Any:
+        call, began, accumulators = self._call, time.monotonic(), turn.accumulators
+        shared = self._shared(index, turn.values)
         shared.update((name, accumulator.lend()) for name, accumulator in accumulators.items())
         bound = call.bound
         if call.bound_name in shared:
             bound = (shared.pop(call.bound_name),)
         items = item if call.star else (item,)
         value = self._called(
-            lambda _: call.function(*bound, *items, *call.args, **call.kwargs, **shared), item
+            lambda _: turn.function(*bound, *items, *call.args, **call.kwargs, **shared), item
         )
         # A task in this process cannot be ended from outside; it can be told afterwards.
-        if call.timeout is not None and time.monotonic() - began > call.timeout:
+        if call.timeout is not None and time.monotonic() - began - turn.left_out() > call.timeout:
             raise TaskTimeoutError(call.task, index, item, call.timeout)
         if any(value is shared.get(name, _NOTHING) for name in (*call.blocks, *accumulators)):
             value = value.copy()  # it is lent, and goes on changing
@@ -159,14 +178,14 @@ class _LocalSession(Session):
             function = locking.leaving_locks(self._call.task, function)
         return function(item)
 
-    def _shared(self, index: int) -> dict[str, Any]:
+    def _shared(self, index: int, values: Mapping[str, Any]) -> dict[str, Any]:
         own = {twin.name: twin.private_value() for twin in self._twins if twin.private}
         blocks = {
             name: partitions.block(blocks.array, blocks.indices[index])
             for name, blocks in self._call.blocks.items()
             if name != INTO
         }
-        return {**self._values, **own, **blocks}
+        return {**values, **own, **blocks}
 
     def accept(self, batch: Batch) -> None:
         self._gathering.add(batch.partial)
@@ -210,6 +229,67 @@ def _twin(call: Call, name: str, shared: SharedValue) -> _Twin:
         return codec.decode(payload.head, [bytearray(b) for b in payload.buffers])
 
     return _Twin(name, private, value, private_value)
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """What the items of one chunk are run with; seconds that are ``left_out`` are not theirs."""
+
+    function: Callable[..., Any]
+    values: Mapping[str, Any]
+    accumulators: Mapping[str, Accumulator]
+    left_out: Callable[[], float] = float
+
+
+class _Watched:
+    """The twins that all tasks see, where a change of them is an error.
+
+    Threads that run chunks at the same time have the same twins: a change in one is seen by all.
+    """
+
+    def __init__(self, twins: Iterable[_Twin]) -> None:
+        self._lock = threading.Lock()
+        self._lent = {twin.name: self._made(twin) for twin in twins}
+        self._open = 0
+        self._is_crowded = False
+
+    def _made(self, twin: _Twin) -> Lent:
+        value = twin.value()
+        lent = Lent(
+            twin.name,
+            value,
+            Original(value, twin.value),
+            keep=lambda: None,
+            renew=lambda: self._renew(twin, lent),
+        )
+        return lent
+
+    def _renew(self, twin: _Twin, lent: Lent) -> None:
+        with self._lock:
+            if self._lent[twin.name] is lent:  # no other thread has done it
+                self._lent[twin.name] = self._made(twin)
+
+    @contextlib.contextmanager
+    def guarding(self, call: Call, chunk: Chunk, batch: Batch) -> Generator[Guard]:
+        """Watch the values while a chunk is run whose results are collected in ``batch``."""
+        with self._lock:
+            self._open += 1
+            self._is_crowded = self._is_crowded or self._open > 1
+            lent = list(self._lent.values())
+        items = range(chunk.first, chunk.first + len(chunk.items))
+        try:
+            yield Guard(
+                call.task,
+                items,
+                call.stops,
+                lent,
+                position=lambda: len(batch.values),
+                beside=lambda: self._is_crowded,
+            )
+        finally:
+            with self._lock:
+                self._open -= 1
+                self._is_crowded = self._is_crowded and self._open > 0
 
 
 # --------------------------------------------------------------------------------- threads

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sharedtask.explaining.looks import package
 from sharedtask.explaining.weighing import is_strided
+from sharedtask.sharing.libraries import package
 
 if TYPE_CHECKING:
     from sharedtask.explaining.weighing import Weight

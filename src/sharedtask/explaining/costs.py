@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sharedtask.explaining.weighing import FAILURES
 from sharedtask.sharing import codec, mapping, segments
+from sharedtask.sharing.codec import FAILURES
 from sharedtask.sharing.payload import Payload
 
 if TYPE_CHECKING:

@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 
 from sharedtask.sharing.handles import Handle
+from sharedtask.sharing.libraries import is_data, is_tensor
 from sharedtask.sharing.parts import count, is_object_array
 
-# Packages whose own properties may be asked, and whose values are one thing and not their parts.
-# They are known by name: none of them is imported.
-DATA = frozenset({"numpy", "pandas", "polars", "pyarrow"})
 _SHORT = 100
 
 
@@ -36,26 +34,6 @@ def look(value: Any) -> str:
     if is_data(value):
         return _of_data(value)
     return f"class {value.__name__}" if issubclass(cls, type) else cls.__name__
-
-
-def package(value: Any) -> str:
-    """The package that a value's class comes from."""
-    return str(getattr(type(value), "__module__", "")).partition(".")[0]
-
-
-def is_data(value: Any) -> bool:
-    """Whether a value is data of a known library: one thing, whatever it is made of."""
-    return package(value) in DATA or is_tensor(value)
-
-
-def is_tensor(value: Any) -> bool:
-    """Whether a value is a tensor of torch."""
-    return hasattr(type(value), "untyped_storage")
-
-
-def is_frame(value: Any) -> bool:
-    """Whether a value is a DataFrame of pandas."""
-    return package(value) == "pandas" and type(value).__name__ == "DataFrame"
 
 
 def _of_array(array: np.ndarray[Any, Any]) -> str:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from sharedtask.explaining import costs
 from sharedtask.explaining.report import Explanation, Row, Totals
 from sharedtask.explaining.tree import Node, Walk, blame
-from sharedtask.explaining.weighing import FAILURES, Weight, of_payload
+from sharedtask.explaining.weighing import Weight, of_payload
 from sharedtask.sharing import codec, memory
+from sharedtask.sharing.codec import FAILURES
 from sharedtask.sharing.handles import Handle
 
 if TYPE_CHECKING:

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharedtask.explaining.advice import Tip, tip_for
-from sharedtask.explaining.looks import is_data, is_frame, look
-from sharedtask.explaining.weighing import FAILURES, Weight, weigh, weigh_sample
+from sharedtask.explaining.looks import look
+from sharedtask.explaining.weighing import Weight, weigh, weigh_sample
 from sharedtask.sharing import parts
+from sharedtask.sharing.codec import FAILURES
 from sharedtask.sharing.culprit import Culprit, class_name, find_culprit
 from sharedtask.sharing.handles import Handle
+from sharedtask.sharing.libraries import is_data, is_frame
 from sharedtask.unshareable import cure_for_value
 
 if TYPE_CHECKING:
@@ -172,9 +174,8 @@ class Walk:
     def _fill_frame(self, node: Node, frame: Any) -> None:
         """A DataFrame column by column: numbers are one thing, Python objects another."""
         node.own = Weight(inside=_HEADER)
-        for place, name in enumerate(frame.columns):
-            step = f"[{name!r}]" if type(name) is str else f".iloc[:, {place}]"
-            node.children.append(_column(frame.iloc[:, place], node.path + step))
+        for step, column in parts.columns(frame):
+            node.children.append(_column(column, node.path + step))
         node.children.append(self.visit(frame.index, f"{node.path}.index"))
 
 

@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharedtask.sharing import codec
+from sharedtask.sharing.codec import FAILURES
 from sharedtask.sharing.parts import SCANNED, spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sharedtask.sharing.payload import Payload
-
-# What encoding somebody's value may raise: anything but the user's own Ctrl-C.
-FAILURES = (Exception, SystemExit)
 
 # Arrays above this size are not encoded where that makes a copy of them.
 _COPIED_UP_TO = 64 << 20

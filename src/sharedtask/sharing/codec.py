@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 PROTOCOL = 5
 _BUILDERS = vars(reducers)
+# What encoding somebody's value may raise: anything but the user's own Ctrl-C.
+FAILURES = (Exception, SystemExit)
 
 
 def encode(

@@ -6,6 +6,7 @@ gives. Properties are not asked, and no ``__repr__`` of a user's class is called
 
 from __future__ import annotations
 
+import dataclasses
 import dis
 import types
 from collections import deque
@@ -109,6 +110,13 @@ def _defaults(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     yield from (function.__kwdefaults__ or {}).items()
 
 
+def columns(frame: Any) -> Iterator[Part]:
+    """The columns of a DataFrame of pandas."""
+    for place, name in enumerate(frame.columns):
+        step = _step(name) if type(name) is str else f".iloc[:, {place}]"
+        yield step, frame.iloc[:, place]
+
+
 # ------------------------------------------------------------------------------- each kind
 
 
@@ -175,19 +183,25 @@ def _of_reduced(cls: type, reduced: tuple[Any, ...]) -> Iterator[Part]:
                 yield ".__class__", cls
         elif type(argument) not in ATOMS:
             yield f".__reduce__()[1][{place}]", argument
-    yield from _of_state(state)
+    yield from _of_state(state, cls)
     yield from _of_sequence(items or ())
     yield from ((_step(key), item) for key, item in pairs or ())
 
 
-def _of_state(state: Any) -> Iterator[Part]:
+def _of_state(state: Any, cls: type) -> Iterator[Part]:
     """Attributes where the state is a dict, or the pair of dicts that slots give."""
+    if type(state) is list and getattr(cls, "__getstate__", None) is _FIELDS_IN_ORDER:
+        state = dict(zip((field.name for field in dataclasses.fields(cls)), state, strict=True))
     halves: Any = state if type(state) is tuple and len(state) == 2 else (state,)
     if all(half is None or isinstance(half, dict) for half in halves):
         for half in halves:
             yield from ((_attribute(name), item) for name, item in (half or {}).items())
     else:
         yield ".__getstate__()", state
+
+
+# What a dataclass with slots that is frozen gives: the values of its fields, without their names.
+_FIELDS_IN_ORDER: Any = getattr(dataclasses, "_dataclass_getstate", ...)
 
 
 def _attributes(value: Any) -> Iterator[Part]:

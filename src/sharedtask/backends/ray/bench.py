@@ -34,6 +34,7 @@ from .message import MISSING, OTHER_VERSION, RAN, UNREADABLE, Answer, Message
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from sharedtask.backends.work.calls import CallHead, SharedParameter
     from sharedtask.backends.work.outbox import Sent
     from sharedtask.backends.work.parcels import Parcel
     from sharedtask.sharing.payload import Payload
@@ -238,11 +239,17 @@ class _Bench:
             if token not in values.stores:
                 values.attach(token, _BoxStore(opened))
         head = self._runner.head(message.head)
-        private = {parameter.token for parameter in head.shared if parameter.private}
+        anew = {p.token for p in head.shared if self._is_made_anew(head, p)}
         return all(
-            token in values.stores or (token in values.decoded and token not in private)
+            token in values.stores or (token in values.decoded and token not in anew)
             for token in message.tokens
         )
+
+    def _is_made_anew(self, head: CallHead, parameter: SharedParameter) -> bool:
+        """Whether what was made of a value already will not do."""
+        if head.strict and parameter.is_readonly:
+            return not self._values.can_lend(parameter.token)
+        return parameter.private
 
     def _put_away(self) -> None:
         """Each task brings its own values; what was made of them is kept."""

@@ -47,6 +47,7 @@ class CallHead:
     star: bool
     timed: bool
     stops: bool  # at the first item that raises
+    strict: bool  # a task that changes what is shared is an error
     bound_name: str | None
     blas_threads: int
     locks: bool

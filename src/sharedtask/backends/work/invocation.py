@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from .adding import Adders
+    from .strictness import Guard
 
 
 def constants(
@@ -83,7 +84,8 @@ class Caller:
     """How the function is called for an item.
 
     ``renew`` makes what each item gets of its own; ``returns`` names the blocks that go back;
-    ``adders`` have what the items add to; ``taking`` makes calls whose results are written.
+    ``adders`` have what the items add to; ``taking`` makes calls whose results are written;
+    ``guard`` watches what is shared, where that was asked for.
     """
 
     head: calls.CallHead
@@ -94,6 +96,7 @@ class Caller:
     adders: Adders | None
     taking: Taking | None
     items: memoryview
+    guard: Guard | None
 
     @property
     def readonly(self) -> list[str]:

@@ -116,6 +116,7 @@ def head_of(call: Call, leases: Leases, blas: int, path: tuple[str, ...], cwd: s
         call.star,
         call.timeout is not None,
         call.stops,
+        call.strict,
         call.bound_name,
         blas,
         bool(call.locked),

@@ -79,6 +79,10 @@ class Outbox:
         """Items are run from now on: what was loaded before is not their time."""
         self._since = time.monotonic_ns()
 
+    def leave_out(self, seconds: float) -> None:
+        """So long nothing was done for the items."""
+        self._since += int(seconds * 1e9)
+
     def _set_mode(self, mode: int, kind: type | None = None) -> None:
         """The box is empty when the mode changes."""
         self._words[Word.MODE] = mode

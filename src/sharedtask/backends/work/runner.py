@@ -12,6 +12,7 @@ import functools
 import os
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sharedtask.annotations import Role
@@ -25,6 +26,7 @@ from .adding import Adders
 from .board import Phase, Word
 from .invocation import Caller
 from .lending import InPlace, WithBlocks
+from .strictness import Guard, Lent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -120,7 +122,11 @@ class Runner:
     def _loaded(self, head: calls.CallHead, job: Job) -> Caller:
         captured.use(self._values)
         function = self._values.function(head.function)
-        shared = {s.name: self._shared(head, s) for s in head.shared if s.is_readonly}
+        guard = self._guard(head, job) if head.strict else None
+        if guard is None:
+            shared = self._all_shared(head, Role.SHARED)
+        else:
+            function, shared = guard.after(function), guard.values
         bound, args, kwargs, items = invocation.constants(head, job.body, job.beside)
         kwargs.update(shared)
         private = [s for s in head.shared if s.private]
@@ -137,7 +143,7 @@ class Runner:
         renew = functools.partial(self._own, head.star, private, lenders) if own else None
         returns = tuple(name for name, lender in lenders.items() if lender.comes_back)
         constants = calls.Constants(bound, args, kwargs)
-        return Caller(head, function, constants, renew, returns, adders, take, items)
+        return Caller(head, function, constants, renew, returns, adders, take, items, guard)
 
     def _taking(self, first: int, taker: Taker, *, direct: bool) -> Taking:
         """How calls are made whose results are written into an array."""
@@ -173,9 +179,42 @@ class Runner:
     def _all_shared(self, head: calls.CallHead, role: Role) -> dict[str, Any]:
         return {s.name: self._shared(head, s) for s in head.shared if s.role is role}
 
-    def _shared(self, head: calls.CallHead, parameter: calls.SharedParameter) -> Any:
+    def _guard(self, head: calls.CallHead, job: Job) -> Guard:
+        """Lend what all items see; a value that two parameters have is lent once."""
+        outbox, shared = self._outbox, [s for s in head.shared if s.is_readonly]
+        lent = {token: self._lent(head, s) for token, s in {s.token: s for s in shared}.items()}
+        found = [replace(lent[s.token], name=s.name) for s in shared]
+        items = range(job.first, job.first + job.items)
+        begins = functools.partial(self._start_anew, job) if head.timed else bool
+        return Guard(
+            head.task,
+            items,
+            head.stops,
+            found,
+            position=lambda: outbox.position,
+            begins=begins,
+            ended=outbox.leave_out,
+        )
+
+    def _start_anew(self, job: Job) -> None:
+        """What the limit of an item's time is for has ended, and the limit begins again."""
+        job.heed()
+        self._words[Word.STARTED] = time.monotonic_ns()
+
+    def _lent(self, head: calls.CallHead, parameter: calls.SharedParameter) -> Lent:
+        values, token = self._values, parameter.token
+        value, original = self._shared(head, parameter, values.lend)
+        keep = functools.partial(values.give_back, token, original)
+        return Lent(parameter.name, value, original, keep, functools.partial(values.renew, token))
+
+    def _shared(
+        self,
+        head: calls.CallHead,
+        parameter: calls.SharedParameter,
+        get: Callable[[Any], Any] | None = None,
+    ) -> Any:
         try:
-            return self._values.value(parameter.token)
+            return (get or self._values.value)(parameter.token)
         except BaseException as error:
             msg = f"{head.task}(): {parameter.name!r} cannot be rebuilt in a worker: {error!r}"
             raise SerializationError(msg) from error
@@ -215,12 +254,15 @@ class Runner:
         if job.mode == calls.EACH:
             call = functools.partial(invocation.call_unpacked, call, words, caller.head)
             items = [(job.first + k, item) for k, item in enumerate(items)]
+        if caller.guard is not None:
+            call = caller.guard.around(call)
         words[Word.PHASE] = Phase.RUNNING
         self._outbox.start_clock()
         boards.fence()  # that this chunk is in hand was written in begin(): see Pool._relieve
         at, size = 0, 1
         while at < len(items):
             if job.heed():
+                self._end_early(caller.guard)
                 return
             began = time.monotonic_ns()
             if timed:
@@ -230,6 +272,12 @@ class Runner:
             at += size
             if not timed:
                 size = _next_size(size, time.monotonic_ns() - began)
+
+    def _end_early(self, guard: Guard | None) -> None:
+        """What was changed is told in place of the next item, which is not run."""
+        error = None if guard is None else guard.end_early()
+        if error is not None:
+            self._outbox.add_error(error)
 
     def _run_block(self, block: Sequence[Any], call: Callable[[Any], Any], caller: Caller) -> bool:
         """Run items without a look around; False where the chunk ends here.

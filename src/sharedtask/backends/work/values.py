@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.sharing import functions
+from sharedtask.sharing.originals import Original
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -21,11 +22,15 @@ _IN_USE = 2  # the function and the value that was just decoded
 
 @dataclass(slots=True)
 class Decoded:
-    """A value and how long it took to decode it, when it was last asked for."""
+    """A value and how long it took to decode it, when it was last asked for.
+
+    ``original`` is what it was like, while it is known to be as it was published.
+    """
 
     value: Any
     head_bytes: int
     seconds: float
+    original: Original | None = None
     used: float = field(default_factory=time.monotonic)
 
 
@@ -59,7 +64,37 @@ class Values:
         else:
             self.decoded.move_to_end(token)
             found.used = time.monotonic()
+            found.original = None  # who gets it now is not watched
         return found.value
+
+    def lend(self, token: Hashable) -> tuple[Any, Original]:
+        """The value as it was published, for tasks that are watched, and what it is like.
+
+        A value that is not given back is decoded anew for the next one who asks for it here.
+        """
+        found = self.decoded.get(token)
+        if found is None or found.original is None:
+            self.renew(token)
+            found = self._decode(token)
+            found.original = Original(found.value, self.stores[token].value)
+        self.decoded.move_to_end(token)
+        found.used = time.monotonic()
+        original, found.original = found.original, None
+        return found.value, original
+
+    def give_back(self, token: Hashable, original: Original) -> None:
+        """A value that was lent is as it was."""
+        if token in self.decoded:
+            self.decoded[token].original = original
+
+    def renew(self, token: Hashable) -> None:
+        """Decode a value anew when it is asked for again."""
+        self.decoded.pop(token, None)
+
+    def can_lend(self, token: Hashable) -> bool:
+        """Whether a value could be lent without its store."""
+        found = self.decoded.get(token)
+        return found is not None and found.original is not None
 
     def _decode(self, token: Hashable) -> Decoded:
         store, began = self.stores[token], time.monotonic()
