@@ -608,7 +608,7 @@ def assert_poisoned(error: Any, pid: int | None) -> None:
     assert "grid.write(..., repair=True)" in str(error)
 
 
-@pytest.mark.usefixtures("common_check")
+@pytest.mark.usefixtures("unharmed")
 @MAKERS
 def test_death_while_writing_is_told(make: Any) -> None:
     """Who enters what a dead worker was writing is told, later as well, until it is repaired."""
@@ -632,7 +632,7 @@ def test_death_while_writing_is_told(make: Any) -> None:
     assert [[0, 0], [4, 3], [1, 1]] == grid.tolist()
 
 
-@pytest.mark.usefixtures("common_check")
+@pytest.mark.usefixtures("unharmed")
 @MAKERS
 def test_caller_repairs(make: Any) -> None:
     """The caller may write the region anew, and then all is well; reading alone heals nothing."""
@@ -653,7 +653,7 @@ def test_caller_repairs(make: Any) -> None:
     assert [8, 8] == grid[1].tolist()
 
 
-@pytest.mark.usefixtures("common_check")
+@pytest.mark.usefixtures("unharmed")
 @MAKERS
 def test_death_while_reading_spoils_nothing(make: Any) -> None:
     """A reader that dies lets the region free, and nobody is told anything."""
@@ -664,7 +664,7 @@ def test_death_while_reading_spoils_nothing(make: Any) -> None:
     assert [2, 2] == grid[1].tolist()
 
 
-@pytest.mark.usefixtures("common_check")
+@pytest.mark.usefixtures("unharmed")
 @MAKERS
 def test_death_that_ends_the_map(make: Any) -> None:
     """When the map raises, the array has what was written, also by the worker that died."""
@@ -676,7 +676,7 @@ def test_death_that_ends_the_map(make: Any) -> None:
         on("process", enter).map([WORK], grid=grid)
 
 
-@pytest.mark.usefixtures("common_check")
+@pytest.mark.usefixtures("unharmed")
 @MAKERS
 def test_timeout_while_writing_is_told(make: Any) -> None:
     """A worker that is ended for its timeout leaves its region as a dead one does."""
@@ -689,7 +689,7 @@ def test_timeout_while_writing_is_told(make: Any) -> None:
     assert_poisoned(results[2], results[1].pid)
 
 
-@pytest.mark.usefixtures("common_check")
+@pytest.mark.usefixtures("unharmed")
 @MAKERS
 def test_tolerant_regions(make: Any) -> None:
     """With ``poisoned="continue"`` who enters goes on with what is there."""
@@ -701,7 +701,7 @@ def test_tolerant_regions(make: Any) -> None:
     assert [2, 1] == grid[1].tolist()
 
 
-@pytest.mark.usefixtures("common_check")
+@pytest.mark.usefixtures("unharmed")
 def test_retry_after_a_death(tmp_path: Path) -> None:
     """An item whose worker died may be tried again, and writes the region anew."""
     grid = np.zeros((3, 2))

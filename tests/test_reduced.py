@@ -260,7 +260,7 @@ def broken() -> Iterator[int]:
     raise OSError(message)
 
 
-def test_accumulators_of_a_dead_worker_go(common_check: None) -> None:
+def test_accumulators_of_a_dead_worker_go(unharmed: None) -> None:
     """A death inside a call leaves nothing behind when the call is over."""
     total = np.zeros(LARGE)
     task = on("process", kill_at, return_exceptions=True, chunksize=2)

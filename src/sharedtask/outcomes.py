@@ -19,7 +19,7 @@ from sharedtask.errors import RemoteTraceback, TaskExitError, item_note
 from sharedtask.sharing import codec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from types import TracebackType
 
 
@@ -105,7 +105,7 @@ class RaisedError:
         error = self.unpacked()
         if error is None:
             return TaskExitError(task, self.class_name, self.text, self.trace, index)
-        error.__cause__ = RemoteTraceback(self.trace)
+        _set(error, "__cause__", RemoteTraceback(self.trace))
         return noted(error, task, index)
 
     def unpacked(self) -> Exception | None:
@@ -121,11 +121,24 @@ class RaisedError:
 
 def noted(error: BaseException, task: str, index: int) -> BaseException:
     """``error`` with a note that names the item."""
-    with contextlib.suppress(Exception):  # a class may forbid new attributes
-        note = item_note(task, index)
-        if note not in getattr(error, "__notes__", ()):  # one object raised for several items
-            error.add_note(note)
+    note = item_note(task, index)
+    if note not in _notes(error):  # one object raised for several items
+        _add_note(error, note)
     return error
+
+
+def _notes(error: BaseException) -> list[Any]:
+    notes = vars(error).get("__notes__")
+    return notes if isinstance(notes, list) else []
+
+
+def _add_note(error: BaseException, note: str) -> None:
+    _set(error, "__notes__", [*_notes(error), note])
+
+
+def _set(error: BaseException, name: str, value: object) -> None:
+    """Set what every exception has, also where its class is a frozen dataclass."""
+    BaseException.__setattr__(error, name, value)
 
 
 def readonly_advice(error: BaseException, task: str, names: Sequence[str]) -> BaseException:
@@ -136,10 +149,11 @@ def readonly_advice(error: BaseException, task: str, names: Sequence[str]) -> Ba
     is_refusal = isinstance(error, (ValueError, TypeError)) and "read-only" in _text_of(error)
     if names and is_refusal:
         one = names[0] if len(names) == 1 else "x"
-        error.add_note(
+        _add_note(
+            error,
             f"{_listed(names)} of {task}() {'is' if len(names) == 1 else 'are'} Shared, and what "
             "is shared is read-only in a task. To write, mark it CopyOnWrite (writable, private to "
-            f"each item, not copied until written) or work on a copy: {one} = {one}.copy()."
+            f"each item, not copied until written) or work on a copy: {one} = {one}.copy().",
         )
     return error
 
@@ -195,9 +209,9 @@ def _class_name(error: BaseException) -> str:
 
 def _packed(error: Exception) -> bytes | None:
     """Bytes that unpickle to an equal exception, tried out here; None where there are none."""
-    for reduced in _ways(error):
+    for way in (_as_it_is, _rebuilt, _rebuilt_of_what_travels):
         try:
-            data = codec.encode_inband(reduced)
+            data = codec.encode_inband(way(error))
             loaded = pickle.loads(data)
         except BaseException:  # noqa: BLE001, S112  user code: it may raise, or exit
             continue
@@ -206,13 +220,18 @@ def _packed(error: Exception) -> bytes | None:
     return None
 
 
-def _ways(error: Exception) -> Iterable[Any]:
-    cls = type(error)
-    if _knows_how(cls):
-        yield error
-    yield _Rebuild(cls, error.args, _state(error))
+def _as_it_is(error: Exception) -> Any:
+    return error if _knows_how(type(error)) else None
+
+
+def _rebuilt(error: Exception) -> Any:
+    return _Rebuild(type(error), error.args, _state(error))
+
+
+def _rebuilt_of_what_travels(error: Exception) -> Any:
     portable = {name: value for name, value in _state(error).items() if _travels(value)}
-    yield _Rebuild(cls, tuple(a if _travels(a) else repr(a) for a in error.args), portable)
+    args = tuple(a if _travels(a) else repr(a) for a in error.args)
+    return _Rebuild(type(error), args, portable)
 
 
 def _knows_how(cls: type[Exception]) -> bool:
@@ -261,7 +280,7 @@ def _rebuild(cls: type[Exception], args: tuple[Any, ...], state: dict[str, Any])
     base: Any = next(base for base in cls.__mro__ if not _is_python(base))
     with contextlib.suppress(TypeError):
         base.__init__(error, *args)
-    error.args = args
+    _set(error, "args", args)
     error.__dict__.update(state)
     return error
 

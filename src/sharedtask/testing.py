@@ -100,6 +100,7 @@ __all__ = [
     "nested_values",
     "no_leaks",
     "no_leaks_warm",
+    "unharmed",
     "warm_up",
 ]
 
@@ -205,6 +206,56 @@ def no_leaks_warm() -> Iterator[None]:
     yield
     warm_up()
     assert_nothing_left(before, same_children=True)
+
+
+@pytest.fixture
+def unharmed() -> Iterator[None]:
+    """After a fault the same pool runs a right map at once, and nothing is left behind.
+
+    Not in this process, and not in the workers, of which there are as many as before.
+    """
+    forget_publications()
+    in_workers = _in_workers()
+    forget_publications()
+    before = Belongings.now()
+    yield
+    try:
+        forget_publications()
+        limit = time.monotonic() + 5.0
+        after = _in_workers()
+        assert time.monotonic() < limit, "the next map took longer than 5 seconds"
+        while left := _grown(in_workers, after):
+            assert time.monotonic() < limit, f"left behind in the workers: {'; '.join(left)}"
+            after = _in_workers()
+        assert_nothing_left(before, same_children=True)
+    except BaseException:
+        shutdown()  # the next test has its own chance
+        raise
+
+
+def _in_workers(workers: int = 2) -> list[Belongings]:
+    """What each worker holds; they are found by maps over a shared value, which must be right."""
+    task = parallel(_report).with_options(workers=workers, chunksize=1, backend="process")
+    limit = time.monotonic() + 10
+    found: dict[int, Belongings] = {}
+    while len(found) < workers:
+        assert time.monotonic() < limit, f"no {workers} workers came up"
+        for k, (square, total, pid, held) in enumerate(task.map(range(workers), big=_BIG)):
+            assert (k * k, float(_BIG.size)) == (square, total)
+            found[pid] = held
+    return list(found.values())
+
+
+_BIG = np.ones(1 << 17)
+
+
+def _report(x: int, big: Shared[Any]) -> tuple[int, float, int, Belongings]:
+    time.sleep(0.002)  # the other worker takes the other item
+    return x * x, float(big.sum()), os.getpid(), Belongings.now()
+
+
+def _grown(before: list[Belongings], after: list[Belongings]) -> list[str]:
+    return [line for held in after for line in held.more_than(before[0])]
 
 
 def _nap(seconds: float, big: Shared[Any] = None) -> int:

@@ -13,8 +13,6 @@ import pytest
 from sharedtask import Shared, WorkerDiedError, parallel
 from sharedtask.testing import count_up, counted
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("common_check")]
-
 WAYS: dict[str, tuple[int | None, int | None]] = {
     # how it dies: signal, exit code
     "SIGKILL": (signal.SIGKILL, None),

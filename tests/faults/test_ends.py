@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.timeout(60)
-
 Start = Callable[..., Any]
 
 HEAD = """\

@@ -17,8 +17,6 @@ import pytest
 from sharedtask import ClosedError, Shared, TaskTimeoutError, parallel, shutdown
 from sharedtask.testing import count_up, counted
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("common_check")]
-
 
 def use(x: int, table: Shared[Any]) -> float:
     return float(table[0] + table[-1]) + x

@@ -20,8 +20,6 @@ from sharedtask import (
 )
 from sharedtask.testing import count_up, counted
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("common_check")]
-
 HERE = os.getpid()
 
 
@@ -155,6 +153,31 @@ def test_shared_value_whose_unpickling_kills_the_worker() -> None:
     """A shared value that crashes every worker is WorkerDiedError and comes to an end."""
     with pytest.raises(WorkerDiedError, match="loading"):
         use.map(range(4), value=[Grenade("worker", "kill")])
+
+
+def test_every_item_of_a_value_that_kills_names_itself() -> None:
+    """Where no worker can load what an item needs, each item has an error of its own."""
+    task = use.with_options(return_exceptions=True, chunksize=3)
+    results: Any = task.map(range(6), value=[Grenade("worker", "kill")])
+    assert list(range(6)) == [result.index for result in results]
+    assert [WorkerDiedError] * 6 == [type(result) for result in results]
+
+
+def test_death_while_loading_is_nobodys_fault(tmp_path: Path) -> None:
+    """A worker that dies before it has begun an item costs none: another one begins them."""
+    value = [KillsOnce(str(tmp_path))]
+    assert [0, 1, 2, 3] == use.with_options(chunksize=4).map(range(4), value=value)
+    assert {"load": 2} == counted(tmp_path)
+
+
+class KillsOnce:
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def __setstate__(self, state: Any) -> None:
+        self.__dict__.update(state)
+        if count_up(self.folder, "load") == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 UNSENDABLE = {

@@ -1,4 +1,5 @@
 import gc
+import os
 import threading
 import time
 from pathlib import Path
@@ -7,10 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sharedtask import Shared, parallel, share
+from sharedtask import Shared, parallel, share, shutdown
 from sharedtask.testing import Belongings, assert_nothing_left, forget_publications
-
-pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("common_check")]
 
 KEPT: list[Any] = []
 
@@ -52,18 +51,21 @@ def test_view_kept_in_a_worker_outlives_its_value() -> None:
     for k in range(3):  # other values may come to stand where it stood
         assert [k * 1e6] == task.map([0], table=np.full(1_000_000, float(k)))
     assert [10.0, 11.0] == look.map([0])[0][:2]
+    shutdown()  # what the task keeps goes with its worker
 
 
-@pytest.mark.parametrize("how", ["drop", "close", "clear", "collect", "shared anew"])
+@pytest.mark.parametrize("how", ["drop", "close", "clear", "collect", "shared anew", "unlink"])
 def test_value_dropped_while_tasks_run(how: str) -> None:
     """A value, handle or cache entry that goes while tasks run is there for them to the end."""
     table = np.ones(500_000)
-    handle = share(table)
-    shared: Any = handle if how in {"close", "collect"} else table
+    handle = share(table, name=f"goes-{os.getpid()}" if how == "unlink" else None)
+    shared: Any = handle if how in {"close", "collect", "unlink"} else table
     stream = sums.imap(range(20), table=shared)
     results = [next(stream)]
     if how == "close":
         handle.close()
+    elif how == "unlink":
+        handle.unlink()
     elif how == "clear":
         sums.cache_clear()
     elif how == "shared anew":

@@ -71,11 +71,15 @@ class Region:
 
 
 def regions() -> list[Region]:
-    """The mappings of this process in ascending order; none where there is no ``/proc``."""
+    """The mappings of this process in ascending order; none where they cannot be listed.
+
+    That is where there is no ``/proc``, and where there are so many that no memory is left to list
+    them in.
+    """
     try:
         with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
             return [_parse(line) for line in file]
-    except OSError:
+    except (OSError, MemoryError):
         return []
 
 

@@ -87,6 +87,31 @@ def no_descriptors() -> str:
     )
 
 
+def has_all_mappings() -> bool:
+    """True where the kernel gives this process no more mappings, however much memory is free."""
+    limit = _read_number("/proc/sys/vm/max_map_count")
+    try:
+        with open("/proc/self/maps", "rb", buffering=0) as file:
+            lines = sum(part.count(b"\n") for part in iter(lambda: file.read(1 << 16), b""))
+    except OSError:
+        return False
+    return lines + _NEEDED_MAPPINGS > limit
+
+
+# A segment that huge pages can use is cut out of a larger mapping, which takes a few for a moment.
+_NEEDED_MAPPINGS = 8
+
+
+def no_mappings() -> str:
+    """The text of a StoreFullError when the process ran out of mappings."""
+    limit = _read_number("/proc/sys/vm/max_map_count")
+    return (
+        f"this process has {limit} memory mappings, and the kernel allows it no more "
+        "(vm.max_map_count). Keep fewer arrays mapped at a time, or raise it with "
+        "`sysctl vm.max_map_count=1048576`."
+    )
+
+
 def human(size: float) -> str:
     """Bytes in the unit that people read: 12.0 GB, 3.1 MB."""
     if size < 1000:

@@ -329,6 +329,8 @@ def translated(size: int) -> Generator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno == errno.ENOMEM and memory.has_all_mappings():
+            raise StoreFullError(memory.no_mappings()) from None
         if error.errno in _FULL:
             reason = os.strerror(error.errno)
             raise StoreFullError(memory.no_room(size, reason, _room())) from None

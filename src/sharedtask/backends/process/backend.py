@@ -159,7 +159,9 @@ class _ProcessSession(Session):
         try:
             ticket = tickets.encode(self._call, chunk)
         except StoreFullError as error:
-            self._report(tickets.Ticket(self._call, chunk, 0, Parcel(b"")).all_failed(error))
+            full = error
+            nothing = tickets.Ticket(self._call, chunk, 0, Parcel(b""))
+            self._report(nothing.all_failed(lambda _: full))
             return
         except Exception:  # noqa: BLE001  pickling runs user code
             ticket = tickets.encode_each(self._call, chunk)

@@ -71,7 +71,6 @@ class StarterLink(Link):
         ours, theirs = socket.socketpair()
         super().__init__(ours)
         with theirs, _interrupt_blocked():
-            os.set_inheritable(theirs.fileno(), True)
             self._process = subprocess.Popen(  # noqa: S603  our own interpreter
                 starter.command(theirs.fileno(), *modules),
                 stdin=subprocess.DEVNULL,

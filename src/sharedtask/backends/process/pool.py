@@ -187,7 +187,7 @@ class Pool:
         waiting = [*self._queue, *(t for w in self._workers.values() for t in w.tickets)]
         for ticket in waiting:
             if not ticket.call.closed:
-                reports.append((ticket.call, ticket.all_failed(ClosedError(_CLOSED))))
+                reports.append((ticket.call, ticket.all_failed(lambda _: ClosedError(_CLOSED))))
             self._done(ticket)
         self._queue.clear()
         return reports
@@ -385,7 +385,7 @@ class Pool:
             ticket.received = frame.first + frame.items
             call = ticket.call
             if finished:
-                self._stillborn = 0
+                self._stillborn = call.stillborn = 0
                 call.note(frame.elapsed / 1e9)
                 call.places.note(worker.serial, ticket)
                 self._done(ticket, worker)
@@ -550,22 +550,26 @@ class Pool:
     def _settle(self, worker: WorkerLink) -> Iterator[Any]:
         in_hand = worker.in_hand()
         phase = worker.board.words[Word.PHASE]
-        if not any(t.number == in_hand for t in worker.tickets):
-            self._stillborn += bool(worker.tickets) and in_hand == 0
+        self._stillborn += bool(worker.tickets) and in_hand == 0
         for ticket in reversed(list(worker.tickets)):
-            call = ticket.call
-            if ticket.number == in_hand and phase != Phase.IDLE and not ticket.cancelled:
-                yield from self._settle_in_hand(worker, ticket, phase)
+            call, is_in_hand = ticket.call, ticket.number == in_hand
+            if ticket.cancelled or (is_in_hand and phase not in (Phase.IDLE, Phase.LOADING)):
+                if not ticket.cancelled:
+                    yield from self._settle_in_hand(worker, ticket, phase)
                 self._done(ticket, worker)
-            elif ticket.cancelled:
-                self._done(ticket, worker)
-            elif self._stillborn > _MAX_STILLBORN:
-                error = self._death(worker, ticket, "before its first item")
-                yield call, ticket.all_failed(error)
+            elif lost := self._lost_before(ticket, loading=is_in_hand and phase == Phase.LOADING):
+                yield call, ticket.all_failed(self._deaths(worker, ticket, lost))
                 self._done(ticket, worker)
             else:
                 self._queue.appendleft(self._taken_back(worker, ticket))
             self._forget_given_up(ticket)
+
+    def _lost_before(self, ticket: Ticket, *, loading: bool) -> str:
+        """Why a chunk of which no item was begun is not begun anew: its workers die before that."""
+        if loading:
+            ticket.call.stillborn += 1
+            return _LOADING if ticket.call.stillborn > _MAX_STILLBORN else ""
+        return "before its first item" if self._stillborn > _MAX_STILLBORN else ""
 
     def _taken_back(self, worker: WorkerLink, ticket: Ticket) -> Ticket:
         ticket.call.leave(worker.serial, ticket)
@@ -574,9 +578,6 @@ class Pool:
 
     def _settle_in_hand(self, worker: WorkerLink, ticket: Ticket, phase: int) -> Iterator[Any]:
         call, words = ticket.call, worker.board.words
-        if phase == Phase.LOADING:
-            yield call, ticket.all_failed(self._death(worker, ticket, _WHILE[Phase.LOADING]))
-            return
         if phase == Phase.UNPACKING and ticket.mode != calls.EACH and len(ticket.chunk.items) > 1:
             call.pending += 1
             self._queue.appendleft(tickets.encode_each(call, ticket.chunk))
@@ -587,21 +588,32 @@ class Pool:
             yield call, saved
         call.places.bury(worker.serial, ticket)
         if ticket.received < len(ticket.chunk.items):
-            yield call, ticket.failed(self._death(worker, ticket, _WHILE.get(phase, "")))
+            phase_name = _UNPACKING if phase == Phase.UNPACKING else ""
+            yield call, ticket.failed(self._deaths(worker, ticket, phase_name)(ticket.received))
         else:
             yield call, ticket.report(Batch(0, []), finished=True)
 
-    def _death(self, worker: WorkerLink, ticket: Ticket, phase: str) -> BaseException:
-        index = ticket.chunk.first + ticket.received
-        item = ticket.chunk.items[ticket.received]
+    def _deaths(
+        self, worker: WorkerLink, ticket: Ticket, phase: str
+    ) -> Callable[[int], BaseException]:
+        """What the death of a worker is to the item at a position of a chunk."""
+        call, chunk, verdict = ticket.call, ticket.chunk, worker.verdict
         pid, number, exitcode = worker.exit or (worker.pid, None, None)
-        verdict = worker.verdict
-        if verdict is not None and verdict.reason == "timeout":
-            return TaskTimeoutError(ticket.call.task, index, item, ticket.call.timeout, pid)
-        error = WorkerDiedError(ticket.call.task, index, item, pid, number, exitcode, phase)
-        if crash := worker.board.crash():
-            error.__cause__ = RemoteTraceback(crash)
-        return error
+        if exitcode is not None and exitcode < 0:
+            phase = f"for the system forked none: {os.strerror(-exitcode)} (see `ulimit -u`)"
+            pid = exitcode = None
+        crash = worker.board.crash()
+
+        def error_at(position: int) -> BaseException:
+            index, item = chunk.first + position, chunk.items[position]
+            if verdict is not None and verdict.reason == "timeout":
+                return TaskTimeoutError(call.task, index, item, call.timeout, pid)
+            error = WorkerDiedError(call.task, index, item, pid, number, exitcode, phase)
+            if crash:
+                error.__cause__ = RemoteTraceback(crash)
+            return error
+
+        return error_at
 
     def _spread(self) -> None:
         """Give queued chunks to workers, new ones if need be."""
@@ -615,10 +627,8 @@ class Pool:
 _CLOSED = (
     "the pool was shut down while this call was running. Call again: a new pool starts by itself."
 )
-_WHILE = {
-    Phase.LOADING: "while loading the function and the shared values",
-    Phase.UNPACKING: "while unpickling the item",
-}
+_LOADING = "while loading the function and the shared values"
+_UNPACKING = "while unpickling the item"
 
 
 # What else a value refers to is found in /proc, or not at all.

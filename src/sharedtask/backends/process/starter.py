@@ -30,7 +30,9 @@ _STATUS = struct.Struct("<qqq")
 def main(fd: int, caller: int, *modules: str) -> None:
     """Serve the caller on the socket ``fd`` until it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    # The caller's mask is inherited, and it may block anything. Children that end are told by
+    # SIGCHLD, and workers get the signals that a process usually gets.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     starter = _Starter(socket.socket(fileno=fd))
     if os.getppid() == caller:
         with contextlib.suppress(ConnectionError):  # the caller ended while it was being told
@@ -81,13 +83,18 @@ class _Starter:
 
     def _spawn(self, frame: Frame) -> None:
         starter = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            self._become_worker(frame, starter)
-        for fd in frame.fds:
-            os.close(fd)
-        self._pids[frame.chunk] = pid
-        wire.send_all(self._sock, Frame(Kind.SPAWNED, chunk=frame.chunk, first=pid))
+        try:
+            pid = os.fork()
+        except OSError as error:
+            body = _STATUS.pack(0, 0, -(error.errno or 1))
+            answer = Frame(Kind.EXITED, chunk=frame.chunk, body=body)
+        else:
+            if pid == 0:
+                self._become_worker(frame, starter)
+            self._pids[frame.chunk] = pid
+            answer = Frame(Kind.SPAWNED, chunk=frame.chunk, first=pid)
+        wire.close_all(frame.fds)
+        wire.send_all(self._sock, answer)
 
     def _become_worker(self, frame: Frame, starter: int) -> None:
         """In the child. Nothing of this may return into the starter's loop."""
@@ -141,7 +148,10 @@ class _Starter:
 
 
 def exit_status(body: bytes | memoryview) -> tuple[int, int | None, int | None]:
-    """Pid, signal and exit code (one of them None) from an EXITED frame."""
+    """Pid, signal and exit code (one of them None) from an EXITED frame.
+
+    A worker that could not be forked has the reason, an errno, as a negative exit code.
+    """
     pid, number, exitcode = _STATUS.unpack(body)
     return pid, number or None, None if number else exitcode
 

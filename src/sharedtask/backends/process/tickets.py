@@ -44,6 +44,7 @@ class OpenCall:
     users: Counter[int] = field(default_factory=Counter)  # serial of worker -> chunks it has
     pending: int = 0  # chunks in the queue and in workers
     seconds: float | None = None  # how long a chunk takes, smoothed
+    stillborn: int = 0  # workers that died loading its values since the last chunk that was done
     closed: bool = False
     unreleased: list[bool] = field(default_factory=lambda: [True])
 
@@ -117,13 +118,12 @@ class Ticket:
         self.received += 1
         return self.report(batch, finished=finished)
 
-    def all_failed(self, error: BaseException) -> Report:
-        """A report that every item without an outcome ended with ``error``."""
-        left = len(self.chunk.items) - self.received
-        batch = Batch(
-            self.chunk.first + self.received, [None] * left, dict.fromkeys(range(left), error)
-        )
-        self.received += left
+    def all_failed(self, error_at: Callable[[int], BaseException]) -> Report:
+        """A report that every item without an outcome failed, with an error by its position."""
+        at = range(self.received, len(self.chunk.items))
+        errors = {k: error_at(position) for k, position in enumerate(at)}
+        batch = Batch(self.chunk.first + self.received, [None] * len(at), errors)
+        self.received += len(at)
         return self.report(batch, finished=True)
 
 

@@ -20,6 +20,7 @@ import contextlib
 import os
 import socket
 import struct
+import threading
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -36,6 +37,8 @@ _READ_SIZE = 1 << 18
 _ANCILLARY = socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize)
 _CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
 _CTRUNC = int(socket.MSG_CTRUNC)
+# The end of a peer is an error to be seen to, also where the program lets SIGPIPE end it.
+_NO_SIGNAL = int(getattr(socket, "MSG_NOSIGNAL", 0))
 _SOL_SOCKET, _SCM_RIGHTS = int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS)
 
 
@@ -96,7 +99,8 @@ class Reader:
         self._buffer = bytearray(_READ_SIZE)
         self._view = memoryview(self._buffer)
         self._fresh = self._view[:0]  # what the last read brought
-        self._rest = b""  # the beginning of a frame whose end has not arrived
+        self._rest = bytearray()  # the beginning of a frame whose end has not arrived
+        self._wanted = 0  # how much there must be before it is worth another look
         self._fds: deque[int] = deque()
 
     def fill(self) -> bool:
@@ -114,11 +118,11 @@ class Reader:
 
     def frames(self) -> list[Frame]:
         """The frames that are complete; their bodies are copies of one's own."""
-        data = self._fresh
         if self._rest:
-            data = memoryview(self._rest + data)
-            self._rest = b""
-        self._fresh = data
+            self._keep()
+            if len(self._rest) < self._wanted:
+                return []
+            self._fresh, self._rest = memoryview(self._rest), bytearray()
         found = []
         while (frame := self._cut()) is not None:
             found.append(frame)
@@ -127,13 +131,14 @@ class Reader:
 
     def _cut(self) -> Frame | None:
         data = self._fresh
+        self._wanted = _HEADER.size
         if len(data) < _HEADER.size:
             return None
         magic, kind, fds, count, chunk, first, elapsed, length = _HEADER.unpack_from(data)
         if magic != _MAGIC:
             msg = "what arrived on a worker's socket is not a frame; did the task close it?"
             raise ProtocolError(msg)
-        end = _HEADER.size + length
+        self._wanted = end = _HEADER.size + length
         if len(data) < end:
             return None
         self._fresh = data[end:]
@@ -143,7 +148,7 @@ class Reader:
     def _keep(self) -> None:
         """Copy what is left over out of the buffer, which the next read fills anew."""
         if self._fresh:
-            self._rest += bytes(self._fresh)
+            self._rest += self._fresh
             self._fresh = self._view[:0]
 
     def close(self) -> None:
@@ -201,19 +206,25 @@ class Writer:
 
     def _try(self, data: memoryview, fds: Sequence[int]) -> int:
         try:
-            return self._sock.sendmsg([data], rights(fds))
+            return self._sock.sendmsg([data], rights(fds), _NO_SIGNAL)
         except BlockingIOError:
             return 0
         except OSError:  # EPIPE, ECONNRESET: as if sent
             return len(data)
 
 
+# A thread that a task has left running may print while results are sent: each frame stays whole.
+# It may be a signal handler that prints, so the same thread may come in again.
+_sending = threading.RLock()
+
+
 def send_all(sock: socket.socket, frame: Frame) -> None:
     """Send a frame on a blocking socket."""
     data = memoryview(frame.header() + frame.body)
-    sent = sock.sendmsg([data], rights(frame.fds))
-    if sent < len(data):
-        sock.sendall(data[sent:])
+    with _sending:
+        sent = sock.sendmsg([data], rights(frame.fds), _NO_SIGNAL)
+        if sent < len(data):
+            sock.sendall(data[sent:], _NO_SIGNAL)
 
 
 def rights(fds: Sequence[int]) -> list[tuple[int, int, bytes]]:

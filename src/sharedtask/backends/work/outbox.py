@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -186,8 +187,7 @@ class Outbox:
 
     def flush(self, *, finished: bool) -> None:
         """Send what is written down."""
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush_prints()
         count = self._words[Word.COUNT]
         if not count and not finished:
             return
@@ -208,6 +208,13 @@ class Outbox:
         # the outbox; it knows by their position that it has seen them.
         words[Word.COUNT] = 0
         words[Word.BASE] += count
+
+
+def _flush_prints() -> None:
+    """What the task has printed; it may have closed the streams or put others in their place."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
 
 
 def _unsendable(task: str, index: int, value: Any, error: BaseException) -> SerializationError:

@@ -10,7 +10,7 @@ from sharedtask.sharing import codec
 from sharedtask.sharing.culprit import culprit, encodes
 
 from . import calls, results
-from .parcels import Parcel
+from .parcels import SEGMENT_FROM, Parcel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def pack_items(items: Sequence[Any], pack: Callable[[Payload], Parcel]) -> tuple[int, Parcel]:
     """Encode items in one piece and say how; raises what pickling one of them raises."""
     data = results.dump_items(items)
-    if data is not None:
+    if data is not None and len(data) < SEGMENT_FROM:
         return calls.SCALARS, Parcel(data)
     return calls.TOGETHER, pack(codec.encode(items))
 

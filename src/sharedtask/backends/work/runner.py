@@ -85,12 +85,14 @@ class Runner:
             caller = self._loaded(head, job)
         except BaseException as error:  # noqa: BLE001  user code: imports, __setstate__, ...
             self._fail_all(error, job.items)
-            return True
+            done = True
         else:
             words[Word.PHASE] = Phase.UNPACKING
-            return self._run_items(job, caller)
-        finally:
-            words[Word.PHASE] = Phase.IDLE
+            done = self._run_items(job, caller)
+        # Not where this is left by an exception, which ends the worker: what was in hand then must
+        # not be taken for what was never begun.
+        words[Word.PHASE] = Phase.IDLE
+        return done
 
     def take_partial(self, first: int) -> Partial | None:
         """What the chunk that was run last has added, from its first item on."""
