@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from users import NOBODY, as_nobody, as_root, in_child
 
 from sharedtask import (
     ClosedError,
@@ -46,9 +47,6 @@ from sharedtask.sharing import entries, handles, regions, segments
 from sharedtask.testing import Belongings, assert_nothing_left, assert_same
 
 pytestmark = pytest.mark.timeout(60)
-
-NOBODY = 65534
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 
 
 @pytest.fixture(autouse=True)
@@ -144,24 +142,6 @@ def forge(place: Path, which: str, **changes: Any) -> None:
     entry = entries.loads(which, path.read_bytes())
     form = {**entry.form, **changes.pop("form", {})}
     path.write_bytes(entries.dumps(dataclasses.replace(entry, **changes, form=form)))
-
-
-def in_child(work: Callable[[], object]) -> str:
-    """What ``work`` returns, or raises, in a forked child."""
-    readable, writable = os.pipe()
-    pid = os.fork()
-    if not pid:
-        try:
-            answer = repr(work())
-        except BaseException as error:
-            answer = f"{type(error).__name__}: {error}"
-        os.write(writable, answer.encode())
-        os._exit(0)
-    os.close(writable)
-    with open(readable) as file:
-        answer = file.read()
-    os.waitpid(pid, 0)
-    return answer
 
 
 # -------------------------------------------------------------------------- from far and near
@@ -791,18 +771,6 @@ def test_another_user_reaches_neither_register_nor_memory(
         shutil.rmtree(top)
 
 
-def as_nobody(use: Callable[[], object]) -> str:
-    """What comes of it in a child that is another user."""
-
-    def run() -> object:
-        os.setgroups([])
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)
-        return use()
-
-    return in_child(run)
-
-
 def fails_with(code: int) -> Callable[..., int]:
     """Stands for ``regions.reopened`` where the system refuses."""
 
@@ -1113,6 +1081,31 @@ def test_unsealed_segment_is_refused(place: Path) -> None:
             attach("one")
         (place / "one").unlink()
     os.close(fd)
+
+
+def test_flipped_bytes_of_the_segment_are_refused(place: Path) -> None:
+    """With any one byte of the head or the table flipped the name is refused, or means the same."""
+    value = {"rows": np.arange(3.0), "name": "text"}
+    refused = 0
+    with share(value, name="one") as mine:
+        entry = entries.find("one")[0]
+        whole = Path(entry.path).read_bytes()
+        head: Any = mine.publication.store
+        for at in range(head.layout.parts[-1][0], len(whole)):
+            fd = segments._create()
+            os.pwrite(fd, whole[:at] + bytes((whole[at] ^ 0x11,)) + whole[at + 1 :], 0)
+            if segments.uses_memfd():
+                fcntl.fcntl(fd, segments._F_ADD_SEALS, segments.FROZEN)
+            status = os.fstat(fd)
+            forge(place, "one", fd=fd, device=status.st_dev, inode=status.st_ino)
+            try:
+                with attach("one") as handle:
+                    assert_same(value, handle.value)
+            except NameRefusedError:
+                refused += 1
+            os.close(fd)
+        (place / "one").unlink()
+    assert refused >= head.layout.parts[-1][1] + entry.form["table"][1]
 
 
 @as_root

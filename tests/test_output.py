@@ -4,12 +4,14 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from sharedtask import parallel, shutdown
+from sharedtask.backends.process.wire import Frame, Kind, Sender
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -238,3 +240,51 @@ def test_stdin_of_a_task_is_empty(backend: Any) -> None:
         return sys.stdin.read()
 
     assert ["", ""] == parallel(read).with_options(backend="process").map(range(2))
+
+
+def talk_while_sending(x: int) -> bytes:
+    """Prints from another thread while the result is sent."""
+    ends = threading.Event()
+
+    def talk() -> None:
+        while not ends.is_set():
+            print("talk")
+
+    threading.Thread(target=talk).start()
+    threading.Timer(0.1, ends.set).start()
+    return bytes((x,)) * 900_000  # in several pieces, for it does not fit the socket
+
+
+def test_prints_do_not_break_into_results(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever the threads of a task say while it sends a result, the result arrives whole."""
+    task = parallel(talk_while_sending).with_options(backend="process")
+    assert [bytes((x,)) * 900_000 for x in range(12)] == task.map(range(12))
+    assert {"talk"} >= set(capsys.readouterr().out.split())
+    shutdown()
+
+
+class Interrupted:
+    """A socket that takes ten bytes, and then a signal comes whose handler prints."""
+
+    def __init__(self) -> None:
+        self.sent = b""
+        self.sender: Any = None
+
+    def sendmsg(self, parts: list[memoryview], _rights: object) -> int:
+        self.sent += parts[0][:10]
+        if len(parts[0]) > 50:
+            self.sender.send(Frame(Kind.OUTPUT, body=b"text"))
+        return 10
+
+    def sendall(self, data: memoryview) -> None:
+        self.sent += data
+
+
+def test_print_in_the_middle_of_a_send_waits_for_its_end() -> None:
+    """A frame that is sent while its own thread is sending another one follows it."""
+    large, small = Frame(Kind.RESULTS, body=b"x" * 100), Frame(Kind.OUTPUT, body=b"text")
+    socket: Any = Interrupted()
+    socket.sender = Sender(socket)
+    socket.sender.send(large)
+    frames = b"".join(frame.header() + bytes(frame.body) for frame in (large, small))
+    assert frames == socket.sent

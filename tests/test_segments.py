@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sharedtask import StoreFullError, parallel, share, shutdown
+from sharedtask import SharedTaskError, StoreFullError, parallel, share, shutdown
 from sharedtask.sharing import codec, libc, mapping, memory, segments
 
 pytestmark = pytest.mark.timeout(60)
@@ -125,9 +125,9 @@ def test_wrong_descriptor_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x" * 100)
     with path.open("rb") as file:
-        with pytest.raises(OSError):
+        with pytest.raises(SharedTaskError, match="101 bytes were told of"):
             segments.check(file.fileno(), 101, frozen=True)
-        with pytest.raises(OSError):
+        with pytest.raises(SharedTaskError, match="not sealed"):
             segments.check(file.fileno(), 100, frozen=True)
 
 

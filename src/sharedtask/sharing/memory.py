@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 
 from sharedtask.errors import StoreFullError
+
+# The system's words for "no room" and for "no more open files".
+FULL = {errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EFAULT, errno.EDQUOT}
+NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
 
 # Reading the limits costs 50 us: only a segment of this size is worth asking for.
 _ASK_FROM = 32 << 20

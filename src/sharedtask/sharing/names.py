@@ -6,30 +6,32 @@
 An array that lies in shared memory already is entered where it lies; another one is copied into
 such memory. Both stay writable for those who ask. Every other value becomes a sealed segment:
 
-    buffers | head | table: the entry's nonce, then where each of the parts before it stands
+    buffers | head | table: the entry's nonce, the head's checksum, where each of the parts stands
 
-The nonce ties the segment to the entry, so that nothing else is ever unpickled.
+The nonce and the table's own checksum, which the entry has, tie the segment to the entry, so that
+nothing else is ever unpickled.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import os
 import secrets
 import struct
 import time
 import weakref
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sharedtask import interrupts
-from sharedtask.errors import NameRefusedError
-from sharedtask.sharing import arrays, codec, entries, mapping, regions, segments
+from sharedtask.errors import NameRefusedError, SharedTaskError
+from sharedtask.sharing import arrays, codec, entries, mapping, memory, regions, segments, stores
 from sharedtask.sharing.entries import Claim, Entry
+from sharedtask.sharing.marks import NONCE_BYTES, Mark
 from sharedtask.sharing.payload import Payload
 from sharedtask.sharing.publication import Publication
 from sharedtask.sharing.regions import Memory
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-_NONCE_BYTES = 16
 # The name may be given away and taken between the reading of its entry and the opening.
 _TRIES = 3
 _LONGEST_DTYPE = 1 << 16
@@ -103,9 +104,9 @@ def _keep_value(value: Any, name: str) -> Kept:
     # Not in place: attached elsewhere it has to outlive the process that shared it.
     payload = codec.encode(value)
     with interrupts.shield():  # an interrupt would leave the descriptor to nobody
-        sealed = _Sealed.of(payload)
-        publication = _publication_of(sealed.store)
-    return Kept(publication, sealed.entry(name, type(value).__name__, payload.nbytes))
+        store = _seal(payload)
+        publication = _publication_of(store)
+    return Kept(publication, _entry_of(store, name, type(value).__name__, payload.nbytes))
 
 
 def _publication_of(store: SegmentStore) -> Publication:
@@ -124,7 +125,7 @@ def _entry(
 ) -> Entry:
     return Entry(
         name=name,
-        nonce=nonce or secrets.token_hex(_NONCE_BYTES),
+        nonce=nonce or secrets.token_hex(NONCE_BYTES),
         kind=kind,
         look=look if len(look) <= _LONGEST_LOOK else f"{look[:_LONGEST_LOOK]}...",
         nbytes=nbytes,
@@ -141,47 +142,42 @@ def _entry(
 # ----------------------------------------------------------------------------------- segments
 
 
-@dataclass(frozen=True, slots=True)
-class _Sealed:
-    """A payload in a segment that says itself what stands where."""
-
-    store: SegmentStore
-    nonce: bytes
-    table: tuple[int, int]
-    size: int
-
-    @classmethod
-    def of(cls, payload: Payload) -> _Sealed:
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        parts = (*payload.buffers, np.frombuffer(payload.head, np.uint8))
-        known = Layout.of(Payload(b"", parts)).parts[:-1]
-        table = nonce + struct.pack(f"={2 * len(known)}Q", *itertools.chain(*known))
-        segment = segments.write(Payload(table, parts))
-        with segments.translated(segment.size):
-            store = SegmentStore(segment.fd, Layout(known, segment.size))
-        return cls(store, nonce, segment.layout.parts[-1], segment.size)
-
-    def entry(self, name: str, look: str, nbytes: int) -> Entry:
-        assert self.store.fd is not None  # noqa: S101  it is new
-        status = os.fstat(self.store.fd)
-        memory = Memory(os.getpid(), self.store.fd, status.st_dev, status.st_ino, self.size)
-        form = {"table": list(self.table), "sealed": segments.uses_memfd()}
-        return _entry(name, "value", look, nbytes, memory, form, self.nonce.hex())
+def _seal(payload: Payload) -> SegmentStore:
+    """Store a payload in a segment that says itself what stands where."""
+    numbers = itertools.chain(*Layout.of(payload).parts)
+    return stores.seal(payload, _words(zlib.crc32(payload.head), *numbers))
 
 
-def _layout(fd: int, entry: Entry) -> Layout:
-    """Read the table of a segment."""
+def _words(*numbers: int) -> bytes:
+    return struct.pack(f"={len(numbers)}Q", *numbers)
+
+
+def _entry_of(store: SegmentStore, name: str, look: str, nbytes: int) -> Entry:
+    assert store.fd is not None  # noqa: S101  it is new
+    mark, size = store.mark, store.layout.size
+    memory = Memory(os.getpid(), store.fd, mark.device, mark.inode, size)
+    table = os.pread(store.fd, size - mark.at, mark.at)
+    form = {
+        "table": [mark.at, len(table)],
+        "checksum": zlib.crc32(table),
+        "sealed": segments.uses_memfd(),
+    }
+    return _entry(name, "value", look, nbytes, memory, form, mark.nonce.hex())
+
+
+def _told(fd: int, entry: Entry) -> tuple[Layout, Mark]:
+    """What the table of a segment says."""
     start, length = entry.form["table"]
     if min(start, length) < 0 or start + length > entry.size:
         raise ValueError
     data = os.pread(fd, length, start)
-    if data[:_NONCE_BYTES].hex() != entry.nonce:
+    nonce, words = data[:NONCE_BYTES], data[NONCE_BYTES:]
+    if nonce.hex() != entry.nonce or zlib.crc32(data) != entry.form["checksum"]:
         raise ValueError
-    numbers = struct.unpack(f"={(length - _NONCE_BYTES) // 8}Q", data[_NONCE_BYTES:])
+    checksum, *numbers = struct.unpack(f"={len(words) // 8}Q", words)
     parts = tuple(zip(numbers[::2], numbers[1::2], strict=True))
-    if not parts or any(sum(part) > start for part in parts):
-        raise ValueError
-    return Layout(parts, entry.size)
+    mark = Mark(entry.device, entry.inode, start, nonce, checksum)
+    return Layout(parts, entry.size), mark
 
 
 # ------------------------------------------------------------------------------------ opening
@@ -222,7 +218,7 @@ def _why(entry: Entry, error: LookupError) -> str:
             f"process {entry.pid}, which shares it, does not let this one open its memory. "
             "Run both as the same user, with the same rights."
         )
-    if isinstance(cause, OSError) and cause.errno in segments._NO_DESCRIPTORS:
+    if isinstance(cause, OSError) and cause.errno in memory.NO_DESCRIPTORS:
         raise cause
     return f"{error}."
 
@@ -273,11 +269,10 @@ def _open_value(entry: Entry, fd: int) -> SegmentStore:
     try:
         with _checked(entry):
             _require_trust(entry, fd)
-            layout = _layout(fd, entry)
+            return stores.unseal(fd, *_told(fd, entry))
     except BaseException:
         os.close(fd)
         raise
-    return SegmentStore(fd, layout)
 
 
 @contextlib.contextmanager
@@ -285,7 +280,9 @@ def _checked(entry: Entry) -> Generator[None]:
     """Whatever is wrong with the form of an entry has one meaning."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, OverflowError, struct.error):
+    except NameRefusedError:
+        raise
+    except (SharedTaskError, KeyError, TypeError, ValueError, OverflowError, struct.error):
         reason = "its entry does not fit its memory. The process that shares it has to share anew."
         raise NameRefusedError(entry.name, reason) from None
 
@@ -296,7 +293,7 @@ def _require_trust(entry: Entry, fd: int) -> None:
     if status.st_uid != os.geteuid():
         raise NameRefusedError(entry.name, f"its memory belongs to user {status.st_uid}.")
     if entry.form["sealed"]:
-        if fcntl.fcntl(fd, segments._F_GET_SEALS) & segments.FROZEN != segments.FROZEN:
+        if not segments.is_sealed(fd, segments.FROZEN):
             raise ValueError
     elif segments.uses_memfd():
         reason = "it was shared with SHAREDTASK_STORE=file. Set the same here."

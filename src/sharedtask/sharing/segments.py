@@ -17,13 +17,15 @@ import errno
 import fcntl
 import functools
 import os
+import stat
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sharedtask.errors import OptionsError, SharedTaskError, StoreFullError
-from sharedtask.sharing import libc, memory
+from sharedtask.errors import OptionsError, StoreFullError
+from sharedtask.sharing import files, libc, memory
 from sharedtask.sharing.mapping import HUGE, PAGE, address_of, map_aligned, memory_of, view
+from sharedtask.sharing.marks import refused
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -42,14 +44,12 @@ _WRITE_MAX = 0x7FFF_F000
 # The kernel may have to compact memory to make a huge page. A few slow ones and we stop asking.
 _SLOW_EXTENT_SECONDS, _SLOW_EXTENTS = 0.03, 4
 
+_MFD_NOEXEC_SEAL = 8
 _F_ADD_SEALS = getattr(fcntl, "F_ADD_SEALS", 1033)
 _F_GET_SEALS = getattr(fcntl, "F_GET_SEALS", 1034)
 _SEAL, _SHRINK, _GROW, _WRITE = 1, 2, 4, 8
 FIXED_SIZE = _SEAL | _SHRINK | _GROW  # without it a peer's ftruncate kills readers by SIGBUS
 FROZEN = FIXED_SIZE | _WRITE
-
-_FULL = {errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EFAULT, errno.EDQUOT}
-_NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,15 @@ class Layout:
             parts.append((start, length))
             end = start + length
         return cls(tuple(parts), end)
+
+    def require_within(self, size: int) -> None:
+        """Refuse parts that lie beyond the memory.
+
+        Raises:
+            SharedTaskError: One does, or there is none.
+        """
+        if not self.parts or any(start < 0 or n < 0 or start + n > size for start, n in self.parts):
+            raise refused(f"its parts do not lie within its {size} bytes")
 
     def split(self, mapped: npt.NDArray[np.uint8]) -> tuple[memoryview, list[memoryview]]:
         """Head and buffers as views of the mapped segment."""
@@ -115,14 +124,26 @@ def write(payload: Payload, *, frozen: bool = True) -> Segment:
             raise
 
 
-def check(fd: int, size: int, *, frozen: bool) -> None:
-    """Refuse a received descriptor that is not the segment it is said to be."""
-    if os.fstat(fd).st_size < size:
-        msg = f"a segment of {size} bytes arrived with {os.fstat(fd).st_size} bytes"
-        raise OSError(errno.EBADF, msg)
-    wanted = FROZEN if frozen else FIXED_SIZE
-    if uses_memfd() and fcntl.fcntl(fd, _F_GET_SEALS) & wanted != wanted:
-        raise OSError(errno.EBADF, "a segment arrived unsealed")
+def check(fd: int, size: int, *, frozen: bool) -> os.stat_result:
+    """Refuse a received descriptor that is not of a segment; the status of its file.
+
+    Raises:
+        SharedTaskError: The file is too small, or can still be changed.
+    """
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_size < size:
+        raise refused(f"{size} bytes were told of, and its file has {status.st_size}")
+    if uses_memfd() and not is_sealed(fd, FROZEN if frozen else FIXED_SIZE):
+        raise refused("it is not sealed")
+    return status
+
+
+def is_sealed(fd: int, wanted: int) -> bool:
+    """Whether a file has these seals; what is no memfd has none."""
+    try:
+        return fcntl.fcntl(fd, _F_GET_SEALS) & wanted == wanted
+    except OSError:
+        return False
 
 
 def scratch(size: int) -> int:
@@ -202,42 +223,31 @@ def _memfd_works() -> bool:
 
 
 def _create() -> int:
-    return _create_memfd() if uses_memfd() else _create_file()
+    return _create_memfd() if uses_memfd() else files.create(f"{NAME}-")
 
 
 def _create_memfd() -> int:
-    fd = os.memfd_create(NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = os.memfd_create(NAME, _memfd_flags())
     os.fchmod(fd, 0o600)  # the default is 0777
     return fd
 
 
-def _create_file() -> int:
-    import secrets  # 2 ms of the import, for this way alone
-
-    folder = _folder()
-    path = os.path.join(folder, f"{NAME}-{secrets.token_hex(16)}")
-    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+@functools.cache
+def _memfd_flags() -> int:
+    """From Linux 6.3 on also that it never holds a program: some hosts take no other."""
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     try:
-        fd = os.open(path, flags, 0o600)
-    except OSError as error:
-        if error.errno in _FULL | _NO_DESCRIPTORS:
-            raise
-        msg = f"no shared memory can be made in {folder}: {error.strerror}."
-        raise SharedTaskError(msg) from None
-    os.unlink(path)
-    return fd
+        os.close(os.memfd_create(NAME, flags | _MFD_NOEXEC_SEAL))
+    except OSError:
+        return flags
+    return flags | _MFD_NOEXEC_SEAL
 
 
 def _room() -> int:
     """Bytes that a new segment could take."""
     if uses_memfd():
         return memory.available()
-    status = os.statvfs(_folder())
-    return min(status.f_bavail * status.f_frsize, memory.available())
-
-
-def _folder() -> str:
-    return os.environ.get("SHAREDTASK_STORE_DIR", "/dev/shm")  # noqa: S108  the system's RAM disk
+    return min(files.room(), memory.available())
 
 
 def _finish(fd: int, *, frozen: bool) -> int:
@@ -331,9 +341,9 @@ def translated(size: int) -> Generator[None]:
     except OSError as error:
         if error.errno == errno.ENOMEM and memory.has_all_mappings():
             raise StoreFullError(memory.no_mappings()) from None
-        if error.errno in _FULL:
+        if error.errno in memory.FULL:
             reason = os.strerror(error.errno)
             raise StoreFullError(memory.no_room(size, reason, _room())) from None
-        if error.errno in _NO_DESCRIPTORS:
+        if error.errno in memory.NO_DESCRIPTORS:
             raise StoreFullError(memory.no_descriptors()) from None
         raise

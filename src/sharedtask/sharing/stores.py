@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from sharedtask.errors import SharedTaskError
 from sharedtask.sharing import codec, mapping, segments
+from sharedtask.sharing.marks import NONCE_BYTES, Mark
+from sharedtask.sharing.payload import Payload
 from sharedtask.sharing.segments import Layout
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-    from sharedtask.sharing.payload import Payload
 
 
 class Store(Protocol):
@@ -81,9 +82,31 @@ def keep(payload: Payload) -> PublishedStore:
     """Store a payload in memory of this machine."""
     if payload.nbytes < SEGMENT_FROM:
         return BytesStore.of(payload)
-    segment = segments.write(payload)
-    with segments.translated(payload.nbytes):
-        return SegmentStore(segment.fd, segment.layout)
+    return seal(payload)
+
+
+def seal(payload: Payload, table: bytes = b"") -> SegmentStore:
+    """Store a payload in a segment of its own that ends with a random mark and the ``table``."""
+    nonce = os.urandom(NONCE_BYTES)
+    parts = (*payload.buffers, np.frombuffer(payload.head, np.uint8))
+    segment = segments.write(Payload(nonce + table, parts))
+    *known, (at, _) = segment.layout.parts
+    mark = Mark.of(segment.fd, at, nonce, payload.head)
+    with segments.translated(segment.size):
+        return SegmentStore(segment.fd, Layout(tuple(known), segment.size), mark)
+
+
+def unseal(fd: int, layout: Layout, mark: Mark) -> SegmentStore:
+    """Map a segment of another process, which then has the descriptor; nothing is unpickled.
+
+    Raises:
+        SharedTaskError: It is not the segment that it is said to be. The descriptor stays open.
+    """
+    mark.require_file(segments.check(fd, layout.size, frozen=True))
+    layout.require_within(layout.size)
+    mapped = mapping.view(fd, layout.size)
+    mark.require_content(mapping.memory_of(mapped), layout.split(mapped)[0])
+    return SegmentStore(fd, layout, mark, mapped)
 
 
 class BytesStore:
@@ -125,16 +148,47 @@ class BytesStore:
         """Bytes go with their last user."""
 
 
+class RefusedStore:
+    """What was received in place of a value: whoever asks for the value gets the error."""
+
+    nbytes = 0
+
+    def __init__(self, error: SharedTaskError) -> None:
+        self._error = error
+
+    def parts(self) -> tuple[memoryview, list[memoryview]]:
+        """There are none: raises the error."""
+        raise self._error.with_traceback(None)
+
+    def value(self) -> Any:
+        """Raise the error."""
+        raise self._error.with_traceback(None)
+
+    def private_value(self) -> Any:
+        """Raise the error."""
+        raise self._error.with_traceback(None)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 class SegmentStore:
     """A payload in a sealed segment. Without a descriptor no private copies can be made."""
 
-    def __init__(self, fd: int, layout: Layout) -> None:
+    def __init__(
+        self,
+        fd: int,
+        layout: Layout,
+        mark: Mark,
+        mapped: npt.NDArray[np.uint8] | None = None,
+    ) -> None:
         self.fd: int | None = fd
         self._closer = weakref.finalize(self, os.close, fd)  # for those who are interrupted
         self._closer.atexit = False
         self.layout = layout
+        self.mark = mark
         self.nbytes = layout.size
-        self._view = mapping.view(fd, layout.size)
+        self._view = mapping.view(fd, layout.size) if mapped is None else mapped
 
     def parts(self) -> tuple[memoryview, list[memoryview]]:
         """Views of the segment."""

@@ -68,8 +68,13 @@ class SavedResults:
 
 
 def saved_results(worker: WorkerLink, ticket: Ticket) -> Report | None:
-    """A report of the results in the outbox that were never sent, or None."""
+    """A report of the results in the outbox that were never sent, or None.
+
+    What crashed may have written over the board: counts that cannot be are not believed.
+    """
     words = worker.board.words
+    if words[Word.BASE] + words[Word.COUNT] > len(ticket.chunk.items):
+        return None
     skip = max(ticket.received - words[Word.BASE], 0)
     count = words[Word.COUNT] - skip
     if count <= 0:

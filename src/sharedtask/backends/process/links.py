@@ -70,6 +70,7 @@ class StarterLink(Link):
     def __init__(self, *modules: str) -> None:
         ours, theirs = socket.socketpair()
         super().__init__(ours)
+        # It is inheritable in the new process alone: another thread may start a program meanwhile.
         with theirs, _interrupt_blocked():
             self._process = subprocess.Popen(  # noqa: S603  our own interpreter
                 starter.command(theirs.fileno(), *modules),

@@ -640,7 +640,8 @@ def attach_frame(publication: Publication, *, private: bool) -> Frame:
     store: Any = publication.store  # one of stores.keep()
     in_segment = type(store) is SegmentStore
     layout = (store.layout.parts, store.layout.size)
-    body = pickle.dumps((layout, private, None if in_segment else store.data))
+    mark, data = (tuple(store.mark), None) if in_segment else (None, store.data)
+    body = pickle.dumps((layout, mark, private, data))
     fds: Any = (store.fd,) if in_segment else ()
     if publication.descriptors and not regions.is_reachable():
         fds += tuple(dict.fromkeys(publication.descriptors))[:_MOST_BESIDE]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import socket
 import sys
 from typing import Any
 
@@ -12,10 +11,10 @@ from . import wire
 from .wire import Frame, Kind
 
 
-def redirect_prints(sock: socket.socket) -> None:
+def redirect_prints(sender: wire.Sender) -> None:
     """From now on ``print`` in this process reaches the caller's streams."""
     for number, name in ((1, "stdout"), (2, "stderr")):
-        buffer = io.BufferedWriter(Relay(sock, number))
+        buffer = io.BufferedWriter(Relay(sender, number))
         stream = io.TextIOWrapper(buffer, "utf-8", "backslashreplace", line_buffering=True)
         setattr(sys, name, stream)
 
@@ -23,8 +22,8 @@ def redirect_prints(sock: socket.socket) -> None:
 class Relay(io.RawIOBase):
     """Sends what is printed to the caller, which may be a notebook or a captured stream."""
 
-    def __init__(self, sock: socket.socket, number: int) -> None:
-        self._sock = sock
+    def __init__(self, sender: wire.Sender, number: int) -> None:
+        self._sender = sender
         self._number = number
         self._pid = os.getpid()
 
@@ -38,5 +37,5 @@ class Relay(io.RawIOBase):
         text = bytes(data)
         if os.getpid() != self._pid:  # a process that the task forked: the socket is not its own
             return os.write(self._number, text)
-        wire.send_all(self._sock, Frame(Kind.OUTPUT, first=self._number, body=text))
+        self._sender.send(Frame(Kind.OUTPUT, first=self._number, body=text))
         return len(text)

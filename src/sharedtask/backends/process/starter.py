@@ -25,6 +25,7 @@ from . import wire
 from .wire import Frame, Kind
 
 _STATUS = struct.Struct("<qqq")
+_SHARED_WITHOUT_A_NAME = 1 << 1  # of the kinds of memory in core(5)
 
 
 def main(fd: int, caller: int, *modules: str) -> None:
@@ -33,12 +34,25 @@ def main(fd: int, caller: int, *modules: str) -> None:
     # The caller's mask is inherited, and it may block anything. Children that end are told by
     # SIGCHLD, and workers get the signals that a process usually gets.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.set_inheritable(fd, False)
+    _dump_no_shared_memory()
     starter = _Starter(socket.socket(fileno=fd))
     if os.getppid() == caller:
         with contextlib.suppress(ConnectionError):  # the caller ended while it was being told
             starter.serve(modules)
         starter.kill_all()
     os._exit(0)
+
+
+def _dump_no_shared_memory() -> None:
+    """The workers inherit it: in the core of each, shared memory would stand once more."""
+    with (
+        contextlib.suppress(OSError, ValueError),
+        open("/proc/self/coredump_filter", "r+", encoding="ascii") as file,
+    ):
+        kinds = int(file.read(), 16)
+        file.seek(0)
+        file.write(hex(kinds & ~_SHARED_WITHOUT_A_NAME))
 
 
 class _Starter:

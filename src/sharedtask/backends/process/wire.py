@@ -4,8 +4,8 @@ A frame is a fixed header, a body of ``length`` bytes, and up to 255 descriptors
 its first byte (SCM_RIGHTS). The header stands outside every pickle, so whatever is wrong with a
 body, both sides know which chunk it belonged to::
 
-    magic  kind  descriptors  count  chunk  first  elapsed  length | body
-    u16    u8    u8           u32    u64    u64    u64      u64    |
+    magic  kind  descriptors  count  chunk  first  elapsed  length  checksum | body
+    u16    u8    u8           u32    u64    u64    u64      u64     u32      |
 
     caller -> worker    ATTACH a value for a token   DROP a token    CHUNK items to run   STOP
     worker -> caller    RESULTS outcomes of items    FAILED body unreadable    OUTPUT printed text
@@ -21,6 +21,7 @@ import os
 import socket
 import struct
 import threading
+import zlib
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -29,7 +30,8 @@ from sharedtask.errors import SharedTaskError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-_HEADER = struct.Struct("<HBBIQQQQ")
+_FIELDS = "<HBBIQQQQ"
+_CHECKED, _HEADER = struct.Struct(_FIELDS), struct.Struct(_FIELDS + "I")
 _MAGIC = 0x5348
 _MAX_FDS = 16
 _READ_SIZE = 1 << 18
@@ -75,7 +77,7 @@ class Frame(NamedTuple):
 
     def header(self) -> bytes:
         """The fixed part as bytes."""
-        return _HEADER.pack(
+        fields = _CHECKED.pack(
             _MAGIC,
             self.kind,
             len(self.fds),
@@ -85,6 +87,7 @@ class Frame(NamedTuple):
             self.elapsed,
             len(self.body),
         )
+        return fields + zlib.crc32(fields).to_bytes(4, "little")
 
 
 class ProtocolError(SharedTaskError):
@@ -134,13 +137,17 @@ class Reader:
         self._wanted = _HEADER.size
         if len(data) < _HEADER.size:
             return None
-        magic, kind, fds, count, chunk, first, elapsed, length = _HEADER.unpack_from(data)
-        if magic != _MAGIC:
+        magic, kind, fds, count, chunk, first, elapsed, length, told = _HEADER.unpack_from(data)
+        # Without the checksum a wrong length would be waited for, and a wrong count believed.
+        if magic != _MAGIC or told != zlib.crc32(data[: _CHECKED.size]):
             msg = "what arrived on a worker's socket is not a frame; did the task close it?"
             raise ProtocolError(msg)
         self._wanted = end = _HEADER.size + length
         if len(data) < end:
             return None
+        if fds > len(self._fds):
+            msg = f"{fds} descriptors were sent with a frame, and {len(self._fds)} have arrived"
+            raise ProtocolError(msg)
         self._fresh = data[end:]
         taken = tuple(self._fds.popleft() for _ in range(fds)) if fds else ()
         return Frame(kind, chunk, first, count, elapsed, bytes(data[_HEADER.size : end]), taken)
@@ -213,18 +220,40 @@ class Writer:
             return len(data)
 
 
-# A thread that a task has left running may print while results are sent: each frame stays whole.
-# It may be a signal handler that prints, so the same thread may come in again.
-_sending = threading.RLock()
+class Sender:
+    """Sends frames whole on a blocking socket, whoever sends.
+
+    Thread 1 sends a large result, in as many pieces as the socket has room for; thread 2 of the
+    task prints. Without the lock its frame would stand between two of the pieces. So would the
+    frame of a signal handler or a finalizer that prints while its own thread sends: it is kept
+    until that frame is complete.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._lock = threading.RLock()
+        self._later: deque[Frame] | None = None  # there while a frame is being sent
+
+    def send(self, frame: Frame) -> None:
+        """Send a frame, after the one that is being sent."""
+        with self._lock:
+            if self._later is not None:
+                self._later.append(frame)
+                return
+            self._later = later = deque((frame,))
+            try:
+                while later:
+                    send_all(self._sock, later.popleft())
+            finally:
+                self._later = None
 
 
 def send_all(sock: socket.socket, frame: Frame) -> None:
     """Send a frame on a blocking socket."""
     data = memoryview(frame.header() + frame.body)
-    with _sending:
-        sent = sock.sendmsg([data], rights(frame.fds), _NO_SIGNAL)
-        if sent < len(data):
-            sock.sendall(data[sent:], _NO_SIGNAL)
+    sent = sock.sendmsg([data], rights(frame.fds), _NO_SIGNAL)
+    if sent < len(data):
+        sock.sendall(data[sent:], _NO_SIGNAL)
 
 
 def rights(fds: Sequence[int]) -> list[tuple[int, int, bytes]]:

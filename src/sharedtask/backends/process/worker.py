@@ -24,9 +24,11 @@ from sharedtask.backends.work.board import Word
 from sharedtask.backends.work.outbox import Outbox, Sent
 from sharedtask.backends.work.runner import Job, Runner
 from sharedtask.backends.work.values import Values
-from sharedtask.sharing import regions, segments
+from sharedtask.errors import SharedTaskError
+from sharedtask.sharing import regions, stores
+from sharedtask.sharing.marks import Mark
 from sharedtask.sharing.segments import Layout
-from sharedtask.sharing.stores import BytesStore, SegmentStore, Store
+from sharedtask.sharing.stores import BytesStore, Store
 
 from . import wire
 from .relay import redirect_prints
@@ -40,14 +42,15 @@ if TYPE_CHECKING:
 def main(socket_fd: int, board_fd: int, setting: bytes) -> int:
     """Serve the caller on ``socket_fd`` until it says STOP or is gone; returns the exit code."""
     sock = socket.socket(fileno=socket_fd)
-    _settle(sock, setting)
-    worker = _Worker(sock, board_fd)
+    sender = wire.Sender(sock)
+    _settle(sender, setting)
+    worker = _Worker(sock, sender, board_fd)
     with contextlib.suppress(ConnectionError):  # the caller is gone
         worker.serve()
     return 0
 
 
-def _settle(sock: socket.socket, setting: bytes) -> None:
+def _settle(sender: wire.Sender, setting: bytes) -> None:
     """Make the forked process a place of its own."""
     inside.enter()
     sys.modules["__main__"] = types.ModuleType("__main__")  # the caller's is not imported here
@@ -56,14 +59,14 @@ def _settle(sock: socket.socket, setting: bytes) -> None:
         os.chdir(pickle.loads(setting))
     if "numpy.random" in sys.modules:  # all workers were forked with one and the same state
         sys.modules["numpy.random"].seed()
-    redirect_prints(sock)
+    redirect_prints(sender)
 
 
 class _SocketWay:
     """Results leave as RESULTS frames, large ones in segments."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
+    def __init__(self, sender: wire.Sender) -> None:
+        self._sender = sender
 
     def pack(self, payload: Payload) -> Parcel:
         return parcels.pack(payload, frozen=False)
@@ -79,15 +82,15 @@ class _SocketWay:
             body=bytes((sent.mode | flag,)) + sent.data,
             fds=() if sent.parcel is None or sent.parcel.fd is None else (sent.parcel.fd,),
         )
-        wire.send_all(self._sock, frame)
+        self._sender.send(frame)
 
 
 class _Worker:
-    def __init__(self, sock: socket.socket, board_fd: int) -> None:
-        self._sock = sock
+    def __init__(self, sock: socket.socket, sender: wire.Sender, board_fd: int) -> None:
+        self._sender = sender
         self._reader = wire.Reader(sock)
         self._words = boards.open_words(board_fd)
-        self._outbox = Outbox(_SocketWay(sock), self._words, boards.open_outbox(board_fd))
+        self._outbox = Outbox(_SocketWay(sender), self._words, boards.open_outbox(board_fd))
         with contextlib.suppress(OSError):
             faulthandler.enable(boards.open_crash_log(board_fd))
         os.close(board_fd)
@@ -126,7 +129,7 @@ class _Worker:
         )
         try:
             if not self._runner.run(job):
-                wire.send_all(self._sock, Frame(Kind.FAILED, chunk=frame.chunk))
+                self._sender.send(Frame(Kind.FAILED, chunk=frame.chunk))
         finally:
             for fd in frame.fds:
                 os.close(fd)
@@ -145,16 +148,20 @@ class _Worker:
 def _stores(frame: Frame) -> tuple[Store, list[regions.Received]]:
     """Map a segment; the descriptor stays open where private copies will be asked for.
 
-    Beside it: memory that the value refers to, where this process could not open it by itself.
+    What is refused stays refused: every item that needs the value says why. Beside it: memory that
+    the value refers to, where this process could not open it by itself.
     """
-    layout, private, data = pickle.loads(frame.body)
+    layout, mark, private, data = pickle.loads(frame.body)
     if data is not None:
         beside = [regions.Received(fd) for fd in frame.fds]
         return BytesStore(data, Layout(*layout)), beside
     fd, *others = frame.fds
     beside = [regions.Received(other) for other in others]
-    segments.check(fd, layout[1], frozen=True)
-    store = SegmentStore(fd, Layout(*layout))
+    try:
+        store = stores.unseal(fd, Layout(*layout), Mark(*mark))
+    except SharedTaskError as error:
+        os.close(fd)
+        return stores.RefusedStore(error), beside
     if not private:
         store.close_descriptor()
     return store, beside

@@ -21,9 +21,9 @@ from sharedtask.backends.work.board import Word
 from sharedtask.backends.work.outbox import Outbox
 from sharedtask.backends.work.runner import Job, Runner
 from sharedtask.backends.work.values import Values
-from sharedtask.sharing import codec, segments
+from sharedtask.sharing import codec
 from sharedtask.sharing.segments import Layout
-from sharedtask.sharing.stores import BytesStore, SegmentStore
+from sharedtask.sharing.stores import BytesStore, SegmentStore, seal
 from sharedtask.version import VERSION
 
 from . import runtime
@@ -143,8 +143,7 @@ class _BoxStore:
     def _copy(self) -> SegmentStore:
         if self._segment is None:
             assert self._opened is not None  # noqa: S101  one of the two is there
-            segment = segments.write(self._opened.payload())
-            self._segment = SegmentStore(segment.fd, segment.layout)
+            self._segment = seal(self._opened.payload())
             self._opened = None
         return self._segment
 

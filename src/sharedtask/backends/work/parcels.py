@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sharedtask.errors import SharedTaskError
 from sharedtask.sharing import mapping, segments
+from sharedtask.sharing.segments import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +41,9 @@ class Parcel:
         if self.fd is not None:
             os.close(self.fd)
 
+
+# What reading raises where the bytes are not what was written.
+DAMAGED = (SharedTaskError, OSError, ValueError, TypeError, LookupError, EOFError, struct.error)
 
 _INLINE, _SEGMENT, _BESIDE = 0, 1, 2
 _COUNT = struct.Struct("<BI")
@@ -85,28 +90,40 @@ def unpack(data: memoryview, beside: Iterator[Any], *, private: bool) -> Receive
 
     ``beside`` gives the descriptor of its segment, which is kept open, or the payload that came
     along. Buffers are writable: ``private`` pages where others hold the same segment, else the
-    segment itself, which then belongs to the receiver alone.
+    segment itself, which then belongs to the receiver alone. What is damaged raises one of
+    ``DAMAGED``.
     """
     kind, count = _COUNT.unpack_from(data)
     at = _COUNT.size
     if kind == _BESIDE:
-        payload: Payload = next(beside)
+        payload: Payload = _next(beside)
         return Received(payload.head, [_copied(buffer) for buffer in payload.buffers], at)
     parts = [_PAIR.unpack_from(data, at + k * _PAIR.size) for k in range(count)]
     at += count * _PAIR.size
     if kind == _SEGMENT:
-        *buffers, head = _open_segment(next(beside), parts, private=private)
+        *buffers, head = _open_segment(_next(beside), parts, private=private)
         return Received(head, [_own(buffer) for buffer in buffers], at)
     views = []
     for _, length in parts:
         views.append(data[at : at + length])
         at += length
+    if at > len(data):  # a slice would be shorter, and nobody would know
+        msg = f"a parcel of {at} bytes in a message of {len(data)}"
+        raise ValueError(msg)
     return Received(views[-1], [bytearray(view) for view in views[:-1]], at)
+
+
+def _next(beside: Iterator[Any]) -> Any:
+    for each in beside:
+        return each
+    msg = "what a message speaks of has not come with it"
+    raise ValueError(msg)
 
 
 def _open_segment(fd: int, parts: list[tuple[int, int]], *, private: bool) -> list[memoryview]:
     size = sum(parts[-1])
     segments.check(fd, size, frozen=private)
+    Layout(tuple(parts), size).require_within(size)
     whole = memoryview(mapping.view(fd, size, private=private, writable=not private))
     return [whole[start : start + length] for start, length in parts]
 

@@ -133,7 +133,27 @@ def raised_record(error: RaisedError) -> bytes:
 def load_batch(
     mode: int, data: bytes | memoryview, count: int, first: int, task: str, beside: Iterator[Any]
 ) -> Batch:
-    """The outcomes in the body of a RESULTS frame, or in a dead worker's outbox."""
+    """The outcomes in the body of a RESULTS frame, or in a dead worker's outbox.
+
+    Where they cannot be read, that is the outcome of these items: who waits for them may be a
+    thread that nobody would hear of.
+    """
+    try:
+        batch = _load(mode, data, count, first, task, beside)
+        if len(batch.values) != count:
+            raise ValueError(f"{len(batch.values)} results of {count}")
+    except parcels.DAMAGED as error:
+        problem = SerializationError(
+            f"{task}(): results from item {first} on arrived damaged: {error!r}"
+        )
+        problem.__cause__ = error
+        return Batch(first, [None] * count, dict.fromkeys(range(count), problem))
+    return batch
+
+
+def _load(
+    mode: int, data: bytes | memoryview, count: int, first: int, task: str, beside: Iterator[Any]
+) -> Batch:
     if mode in COLUMN_MODES:
         column = memoryview(data)[: count * WIDTHS[mode]]
         return Batch(first, column.cast(COLUMN_MODES[mode]).tolist())
@@ -152,13 +172,13 @@ def load_batch(
 def _load_record(
     status: int, data: memoryview, batch: Batch, offset: int, task: str, beside: Iterator[Any]
 ) -> None:
-    if status == RAISED:
-        raised = RaisedError(*pickle.loads(data))
-        batch.errors[offset] = raised.restore(task, batch.first + offset)
-        return
-    received = parcels.unpack(data, beside, private=False)
     interrupted = interrupts.count()
     try:
+        if status == RAISED:
+            raised = RaisedError(*pickle.loads(data))
+            batch.errors[offset] = raised.restore(task, batch.first + offset)
+            return
+        received = parcels.unpack(data, beside, private=False)
         batch.values[offset] = codec.decode(received.head, received.buffers)
     except BaseException as error:  # unpickling runs user code, which may even exit
         if interrupts.is_real(error, interrupted):
