@@ -54,7 +54,12 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 demo: $(VENV)/.demo
 	@$(BIN)/python examples/demo.py
 
-test: $(VENV)/.dev
+# Where it is not to be had, its tests are skipped: it is tried once, and nothing fails.
+$(VENV)/.torch: $(VENV)/.dev
+	@.ci/torch $(BIN)/python
+	@touch $@
+
+test: $(VENV)/.dev $(if $(CI),$(VENV)/.torch)
 	$(BIN)/python -m pytest $(if $(CI),,-m "not long")
 
 lint: $(VENV)/.dev

@@ -12,9 +12,11 @@ from pathlib import Path
 if not __package__:  # ``python benchmarks`` puts this folder on the path instead of its parent
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import extras, ray_rows, report, writing_rows
+from benchmarks import extras, kinds_rows, ray_rows, report, writing_rows
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.goals import Results, goals
+from benchmarks.kinds_rows import KIND_ROWS, KINDS_EXTRAS, KindsResults
+from benchmarks.kinds_work import installed
 from benchmarks.machine import facts
 from benchmarks.measure import FULL, PATIENT, QUICK, Effort
 from benchmarks.ray_rows import RAY_EXTRAS, RAY_ROWS
@@ -25,7 +27,8 @@ EXTRAS = ("import", "publish", "unchanged", "memory")
 RAY_KEYS = tuple(row.key for row in RAY_ROWS)
 RAY = (*RAY_KEYS, *RAY_EXTRAS)
 WRITING = (*(row.key for row in WRITING_ROWS), *WRITING_EXTRAS)
-GROUPS = {"ray": RAY, "writing": WRITING}  # what one word in --rows stands for
+KINDS = (*(row.key for row in KIND_ROWS), *KINDS_EXTRAS)
+GROUPS = {"ray": RAY, "writing": WRITING, "kinds": KINDS}  # what one word in --rows stands for
 QUICK_PEERS = ("serial", "pool", "joblib", "mpire kept", "floor", "ours")
 HOLDERS = ("pool", "joblib", "mpire kept", "floor", "ours")
 
@@ -41,14 +44,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--rows",
         type=listed,
-        help=f"some of 1-8, {', '.join((*EXTRAS, *RAY, *WRITING))}; ray, writing: all of these",
+        help=f"some of 1-8, {', '.join((*EXTRAS, *RAY, *WRITING, *KINDS))}; "
+        "ray, writing, kinds: all of these",
     )
     parser.add_argument("--peers", type=listed, help=f"some of {', '.join(CONTESTANTS)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parsed = parser.parse_args()
     if parsed.rows:
         parsed.rows = [key for word in parsed.rows for key in GROUPS.get(word, (word,))]
-    unknown = {*(parsed.rows or ())} - {row.key for row in ROWS} - {*EXTRAS, *RAY, *WRITING}
+    known = {*(row.key for row in ROWS), *EXTRAS, *RAY, *WRITING, *KINDS}
+    unknown = {*(parsed.rows or ())} - known
     unknown |= {*(parsed.peers or ())} - set(CONTESTANTS)
     if unknown:
         parser.error(f"not known: {', '.join(sorted(unknown))}")
@@ -68,8 +73,8 @@ def contestants(named: Iterable[str] | None, *, quick: bool) -> set[str]:
 def default_rows(asked: argparse.Namespace) -> list[str]:
     """All; those of other contestants not where some are named, nor in short what takes long."""
     on_ray = () if asked.peers else RAY_KEYS if asked.quick else RAY
-    writing = () if asked.peers or asked.quick else WRITING
-    return [*(row.key for row in ROWS), *EXTRAS, *on_ray, *writing]
+    others = () if asked.peers or asked.quick else (*WRITING, *KINDS)
+    return [*(row.key for row in ROWS), *EXTRAS, *on_ray, *others]
 
 
 def measure(effort: Effort, rows: Collection[str], peers: set[str]) -> Results:
@@ -96,6 +101,7 @@ def measure(effort: Effort, rows: Collection[str], peers: set[str]) -> Results:
         measure_ray(effort, rows, results)
     if "ours" in peers:
         measure_writing(effort, rows, results.writing)
+        measure_kinds(effort, rows, results.kinds)
     results.seconds = time.monotonic() - began
     return results
 
@@ -138,6 +144,23 @@ def measure_writing(
         results.memory = {job: writing_rows.memory(effort, job) for job in jobs}
 
 
+def measure_kinds(effort: Effort, rows: Collection[str], results: KindsResults) -> None:
+    """The rows of the fourth table: first on this machine, then all of them on one Ray."""
+    chosen = [row for row in KIND_ROWS if row.key in rows and installed(row.kind)]
+    patient = kinds_rows.patient(effort)
+    for row in chosen:
+        say(f"{row.key} {row.title}")
+        results.add(row.key, row.run(patient))
+    if ray_rows.installed() and chosen:
+        with ray_rows.one_ray(module=kinds_rows.RAY_MODULE) as ray:
+            for row in chosen:
+                say(f"{row.key} on Ray")
+                results.add(row.key, row.run_on_ray(ray, patient))
+    if "kindsmlp" in rows:
+        say("kindsmlp a network of torch")
+        results.network = kinds_rows.network()
+
+
 def say(what: str) -> None:
     print(f"{time.strftime('%X')} {what}", file=sys.stderr, flush=True)
 
@@ -159,6 +182,8 @@ def main() -> None:
         report.ray_extras(results),
         report.writing_table(results),
         report.writing_extras(results),
+        report.kinds_table(results),
+        report.kinds_extras(results),
         report.failures(results),
         report.verdicts([goal for goal in verdicts if goal.met is not None]),
     ):

@@ -6,6 +6,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.kinds_rows import (
+    ALLOWANCE,
+    BESIDE,
+    KIND_ROWS,
+    OURS,
+    SIZE,
+    KindRow,
+    KindsResults,
+    Network,
+)
 from benchmarks.measure import Cell, Failure, Timing, ratio
 from benchmarks.ray_rows import BY_HAND, CHUNKED
 from benchmarks.rows import Cells
@@ -30,12 +40,13 @@ class Results:
     ray_start: Mapping[str, Cell] = field(default_factory=dict)
     ray_memory: Mapping[str, float | Failure] = field(default_factory=dict)
     writing: WritingResults = field(default_factory=WritingResults)
+    kinds: KindsResults = field(default_factory=KindsResults)
     seconds: float = 0.0
 
     @property
     def tables(self) -> Mapping[str, Cells]:
         """The rows of all tables."""
-        return {**self.rows, **self.ray, **self.writing.rows}
+        return {**self.rows, **self.ray, **self.writing.rows, **self.kinds.rows}
 
     def cell(self, row: str, name: str, phase: str = "repeated") -> Cell:
         missing: Cell = Failure("not run")
@@ -87,6 +98,10 @@ def goals(results: Results, machine: Mapping[str, Any]) -> Iterator[Goal]:
     yield from written(results)
     yield from written_memory(results.writing)
     yield from locked_and_apart(results.writing)
+    for row in KIND_ROWS:
+        if row.key in results.kinds.rows and row.kind.zero_copy:
+            yield from without_copy(row, results)
+    yield from network(results.kinds)
 
 
 def warm_maps(results: Results) -> Iterator[Goal]:
@@ -198,6 +213,22 @@ def locked_and_apart(found: WritingResults) -> Iterator[Goal]:
     for what in BLOCKS:
         check = milliseconds(found.overlaps.get(what))
         yield at_most(f"{what} are apart", "<= 100 ms", check, 100, " ms")
+
+
+def without_copy(row: KindRow, results: Results) -> Iterator[Goal]:
+    work, grown = f"64 MB, {row.title}", results.kinds.private[row.key].get(OURS)
+    share = 100 * max(0.0, grown - ALLOWANCE) / SIZE if isinstance(grown, float) else None
+    yield at_most(work, "a worker's own memory: <= 1 % + 200 kB", share, 1, " %")
+    times = ratio(results.cell(row.key, OURS), results.cell(row.key, BESIDE))
+    yield at_most(work, "repeated: <= 2x a plain array", times, 2)
+
+
+def network(found: KindsResults) -> Iterator[Goal]:
+    work = "torch network of 200 MB, 4 workers"
+    ran = found.network if isinstance(found.network, Network) else None
+    yield at_most(work, "one copy: memory grows by <= 1.05x", ran and ran.grows, 1.05)
+    if ran is not None:
+        yield Goal(work, "results are serial's, bit for bit", "yes" if ran.bits else "no", ran.bits)
 
 
 def milliseconds(cell: Cell | None) -> float | None:

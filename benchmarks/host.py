@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
@@ -118,10 +118,14 @@ class Host:
 
         sampler = threading.Thread(target=sample)
         sampler.start()
-        job = Job(self.job.function, [deadline] * len(self.job.items), self.job.value)
+        job = Job(self.job.function, self.until(deadline), self.job.value)
         results = self.contestant.map(job, self.value)
         sampler.join()
         return {"equal": same(self.expected, results), "bytes": during[0] - before}
+
+    def until(self, deadline: float) -> Sequence[Any]:
+        """Items that hold the value until then."""
+        return [deadline] * len(self.job.items)
 
     def unchanged(self, mib: int, repeats: int) -> dict[str, Any]:
         """What an unchanged array adds to a map of four trivial items, beside one memcmp of it."""

@@ -12,6 +12,7 @@ import platform
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,16 @@ HUGE = 2 << 20
 MAP_FIXED = 0x10
 MADV_COLLAPSE = 25
 SYS_USERFAULTFD = {"x86_64": 323, "aarch64": 282}
-PACKAGES = ("sharedtask", "numpy", "pydantic", "wrapt", "joblib", "mpire", "ray", "cloudpickle")
+PACKAGES = (
+    *("sharedtask", "numpy", "pydantic", "wrapt", "joblib", "mpire", "ray", "cloudpickle"),
+    *("pandas", "polars", "pyarrow", "scipy", "scikit-learn", "torch"),
+)
 
 
 def facts() -> dict[str, Any]:
     """The machine and the versions that stand beside every figure."""
     return {
+        "date": time.strftime("%Y-%m-%d"),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "cpus": len(os.sched_getaffinity(0)),

@@ -264,9 +264,15 @@ class Race:
 
 
 @contextlib.contextmanager
-def race(effort: Effort, *, calls: bool = False, warm_mib: int = 0) -> Iterator[Race]:
+def race(
+    effort: Effort,
+    *,
+    calls: bool = False,
+    warm_mib: int = 0,
+    host: Callable[[str], Hosted] = Host,
+) -> Iterator[Race]:
     """A race for the length of a ``with``."""
-    current = Race(effort, calls, warm_mib)
+    current = Race(effort, calls, warm_mib, host)
     try:
         yield current
     finally:

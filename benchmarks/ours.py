@@ -52,8 +52,14 @@ def hold(deadline: float, model: Shared[npt.NDArray[np.float64]]) -> float:
     return total
 
 
+@parallel
+def look(item: Callable[[Any], Any], model: Shared[Any]) -> Any:
+    """Whatever the item does with the value."""
+    return item(model)
+
+
 TASKS: dict[str, Any] = {
-    task.__name__: task for task in (score, window, lookup, increment, block, hold)
+    task.__name__: task for task in (score, window, lookup, increment, block, hold, look)
 }
 # The same with nothing marked as shared.
 UNSHARED: dict[str, Any] = {name: parallel(getattr(work, name)) for name in TASKS}

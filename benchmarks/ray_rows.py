@@ -51,8 +51,8 @@ class Seat:
 class OneRay:
     """The host of all contestants; a new one where a contestant took the last one with it."""
 
-    def __init__(self, *, tiny: bool = False) -> None:
-        self.tiny = tiny
+    def __init__(self, *, tiny: bool = False, module: str = "benchmarks.ray_host") -> None:
+        self.tiny, self.module = tiny, module
         self.host: Host | None = None
 
     def seat(self, name: str) -> Seat:
@@ -61,7 +61,7 @@ class OneRay:
 
     def running(self) -> Host:
         if self.host is None or self.host.process.poll() is not None:
-            self.host = Host("ray", tiny=self.tiny, module="benchmarks.ray_host")
+            self.host = Host("ray", tiny=self.tiny, module=self.module)
             self.host.ask("start")
         return self.host
 
@@ -72,9 +72,9 @@ class OneRay:
 
 
 @contextlib.contextmanager
-def one_ray(*, tiny: bool = False) -> Iterator[OneRay]:
+def one_ray(*, tiny: bool = False, module: str = "benchmarks.ray_host") -> Iterator[OneRay]:
     """A Ray for the length of a ``with``."""
-    ray = OneRay(tiny=tiny)
+    ray = OneRay(tiny=tiny, module=module)
     try:
         yield ray
     except BaseException:

@@ -7,6 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.goals import Goal, Results
+from benchmarks.kinds_rows import COLUMNS as KINDS_COLUMNS
+from benchmarks.kinds_rows import KIND_ROWS, KindRow, KindsResults, Network
+from benchmarks.kinds_work import left_out
 from benchmarks.measure import Cell, Failure, Timing, ratio
 from benchmarks.ray_rows import BY_HAND, COLUMNS, MEMORY_MIB, RAY_ROWS, RayRow
 from benchmarks.rows import ALL, ROWS, Cells, Row
@@ -70,10 +73,48 @@ def writing_table(results: Results) -> Iterator[str]:
     yield from side_by_side(head, WRITERS, WRITING_ROWS, results.writing.rows, WRITERS)
 
 
+def kinds_table(results: Results) -> Iterator[str]:
+    """The same for the kinds of values; and by how much a worker grows that holds one."""
+    found, head = results.kinds, "milliseconds, 4 workers, first / repeated"
+    yield from side_by_side(head, KINDS_COLUMNS, KIND_ROWS, found.rows, KINDS_COLUMNS)
+    if found.private:
+        yield ""
+        yield from aligned(list(private_lines(found)))
+        yield from left_out()
+
+
+def private_lines(found: KindsResults) -> Iterator[list[str]]:
+    present = {name for each in found.private.values() for name in each}
+    names = [name for name in KINDS_COLUMNS if name in present]
+    yield ["a worker's own memory, MB more", *(HEADS.get(name, name) for name in names)]
+    for row in KIND_ROWS:
+        if row.key in found.private:
+            grown = found.private[row.key]
+            yield [row.title, *(megabytes(grown[n]) if n in grown else "-" for n in names)]
+
+
+def megabytes(value: float | Failure) -> str:
+    return value.word if isinstance(value, Failure) else f"{max(value, 0.0) / 1e6:.1f}"
+
+
+def kinds_extras(results: Results) -> Iterator[str]:
+    """The network of torch."""
+    ran = results.kinds.network
+    if isinstance(ran, Failure):
+        yield f"torch network of 200 MB: {ran.word}"
+    elif isinstance(ran, Network):
+        bits = "the same bits" if ran.bits else "other bits"
+        yield (
+            f"torch network of 200 MB in 4 workers: memory grows by {ran.grows:.2f} of that; "
+            f"{bits} as serial with one thread, {ran.relative:.1g} of the largest result apart "
+            "from all threads"
+        )
+
+
 def side_by_side(
     head: str,
     columns: Sequence[str],
-    rows: Iterable[Row | RayRow | WritingRow],
+    rows: Iterable[Row | RayRow | WritingRow | KindRow],
     found: Mapping[str, Cells],
     known: Collection[str],
 ) -> Iterator[str]:
@@ -209,7 +250,8 @@ def failures(results: Results) -> Iterator[str]:
 
 def as_json(results: Results, goals: Sequence[Goal], machine: Mapping[str, Any]) -> dict[str, Any]:
     """Machine, versions and all figures; milliseconds unless the name says otherwise."""
-    titles = {row.key: row.title for row in (*ROWS, *RAY_ROWS, *WRITING_ROWS)}
+    rows = (*ROWS, *RAY_ROWS, *WRITING_ROWS, *KIND_ROWS)
+    titles = {row.key: row.title for row in rows}
     return {
         "machine": dict(machine),
         "seconds": round(results.seconds, 1),
@@ -224,6 +266,7 @@ def as_json(results: Results, goals: Sequence[Goal], machine: Mapping[str, Any])
         "unchanged_512_mb": plain(results.unchanged),
         "memory_over_256_mb": {name: plain(value) for name, value in results.memory.items()},
         "writing": writing_json(results.writing),
+        "kinds": kinds_json(results.kinds),
         "goals": [asdict(goal) for goal in goals],
     }
 
@@ -235,6 +278,15 @@ def writing_json(found: WritingResults) -> dict[str, Any]:
         "memory": {job: dict(plain_all(each)) for job, each in found.memory.items()},
         "locks": figures(found.locks),
         "overlap": figures(found.overlaps),
+    }
+
+
+def kinds_json(found: KindsResults) -> dict[str, Any]:
+    """Bytes of a worker's own memory, and the network of torch."""
+    ran = found.network
+    return {
+        "private": {key: dict(plain_all(each)) for key, each in found.private.items()},
+        "network": asdict(ran) if isinstance(ran, Network) else plain(ran),
     }
 
 

@@ -49,6 +49,11 @@ def hold(deadline: float, model: npt.NDArray[np.float64]) -> float:
     return total
 
 
+def look(item: Callable[[Any], Any], model: Any) -> Any:
+    """Whatever the item does with the value."""
+    return item(model)
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A function, its items, and how to build what it shares (None: it shares nothing)."""

@@ -136,6 +136,7 @@ NUMPY = {
     "array in F order": numpy(lambda: np.asfortranarray(table())),
     "slice": numpy(lambda: table()[100:200]),
     "transposed": numpy(lambda: table().T),
+    "reversed": numpy(lambda: table()[::-1]),
     "0-d": Kind(lambda: np.array(2.5), of_array),
     "size 1": Kind(lambda: np.array([[2.5]]), of_array),
     "empty": Kind(lambda: np.zeros((0, 5), ">i2"), of_array),

@@ -293,6 +293,40 @@ def test_windows_keep_their_memory() -> None:
     assert 5 == own[5, 0]
 
 
+@pytest.mark.parametrize(
+    "turn",
+    [
+        lambda a: a[::-1],
+        lambda a: a[:, ::-1],
+        lambda a: a[::-1, ::-1].T,
+        lambda a: a[10:20][::-1],
+    ],
+    ids=["rows", "columns", "transposed", "part"],
+)
+def test_view_that_runs_backwards_is_not_copied(turn: Any) -> None:
+    """A view that differs from a dense one in its direction alone is stored as it lies there."""
+    base = table()
+    view = turn(base)
+    (buffer,) = codec.encode(view).buffers
+    assert np.shares_memory(base, buffer)
+    assert view.nbytes == buffer.nbytes
+    again = through(view)
+    assert view.strides == again.strides
+    assert_same(view, again)
+    own = through(view, own=True)
+    own[0, 0] = -1
+    assert -1 == own[0, 0]
+    assert 1 == (own == -1).sum()
+
+
+def test_repeated_column_is_private_in_every_element() -> None:
+    """Gaps that make up for repeated elements do not make a dense array: a write is to one."""
+    view = np.lib.stride_tricks.as_strided(np.arange(4.0), (2, 2), (24, 0))
+    own = through(view, own=True)
+    own[0, 0] = -1
+    assert [[-1.0, 0.0], [3.0, 3.0]] == own.tolist()
+
+
 def test_slice_and_column_ship_their_own_bytes() -> None:
     """A slice of a base that is not shared ships nothing but itself; a column is gathered once."""
     base = table()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sharedtask import CopyOnWrite, Shared, SharedTaskError, parallel
+from sharedtask.sharing import mapfiles
 from sharedtask.testing import assert_same
 
 pytestmark = pytest.mark.timeout(60)
@@ -191,6 +192,24 @@ def test_memmap_of_every_kind(tmp_path: Path, dtype: str) -> None:
     (result,) = parallel(whole).with_options(backend="process").map([0], table=table)
     assert np.asarray(table).tobytes() == np.asarray(result).tobytes()
     assert table.dtype == result.dtype
+
+
+def test_mappings_are_listed_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a file is mapped is looked for at the first use, and again if it has moved."""
+    looked: list[int] = []
+    look = mapfiles.region_at
+
+    def counted(address: int) -> Any:
+        looked.append(address)
+        return look(address)
+
+    monkeypatch.setattr(mapfiles, "region_at", counted)
+    table: Any = np.memmap(path, np.float64, "r")
+    found = [mapfiles.source_of(table[k:]) for k in range(3)]
+    assert [0, 8, 16] == [view.offset for view in found if view is not None]
+    assert 1 == len(looked)
+    mapfiles._seen[table._mmap] = 0, table.nbytes, None  # as if it had been elsewhere
+    assert mapfiles.source_of(table) == found[0]
 
 
 def test_npy_file(tmp_path: Path) -> None:

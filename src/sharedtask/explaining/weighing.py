@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sharedtask.sharing import codec
+from sharedtask.sharing import codec, extents
 from sharedtask.sharing.codec import FAILURES
 from sharedtask.sharing.parts import SCANNED, spread
 
@@ -120,7 +120,8 @@ def weigh_sample(value: Any, total: int, *, in_place: bool = True) -> Weight:
 def is_strided(array: np.ndarray[Any, Any]) -> bool:
     """Whether the elements lie apart in memory, so that a dense copy would have to be made."""
     axes = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
-    return not array.transpose(axes).flags.c_contiguous
+    dense = array.transpose(axes)
+    return not (dense.flags.c_contiguous or extents.is_flipped(dense))
 
 
 def _sample(value: Any) -> Iterator[Any]:

@@ -121,7 +121,7 @@ def arrange(
     if _have_owners_each(arrays) and all(array.flags.c_contiguous for array in arrays):
         return list(map(flat, arrays)), b""
     spans = list(map(bounds, arrays))
-    if _all_apart(spans) and not any(map(_lies_on_itself, arrays, spans)):
+    if _all_apart(spans) and not any(map(_needs_a_row, arrays, spans)):
         return list(map(flat, arrays)), b""
     members = [_Member(n, array, *spans[n], n in bare) for n, array in enumerate(arrays)]
     buffers: list[Bytes] = []
@@ -156,12 +156,23 @@ def _all_apart(spans: list[tuple[int, int]]) -> bool:
     return True
 
 
-def _lies_on_itself(array: npt.NDArray[Any], span: tuple[int, int]) -> bool:
-    """True where shape and order of axes do not say all: elements show the same memory."""
+def _needs_a_row(array: npt.NDArray[Any], span: tuple[int, int]) -> bool:
+    """True where shape and order of axes do not say all.
+
+    Elements show the same memory, or run backwards through it.
+    """
     low, high = span
     if high - low == array.nbytes:
-        return False
+        return is_flipped(array)
     return high - low < array.nbytes or 0 in array.strides
+
+
+def is_flipped(array: npt.NDArray[Any]) -> bool:
+    """True where nothing but its direction keeps an array from being dense and in C order."""
+    if array.flags.c_contiguous or min(array.strides, default=0) >= 0:
+        return False
+    forwards = tuple(slice(None, None, -1 if stride < 0 else 1) for stride in array.strides)
+    return array[forwards].flags.c_contiguous
 
 
 def _table(rows: list[tuple[Any, ...]]) -> bytes:
@@ -204,9 +215,13 @@ def _store(group: list[_Member], buffers: list[Bytes], rows: dict[int, Row]) -> 
 def _store_alone(member: _Member, buffers: list[Bytes], rows: dict[int, Row]) -> None:
     array = member.array
     number = len(buffers)
-    if not array.size or array.flags.c_contiguous or member.is_dense:
+    if not array.size or array.flags.c_contiguous or (member.is_dense and not is_flipped(array)):
         buffers.append(flat(array))
         rows[member.number] = Row(number)
+        return
+    if is_flipped(array):
+        _place([member], member.low, buffers, rows)
+        buffers.append(_memory(member.low, member.high, [array]))
         return
     core = array[tuple(slice(0, 1) if s == 0 else slice(None) for s in array.strides)]
     low, high = bounds(core)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ def source_of(array: np.memmap[Any, Any]) -> FileView | None:
     mapped: Any = array
     whole = np.frombuffer(mapped._mmap, np.uint8)
     path = os.path.abspath(os.fspath(array.filename))
-    region = region_at(_address(whole))
+    region = _region_of(mapped._mmap, _address(whole), whole.nbytes)
     try:
         status = os.stat(path)
     except OSError:
@@ -52,6 +53,19 @@ def source_of(array: np.memmap[Any, Any]) -> FileView | None:
     offset = region.offset + _address(whole) - region.start
     file = MappedFile(path, status.st_dev, status.st_ino, offset, whole.nbytes)
     return FileView(file, _address(array) - _address(whole))
+
+
+# To look through the list of all mappings takes longer than the rest of a call. What an object maps
+# does not change, unless it is resized.
+_seen: weakref.WeakKeyDictionary[Any, tuple[int, int, Region | None]]
+_seen = weakref.WeakKeyDictionary()
+
+
+def _region_of(mapping: Any, address: int, nbytes: int) -> Region | None:
+    known = _seen.get(mapping)
+    if known is None or known[:2] != (address, nbytes):
+        known = _seen[mapping] = address, nbytes, region_at(address)
+    return known[2]
 
 
 def _address(array: npt.NDArray[Any]) -> int:
@@ -77,15 +91,26 @@ def regions() -> list[Region]:
     them in.
     """
     try:
-        with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
-            return [_parse(line) for line in file]
-    except (OSError, MemoryError):
+        return [_parse(line) for line in _maps()]
+    except MemoryError:
         return []
 
 
 def region_at(address: int) -> Region | None:
     """The mapping that holds ``address``."""
-    return next((r for r in regions() if r.start <= address < r.end), None)
+    for line in _maps():  # of a thousand lines one is taken apart
+        if address < int(line[line.index("-") + 1 : line.index(" ")], 16):
+            region = _parse(line)
+            return region if region.start <= address else None
+    return None
+
+
+def _maps() -> list[str]:
+    try:
+        with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
+            return file.readlines()
+    except (OSError, MemoryError):
+        return []
 
 
 def _parse(line: str) -> Region:

@@ -48,10 +48,21 @@ def _table(series: Any) -> Any:
         return None
     try:
         table = series.to_frame().to_arrow(compat_level=pl.CompatLevel.newest())
-        again = _read(table if _may_fail(table) else table.slice(0, 0))
+        field = table.schema.field(0)
+        said = tuple((field.metadata or {}).items())
+        again = _read(table).dtype if _may_fail(table) else _type_read(field.type, said)
     except Exception:  # noqa: BLE001  columns of Python objects, types that Arrow does not have
         return None
-    return table if again.dtype == series.dtype else None
+    return table if again == series.dtype else None
+
+
+@functools.lru_cache(1024)
+def _type_read(kind: Any, said: tuple[tuple[bytes, bytes], ...]) -> Any:
+    """The type of the series that a column becomes, of this type and with these words beside it."""
+    pa = import_module("pyarrow")
+
+    schema = pa.schema([pa.field("", kind, metadata=dict(said))])
+    return _read(schema.empty_table()).dtype
 
 
 def _may_fail(table: Any) -> bool:

@@ -8,6 +8,7 @@ end of the user's program, or be seen by others, so there a tensor has a copy to
 
 from __future__ import annotations
 
+import functools
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +36,13 @@ def reduce_tensor(tensor: Any, out: Outgoing) -> Any:
     return build_tensor, (slot, dtype, shape, axes, tensor.dtype, tensor.requires_grad, state)
 
 
+@functools.cache
+def _torch() -> Any:
+    return import_module("torch")
+
+
 def _is_ordinary(tensor: Any) -> bool:
-    torch = import_module("torch")
+    torch = _torch()
     return (
         tensor.layout is torch.strided
         and tensor.device.type == "cpu"
@@ -47,7 +53,7 @@ def _is_ordinary(tensor: Any) -> bool:
 
 def _bits(tensor: Any) -> npt.NDArray[Any] | None:
     """The same memory as an array of an equally large type that numpy has."""
-    torch = import_module("torch")
+    torch = _torch()
     same_size = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     kind = same_size.get(tensor.element_size())
     if kind is None:
@@ -65,7 +71,7 @@ def build_tensor(
     attributes: dict[str, Any] | None,
 ) -> Any:
     """A tensor over the buffer, or over a copy of it; one storage for all that share an extent."""
-    torch = import_module("torch")
+    torch = _torch()
     array = reducers.build_array(buffer, key, shape, axes)
     whole, storage = _storage(buffer)
     offset = mapping.address_of(array) - mapping.address_of(whole)
@@ -80,7 +86,7 @@ def build_tensor(
 
 def _storage(buffer: Any) -> tuple[npt.NDArray[np.uint8], Any]:
     """The memory, and torch's name for it or for a copy of it."""
-    torch = import_module("torch")
+    torch = _torch()
     if type(buffer) is extents.Piece:
         if buffer.extent.kept is None:
             buffer.extent.kept = _storage(buffer.extent.buffer)
