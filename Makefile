@@ -5,6 +5,7 @@
 #   make lint     ruff, mypy, pyright, import-linter
 #   make docs     the documentation, built into site/
 #   make bench    the figures of the README, measured on this machine
+#   make faults   what happens when a worker dies, a task hangs ..., beside other pools
 #   make clean    removes what the commands above made
 #
 # Another Python: `PYTHON=python3.12 make test`. It gets an environment of its own.
@@ -26,10 +27,10 @@ endif
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 
-.PHONY: help demo test lint docs bench clean
+.PHONY: help demo test lint docs bench faults clean
 
 help:
-	@sed -n '3,8s/^# *//p' Makefile
+	@sed -n '3,9s/^# *//p' Makefile
 
 # A system Python may come without ensurepip (Debian's does): then its own pip fills the environment.
 $(BIN)/python:
@@ -74,6 +75,9 @@ docs: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+faults: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.faults
 
 clean:
 	rm -rf .venv .venv-* site build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
