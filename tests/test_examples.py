@@ -35,6 +35,7 @@ EXPECTED = {
     "lecture_statistics.py": r"all ways agree with numpy: True",
     "pairwise_distances.py": r"nearest neighbour shows the same digit: 98\.8%",
     "plain_values.py": r"all give the same: True",
+    "resume.py": r"no recorded walk ran twice: True",
     "shared_kwargs_example.py": r"Positive: 480",
     "streaming.py": r"settled after \d+ resamples",
     "torch_model.py": r"all results are the same, bit for bit: True",

@@ -45,6 +45,7 @@ BAD = [
     *[("desc", value) for value in (3, b"text", True)],
     *[("backend", value) for value in ("proces", "", None, 3, ["process"])],
     *[("verify", value) for value in ("contents", None, True)],
+    *[("journal", value) for value in ("", 3, True, b"run.sqlite", "a\0b")],
 ]
 
 
@@ -119,6 +120,7 @@ def test_good_values_are_normalised(given: Any, stored: Any) -> None:
         *[(n, "workers") for n in ("processes", "wrokers", "worker")],
         *[(n, "chunksize") for n in ("batch_size", "chunk_size", "chunk")],
         *[(n, "buffersize") for n in ("pre_dispatch", "max_tasks_active")],
+        *[(n, "journal") for n in ("checkpoint", "resume", "jornal")],
         *[(n, "timeout") for n in ("task_timeout", "timeout_seconds", "time_out")],
         ("max_retries", "retries"),
         ("backends", "backend"),
@@ -315,6 +317,8 @@ def test_equal_settings_give_the_same_object() -> None:
         ("progress", "no", False),
         ("desc", "My Text", "My Text"),
         ("desc", "none", None),
+        ("journal", "Run.sqlite", "Run.sqlite"),
+        ("journal", "none", None),
         ("timeout", "0.5", 0.5),
         ("timeout", "3", 3.0),
         ("timeout", "none", None),

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from sharedtask.errors import ClosedError as ClosedError
     from sharedtask.errors import DefinitionError as DefinitionError
     from sharedtask.errors import InvalidNameError as InvalidNameError
+    from sharedtask.errors import JournalError as JournalError
+    from sharedtask.errors import JournalWarning as JournalWarning
     from sharedtask.errors import LockOrderError as LockOrderError
     from sharedtask.errors import NameInUseError as NameInUseError
     from sharedtask.errors import NameRefusedError as NameRefusedError
@@ -77,6 +79,8 @@ _MODULES = {
         "ClosedError",
         "DefinitionError",
         "InvalidNameError",
+        "JournalError",
+        "JournalWarning",
         "LockOrderError",
         "NameInUseError",
         "NameRefusedError",
@@ -132,6 +136,8 @@ __all__ = [
     "Explanation",
     "Handle",
     "InvalidNameError",
+    "JournalError",
+    "JournalWarning",
     "LockOrderError",
     "Locked",
     "NameInUseError",

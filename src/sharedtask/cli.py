@@ -1,9 +1,10 @@
-"""The command line: which names there are, what is left of dead owners, what works here.
+"""The command line: names, what is left of dead owners, what works here, what journals hold.
 
     sharedtask ls [--json]   sharedtask clean   sharedtask info   sharedtask --version
+    sharedtask journal FILE [--json | --recover NEW]
 
-On a terminal ``ls`` shows a table for people. Into a pipe it writes a line for each name, with
-tabs between plain fields and no heading.
+On a terminal ``ls`` and ``journal`` show a table for people. Into a pipe they write a line for each
+name or run, with tabs between plain fields and no heading.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from sharedtask.version import VERSION
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from sharedtask.journal import Told
     from sharedtask.sharing.entries import Listed
 
     _Command = Callable[[argparse.Namespace], None]
@@ -57,6 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     ls.add_argument("--json", action="store_true", help="as JSON, every field")
     _add(commands, "clean", _clean, "remove names whose owners are gone")
     _add(commands, "info", _info, "show versions, defaults, and what works here")
+    journal = _add(commands, "journal", _journal, "show what a journal has recorded")
+    journal.add_argument("file", metavar="FILE", help="as given to journal=")
+    how = journal.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="as JSON, every field")
+    how.add_argument("--recover", metavar="NEW", help="copy what is readable into a new journal")
     return parser
 
 
@@ -128,7 +135,10 @@ def _fields(each: Listed, size: Callable[[int], str] = str, age: Callable[[int],
 def _table(found: list[Listed]) -> list[str]:
     if not found:
         return ["nothing is shared under a name."]
-    rows = [_HEADING, *(_fields(each, memory.human, _age) for each in found)]
+    return _aligned([_HEADING, *(_fields(each, memory.human, _age) for each in found)])
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
@@ -151,6 +161,88 @@ def _removal(each: Listed) -> str:
     if each.entry is None:
         return f"removed {_printable(each.name)}: its entry was damaged."
     return f"removed {each.name}: process {each.entry.pid}, which had shared it, has ended."
+
+
+# -------------------------------------------------------------------------------------- journal
+
+
+def _journal(given: argparse.Namespace) -> None:
+    from sharedtask import journal  # loads SQLite, and numpy
+
+    if given.recover is not None:
+        _recover(given.file, given.recover)
+        return
+    found = journal.reading(given.file)
+    if given.json:
+        _say(json.dumps([_run_as_json(each) for each in found], indent=2))
+    elif sys.stdout.isatty():
+        _say(*_run_table(found))
+    else:
+        _say(*("\t".join(_run_fields(each)) for each in found))
+
+
+def _recover(path: str, new: str) -> None:
+    from sharedtask import recovery
+
+    found = recovery.recover(path, new)
+    _say(f"{new}: {found.results} results of {found.runs} runs.")
+
+
+def _run_as_json(each: Told) -> dict[str, Any]:
+    row = each.row
+    return {
+        "run": _run_name(each),
+        "task": row.task,
+        "begun": row.begun,
+        "written": row.written,
+        "recorded": each.recorded,
+        "total": row.total,
+        "bytes": each.nbytes,
+        "finished": bool(row.finished),
+        "digests": row.digests(),
+    }
+
+
+_RUN_HEADING = ("RUN", "TASK", "BEGUN", "WRITTEN", "RECORDED", "OF", "BYTES", "STATE", "KEYED ON")
+
+
+def _run_fields(
+    each: Told, size: Callable[[int], str] = str, when: Callable[[float], str] = "{:.0f}".format
+) -> tuple[str, ...]:
+    row = each.row
+    return (
+        _run_name(each),
+        _printable(row.task),
+        when(row.begun),
+        when(row.written),
+        str(each.recorded),
+        "-" if row.total is None else str(row.total),
+        size(each.nbytes),
+        "finished" if row.finished else "unfinished",
+        _printable(", ".join(f"{name} {d[:6]}" for name, d in _telling(row.digests()).items())),
+    )
+
+
+def _run_name(each: Told) -> str:
+    return f"{each.row.id:016x}"[:8]
+
+
+def _telling(digests: dict[str, str]) -> dict[str, str]:
+    """Those that tell runs of one task apart: what its code is made of counts with the code."""
+    return {name: digest for name, digest in digests.items() if name.startswith(_TELLING)}
+
+
+_TELLING = ("the code", "the value", "the argument", "the global")
+
+
+def _run_table(found: list[Told]) -> list[str]:
+    if not found:
+        return ["nothing is recorded."]
+    return _aligned([_RUN_HEADING, *(_run_fields(each, memory.human, _ago) for each in found)])
+
+
+def _ago(when: float) -> str:
+    return f"{_age(max(int(time.time() - when), 0))} ago"
 
 
 # ----------------------------------------------------------------------------------------- info

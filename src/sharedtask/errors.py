@@ -16,6 +16,8 @@ __all__ = [
     "DefinitionError",
     "InvalidNameError",
     "ItemNote",
+    "JournalError",
+    "JournalWarning",
     "LockOrderError",
     "NameInUseError",
     "NameRefusedError",
@@ -391,6 +393,27 @@ class ChangedValueError(SharedTaskError, RuntimeError):
         if self.beside:
             return '; chunksize=1 with backend="serial" shows which item it was'
         return "; chunksize=1 shows which item it was" if len(self.items) > 1 else ""
+
+
+class JournalError(SharedTaskError):
+    """Raised when a journal cannot be used: it is damaged, in use, no journal, or full.
+
+    Attributes:
+        path: The file.
+        reason: What is wrong with it, and what to do.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"journal {self.path!r}: {self.reason}"
+
+
+class JournalWarning(UserWarning):
+    """Warned of when a journal has results of a task that a call cannot use, and says why."""
 
 
 class RemoteTraceback(Exception):  # noqa: N818 - not raised: it stands as a __cause__

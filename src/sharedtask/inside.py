@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 _process = threading.Event()
 _thread = threading.local()
@@ -31,3 +36,19 @@ def a_worker() -> bool:
 def a_task() -> bool:
     """True in a worker."""
     return _process.is_set() or getattr(_thread, "worker", False)
+
+
+@contextlib.contextmanager
+def recorded() -> Generator[None]:
+    """Within this block this thread runs items whose results are recorded."""
+    before = a_recorded_task()
+    _thread.recorded = True
+    try:
+        yield
+    finally:
+        _thread.recorded = before
+
+
+def a_recorded_task() -> bool:
+    """True in an item that is run by the thread which asked for it, and recorded."""
+    return getattr(_thread, "recorded", False)

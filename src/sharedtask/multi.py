@@ -303,6 +303,12 @@ class _Map(_Runs[..., Any]):
 
     def to_files(self) -> list[Any]:
         """The paths of the results; with ``return_exceptions`` exceptions stand among them."""
+        if resolve(self._explicit).journal is not None:
+            msg = (
+                "multi_process(): lazy_output=True writes every result to a file of its own, and a "
+                "journal would keep nothing but the paths. Use one of the two."
+            )
+            raise OptionsError(msg)
         target, folder = self._target, mkdtemp(prefix="sharedtask-")
         saver = saving.Saver(target.function, target.spec.name, folder, len(target.bound))
         self._target = replace(target, function=saver)

@@ -57,6 +57,7 @@ class OptionsDict(TypedDict, total=False):
     verify: Verify
     captured: Captured
     strict: bool
+    journal: str | os.PathLike[str] | None
     ray_options: Mapping[str, Any] | None
 
 
@@ -81,6 +82,8 @@ class Options:
             with what they are in.
         strict: Whether a task that changes the keys, items or attributes of a shared value gets
             ``ChangedValueError``. What is not arrays is then pickled again after each chunk.
+        journal: File in which the results of a map are recorded as items finish, so that the same
+            call finds them there after an interruption; None: nothing is recorded.
         ray_options: With Ray, what every task needs: ``{"num_gpus": 0.25, "memory": 2e9}``, the
             options of Ray's own tasks by their names there.
 
@@ -101,6 +104,7 @@ class Options:
     verify: Verify = "content"
     captured: Captured = "share"
     strict: bool = False
+    journal: str | None = None
     ray_options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -146,6 +150,16 @@ def _exception_classes() -> core_schema.CoreSchema:
 
 def _or_none(schema: core_schema.CoreSchema) -> core_schema.CoreSchema:
     return core_schema.nullable_schema(schema)
+
+
+def _file_path() -> core_schema.CoreSchema:
+    """A path in the form that can be part of a key; one of bytes stays what it is, and fails."""
+
+    def as_text(value: object) -> object:
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+    path = core_schema.str_schema(min_length=1, strict=True, pattern=r"^[^\x00]+$")
+    return core_schema.no_info_before_validator_function(as_text, path)
 
 
 class RayOptions(dict[str, Any]):
@@ -217,6 +231,7 @@ _SCHEMAS: dict[str, core_schema.CoreSchema] = {
     "verify": core_schema.literal_schema(list(VERIFICATIONS)),
     "captured": core_schema.literal_schema(list(CAPTURES)),
     "strict": core_schema.bool_schema(strict=True),
+    "journal": _or_none(_file_path()),
     "ray_options": _or_none(_ray_options()),
 }
 
@@ -234,6 +249,7 @@ _ALLOWED: dict[str, str] = {
     "verify": "'content' or 'identity'",
     "captured": "'share' or 'copy'",
     "strict": "True or False",
+    "journal": "the path of a file, or None",
     "ray_options": "a dict of options of Ray's tasks, or None",
 }
 
@@ -258,6 +274,8 @@ OTHER_SPELLINGS: dict[str, str] = {
     "max_retries": "retries",
     "task_timeout": "timeout",
     "timeout_seconds": "timeout",
+    "checkpoint": "journal",
+    "resume": "journal",
 }
 
 _VALIDATOR = SchemaValidator(
@@ -376,7 +394,8 @@ _SWITCH_WORDS = {
 }
 _INTEGERS = frozenset({"workers", "chunksize", "buffersize", "retries"})
 _SWITCHES = frozenset({"progress", "return_exceptions", "strict"})
-_NULLABLE = frozenset({"workers", "buffersize", "desc", "timeout"})
+_NULLABLE = frozenset({"workers", "buffersize", "desc", "timeout", "journal"})
+_TEXTS = frozenset({"desc", "journal"})
 
 # A class cannot be named in an environment variable without importing on its behalf.
 _FROM_ENVIRONMENT = tuple(n for n in OPTION_NAMES if n not in {"retry_on", "ray_options"})
@@ -417,7 +436,7 @@ def _parse(name: str, text: str) -> object:
             return int(text)
         if name == "timeout":
             return float(text)
-    return text if name == "desc" else word
+    return text if name in _TEXTS else word
 
 
 # --- which setting counts --------------------------------------------------------------------

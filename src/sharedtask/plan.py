@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from sharedtask import partitions
+from sharedtask import inside, partitions
 from sharedtask.annotations import Role
 from sharedtask.backends.base import INTO, Blocks, Call, SharedValue, Total
-from sharedtask.errors import ArgumentError
+from sharedtask.errors import ArgumentError, OptionsError
 from sharedtask.locked import Locked
 from sharedtask.options import OPTION_NAMES, OTHER_SPELLINGS, Options
 from sharedtask.overlaps import check_overlap
@@ -73,7 +73,9 @@ def plan_map(
         ArgumentError: ``items`` is no collection of items, an argument is missing, extra or given
             twice, or a shared value does not match its annotation.
         UnshareableError: A shared value belongs to this process: a lock, a socket, a generator.
+        OptionsError: The results are to be recorded, and are written into arrays.
     """
+    options = _journalled(target.spec, options, into=into is not None)
     _check_items(target.spec.name, items)
     if Role.PARTITIONED in target.spec.roles.values():
         items = list(items)  # no two blocks may overlap: all must be known before one is written
@@ -122,6 +124,7 @@ def plan_call(
         locked=plan_locks(spec, shared),
         itemwise=bool(totals) and (ordered or not stops),
         block=_block_length(items, options) if ordered else None,
+        prompt=options.journal is not None,
         star=star,
         timeout=options.timeout,
         workers=options.workers,
@@ -155,6 +158,26 @@ def plan_blocks(
             check_overlap(array, indices, "item {}".format, name)
             found[name] = Blocks(array, by, indices)
     return found
+
+
+def _journalled(spec: TaskSpec, options: Options, *, into: bool) -> Options:
+    """Refuse to record what a journal does not keep; a map inside a task is not recorded.
+
+    Its results are a part of what the task returns.
+    """
+    if options.journal is None:
+        return options
+    if inside.a_task() or inside.a_recorded_task():
+        return replace(options, journal=None)
+    written = [name for name, role in spec.roles.items() if role.writes]
+    if written or into:
+        what = "'out' of map_into()" if into else repr(written[0])
+        msg = (
+            f"{spec.name}(): journal={options.journal!r} keeps what tasks return, and not what they"
+            f" write into {what}. Return it instead, or say with_options(journal=None)."
+        )
+        raise OptionsError(msg)
+    return options
 
 
 def _apart(items: Iterable[Any], written: Any) -> Sequence[Any]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from sharedtask.options import Options
 
 
 class Bar(Protocol):
-    """What is told of finished items."""
+    """What is told of finished items: ``n`` of them, ``initial`` of which took no time."""
+
+    n: Any
+    initial: Any
 
     def update(self, n: int) -> object:
         """``n`` more items are done."""
@@ -17,9 +20,18 @@ class Bar(Protocol):
     def close(self) -> object:
         """No more will come."""
 
+    def refresh(self) -> object:
+        """Draw it now."""
+
 
 class _NoBar:
+    n: Any = 0
+    initial: Any = 0
+
     def update(self, n: int) -> None:
+        pass
+
+    def refresh(self) -> None:
         pass
 
     def close(self) -> None:
@@ -37,3 +49,11 @@ def open_bar(options: Options, total: int | None) -> Bar:
 
     bar: Bar = tqdm(total=total, desc=options.desc, unit="item", dynamic_ncols=True, leave=True)
     return bar
+
+
+def skip(bar: Bar, n: int) -> None:
+    """``n`` items were done before the bar was there: they say nothing of how fast it will go."""
+    if bar is not _NO_BAR:
+        bar.n += n
+        bar.initial += n
+        bar.refresh()

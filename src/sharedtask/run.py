@@ -9,10 +9,11 @@ under way, waits for a report, and hands on what is finished. ``collect`` makes 
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,15 +22,17 @@ from sharedtask import interrupts
 from sharedtask.backends.base import Chunk, Session
 from sharedtask.chunks import Chunker, Pace
 from sharedtask.errors import ClosedError
-from sharedtask.progress import open_bar
+from sharedtask.outcomes import Known, Report
+from sharedtask.progress import open_bar, skip
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Mapping
 
-    from sharedtask.backends.base import Backend, Call
+    from sharedtask.backends.base import Backend, Call, SharedValue
     from sharedtask.options import Options
-    from sharedtask.outcomes import Batch, Report
+    from sharedtask.outcomes import Batch
     from sharedtask.plan import Plan
+    from sharedtask.recording import Recording
 
 # After an error the results of earlier items are awaited for this long: where several items fail,
 # the first of them is reported, as a loop would, unless that means a long wait.
@@ -63,6 +66,11 @@ class _Over(Session):
 
     def submit(self, chunk: Chunk) -> None:
         """Nothing runs any more."""
+
+    def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:
+        """Nothing is shared any more."""
+        del shared
+        return {}
 
     def close(self) -> None:
         """Twice is once."""
@@ -98,6 +106,9 @@ class Run:
             pace,
             costly=plan.options.strict,
         )
+        self._recording = _recording_of(plan, self._session)
+        self._known: list[Piece] = []  # results that were recorded before
+        self._fresh: deque[Chunk] = deque()  # what is to be run between these
         self._open: dict[int, _Open] = {}
         self._attempts: Counter[int] = Counter()
         self._bar = open_bar(plan.options, plan.total)
@@ -129,6 +140,9 @@ class Run:
         with interrupts.noticed():
             if self._failure is None:
                 self._feed()
+            if self._known:
+                known, self._known = self._known, []
+                return known
             if self._is_over():
                 return None
             return self._absorb(self._next_report())
@@ -147,6 +161,8 @@ class Run:
         """The run has come to its end without an error."""
         if not self._stopped:
             self._session.finish()
+            if self._recording is not None:
+                self._recording.finish(self._chunker.given)
 
     @property
     def failed_at(self) -> int | None:
@@ -164,15 +180,21 @@ class Run:
         session, self._session = self._session, _OVER
         session.close()
         self._bar.close()
+        recording, self._recording = self._recording, None
         while not self._reports.empty():
             report = self._reports.get()
             if report is not None:
-                report.delivery.discard()
+                _part_with(report, recording)
+        if recording is not None:
+            recording.close()
 
     # ---------------------------------------------------------------------------- feeding
 
     def _feed(self) -> None:
         while len(self._open) < self._limit:
+            if self._fresh:
+                self._submit(self._fresh.popleft())
+                continue
             most = self._room()
             if most is not None and most <= 0:
                 return
@@ -180,9 +202,24 @@ class Run:
             if chunk is None:
                 self._end_of_items()
                 return
-            self._submit(chunk)
-            if self._chunker.is_lazy and not self._reports.empty():
+            if self._recording is None:
+                self._submit(chunk)
+            else:
+                self._sort_out(chunk, self._recording)
+            if self._chunker.is_lazy and (self._known or not self._reports.empty()):
                 return  # the next item may take its time, and there is a result to hand on
+
+    def _sort_out(self, chunk: Chunk, recording: Recording) -> None:
+        """Set aside what is recorded, and what cannot be; the rest is to be run."""
+        found = recording.sort_out(chunk)
+        self._fresh.extend(self._chunker.again(first, items) for first, items in found.fresh)
+        for batch in found.known:
+            self._known.append(_whole(batch))
+            skip(self._bar, len(batch.values))
+        for batch in found.failed:
+            failed = self._chunker.again(batch.first, [chunk.items[batch.first - chunk.first]])
+            self._open[failed.number] = _Open(failed)
+            self._reports.put(Report(failed.number, Known(batch), 1, finished=True))
 
     def _end_of_items(self) -> None:
         """What the items raised counts as the failure of the item that they did not give."""
@@ -229,6 +266,9 @@ class Run:
         batch = report.delivery.open()
         if self._accepts:
             self._session.accept(batch)
+        if self._recording is not None:  # before anything else is run, or the caller goes away
+            self._recording.take(batch)
+            self._recording.settle(more=not self._reports.empty())
         state.covered += report.count
         if report.finished:
             del self._open[report.chunk]
@@ -288,6 +328,28 @@ class Run:
 
 def _whole(batch: Batch) -> Piece:
     return Piece(batch.first, batch.values)
+
+
+def _recording_of(plan: Plan, session: Session) -> Recording | None:
+    """What is recorded of this run, if anything; without it the session is closed."""
+    if plan.options.journal is None:
+        return None
+    from sharedtask.recording import Recording  # SQLite is for those who ask for it
+
+    try:
+        return Recording.begin(plan.options.journal, plan.call, plan.total, session)
+    except BaseException:
+        session.close()
+        raise
+
+
+def _part_with(report: Report, recording: Recording | None) -> None:
+    """Nobody waits for these results any more, but the next call may find them."""
+    if recording is None:
+        report.delivery.discard()
+        return
+    with contextlib.suppress(Exception):  # whatever ended the run is what is told
+        recording.take(report.delivery.open())
 
 
 # ---------------------------------------------------------------------------------- shapes

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["did_you_mean", "one_of"]
+__all__ = ["did_you_mean", "listed", "one_of"]
 
 
 def did_you_mean(word: str, known: Iterable[str], form: str = "{!r}") -> str:
@@ -16,3 +16,9 @@ def one_of(words: Iterable[str]) -> str:
     """Join words as in "a, b or c"."""
     *head, last = words
     return f"{', '.join(head)} or {last}" if head else last
+
+
+def listed(words: Iterable[str]) -> str:
+    """Join words as in "a, b and c"."""
+    *head, last = words
+    return f"{', '.join(head)} and {last}" if head else last

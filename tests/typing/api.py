@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Annotated, assert_type
 
 import numpy as np
@@ -188,6 +189,8 @@ def other_options() -> None:
     assert_type(faster.map(numbers, model=model), list[float])
     with sharedtask.defaults(chunksize=10, progress=True, retry_on=OSError):
         assert_type(score.map(numbers, model), list[float])
+    recorded = score.with_options(journal=Path("run.sqlite"))
+    assert_type(recorded.with_options(journal=None).map(numbers, model), list[float])
     assert_type(score.cache_info(), CacheInfo)
     assert_type(score.cache_info().nbytes, int)
 

@@ -37,6 +37,8 @@ class SharedValue:
 # The name under which ``Call.blocks`` has the array that takes the results themselves: no function
 # can have a parameter of that name.
 INTO = "map_into()"
+# See ``Call.prompt``.
+PROMPT_SECONDS = 0.05
 # What stands among the results for one that was written there: a bool travels fastest.
 TAKEN = True
 
@@ -76,7 +78,8 @@ class Call:
     ``locked`` says what is locked together in the arrays that tasks lock. ``totals`` are those that
     they add to. With ``itemwise`` each item adds to an array of its
     own, so that one that fails adds nothing. Where the order of the items counts, ``block`` of them
-    travel and are combined together.
+    travel and are combined together. With ``prompt`` results are reported ``PROMPT_SECONDS`` after
+    they are there, at the end of the item in hand: they are to outlive the caller.
     """
 
     task: str
@@ -91,6 +94,7 @@ class Call:
     locked: Mapping[str, Regions]
     itemwise: bool
     block: int | None
+    prompt: bool
     star: bool
     timeout: float | None
     workers: int | None
@@ -188,6 +192,15 @@ class Session(ABC):
 
     def finish(self) -> None:
         """Called at the end of a call that succeeded: the caller's totals are complete then."""
+
+    @abstractmethod
+    def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:
+        """Digests of these values, which the session shares, by their contents."""
+
+    def fingerprint_of(self, array: npt.NDArray[Any]) -> bytes | None:
+        """The digest of an array's bytes, where the session knows it."""
+        del array
+        return None
 
     @abstractmethod
     def close(self) -> None:

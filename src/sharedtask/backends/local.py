@@ -19,6 +19,7 @@ from sharedtask import inside, interrupts, partitions
 from sharedtask.annotations import Role
 from sharedtask.backends.base import (
     INTO,
+    PROMPT_SECONDS,
     TAKEN,
     Backend,
     Call,
@@ -109,7 +110,8 @@ class _LocalSession(Session):
 
     def submit(self, chunk: Chunk) -> None:
         if self._sink.begun(chunk.number):
-            self._run(chunk)
+            with inside.recorded() if self._call.prompt else contextlib.nullcontext():
+                self._run(chunk)
 
     def _run(self, chunk: Chunk) -> None:
         began = time.monotonic()
@@ -137,7 +139,7 @@ class _LocalSession(Session):
     ) -> None:
         call, interrupted = self._call, interrupts.count()
         for offset, item in enumerate(chunk.items):
-            if self._closed:
+            if self._closed or (call.prompt and offset and _is_late(began)):
                 break
             try:
                 value, error = run_one(item, chunk.first + offset, turn), None
@@ -190,12 +192,21 @@ class _LocalSession(Session):
     def accept(self, batch: Batch) -> None:
         self._gathering.add(batch.partial)
 
+    def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:
+        from sharedtask.backends.work import contents  # of no use to who records nothing
+
+        return {name: contents.of_value(value.value) for name, value in shared.items()}
+
     def finish(self) -> None:
         self._gathering.finish()
 
     def close(self) -> None:
         self._closed = True
         close_all(self._uses)
+
+
+def _is_late(began: float) -> bool:
+    return time.monotonic() - began > PROMPT_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ from __future__ import annotations
 import copyreg
 import io
 import pickle
+import sys
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cloudpickle
 import numpy as np
@@ -43,16 +44,18 @@ def encode(
     by_path: bool = True,
     in_place: bool = False,
     refer: Callable[[npt.NDArray[Any]], Any] | None = None,
+    by_name: bool = False,
 ) -> Payload:
     """Encode ``value`` without copying the memory of its contiguous arrays.
 
     A mapped file is opened anew where the value is decoded; without ``by_path``, for machines that
     do not have the file, its contents travel. With ``in_place`` arrays that lie in shared memory
     already are mapped where the value is decoded, and go on changing with it. ``refer`` is asked
-    for each plain array and gives what is pickled in its place: a callable and its arguments.
+    for each plain array and gives what is pickled in its place: a callable and its arguments. With
+    ``by_name`` classes and functions of ``__main__`` are found there where it is decoded.
     """
     out = Outgoing(in_band=False, by_path=by_path, in_place=in_place, refer=refer)
-    head = _pickled(value, out, out.passed.append)
+    head = _pickled(value, out, out.passed.append, _ByName if by_name else _Pickler)
     buffers, table = out.parts()
     head = head + table if table else head
     return Payload(head, tuple(buffers), tuple(out.held), tuple(out.descriptors))
@@ -74,10 +77,13 @@ def decode(head: bytes | memoryview, buffers: Iterable[Any] = ()) -> Any:
 
 
 def _pickled(
-    value: object, out: Outgoing, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None
+    value: object,
+    out: Outgoing,
+    buffer_callback: Callable[[pickle.PickleBuffer], Any] | None,
+    pickler: type[_Pickler] | None = None,
 ) -> bytes:
     file = io.BytesIO()
-    _Pickler(file, value, out, buffer_callback).dump(reducers.bulk(value))
+    (pickler or _Pickler)(file, value, out, buffer_callback).dump(reducers.bulk(value))
     return file.getvalue()
 
 
@@ -86,6 +92,13 @@ class _Dispatch(dict[type, Any]):
 
     def __missing__(self, cls: type) -> Any:
         return copyreg.dispatch_table[cls]
+
+
+class SupportsWrite(Protocol):
+    """What a pickle is written to."""
+
+    def write(self, data: Any, /) -> object:
+        """Take the next bytes."""
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
@@ -99,7 +112,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
 
     def __init__(
         self,
-        file: io.BytesIO,
+        file: SupportsWrite,
         value: object,
         out: Outgoing,
         buffer_callback: Callable[[pickle.PickleBuffer], Any] | None,
@@ -125,3 +138,21 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
             if reduced is not NotImplemented:
                 return reduced
         return super().reducer_override(obj)
+
+
+class _ByName(_Pickler):
+    """For another process that runs the same program: what it decodes is of its own classes."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, (type, FunctionType)) and _is_in_main(obj):
+            return NotImplemented
+        return super().reducer_override(obj)
+
+
+def _is_in_main(obj: Any) -> bool:
+    if obj.__module__ != "__main__":
+        return False
+    found: Any = sys.modules.get("__main__")
+    for name in obj.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is obj

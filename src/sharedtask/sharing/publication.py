@@ -43,6 +43,7 @@ class Publication:
         self._held = payload.held
         self.descriptors = payload.descriptors
         self._holders: list[weakref.WeakMethod[Callable[[int], None]]] = []
+        self._fingerprint: bytes | None = None
         self.released = False
 
     @property
@@ -71,6 +72,19 @@ class Publication:
             )
         except LookupError:  # a store on other machines may lose it
             return False
+
+    def fingerprint(self, value: Callable[[], object]) -> bytes:
+        """The digest of the contents, made of ``value()`` when it is first asked for.
+
+        Memory that the caller goes on writing is read each time.
+        """
+        from sharedtask.sharing import fingerprint  # of no use to who records nothing
+
+        found = self._fingerprint
+        if found is None:
+            found = fingerprint.fingerprint(value())
+            self._fingerprint = None if self.is_in_place else found
+        return found
 
     def payload(self) -> Payload:
         """What was published, over the memory where it is."""

@@ -32,9 +32,12 @@ from .pool import Pool
 from .tickets import OpenCall
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Generator, Iterable, Mapping
     from queue import SimpleQueue
 
+    import numpy.typing as npt
+
+    from sharedtask.backends.base import SharedValue
     from sharedtask.outcomes import Batch
     from sharedtask.sharing.payload import Payload
 
@@ -179,6 +182,16 @@ class _ProcessSession(Session):
     def accept(self, batch: Batch) -> None:
         for working in self._working.values():
             working.accept(batch)
+
+    def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:
+        from sharedtask.backends.work import contents  # of no use to who records nothing
+
+        return contents.of_leased(self._call.leases, shared)
+
+    def fingerprint_of(self, array: npt.NDArray[Any]) -> bytes | None:
+        from sharedtask.backends.work import contents
+
+        return contents.of_captured(self._call.leases, array)
 
     def finish(self) -> None:
         self._places.finish()

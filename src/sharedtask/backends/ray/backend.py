@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from queue import SimpleQueue
 
+    import numpy.typing as npt
+
+    from sharedtask.backends.base import SharedValue
     from sharedtask.outcomes import Batch
     from sharedtask.sharing.payload import Payload
 
@@ -219,6 +222,7 @@ class _RaySession(Session):
             lambda: frozenset(node["NodeID"] for node in capacity.nodes()),
             call.timeout,
             call.splits,
+            call.prompt,
             bool(call.totals),
             call.stops,
             sink,
@@ -235,6 +239,16 @@ class _RaySession(Session):
     def accept(self, batch: Batch) -> None:
         accept_returned(self._blocks, batch)
         self._gathering.add(batch.partial)
+
+    def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:
+        from sharedtask.backends.work import contents  # of no use to who records nothing
+
+        return contents.of_leased(self._call.leases, shared)
+
+    def fingerprint_of(self, array: npt.NDArray[Any]) -> bytes | None:
+        from sharedtask.backends.work import contents
+
+        return contents.of_captured(self._call.leases, array)
 
     def finish(self) -> None:
         self._gathering.finish()

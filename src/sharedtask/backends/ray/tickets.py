@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sharedtask.backends.base import PROMPT_SECONDS
 from sharedtask.backends.work import packing, parcels, results
 from sharedtask.outcomes import Batch, Known, Report
 from sharedtask.sharing import codec
@@ -66,6 +67,7 @@ class OpenCall:
     alive_nodes: Callable[[], frozenset[str]]
     timeout: float | None
     splits: bool
+    prompt: bool  # results are not to wait for the end of their chunk
     adds: bool  # what a chunk adds up comes with its answer, or is lost
     stops: bool
     sink: Sink
@@ -136,7 +138,7 @@ class Ticket:
             tokens,
             released,
             beside,
-            _CHUNK_SECONDS if call.splits else 0.0,
+            PROMPT_SECONDS if call.prompt else _CHUNK_SECONDS if call.splits else 0.0,
             call.timeout or 0.0,
         )
 

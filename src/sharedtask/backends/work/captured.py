@@ -57,6 +57,14 @@ class Captures:
         """What was leased, and how to find the array again."""
         return [(lease, reference) for reference, lease in self._found.values()]
 
+    def lease_of(self, array: npt.NDArray[Any]) -> Lease | None:
+        """The lease of an array, if it was leased."""
+        for private in (False, True):
+            known = self._found.get((id(array), private))
+            if known is not None and known[0]() is array:
+                return known[1]
+        return None
+
     def encoder(self, *, private: bool) -> Callable[[Any], Payload]:
         """An ``encode`` that leaves them out: writable for each chunk, or read-only for all."""
         if self._least is None:
