@@ -4,6 +4,7 @@ import gc
 import mmap
 import os
 import pickle
+import resource
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from sharedtask import ClosedError, CopyOnWrite, Shared, UnshareableError, parallel, share, shutdown
-from sharedtask.sharing import codec, freshness
+from sharedtask.sharing import codec, freshness, memory
 from sharedtask.sharing.cache import ShareCache
 
 pytestmark = pytest.mark.timeout(60)
@@ -672,3 +673,23 @@ def test_reference_counts_are_kept() -> None:
     read.cache_clear()
     gc.collect()
     wait_for(lambda: sys.getrefcount(table) <= before)
+
+
+def test_bound_in_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values that hold a descriptor each are given up, the oldest first, before there are none."""
+    monkeypatch.setattr(memory, "open_files", lambda: 40)
+    cache = ShareCache(limit=1 << 30)
+    values = [np.full(300_000, k, np.uint8) for k in range(60)]
+    small = [np.full(3, k, np.uint8) for k in range(60)]
+    for value in (*small, *values):
+        assert not hit(cache, value)
+    assert [True] * 20 == [hit(cache, value) for value in values[40:]]
+    assert [True] * 60 == [hit(cache, value) for value in small]
+    assert not hit(cache, values[39])
+    cache.clear()
+
+
+def test_files_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where as many files may be open as one likes, values are kept."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
+    assert 1 << 30 < memory.open_files()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sharedtask.errors import JournalError as JournalError
     from sharedtask.errors import JournalWarning as JournalWarning
     from sharedtask.errors import LockOrderError as LockOrderError
+    from sharedtask.errors import MemoryLimitError as MemoryLimitError
     from sharedtask.errors import NameInUseError as NameInUseError
     from sharedtask.errors import NameRefusedError as NameRefusedError
     from sharedtask.errors import OptionsError as OptionsError
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from sharedtask.partitions import Partition as Partition
     from sharedtask.partitions import partition as partition
     from sharedtask.reductions import Reduction as Reduction
+    from sharedtask.rng import Rng as Rng
+    from sharedtask.rng import per_item as per_item
     from sharedtask.sharing.arrays import array as array
     from sharedtask.sharing.arrays import empty as empty
     from sharedtask.sharing.arrays import zeros as zeros
@@ -82,6 +85,7 @@ _MODULES = {
         "JournalError",
         "JournalWarning",
         "LockOrderError",
+        "MemoryLimitError",
         "NameInUseError",
         "NameRefusedError",
         "OptionsError",
@@ -106,6 +110,10 @@ _MODULES = {
         "partition",
     ),
     "reductions": ("Reduction",),
+    "rng": (
+        "Rng",
+        "per_item",
+    ),
     "sharing.arrays": (
         "array",
         "empty",
@@ -140,6 +148,7 @@ __all__ = [
     "JournalWarning",
     "LockOrderError",
     "Locked",
+    "MemoryLimitError",
     "NameInUseError",
     "NameRefusedError",
     "OptionsError",
@@ -150,6 +159,7 @@ __all__ = [
     "Reduction",
     "RegionPoisonedError",
     "Regions",
+    "Rng",
     "SerializationError",
     "Shared",
     "SharedTaskError",
@@ -168,6 +178,7 @@ __all__ = [
     "multi_process",
     "parallel",
     "partition",
+    "per_item",
     "register",
     "share",
     "shutdown",

@@ -3,7 +3,7 @@
 import enum
 from typing import Annotated, TypeVar
 
-__all__ = ["CopyOnWrite", "Partitioned", "Reduced", "Role", "Shared"]
+__all__ = ["CopyOnWrite", "Made", "Partitioned", "Reduced", "Role", "Shared"]
 
 T = TypeVar("T")
 
@@ -21,6 +21,12 @@ class Role(enum.Enum):
     def writes(self) -> bool:
         """Whether what tasks write is for the caller to see."""
         return self in (Role.PARTITIONED, Role.REDUCED, Role.LOCKED)
+
+
+class Made(enum.Enum):
+    """What a parameter gets that the caller does not give: it is made for each item."""
+
+    RNG = "rng"
 
 
 # Plain assignments: type checkers see the bare T, and get_type_hints finds the marker. A ``type``

@@ -59,7 +59,8 @@ def parallel(
             them: ``{"best": "max"}``.
         **options: Defaults for this task: ``backend``, ``workers``, ``chunksize``, ``buffersize``,
             ``progress``, ``desc``, ``timeout`` (seconds per item), ``retries``, ``retry_on``,
-            ``return_exceptions``, ``verify``, ``captured``, ``strict``, ``ray_options``.
+            ``return_exceptions``, ``verify``, ``captured``, ``strict``, ``journal``, ``seed``,
+            ``memory_limit`` (bytes per worker), ``tasks_per_worker``, ``ray_options``.
 
     Returns:
         A task: called, it is the function; ``map``, ``imap``, ``submit`` ... run it at large.
@@ -109,6 +110,7 @@ def define(
     kind = _kind(function)
     spec = build_spec(functions.bare(function), kind=kind, **lists)
     checked = check_options(options, f"{spec.name}()")
+    spec.refuse_options(checked)
     return make_task(function, lists, checked, spec)
 
 

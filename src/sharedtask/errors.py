@@ -19,6 +19,7 @@ __all__ = [
     "JournalError",
     "JournalWarning",
     "LockOrderError",
+    "MemoryLimitError",
     "NameInUseError",
     "NameRefusedError",
     "OptionsError",
@@ -176,6 +177,7 @@ class WorkerDiedError(SharedTaskError, RuntimeError):
         signal: Number of the signal that killed it, None if it ended otherwise.
         exitcode: Exit code, None if a signal killed it.
         while_: Phase it died in, such as "while loading the shared values".
+        out_of_memory: Whether the kernel killed it because memory ran out.
     """
 
     def __init__(
@@ -187,8 +189,9 @@ class WorkerDiedError(SharedTaskError, RuntimeError):
         signal: int | None = None,
         exitcode: int | None = None,
         while_: str = "",
+        out_of_memory: bool = False,
     ) -> None:
-        super().__init__(function, index, item, pid, signal, exitcode, while_)
+        super().__init__(function, index, item, pid, signal, exitcode, while_, out_of_memory)
         self.function = function
         self.index = index
         self.item = item
@@ -196,6 +199,7 @@ class WorkerDiedError(SharedTaskError, RuntimeError):
         self.signal = signal
         self.exitcode = exitcode
         self.while_ = while_
+        self.out_of_memory = out_of_memory
 
     def __str__(self) -> str:
         worker = "a worker" if self.pid is None else f"worker {self.pid}"
@@ -211,11 +215,58 @@ class WorkerDiedError(SharedTaskError, RuntimeError):
         return "died"
 
     def _advice(self) -> str:
+        if self.out_of_memory:
+            return _MEMORY_ADVICE
         if self.signal is not None:
             return _SIGNAL_ADVICE.get(self.signal, "")
         if self.exitcode is not None:
             return " A task returns or raises; look for os._exit() or an exit in native code."
         return ""
+
+
+class MemoryLimitError(WorkerDiedError, MemoryError):
+    """Raised when an item needed more private memory than ``memory_limit``, and its worker ended.
+
+    Attributes:
+        before: Private memory of the worker in bytes when the item was begun.
+        reached: What it had come to when it was ended.
+        limit: The limit in bytes.
+    """
+
+    def __init__(
+        self,
+        function: str,
+        index: int | None = None,
+        item: object = None,
+        pid: int | None = None,
+        signal: int | None = None,
+        exitcode: int | None = None,
+        while_: str = "",
+        out_of_memory: bool = False,
+        before: int = 0,
+        reached: int = 0,
+        limit: int = 0,
+    ) -> None:
+        super().__init__(function, index, item, pid, signal, exitcode, while_, out_of_memory)
+        self.args = (*self.args, before, reached, limit)
+        self.before = before
+        self.reached = reached
+        self.limit = limit
+
+    def __str__(self) -> str:
+        worker = "a worker" if self.pid is None else f"worker {self.pid}"
+        place, limit = _place(self.function, self.index), _megabytes(self.limit)
+        if self.before > self.limit:
+            return (
+                f"{place}, was not begun: a fresh worker has {_megabytes(self.before)} of private"
+                f" memory, and memory_limit is {limit}. Set it higher; arrays in shared values do"
+                " not count."
+            )
+        return (
+            f"{place}, was ended with {worker}: its private memory grew from"
+            f" {_megabytes(self.before)} to {_megabytes(self.reached)}, and memory_limit is"
+            f" {limit}. Give the item less work, or set the limit higher."
+        )
 
 
 class TaskTimeoutError(SharedTaskError, TimeoutError):
@@ -457,6 +508,10 @@ _WRITES = (
     " Native code may have written into read-only shared memory, as torch does where a shared "
     "tensor is changed in place; give it a copy."
 )
+_MEMORY_ADVICE = (
+    " The kernel was out of memory. Use fewer workers, give an item less work, or have"
+    " memory_limit= end the items that need too much."
+)
 _SIGNAL_ADVICE = {
     6: " Native code aborted; its message stands on standard error.",
     7: _WRITES,
@@ -470,6 +525,10 @@ def _signal_name(number: int) -> str:
         return Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
 
 
 def _place(function: str, index: int | None) -> str:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from types import CellType, CodeType, FrameType, UnionType
 from typing import Annotated, Any, ForwardRef, NewType, Optional, TypeVar, Union
 
-from sharedtask.annotations import CopyOnWrite, Partitioned, Reduced, Role, Shared
+from sharedtask.annotations import CopyOnWrite, Made, Partitioned, Reduced, Role, Shared
 from sharedtask.cells import Regions
 from sharedtask.locked import Locked
 from sharedtask.partitions import Partition
@@ -38,6 +38,7 @@ _KNOWN_WORDS: Mapping[str, object] = {
     "Reduced": Reduced,
     "Reduction": Reduction,
     "Regions": Regions,
+    "Rng": Annotated[Any, Made.RNG],
     "Annotated": Annotated,
     "Optional": Optional,
     "Union": Union,
@@ -171,15 +172,17 @@ class Hint:
 
     Attributes:
         roles: The roles at its outside, in a union included; without doubles.
-        nested: The roles inside its brackets, where they mean nothing.
+        nested: The roles inside its brackets, where they mean nothing; what is made as well.
         choices: The types it allows; a plain type is one choice, a union several.
         rule: What it says besides the role: how an item names its block, how tasks add up.
+        made: Whether the value is made for each item.
     """
 
-    roles: frozenset[Role]
-    nested: frozenset[Role]
-    choices: tuple[Choice, ...]
-    rule: Rule | None
+    roles: frozenset[Role] = frozenset()
+    nested: frozenset[Role | Made] = frozenset()
+    choices: tuple[Choice, ...] = ()
+    rule: Rule | None = None
+    made: bool = False
 
 
 def read_hint(annotation: object, names: Names) -> Hint:
@@ -191,9 +194,11 @@ def read_hint(annotation: object, names: Names) -> Hint:
     marks: list[Any] = []
     choices = tuple(_choices(annotation, (), marks, names))
     nested = (role for choice in choices for role in _roles_inside(choice.type_))
+    made = Made.RNG in marks
+    marks = [mark for mark in marks if not isinstance(mark, Made)]
     rule = next((mark for mark in marks if not isinstance(mark, Role)), None)
     roles = {mark if isinstance(mark, Role) else mark.role for mark in marks}
-    return Hint(frozenset(roles), frozenset(nested), choices, rule)
+    return Hint(frozenset(roles), frozenset(nested), choices, rule, made)
 
 
 def _choices(
@@ -213,7 +218,7 @@ def _choices(
         yield from _choices(each, metadata, marks, names)
 
 
-_MARKS = (Role, Partition, Reduction, Regions)
+_MARKS = (Role, Made, Partition, Reduction, Regions)
 
 
 def _wrapped(annotation: Any, names: Names) -> tuple[Any, ...]:
@@ -255,8 +260,8 @@ def _filled_in(alias: Any, arguments: tuple[Any, ...]) -> Any:
     return value[tuple(given.get(parameter, parameter) for parameter in parameters)]
 
 
-def _roles_inside(annotation: Any) -> Iterator[Role]:
+def _roles_inside(annotation: Any) -> Iterator[Role | Made]:
     for argument in typing.get_args(annotation):
         metadata = getattr(argument, "__metadata__", ())
-        yield from (each for each in metadata if isinstance(each, Role))
+        yield from (each for each in metadata if isinstance(each, Role | Made))
         yield from _roles_inside(argument)

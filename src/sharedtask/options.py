@@ -10,7 +10,8 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from numbers import Integral
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, Literal, TypeAlias, TypedDict, Unpack, cast
 
 from pydantic_core import SchemaValidator, ValidationError, core_schema
 
+from sharedtask.cgroups import MEMBERSHIP, MOUNT, directories
 from sharedtask.errors import OptionsError
 from sharedtask.wording import did_you_mean
 
@@ -58,6 +60,9 @@ class OptionsDict(TypedDict, total=False):
     captured: Captured
     strict: bool
     journal: str | os.PathLike[str] | None
+    seed: int | Sequence[int] | None
+    memory_limit: int | str | None
+    tasks_per_worker: int | None
     ray_options: Mapping[str, Any] | None
 
 
@@ -84,6 +89,11 @@ class Options:
             ``ChangedValueError``. What is not arrays is then pickled again after each chunk.
         journal: File in which the results of a map are recorded as items finish, so that the same
             call finds them there after an interruption; None: nothing is recorded.
+        seed: What the generators of parameters annotated ``Rng`` are made from: whole numbers from
+            0 up, of any size; None: another one for every call.
+        memory_limit: Bytes of private memory that a worker process may have; a text such as
+            "512MB" or "2GiB" is taken too. None: no limit.
+        tasks_per_worker: Items after which a worker process is replaced; None: never.
         ray_options: With Ray, what every task needs: ``{"num_gpus": 0.25, "memory": 2e9}``, the
             options of Ray's own tasks by their names there.
 
@@ -105,6 +115,9 @@ class Options:
     captured: Captured = "share"
     strict: bool = False
     journal: str | None = None
+    seed: int | tuple[int, ...] | None = None
+    memory_limit: int | None = None
+    tasks_per_worker: int | None = None
     ray_options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -140,6 +153,33 @@ def _as_tuple(value: object) -> object:
 def _count(at_least: int, at_most: int | None = None) -> core_schema.CoreSchema:
     number = core_schema.int_schema(ge=at_least, le=at_most, strict=True)
     return core_schema.no_info_before_validator_function(_plain_int, number)
+
+
+def _seed() -> core_schema.CoreSchema:
+    many = core_schema.tuple_variable_schema(_count(0), min_length=1, strict=True)
+    several = core_schema.no_info_before_validator_function(_as_tuple, many)
+    return core_schema.union_schema([_count(0), several])
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", re.IGNORECASE)
+_POWERS = ("", "k", "m", "g", "t")
+
+
+def _as_bytes(value: object) -> object:
+    """Read "512MB", "2 GiB"; what cannot be read stays as it is."""
+    found = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is None:
+        return value
+    number, unit = found[1], found[2].lower()
+    base = 1024 if unit.endswith("i") else 1000
+    power = unit.removesuffix("i")
+    if not power and unit:
+        return value
+    return int(float(number) * base ** _POWERS.index(power))
+
+
+def _size() -> core_schema.CoreSchema:
+    return core_schema.no_info_before_validator_function(_as_bytes, _count(1))
 
 
 def _exception_classes() -> core_schema.CoreSchema:
@@ -232,6 +272,9 @@ _SCHEMAS: dict[str, core_schema.CoreSchema] = {
     "captured": core_schema.literal_schema(list(CAPTURES)),
     "strict": core_schema.bool_schema(strict=True),
     "journal": _or_none(_file_path()),
+    "seed": _or_none(_seed()),
+    "memory_limit": _or_none(_size()),
+    "tasks_per_worker": _or_none(_count(1)),
     "ray_options": _or_none(_ray_options()),
 }
 
@@ -250,6 +293,9 @@ _ALLOWED: dict[str, str] = {
     "captured": "'share' or 'copy'",
     "strict": "True or False",
     "journal": "the path of a file, or None",
+    "seed": "a whole number from 0 up, several of them, or None for fresh random numbers",
+    "memory_limit": "a number of bytes above 0, a text such as '512MB' or '2GiB', or None",
+    "tasks_per_worker": "a whole number from 1 up, or None",
     "ray_options": "a dict of options of Ray's tasks, or None",
 }
 
@@ -272,6 +318,11 @@ OTHER_SPELLINGS: dict[str, str] = {
     "pre_dispatch": "buffersize",
     "max_tasks_active": "buffersize",
     "max_retries": "retries",
+    "maxtasksperchild": "tasks_per_worker",
+    "max_tasks_per_child": "tasks_per_worker",
+    "worker_lifespan": "tasks_per_worker",
+    "random_state": "seed",
+    "rng": "seed",
     "task_timeout": "timeout",
     "timeout_seconds": "timeout",
     "checkpoint": "journal",
@@ -392,9 +443,14 @@ _SWITCH_WORDS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off"), False),
 }
-_INTEGERS = frozenset({"workers", "chunksize", "buffersize", "retries"})
+_INTEGERS = frozenset({"workers", "chunksize", "buffersize", "retries", "seed", "tasks_per_worker"})
 _SWITCHES = frozenset({"progress", "return_exceptions", "strict"})
-_NULLABLE = frozenset({"workers", "buffersize", "desc", "timeout", "journal"})
+_NULLABLE = frozenset(
+    {
+        *("workers", "buffersize", "desc", "timeout", "journal"),
+        *("seed", "memory_limit", "tasks_per_worker"),
+    }
+)
 _TEXTS = frozenset({"desc", "journal"})
 
 # A class cannot be named in an environment variable without importing on its behalf.
@@ -487,7 +543,7 @@ def _affinity() -> int:
 @functools.cache
 def _quota_of_this_process() -> float | None:
     # Read once: it takes a dozen system calls, and a quota rarely changes under a live process.
-    return cpu_quota(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    return cpu_quota(MEMBERSHIP, MOUNT)
 
 
 def cpu_quota(membership: Path, mount: Path) -> float | None:
@@ -501,26 +557,8 @@ def cpu_quota(membership: Path, mount: Path) -> float | None:
         ``cgroups(7)``; ``cpu.max`` of version 2, ``cpu.cfs_quota_us`` of version 1. The tightest
         limit on the way up to the root counts.
     """
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:
-        return None
-    limits = (_limit(directory) for line in lines for directory in _directories(line, mount))
+    limits = map(_limit, directories("cpu", membership, mount))
     return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _directories(line: str, mount: Path) -> Iterator[Path]:
-    """Yield the directories that may hold a CPU limit for one line "id:controllers:path"."""
-    _, _, rest = line.partition(":")
-    controllers, _, path = rest.partition(":")
-    if controllers and "cpu" not in controllers.split(","):
-        return
-    roots = [mount / controllers, mount / "cpu"] if controllers else [mount, mount / "unified"]
-    group = Path(path.lstrip("/"))
-    # A container sees its own group as the root of the mount while the path may be the host's,
-    # so directories that do not exist are common and the root always counts.
-    for root in roots:
-        yield from (root / part for part in (group, *group.parents))
 
 
 def _limit(directory: Path) -> float | None:

@@ -12,12 +12,13 @@ import numpy as np
 
 from sharedtask import inside, partitions
 from sharedtask.annotations import Role
-from sharedtask.backends.base import INTO, Blocks, Call, SharedValue, Total
+from sharedtask.backends.base import INTO, Blocks, Call, Limits, SharedValue, Total
 from sharedtask.errors import ArgumentError, OptionsError
 from sharedtask.locked import Locked
 from sharedtask.options import OPTION_NAMES, OTHER_SPELLINGS, Options
 from sharedtask.overlaps import check_overlap
 from sharedtask.partitions import Partition
+from sharedtask.randomness import Randomness
 from sharedtask.reductions import Reduction, operation
 from sharedtask.sharing import regions
 from sharedtask.sharing.handles import Handle
@@ -122,12 +123,14 @@ def plan_call(
         blocks=plan_blocks(spec, shared, items, star=star),
         totals=totals,
         locked=plan_locks(spec, shared),
+        randomness=Randomness.of(spec.generators, options.seed),
         itemwise=bool(totals) and (ordered or not stops),
         block=_block_length(items, options) if ordered else None,
         prompt=options.journal is not None,
         star=star,
         timeout=options.timeout,
         workers=options.workers,
+        limits=Limits.of(options.memory_limit, options.tasks_per_worker),
         verify=options.verify == "content",
         capture_from=CAPTURE_FROM if options.captured == "share" else None,
         stops=stops,
@@ -370,6 +373,7 @@ class _Arguments:
     ) -> dict[str, Any]:
         """Python's own rules for arguments, an item standing where the item will stand."""
         signature, name = self._spec.signature, self._spec.name
+        kwargs = self._with_made(kwargs)
         if self._spec.bound is not None and not bound:
             msg = f"{name}() is a method: take it from an object, as in obj.method.map(items)."
             raise ArgumentError(msg)
@@ -379,10 +383,23 @@ class _Arguments:
             else:
                 found = signature.bind(*bound, _ITEM, *args, **kwargs).arguments
         except TypeError as error:
-            msg = f"{name}(): {error}. It is {self._spec.shown}.{_hint(kwargs, signature)}"
+            hint = _hint(kwargs, signature) or _hint_at_made(str(error), self._spec.generators)
+            msg = f"{name}(): {error}. It is {self._spec.shown}.{hint}"
             raise ArgumentError(msg) from None
         self._refuse_missing_shared(found, star=star)
-        return {key: value for key, value in found.items() if value is not _ITEM}
+        return {k: value for k, value in found.items() if value is not _ITEM and value is not _MADE}
+
+    def _with_made(self, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The keywords, and a stand-in for each argument that is made where the item is run."""
+        made = self._spec.generators
+        for name in made:
+            if name in kwargs:
+                msg = (
+                    f"{self._spec.name}(): {name!r} is Rng: each item gets a generator of its own."
+                    f" Leave it out; with_options(seed=...) says which numbers it gives."
+                )
+                raise ArgumentError(msg)
+        return {**kwargs, **dict.fromkeys(made, _MADE)} if made else kwargs
 
     def _refuse_missing_shared(self, found: Mapping[str, Any], *, star: bool) -> None:
         if not star:
@@ -442,4 +459,10 @@ def _hint(kwargs: Mapping[str, Any], signature: Signature) -> str:
     return "".join(f" There is no {n!r}.{did_you_mean(n, parameters)}" for n in unknown)
 
 
+def _hint_at_made(error: str, made: tuple[str, ...]) -> str:
+    found = (name for name in made if f"values for argument {name!r}" in error)
+    return "".join(f" {n!r} is made for each item: give what follows it by name." for n in found)
+
+
 _ITEM = object()
+_MADE = object()

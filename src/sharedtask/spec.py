@@ -15,7 +15,7 @@ from inspect import Parameter, Signature
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, cast
 
-from sharedtask.annotations import Role
+from sharedtask.annotations import Made, Role
 from sharedtask.cells import Regions
 from sharedtask.checks import Check, build_check
 from sharedtask.errors import ArgumentError, DefinitionError, UnshareableError
@@ -36,14 +36,16 @@ _POSITIONAL = (
     Parameter.VAR_POSITIONAL,
 )
 _VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
-_ANNOTATED = re.compile(r"(?:typing\.)?Annotated\[(.+?), <Role\.([A-Z_]+): '[a-z_]+'>\]")
-_WORDS = {
+_ANNOTATED = re.compile(r"(?:typing\.)?Annotated\[(.+?), <(?:Role|Made)\.([A-Z_]+): '[a-z_]+'>\]")
+_WORDS: Mapping[Role | Made, str] = {
     Role.SHARED: "Shared",
     Role.COPY_ON_WRITE: "CopyOnWrite",
     Role.PARTITIONED: "Partitioned",
     Role.REDUCED: "Reduced",
     Role.LOCKED: "Locked",
+    Made.RNG: "Rng",
 }
+_WORDS_BY_NAME = {mark.name: word for mark, word in _WORDS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class TaskSpec:
         accepts_kwargs: Whether the function has a ``**kwargs``.
         checks: Check of every shared parameter whose annotation says what its value must be.
         rules: What is declared besides the roles: how items name their blocks, how tasks add up.
+        generators: Names of the parameters that get a generator for each item.
     """
 
     name: str
@@ -69,6 +72,7 @@ class TaskSpec:
     accepts_kwargs: bool
     checks: Mapping[str, Check]
     rules: Mapping[str, Rule]
+    generators: tuple[str, ...]
 
     @property
     def shown(self) -> str:
@@ -78,6 +82,19 @@ class TaskSpec:
     def regions(self, name: str) -> Regions:
         """What is locked together in the array of a locked parameter."""
         return cast("Regions", self.rules.get(name, Regions()))
+
+    def refuse_options(self, options: Mapping[str, Any]) -> None:
+        """Refuse options of this very task that would do nothing.
+
+        Raises:
+            DefinitionError: A seed is given, and no parameter gets a generator.
+        """
+        if options.get("seed") is not None and not self.generators:
+            msg = (
+                f"{self.shown}: seed={options['seed']!r} has no parameter to act on. Annotate the"
+                " one that is to get the random numbers: rng: Rng."
+            )
+            raise DefinitionError(msg)
 
     def check_value(self, name: str, value: object) -> None:
         """Check the value of a shared parameter against its annotation, from outside only.
@@ -133,6 +150,7 @@ def build_spec(
     roles = draft.all_roles(listed)
     for name in roles:
         draft.refuse_role_of(name)
+    generators = draft.generators(roles)
     return TaskSpec(
         name=draft.name,
         signature=draft.signature,
@@ -142,6 +160,7 @@ def build_spec(
         accepts_kwargs=draft.accepts_kwargs,
         checks=MappingProxyType(draft.checks(roles)),
         rules=MappingProxyType(draft.rules(lists.get(Role.REDUCED.value, ()))),
+        generators=generators,
     )
 
 
@@ -249,7 +268,7 @@ class _Draft:
             if parameter.annotation is not Parameter.empty
         }
         returned = self.signature.return_annotation
-        if returned is not Signature.empty and self._read("return", returned, names).roles:
+        if returned is not Signature.empty and _is_marked(self._read("return", returned, names)):
             raise self.error(
                 f"'-> {_annotation_text(returned)}' marks the result, and only parameters are"
                 " shared; drop the mark."
@@ -261,7 +280,7 @@ class _Draft:
             return read_hint(annotation, names)
         except Exception as error:  # noqa: BLE001 - the text is the user's code and may raise anything
             if not any(word in str(annotation) for word in _WORDS.values()):
-                return Hint(frozenset(), frozenset(), (), None)
+                return Hint()
             reason = f"{type(error).__name__}: {error}"
         raise self.error(f"the annotation {annotation!r} of '{name}' cannot be read ({reason}).")
 
@@ -349,6 +368,31 @@ class _Draft:
                 text = _annotation_text(choice.type_)
                 raise self.error(f"'{name}' is {text}, which belongs to one process: {cure}.")
 
+    # --- what is made for each item ---
+
+    def generators(self, roles: Mapping[str, Role]) -> tuple[str, ...]:
+        """Return the names of the parameters that get a generator for each item."""
+        names = tuple(name for name, hint in self.hints.items() if hint.made)
+        for name in names:
+            if name in roles:
+                raise self.error(f"'{name}' is both Rng and {_WORDS[roles[name]]}; choose one.")
+            self._refuse_made(name, self.parameters[name])
+        return names
+
+    def _refuse_made(self, name: str, parameter: Parameter) -> None:
+        """Refuse a parameter that an argument which is made cannot be given to by name."""
+        if name == self.item:
+            raise self.error(f"'{name}' takes the item; add a parameter for the Rng behind it.")
+        if name == self.bound:
+            raise self.error(f"'{name}' is what the method is called on; add a parameter for Rng.")
+        if parameter.kind in _VARIADIC or parameter.kind is parameter.POSITIONAL_ONLY:
+            raise self.error(f"'{name}' is Rng and must be a single parameter with a name.")
+        if name in _prebound(self.function):
+            raise self.error(f"'{name}' is fixed by functools.partial; leave it out there.")
+        rest = next((p.name for p in self.parameters.values() if p.kind is p.VAR_POSITIONAL), None)
+        if rest is not None and parameter.kind is not parameter.KEYWORD_ONLY:
+            raise self.error(f"'{name}' is Rng and stands before *{rest}; put it behind that.")
+
     # --- checks ---
 
     def rules(self, reduced: Iterable[str] | Mapping[str, Any]) -> dict[str, Rule]:
@@ -379,6 +423,10 @@ class _Draft:
         raise self.error(f"the metadata of '{name}' makes no check: {reason}")
 
 
+def _is_marked(hint: Hint) -> bool:
+    return bool(hint.roles) or hint.made
+
+
 def _in_class_body(function: Callable[..., Any]) -> bool:
     if isinstance(function, functools.partial | types.MethodType):
         return False
@@ -405,7 +453,9 @@ def _prebound(function: object) -> Mapping[str, Any]:
 
 
 def _role_of(found: re.Match[str]) -> str:
-    word = _WORDS[Role[found[2]]]
+    word = _WORDS_BY_NAME[found[2]]
+    if word == _WORDS[Made.RNG]:
+        return word
     return word if found[1] == "~T" else f"{word}[{found[1]}]"  # bare, without brackets
 
 

@@ -21,6 +21,7 @@ from sharedtask.backends.base import TAKEN
 from sharedtask.chunks import Pace
 from sharedtask.options import check_options, resolve
 from sharedtask.plan import CAPTURE_FROM, Plan, Target, plan_call, plan_map
+from sharedtask.randomness import Randomness
 from sharedtask.run import Run, Submission, as_completed, collect, in_order
 from sharedtask.sharing import functions
 from sharedtask.sharing.cache import CacheInfo
@@ -425,7 +426,7 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
         recipe: tuple[Any, ...],
     ) -> None:
         self_spec = _Once(make_spec)
-        super().__init__(wrapped, functools.partial(_call, self_spec))
+        super().__init__(wrapped, functools.partial(_call, self_spec, options))
         self._self_spec = self_spec
         self._self_options = dict(options)
         self._self_recipe = recipe  # what rebuilds it where it cannot be found by name
@@ -450,6 +451,7 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
             [0, 2, 4]
         """
         checked = check_options(options, f"{self.spec.name}.with_options()")
+        self.spec.refuse_options(checked)
         merged = {**self._self_options, **checked}
         recipe = (*self._self_recipe[:-1], merged)
         task = Task(self.__wrapped__, lambda: self.spec, merged, recipe)
@@ -541,6 +543,7 @@ class _Once:
 
 def _call(
     spec: Callable[[], TaskSpec],
+    explicit: Mapping[str, Any],
     wrapped: Callable[..., R],
     instance: Any,
     args: tuple[Any, ...],
@@ -548,16 +551,32 @@ def _call(
 ) -> R:
     """What wrapt does when a task is called: the function, with the values behind handles.
 
-    Where it locks an array, it gets that behind locks here as well.
+    Where it locks an array, it gets that behind locks here as well, and where it takes random
+    numbers, those of the first item.
     """
     if any(type(value) is Handle for value in (*args, *kwargs.values())):
         args = tuple(map(_behind, args))
         kwargs = {name: _behind(value) for name, value in kwargs.items()}
+    if spec().generators:
+        kwargs = {**_made(spec(), explicit, _by_place(spec(), instance, args)), **kwargs}
     if Role.LOCKED in spec().roles.values():
-        skipped = 0 if instance is None else 1
-        names = list(spec().signature.parameters)[skipped:]
-        return _call_locked(spec(), wrapped, dict(zip(names, args, strict=False)), args, kwargs)
+        return _call_locked(spec(), wrapped, _by_place(spec(), instance, args), args, kwargs)
     return wrapped(*args, **kwargs)
+
+
+def _by_place(spec: TaskSpec, instance: Any, args: tuple[Any, ...]) -> dict[str, Any]:
+    skipped = 0 if instance is None else 1
+    names = list(spec.signature.parameters)[skipped:]
+    return dict(zip(names, args, strict=False))
+
+
+def _made(
+    spec: TaskSpec, explicit: Mapping[str, Any], by_place: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The generators that the caller may leave out: those of item 0 of a map."""
+    made = Randomness.of(spec.generators, resolve(explicit).seed)
+    generators = {} if made is None else made.generators(0)
+    return {name: made for name, made in generators.items() if name not in by_place}
 
 
 def _call_locked(

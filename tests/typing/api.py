@@ -18,11 +18,13 @@ from sharedtask import (
     Partitioned,
     Reduced,
     Reduction,
+    Rng,
     Shared,
     Task,
     multi_process,
     parallel,
     partition,
+    per_item,
     share,
 )
 
@@ -67,6 +69,13 @@ def paint(
     """A task whose items hold the index of their block."""
     assert_type(image, Floats)
     image += tile[1] * mask
+
+
+@parallel(seed=7)
+def toss(throws: int, rng: Rng = per_item, *, sides: int = 2) -> int:
+    """A task with random numbers of its own."""
+    assert_type(rng, np.random.Generator)
+    return int(rng.integers(sides, size=throws).sum())
 
 
 @parallel(partitioned=["out"])
@@ -149,6 +158,9 @@ def many_items() -> None:
     assert_type(score.imap_unordered(numbers, model=model), Generator[float, None, None])
     assert_type(score.submit(1, model=model), Future[float])
     assert_type(text.map([1], "a", "b", table=np.zeros(1)), list[str])
+    assert_type(toss.map(numbers), list[int])
+    assert_type(toss.with_options(seed=[1, 2]).imap(numbers, sides=6), Generator[int, None, None])
+    assert_type(toss(3, np.random.default_rng(1)), int)
     assert_type(find.map({"a", "b"}, words=["a"], scratch=np.zeros(1)), list[int | None])
 
 
@@ -187,6 +199,8 @@ def other_options() -> None:
     """``with_options`` changes nothing about the arguments."""
     faster = score.with_options(backend="thread", workers=None, verify="identity", retries=1)
     assert_type(faster.map(numbers, model=model), list[float])
+    limited = score.with_options(memory_limit="2GiB", tasks_per_worker=100)
+    assert_type(limited.with_options(memory_limit=10**9).map(numbers, model), list[float])
     with sharedtask.defaults(chunksize=10, progress=True, retry_on=OSError):
         assert_type(score.map(numbers, model), list[float])
     recorded = score.with_options(journal=Path("run.sqlite"))

@@ -168,6 +168,7 @@ def options() -> None:
     score.with_options(backend="gpu")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     score.with_options(chunksize="large")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     score.with_options(retry_on=KeyboardInterrupt)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    score.with_options(seed="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     score.with_options(verify=True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     score.with_options(shared=["model"])  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     one.predict.with_options(worker=2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sharedtask.annotations import Role
     from sharedtask.cells import Regions
     from sharedtask.outcomes import Batch, Report
+    from sharedtask.randomness import Randomness
     from sharedtask.reductions import Operation
 
 
@@ -64,6 +65,22 @@ class Total:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What a worker may use before another takes its place; None for any amount.
+
+    ``memory`` is its private memory in bytes, ``items`` how many it runs.
+    """
+
+    memory: int | None
+    items: int | None
+
+    @classmethod
+    def of(cls, memory: int | None, items: int | None) -> Limits | None:
+        """None where there are none."""
+        return None if memory is None and items is None else cls(memory, items)
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One call of a task: ``function(*bound, item, *args, **kwargs, **shared)`` for every item.
 
@@ -73,13 +90,14 @@ class Call:
     chunk may be ended early, so that idle workers get the rest. With ``strict`` it is an error
     where a task changes a value that all of them see. Captured arrays of at least ``capture_from``
     bytes are shared. ``workers`` is None where the backend shall decide; ``ray_options`` are for
-    Ray alone.
+    Ray alone, ``limits`` for workers of our own.
 
     ``locked`` says what is locked together in the arrays that tasks lock. ``totals`` are those that
     they add to. With ``itemwise`` each item adds to an array of its
     own, so that one that fails adds nothing. Where the order of the items counts, ``block`` of them
     travel and are combined together. With ``prompt`` results are reported ``PROMPT_SECONDS`` after
     they are there, at the end of the item in hand: they are to outlive the caller.
+    ``randomness`` makes generators for each item, where a parameter wants one.
     """
 
     task: str
@@ -92,12 +110,14 @@ class Call:
     blocks: Mapping[str, Blocks]
     totals: Mapping[str, Total]
     locked: Mapping[str, Regions]
+    randomness: Randomness | None
     itemwise: bool
     block: int | None
     prompt: bool
     star: bool
     timeout: float | None
     workers: int | None
+    limits: Limits | None
     verify: bool
     capture_from: int | None
     stops: bool

@@ -137,7 +137,7 @@ class _LocalSession(Session):
     def _run_items(
         self, chunk: Chunk, batch: Batch, turn: _Turn, run_one: Callable[[Any, int, _Turn], Any]
     ) -> None:
-        call, interrupted = self._call, interrupts.count()
+        call, began, interrupted = self._call, time.monotonic(), interrupts.count()
         for offset, item in enumerate(chunk.items):
             if self._closed or (call.prompt and offset and _is_late(began)):
                 break
@@ -187,7 +187,9 @@ class _LocalSession(Session):
             for name, blocks in self._call.blocks.items()
             if name != INTO
         }
-        return {**values, **own, **blocks}
+        made = self._call.randomness
+        generators = {} if made is None else made.generators(index)
+        return {**values, **own, **blocks, **generators}
 
     def accept(self, batch: Batch) -> None:
         self._gathering.add(batch.partial)

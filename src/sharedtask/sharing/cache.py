@@ -1,4 +1,4 @@
-"""Identity -> publication: bounded in bytes, verified at every use, emptied as values die.
+"""Identity -> publication: bounded, verified at every use, emptied as values die.
 
 The key is the identity of an object that is *held*: by a weak reference where its type allows, by
 the object itself elsewhere (dict, list, tuple). A reused ``id()`` can therefore never hit. A hit is
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sharedtask.sharing import codec, memory, stores
 from sharedtask.sharing.publication import Publication
+from sharedtask.sharing.stores import SegmentStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -257,19 +258,36 @@ class ShareCache:
             self.retire(publication)
 
     def _evict(self) -> None:
-        """Keep within the bound; what is in use, and the newest value, stay."""
+        """Keep within the bounds of bytes and files; what is in use, and the newest value, stay."""
         with self._lock:
             held = [e for e in self._entries.values() if e.publication is not None]
             excess = sum(e.publication.nbytes for e in held if e.publication) - self.limit
+            files = sum(map(_has_file, held)) - _most_files() if len(held) > _FEW else 0
             victims = []
             for entry in held[:-1]:
-                if excess <= 0:
+                if excess <= 0 and files <= 0:
                     break
-                if entry.publication is not None and entry.publication not in self._pins:
+                if entry.publication is None or entry.publication in self._pins:
+                    continue
+                if excess > 0 or _has_file(entry):
                     excess -= entry.publication.nbytes
+                    files -= _has_file(entry)
                     victims.append(entry)
         for entry in victims:
             self._drop(entry)
+
+
+def _has_file(entry: _Entry) -> bool:
+    """Whether a publication holds a descriptor."""
+    return entry.publication is not None and isinstance(entry.publication.store, SegmentStore)
+
+
+def _most_files() -> int:
+    """Half of the files that this process may open; the program needs some as well."""
+    return memory.open_files() // 2
+
+
+_FEW = 16  # values that are never too many
 
 
 def _is_orphan(entry: _Entry) -> bool:

@@ -83,12 +83,17 @@ def no_room(size: int, reason: str, room: int) -> str:
     )
 
 
+def open_files() -> int:
+    """How many files this process may have open."""
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _UNKNOWN if soft == resource.RLIM_INFINITY else soft
+
+
 def no_descriptors() -> str:
     """The text of a StoreFullError when the process ran out of file descriptors."""
-    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return (
-        f"this process may open {soft} files (RLIMIT_NOFILE) and every shared value holds one. "
-        "Raise it with `ulimit -n`, or share fewer values."
+        f"this process may open {open_files()} files (RLIMIT_NOFILE) and every shared value holds"
+        " one. Raise it with `ulimit -n`, or share fewer values."
     )
 
 

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sharedtask.backends.base import Backend, Call, Chunk, Crew, Session, Sink
@@ -125,7 +126,7 @@ class _ProcessSession(Session):
         self._pool = backend.pool
         cpus = available_cpus()
         workers = call.workers or cpus
-        self.crew = Crew(workers, cpus)
+        self.crew = _crew(call, workers, cpus)
         self._working = {name: _working(call, name) for name in call.blocks}
         self._places = Places(call, workers)
         self._uses = locking.uses(call, shared=True)
@@ -146,6 +147,7 @@ class _ProcessSession(Session):
             leases.needs,
             workers,
             call.timeout,
+            call.limits,
             call.splits,
             call.function,
             sink,
@@ -208,6 +210,14 @@ class _ProcessSession(Session):
         else:
             call.release()
         close_all(self._uses, gave_up=gave_up)
+
+
+def _crew(call: Call, workers: int, cpus: int) -> Crew:
+    """No chunk is longer than a worker may live."""
+    crew = Crew(workers, cpus)
+    if call.limits is None or call.limits.items is None:
+        return crew
+    return replace(crew, largest=min(call.limits.items, crew.largest))
 
 
 def _working(call: Call, name: str) -> Working:

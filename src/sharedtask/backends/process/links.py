@@ -140,6 +140,7 @@ class Suspicion:
     chunk: int
     started: int | None
     until: float  # the time by which it has stopped
+    reached: int = 0  # bytes of private memory
 
 
 class WorkerLink(Link):
@@ -150,6 +151,9 @@ class WorkerLink(Link):
         self.board = board
         self.serial = serial
         self.pid: int | None = None
+        self.ran = 0  # items
+        self.leaving = False  # it gets no more chunks
+        self.leave_by: float | None = None  # it was told to end, and is killed then
         self.tickets: deque[Ticket] = deque()
         self.seen_at = 0  # the chunk in hand when somebody last looked
         self.tokens: dict[int, bool] = {}  # published values it has; True: with a descriptor

@@ -33,6 +33,11 @@ class Places:
         self._taken: dict[int, int] = {}
         self._users: Counter[int] = Counter()
 
+    @property
+    def ordered(self) -> bool:
+        """Whether chunks are added up as they were cut."""
+        return self._by_chunk
+
     def accumulator(self, name: str) -> Accumulator:
         """What the workers get for a parameter."""
         return self._slots[name].accumulator()

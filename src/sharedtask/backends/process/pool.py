@@ -36,10 +36,11 @@ from sharedtask.outcomes import Batch, Report
 from sharedtask.sharing import functions, regions
 from sharedtask.sharing.stores import SegmentStore
 
-from . import starter, tickets
+from . import starter, tickets, wear
 from .arrivals import SentResults, saved_results
 from .links import StarterLink, Suspicion, WorkerLink
 from .loop import Loop
+from .memory_events import OutOfMemoryKills
 from .wire import Frame, Kind, close_all
 
 if TYPE_CHECKING:
@@ -59,8 +60,12 @@ _GRACE_SECONDS = 0.4
 _HURRY_SECONDS = 0.02
 # How often values are looked for that nobody but the cache holds.
 _SWEEP_SECONDS = 1.0
+# How often the memory of workers is looked at while an item runs, where it is limited.
+_WEIGH_SECONDS = 0.05
 # The starter answers within a millisecond when a worker has stopped.
 _STOP_SECONDS = 0.5
+# A worker that is told to end does so at once, but where a thread of the task holds it.
+_LEAVE_SECONDS = 1.0
 _MAX_STILLBORN = 3
 
 
@@ -79,8 +84,9 @@ class Pool:
         self._stillborn = 0
         self._starter: StarterLink | None = None
         self._closed = self._silent = False
-        self._swept = self._hurried = 0.0
+        self._swept = self._hurried = self._weighed = 0.0
         self._sweeps = False
+        self._kills = OutOfMemoryKills()
         self._loop = Loop(self)
 
     # ------------------------------------------------------------------- the callers' side
@@ -202,15 +208,35 @@ class Pool:
             return max(
                 idle, key=lambda worker: sum(p.token in worker.tokens for p, _ in call.needs)
             )
-        if len(self._workers) < call.limit and len(call.users) < call.limit:
+        if len(call.users) < call.limit and self._has_place(call):
             return self._spawn(call)
         if call.seconds is not None and call.seconds < _PREFETCH_BELOW_SECONDS:
             return next((worker for worker in fit if len(worker.tickets) == 1), None)
         return None
 
+    def _has_place(self, call: OpenCall) -> bool:
+        """Whether there may be one worker more; one that has run its items makes place."""
+        staying = [worker for worker in self._workers.values() if not worker.leaving]
+        if len(staying) < call.limit:
+            return True
+        worn = (w for w in staying if not w.tickets and not wear.suits(w, call))
+        worker = next(worn, None)
+        if worker is not None:
+            self._dismiss(worker)
+        return worker is not None
+
+    def _dismiss(self, worker: WorkerLink) -> None:
+        """Have a worker end when it has run what it was given."""
+        worker.leaving = True
+        if not worker.tickets:
+            worker.leave_by = time.monotonic() + _LEAVE_SECONDS
+            self._write(worker, Frame(Kind.STOP))
+
     def _suits(self, worker: WorkerLink, call: OpenCall) -> bool:
         """Whether a worker may take a chunk: no call uses more of them than it asked for."""
         if worker.ended or worker.verdict is not None or worker.suspicion is not None:
+            return False
+        if worker.leaving or (call.limits is not None and not wear.suits(worker, call)):
             return False
         return len(call.users) < call.limit or worker.serial in call.users
 
@@ -237,6 +263,8 @@ class Pool:
         for publication, private in call.needs:
             self._attach(worker, publication, private=private)
         ticket.slot = worker.free_slot()
+        if call.limits is not None:
+            ticket.allowance = wear.allowance(worker, call.limits, cuts=not call.places.ordered)
         worker.prepare(ticket.slot)
         worker.tickets.append(ticket)
         call.enter(worker.serial, ticket)
@@ -267,6 +295,9 @@ class Pool:
             if self._suits(worker, ticket.call):
                 self._queue.remove(ticket)
                 self._send(worker, ticket)
+        idle = self._queue and not worker.tickets
+        if idle and any(not wear.suits(worker, ticket.call) for ticket in self._queue):
+            self._spread()  # it makes place for one that may run these
 
     def _done(self, ticket: Ticket, worker: WorkerLink | None = None) -> None:
         """A chunk is over, one way or another."""
@@ -288,7 +319,7 @@ class Pool:
                 self._queue
                 or self._given_up
                 or self._to_cancel
-                or any(worker.tickets or worker.ended for worker in self._workers.values())
+                or any(w.tickets or w.ended or w.leaving for w in self._workers.values())
             )
 
     def rest_seconds(self) -> float | None:
@@ -305,6 +336,7 @@ class Pool:
             waits.extend(
                 w.suspicion.until - now for w in self._workers.values() if w.suspicion is not None
             )
+            waits.extend(w.leave_by - now for w in self._workers.values() if w.leave_by is not None)
             if any(worker.tickets for worker in self._workers.values()):
                 waits.append(_HURRY_SECONDS)
         return min(waits, default=None)
@@ -385,12 +417,13 @@ class Pool:
             ticket.received = frame.first + frame.items
             call = ticket.call
             if finished:
+                if not ticket.received and wear.says_so(worker, ticket):
+                    return self._not_begun(worker, ticket)
                 self._stillborn = call.stillborn = 0
                 call.note(frame.elapsed / 1e9)
                 call.places.note(worker.serial, ticket)
-                self._done(ticket, worker)
-                self._forget_given_up(ticket)
-                self._refill(worker)
+                worker.ran += ticket.received
+                self._end_chunk(worker, ticket)
             if call.closed or ticket.cancelled:
                 close_all(frame.fds)
                 return []
@@ -399,6 +432,33 @@ class Pool:
         seconds = frame.elapsed / 1e9
         report = Report(ticket.chunk.number, results_of, frame.items, finished, seconds)
         return [(call, report)]
+
+    def _end_chunk(self, worker: WorkerLink, ticket: Ticket) -> None:
+        """A worker is through with a chunk: it gets another one, or it goes."""
+        self._done(ticket, worker)
+        self._forget_given_up(ticket)
+        is_worn = ticket.call.limits is not None and wear.is_worn(worker, ticket)
+        if worker.leaving or is_worn:
+            self._dismiss(worker)
+            self._spread()
+        else:
+            self._refill(worker)
+
+    def _not_begun(self, worker: WorkerLink, ticket: Ticket) -> list[Any]:
+        """A worker had too much memory before the first item of a chunk.
+
+        A fresh one will do it, but where this one is fresh.
+        """
+        reports = []
+        if not worker.ran and not ticket.cancelled:
+            has = worker.board.words[Word.BEFORE]
+            failed = ticket.all_failed(lambda at: wear.too_large(worker, ticket, at, has))
+            reports.append((ticket.call, failed))
+        elif not ticket.cancelled:
+            ticket.call.pending += 1
+            self._queue.appendleft(ticket.again())
+        self._end_chunk(worker, ticket)
+        return reports
 
     def _resend_each(self, worker: WorkerLink, number: int) -> None:
         """A chunk could not be unpickled as a whole: item by item, the bad one can be named."""
@@ -410,9 +470,7 @@ class Pool:
                 again = tickets.encode_each(ticket.call, ticket.chunk)
                 ticket.call.pending += 1
                 self._queue.appendleft(again)
-            self._done(ticket, worker)
-            self._forget_given_up(ticket)
-            self._refill(worker)
+            self._end_chunk(worker, ticket)
 
     def _deliver(self, reports: list[Any]) -> None:
         for call, report in reports:
@@ -434,6 +492,9 @@ class Pool:
         if now - self._swept > _SWEEP_SECONDS:
             self._swept = now
             self._sweeps = self._sweep()
+        if now - self._weighed > _WEIGH_SECONDS:
+            self._weighed = now
+            self._weigh_all(now)
         with self._lock:
             for worker in list(self._workers.values()):
                 self._check_time(worker, now)
@@ -472,11 +533,28 @@ class Pool:
         return any(not w.tickets and self._suits(w, call) for w in self._workers.values())
 
     def _check_time(self, worker: WorkerLink, now: float) -> None:
-        if worker.suspicion is not None and now > worker.suspicion.until:
+        if worker.leave_by is not None and now > worker.leave_by:
+            worker.leave_by = None
+            self._kill(worker)
+        elif worker.suspicion is not None and now > worker.suspicion.until:
             self._judge(worker)  # it was stopped already, by somebody else: no word of it comes
         elif _is_timed(worker) and self._time_left(worker) <= 0:
             number, started = worker.tickets[0].number, worker.board.words[Word.STARTED]
             self._suspect(worker, Suspicion("timeout", number, started, now + _STOP_SECONDS))
+
+    def _weigh_all(self, now: float) -> None:
+        with self._lock:
+            for worker in list(self._workers.values()):
+                if worker.tickets and worker.tickets[0].call.limits is not None:
+                    self._weigh(worker, now)
+
+    def _weigh(self, worker: WorkerLink, now: float) -> None:
+        """Look at the memory of a worker whose item may use too much."""
+        number, started = worker.tickets[0].number, worker.board.words[Word.STARTED]
+        reached = wear.excess(worker)
+        if reached and started:
+            until = now + _STOP_SECONDS
+            self._suspect(worker, Suspicion("memory", number, started, until, reached))
 
     def _end_given_up(self, ticket: Ticket, now: float) -> None:
         """A chunk was given up some time ago and its worker has not come to the end of an item."""
@@ -603,12 +681,15 @@ class Pool:
             phase = f"for the system forked none: {os.strerror(-exitcode)} (see `ulimit -u`)"
             pid = exitcode = None
         crash = worker.board.crash()
+        starved = number == signal.SIGKILL and verdict is None and self._kills.claim()
 
         def error_at(position: int) -> BaseException:
             index, item = chunk.first + position, chunk.items[position]
             if verdict is not None and verdict.reason == "timeout":
                 return TaskTimeoutError(call.task, index, item, call.timeout, pid)
-            error = WorkerDiedError(call.task, index, item, pid, number, exitcode, phase)
+            if verdict is not None and verdict.reason == "memory":
+                return wear.too_large(worker, ticket, position, verdict.reached)
+            error = WorkerDiedError(call.task, index, item, pid, number, exitcode, phase, starved)
             if crash:
                 error.__cause__ = RemoteTraceback(crash)
             return error

@@ -11,17 +11,19 @@ from sharedtask.backends.work import calls, packing, parcels
 from sharedtask.backends.work.parcels import Parcel
 from sharedtask.outcomes import Batch, Known, Report
 
+from .wear import ANY
 from .wire import Frame, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sharedtask.backends.base import Chunk, Sink
+    from sharedtask.backends.base import Chunk, Limits, Sink
     from sharedtask.backends.work.leasing import Leases
     from sharedtask.sharing.payload import Payload
     from sharedtask.sharing.publication import Publication
 
     from .places import Places
+    from .wear import Allowance
 
 _numbers = itertools.count(1)
 
@@ -37,6 +39,7 @@ class OpenCall:
     needs: tuple[tuple[Publication, bool], ...]  # True: with a descriptor for private copies
     limit: int
     timeout: float | None
+    limits: Limits | None
     splits: bool  # chunks may be cut anew
     function: Callable[..., Any]
     sink: Sink
@@ -86,6 +89,7 @@ class Ticket:
     received: int = 0
     slot: int = 0
     place: int = 0  # where it adds up
+    allowance: Allowance = ANY
     cancelled: bool = False
     kill_at: float | None = None
 
@@ -98,7 +102,10 @@ class Ticket:
         """The chunk as a message."""
         fds = tuple(p.fd for p in (self.call.constants, self.parcel) if p.fd is not None)
         head = self.call.head
-        prefix = calls.PREFIX.pack(self.mode, self.slot, self.place, len(head))
+        may = self.allowance
+        prefix = calls.PREFIX.pack(
+            self.mode, self.slot, self.place, len(head), may.memory, may.items, may.cuts
+        )
         return Frame(
             Kind.CHUNK,
             chunk=self.number,

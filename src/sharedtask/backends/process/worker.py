@@ -32,9 +32,12 @@ from sharedtask.sharing.stores import BytesStore, Store
 
 from . import wire
 from .relay import redirect_prints
+from .wear import Allowance, Wear
 from .wire import Frame, Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sharedtask.backends.work.parcels import Parcel
     from sharedtask.sharing.payload import Payload
 
@@ -95,6 +98,7 @@ class _Worker:
             faulthandler.enable(boards.open_crash_log(board_fd))
         os.close(board_fd)
         self._values = Values()
+        self._wear = Wear(self._words)
         self._runner = Runner(self._words, self._outbox, self._values)
 
     def serve(self) -> None:
@@ -114,8 +118,12 @@ class _Worker:
 
     def _run(self, frame: Frame) -> None:
         body = memoryview(frame.body)
-        mode, note, place, length = calls.PREFIX.unpack_from(body)
+        mode, note, place, length, memory, most, cuts = calls.PREFIX.unpack_from(body)
         body = body[calls.PREFIX.size :]
+        heed = functools.partial(self._heed, Word.NOTE + note, [self._words[Word.NOTE + note]])
+        is_limited = bool(memory or most)
+        if is_limited:
+            heed = functools.partial(self._heed_limits, heed, Allowance(memory, most, bool(cuts)))
         job = Job(
             frame.chunk,
             frame.first,
@@ -124,15 +132,21 @@ class _Worker:
             bytes(body[:length]),
             body[length:],
             iter(frame.fds),
-            functools.partial(self._heed, Word.NOTE + note, [self._words[Word.NOTE + note]]),
+            heed,
             place,
+            singly=is_limited,
         )
         try:
             if not self._runner.run(job):
                 self._sender.send(Frame(Kind.FAILED, chunk=frame.chunk))
         finally:
+            self._wear.note_run()
             for fd in frame.fds:
                 os.close(fd)
+
+    def _heed_limits(self, heed: Callable[[], bool], allowance: Allowance) -> bool:
+        """Look at oneself as well, in a call that has limits."""
+        return heed() or self._wear.ends(allowance)
 
     def _heed(self, note: int, seen: list[int]) -> bool:
         """Look at the caller's word about the chunk: True where it is given up."""

@@ -28,8 +28,12 @@ class Word:
     COUNT: Final = 2  # how many more lie in the outbox
     MODE: Final = 3  # ... and how they are written, see results.py
     PHASE: Final = 4
-    STARTED: Final = 5  # when the item in hand was begun, CLOCK_MONOTONIC in ns; under a timeout
+    STARTED: Final = 5  # when the item in hand was begun, CLOCK_MONOTONIC in ns; where timed
     NOTE: Final = 6  # this and the next, one for each chunk that a worker may have: see below
+    # Private memory in bytes, where it is limited.
+    FRESH: Final = 8  # before the worker's first item
+    BEFORE: Final = 9  # before the item in hand
+    WORN: Final = 10  # the chunk that was ended because it was too much
 
 
 # The caller's word to a worker about a chunk, looked at between two items: a number that is raised

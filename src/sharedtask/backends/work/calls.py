@@ -6,14 +6,18 @@ import functools
 import pickle
 import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sharedtask.annotations import Role
 from sharedtask.sharing import codec
 
 from . import parcels
 
-PREFIX = struct.Struct("<BBHI")
+if TYPE_CHECKING:
+    from sharedtask.randomness import Randomness
+
+# Mode, slot of the note, slot to add up, length of the head; see process/wear.py for the rest.
+PREFIX = struct.Struct("<BBHIQIB")
 # How the items of a chunk are written, the first byte of its body.
 SCALARS, TOGETHER, EACH = 0, 1, 2
 
@@ -51,6 +55,7 @@ class CallHead:
     bound_name: str | None
     blas_threads: int
     locks: bool
+    randomness: Randomness | None
     path: tuple[str, ...]  # entries of sys.path that a worker may not have
     cwd: str  # where relative paths start
 

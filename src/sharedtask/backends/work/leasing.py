@@ -120,6 +120,7 @@ def head_of(call: Call, leases: Leases, blas: int, path: tuple[str, ...], cwd: s
         call.bound_name,
         blas,
         bool(call.locked),
+        call.randomness,
         path,
         cwd,
     )

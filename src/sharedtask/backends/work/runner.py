@@ -46,7 +46,7 @@ class Job(NamedTuple):
     """A chunk on arrival. ``body`` holds the constants and the items, as ``mode`` says.
 
     ``beside`` gives what travelled beside the message; ``heed`` is asked between items whether the
-    chunk ends here. ``slot`` is where to add up.
+    chunk ends here; with ``singly`` before each item. ``slot`` is where to add up.
     """
 
     number: int
@@ -58,6 +58,7 @@ class Job(NamedTuple):
     beside: Iterator[Any]
     heed: Callable[[], bool]
     slot: int = 0
+    singly: bool = False
 
 
 class Runner:
@@ -87,6 +88,8 @@ class Runner:
             self._fail_all(error, job.items)
             done = True
         else:
+            # What stands there is of an earlier chunk, whose last item may have begun long ago.
+            words[Word.STARTED] = time.monotonic_ns() if head.timed else 0
             words[Word.PHASE] = Phase.UNPACKING
             done = self._run_items(job, caller)
         # Not where this is left by an exception, which ends the worker: what was in hand then must
@@ -141,8 +144,8 @@ class Runner:
         take = None if taker is None else self._taking(job.first, taker, direct=direct)
         if head.bound_name in kwargs:
             bound = (kwargs.pop(head.bound_name),)
-        own = private or lenders or accumulators
-        renew = functools.partial(self._own, head.star, private, lenders) if own else None
+        own = private or lenders or accumulators or head.randomness
+        renew = functools.partial(self._own, head, job.first, private, lenders) if own else None
         returns = tuple(name for name, lender in lenders.items() if lender.comes_back)
         constants = calls.Constants(bound, args, kwargs)
         return Caller(head, function, constants, renew, returns, adders, take, items, guard)
@@ -223,14 +226,18 @@ class Runner:
 
     def _own(
         self,
-        star: bool,
+        head: calls.CallHead,
+        first: int,
         private: list[calls.SharedParameter],
         lenders: dict[str, Lender],
         item: Any,
     ) -> dict[str, Any]:
         """What this item alone gets."""
         own = {p.name: self._values.private_value(p.token) for p in private}
-        return {**own, **{name: lender.lend(item, star=star) for name, lender in lenders.items()}}
+        own.update((name, lender.lend(item, star=head.star)) for name, lender in lenders.items())
+        if head.randomness is not None:
+            own.update(head.randomness.generators(first + self._outbox.position))
+        return own
 
     def _fail_all(self, error: BaseException, count: int) -> None:
         raised = RaisedError.of(error)
@@ -252,7 +259,7 @@ class Runner:
 
     def _loop(self, job: Job, items: Sequence[Any], caller: Caller) -> None:
         """Run the items, in blocks that take some 0.1 ms or one item each."""
-        words, call, timed = self._words, caller.call, caller.head.timed
+        words, call, timed = self._words, caller.call, caller.head.timed or job.singly
         if job.mode == calls.EACH:
             call = functools.partial(invocation.call_unpacked, call, words, caller.head)
             items = [(job.first + k, item) for k, item in enumerate(items)]

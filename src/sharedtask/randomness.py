@@ -1,0 +1,43 @@
+"""Random numbers that depend on the seed and the item, and on nothing else."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+Seed: TypeAlias = "int | tuple[int, ...]"
+
+_FRESH_BITS = 128  # as many as numpy takes where no seed is given
+
+
+@dataclass(frozen=True, slots=True)
+class Randomness:
+    """The parameters that get generators, and the seed of a call."""
+
+    names: tuple[str, ...]
+    entropy: Seed
+
+    @classmethod
+    def of(cls, names: tuple[str, ...], seed: Seed | None) -> Randomness | None:
+        """Draw a seed where there is none, once: an item that is tried again gets the same."""
+        if not names:
+            return None
+        return cls(names, secrets.randbits(_FRESH_BITS) if seed is None else seed)
+
+    def generators(self, index: int) -> dict[str, np.random.Generator]:
+        """The generators of the item at ``index``; each call makes them anew.
+
+        Source:
+            ``SeedSequence(seed).spawn(n)[index]`` has the spawn key ``(index,)``. Further
+            parameters get children of that sequence: as it counts them, none is ever equal to one
+            that the task spawns itself.
+        """
+        first = np.random.SeedSequence(self.entropy, spawn_key=(index,))
+        sequences = (first, *first.spawn(len(self.names) - 1))
+        return {
+            name: np.random.default_rng(sequence)
+            for name, sequence in zip(self.names, sequences, strict=True)
+        }

@@ -1,0 +1,24 @@
+"""The annotation of a parameter that gets random numbers, and what stands for its default."""
+
+from typing import Annotated, Any, Final
+
+import numpy as np
+
+from sharedtask.annotations import Made
+
+__all__ = ["Rng", "per_item"]
+
+# A module of its own: naming the class loads numpy.random, which takes longer than this package.
+Rng = Annotated[np.random.Generator, Made.RNG]
+"""A generator of the item's own, made from the option ``seed`` and the item's index."""
+
+
+class _PerItem:
+    """What a function gets that is called as a task is, and is none."""
+
+    def __repr__(self) -> str:
+        return "per_item"
+
+
+per_item: Final[Any] = _PerItem()
+"""A default for parameters annotated ``Rng``: type checkers then let calls leave them out."""
