@@ -111,11 +111,12 @@ def common_check(request: pytest.FixtureRequest) -> Iterator[None]:
     A fault in a program of its own, or on Ray, is nothing to the workers of this process.
     """
     wanted = set(request.fixturenames)
-    if (
-        getattr(request.node, "callspec", None)
-        and "thread" in request.node.callspec.params.values()
-    ):
+    params = getattr(getattr(request.node, "callspec", None), "params", {})
+    if params.get("backend") == "thread":
         _start_threads()
+    if params.get("backend") == "ray":
+        request.getfixturevalue("ray_runtime")
+        wanted.add("ray_runtime")
     if not wanted & {"script", "run", "ray_runtime"}:
         request.getfixturevalue("unharmed")
         yield

@@ -30,6 +30,7 @@ from sharedtask import (
     OptionsError,
     Partitioned,
     Reduced,
+    Rng,
     SerializationError,
     Shared,
     journal,
@@ -145,6 +146,17 @@ def test_longer_list_runs_what_is_new(backend: Any, file: str, log: Any) -> None
     log()
     assert list(range(25)) == task.map(range(25), log=log.path)
     assert list(range(10, 25)) == log()
+
+
+def test_strict_tasks(backend: Any, file: str, log: Any) -> None:
+    """strict=True and a journal go together: results are recorded, and found again without it."""
+    task = weighed.with_options(backend=backend, journal=file, strict=True)
+    table = {"rows": np.arange(6.0).reshape(3, 2)}
+    expected = [1.0, 5.0, 9.0, 1.0]
+    assert expected == task.map(range(4), table=table, log=log.path)
+    log()
+    assert expected == task.with_options(strict=False).map(range(4), table=table, log=log.path)
+    assert [] == log()
 
 
 def test_results_between_gaps_keep_their_places(backend: Any, file: str, log: Any) -> None:
@@ -1236,3 +1248,43 @@ def test_partial_functions(file: str) -> None:
 
 def multiplied(x: int, factor: int) -> int:
     return x * factor
+
+
+# ------------------------------------------------------------------------------- random numbers
+
+
+@parallel
+def draw(x: int, log: str, rng: Rng) -> float:
+    enter(log, x)
+    return float(rng.random()) + x
+
+
+def test_random_numbers_do_not_depend_on_the_interruption(
+    backend: Any, file: str, log: Any
+) -> None:
+    """What runs after a resume draws the numbers that it would have drawn before."""
+    task: Any = draw.with_options(backend=backend, seed=7)
+    expected = task.map(range(20), log=log.path)
+    log()
+    recorded_task = task.with_options(journal=file)
+    assert expected[:8] == recorded_task.map(range(8), log=log.path)
+    log()
+    assert expected == recorded_task.map(range(20), log=log.path)
+    assert list(range(8, 20)) == log()
+
+
+def test_another_seed_is_another_run(file: str, log: Any) -> None:
+    """Results of one seed are not given for another, and the warning names it."""
+    task: Any = draw.with_options(backend="serial", seed=7, journal=file)
+    first = task.map(range(3), log=log.path)
+    with pytest.warns(JournalWarning, match="the option 'seed' differs"):
+        assert first != task.with_options(seed=8).map(range(3), log=log.path)
+
+
+def test_a_journal_of_random_numbers_needs_a_seed(file: str, log: Any) -> None:
+    """Without a seed each run would draw others: that is refused before anything runs."""
+    task: Any = draw.with_options(backend="serial", journal=file)
+    with pytest.raises(OptionsError, match="'rng' must be the same in every run: say seed="):
+        task.map(range(3), log=log.path)
+    assert [] == log()
+    assert not os.path.exists(file)

@@ -180,6 +180,12 @@ def _journalled(spec: TaskSpec, options: Options, *, into: bool) -> Options:
             f" write into {what}. Return it instead, or say with_options(journal=None)."
         )
         raise OptionsError(msg)
+    if spec.generators and options.seed is None:
+        msg = (
+            f"{spec.name}(): with journal={options.journal!r} the random numbers of"
+            f" {spec.generators[0]!r} must be the same in every run: say seed= as well."
+        )
+        raise OptionsError(msg)
     return options
 
 

@@ -196,7 +196,8 @@ def parts_of(call: Call, session: Session, prints: Fingerprints) -> dict[str, by
     parts = prints.parts(call.function, call.task)
     parts["the Python version"] = prints.of(sys.version_info[:2])
     parts["how items are passed"] = prints.of("starmap" if call.star else "map")
-    # What else decides about results has its place here, under a name of its own.
+    if call.randomness is not None:
+        parts["the option 'seed'"] = prints.of(call.randomness.entropy)
     given = {
         **{f"the argument {k + 1}": value for k, value in enumerate(call.args)},
         **{f"the argument {name!r}": value for name, value in call.kwargs.items()},

@@ -71,7 +71,7 @@ class StarterLink(Link):
         ours, theirs = socket.socketpair()
         super().__init__(ours)
         # It is inheritable in the new process alone: another thread may start a program meanwhile.
-        with theirs, _interrupt_blocked():
+        with theirs, _closed_on_error(ours), _interrupt_blocked():
             self._process = subprocess.Popen(  # noqa: S603  our own interpreter
                 starter.command(theirs.fileno(), *modules),
                 stdin=subprocess.DEVNULL,
@@ -82,8 +82,8 @@ class StarterLink(Link):
     def spawn(self, serial: int) -> WorkerLink:
         """Have a worker forked; frames may be sent to it at once."""
         ours, theirs = socket.socketpair()
-        board = Board()
-        with theirs:
+        with theirs, _closed_on_error(ours):
+            board = Board()
             fds = (theirs.fileno(), board.fd)
             setting = pickle.dumps(working_directory())
             self.writer.send(Frame(Kind.SPAWN, chunk=serial, body=setting, fds=fds))
@@ -107,6 +107,16 @@ class StarterLink(Link):
         """In a forked child: close our copies; the process is not ours."""
         self.close()
         self._process.returncode = 0  # no warning that it still runs
+
+
+@contextlib.contextmanager
+def _closed_on_error(sock: socket.socket) -> Generator[None]:
+    """What was opened goes where the rest cannot be: no descriptors are left, for one."""
+    try:
+        yield
+    except BaseException:
+        sock.close()
+        raise
 
 
 @contextlib.contextmanager
@@ -153,7 +163,7 @@ class WorkerLink(Link):
         self.pid: int | None = None
         self.ran = 0  # items
         self.leaving = False  # it gets no more chunks
-        self.leave_by: float | None = None  # it was told to end, and is killed then
+        self.leave_by = 0.0  # it was told to end, and is killed then
         self.tickets: deque[Ticket] = deque()
         self.seen_at = 0  # the chunk in hand when somebody last looked
         self.tokens: dict[int, bool] = {}  # published values it has; True: with a descriptor

@@ -80,6 +80,7 @@ class Pool:
         self._queue: deque[Ticket] = deque()
         self._given_up: list[Ticket] = []
         self._to_cancel: deque[OpenCall] = deque()
+        self._leaving: list[WorkerLink] = []  # those that were told to end
         self._serial = 0
         self._stillborn = 0
         self._starter: StarterLink | None = None
@@ -230,6 +231,7 @@ class Pool:
         worker.leaving = True
         if not worker.tickets:
             worker.leave_by = time.monotonic() + _LEAVE_SECONDS
+            self._leaving.append(worker)
             self._write(worker, Frame(Kind.STOP))
 
     def _suits(self, worker: WorkerLink, call: OpenCall) -> bool:
@@ -319,7 +321,8 @@ class Pool:
                 self._queue
                 or self._given_up
                 or self._to_cancel
-                or any(w.tickets or w.ended or w.leaving for w in self._workers.values())
+                or self._leaving
+                or any(worker.tickets or worker.ended for worker in self._workers.values())
             )
 
     def rest_seconds(self) -> float | None:
@@ -336,7 +339,8 @@ class Pool:
             waits.extend(
                 w.suspicion.until - now for w in self._workers.values() if w.suspicion is not None
             )
-            waits.extend(w.leave_by - now for w in self._workers.values() if w.leave_by is not None)
+            if self._leaving:
+                waits.append(self._leaving[0].leave_by - now)
             if any(worker.tickets for worker in self._workers.values()):
                 waits.append(_HURRY_SECONDS)
         return min(waits, default=None)
@@ -498,6 +502,10 @@ class Pool:
         with self._lock:
             for worker in list(self._workers.values()):
                 self._check_time(worker, now)
+            for worker in self._leaving:
+                if worker.leave_by < now:
+                    worker.leave_by = now + _LEAVE_SECONDS
+                    self._kill(worker)
             for ticket in self._given_up:
                 if ticket.kill_at is not None and ticket.kill_at <= now:
                     self._end_given_up(ticket, now)
@@ -533,10 +541,7 @@ class Pool:
         return any(not w.tickets and self._suits(w, call) for w in self._workers.values())
 
     def _check_time(self, worker: WorkerLink, now: float) -> None:
-        if worker.leave_by is not None and now > worker.leave_by:
-            worker.leave_by = None
-            self._kill(worker)
-        elif worker.suspicion is not None and now > worker.suspicion.until:
+        if worker.suspicion is not None and now > worker.suspicion.until:
             self._judge(worker)  # it was stopped already, by somebody else: no word of it comes
         elif _is_timed(worker) and self._time_left(worker) <= 0:
             number, started = worker.tickets[0].number, worker.board.words[Word.STARTED]
@@ -619,6 +624,8 @@ class Pool:
         with self._lock:
             if self._workers.pop(worker.serial, None) is None:
                 return
+            if worker in self._leaving:
+                self._leaving.remove(worker)
             self._loop.unregister(worker)
             reports = list(self._settle(worker))
             worker.close()
