@@ -319,6 +319,54 @@ def test_view_that_runs_backwards_is_not_copied(turn: Any) -> None:
     assert 1 == (own == -1).sum()
 
 
+@pytest.mark.parametrize(
+    ("turn", "is_kept"),
+    [
+        (lambda a: a[:, ::2], True),
+        (lambda a: a[::-2], True),
+        (lambda a: a[:, :40], True),
+        (lambda a: a[::2, ::2], False),
+        (lambda a: np.lib.stride_tricks.as_strided(a, (100, 30), (480, 16)), False),
+    ],
+    ids=[
+        "every other column",
+        "rows, backwards",
+        "half",
+        "a quarter",
+        "memory of nobody knows what",
+    ],
+)
+def test_view_with_few_gaps_is_not_copied(turn: Any, is_kept: bool) -> None:
+    """A view of half of its base or more is stored with its gaps: nothing is copied at a call."""
+    base = np.arange(100 * 60.0).reshape(100, 60)
+    view = turn(base)
+    (buffer,) = codec.encode(view).buffers
+    assert is_kept == np.shares_memory(base, buffer)
+    assert buffer.nbytes <= 2 * view.nbytes
+    again = through(view)
+    assert_same(view, again)
+    assert is_kept == (view.strides == again.strides)
+    own = through(view, own=True)
+    own[0, 0] = -1
+    assert 1 == (own == -1).sum()
+    assert (base != -1).all()
+
+
+def test_change_of_a_view_with_gaps_is_noticed(backend: Any, request: Any) -> None:
+    """What changes in the view is seen by the next call."""
+    if backend == "ray":
+        request.getfixturevalue("ray_runtime")
+    base = np.zeros(4 << 18)
+    look: Any = lambda k, table: float(table[k])
+    task = parallel(shared=["table"], backend=backend)(look)
+    view = base[::2]
+    assert [0.0] == task.map([7], table=view)
+    base[14] = 3.0
+    assert [3.0] == task.map([7], table=view)
+    base[15] = 9.0
+    assert [3.0] == task.map([7], table=view)
+
+
 def test_repeated_column_is_private_in_every_element() -> None:
     """Gaps that make up for repeated elements do not make a dense array: a write is to one."""
     view = np.lib.stride_tricks.as_strided(np.arange(4.0), (2, 2), (24, 0))
