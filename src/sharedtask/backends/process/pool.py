@@ -17,12 +17,9 @@ not begun is begun elsewhere.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pickle
 import selectors
 import signal
-import sys
 import threading
 import time
 from collections import deque
@@ -31,12 +28,11 @@ from typing import TYPE_CHECKING, Any
 from sharedtask import interrupts
 from sharedtask.backends.work import calls, results
 from sharedtask.backends.work.board import Phase, Word, fence
-from sharedtask.errors import ClosedError, RemoteTraceback, TaskTimeoutError, WorkerDiedError
+from sharedtask.errors import ClosedError
 from sharedtask.outcomes import Batch, Report
-from sharedtask.sharing import functions, regions
-from sharedtask.sharing.stores import SegmentStore
+from sharedtask.sharing import functions
 
-from . import starter, tickets, wear
+from . import attaching, clocks, deaths, relay, starter, tickets, wear
 from .arrivals import SentResults, saved_results
 from .links import StarterLink, Suspicion, WorkerLink
 from .loop import Loop
@@ -279,7 +275,7 @@ class Pool:
             return
         worker.tokens[publication.token] = private
         publication.tell_on_release(self.drop)
-        self._write(worker, attach_frame(publication, private=private))
+        self._write(worker, attaching.frame_of(publication, private=private))
 
     def _write(self, worker: WorkerLink, frame: Frame) -> None:
         worker.writer.send(frame)
@@ -335,7 +331,7 @@ class Pool:
         with self._lock:
             now = time.monotonic()
             waits.extend(ticket.kill_at - now for ticket in self._given_up if ticket.kill_at)
-            waits.extend(self._time_left(w) for w in self._workers.values() if _is_timed(w))
+            waits.extend(clocks.time_left(w) for w in self._workers.values() if clocks.is_timed(w))
             waits.extend(
                 w.suspicion.until - now for w in self._workers.values() if w.suspicion is not None
             )
@@ -405,7 +401,7 @@ class Pool:
     def _take(self, worker: WorkerLink, frames: list[Frame]) -> None:
         for frame in frames:
             if frame.kind == Kind.OUTPUT:
-                _print(frame)
+                relay.show(frame)
             elif frame.kind == Kind.RESULTS:
                 self._deliver(self._on_results(worker, frame))
             elif frame.kind == Kind.FAILED:
@@ -543,7 +539,7 @@ class Pool:
     def _check_time(self, worker: WorkerLink, now: float) -> None:
         if worker.suspicion is not None and now > worker.suspicion.until:
             self._judge(worker)  # it was stopped already, by somebody else: no word of it comes
-        elif _is_timed(worker) and self._time_left(worker) <= 0:
+        elif clocks.is_timed(worker) and clocks.time_left(worker) <= 0:
             number, started = worker.tickets[0].number, worker.board.words[Word.STARTED]
             self._suspect(worker, Suspicion("timeout", number, started, now + _STOP_SECONDS))
 
@@ -579,16 +575,6 @@ class Pool:
         if self._starter is not None:
             self._starter.signal(worker.serial, signal.SIGKILL)
             self._loop.want_write(self._starter)
-
-    def _time_left(self, worker: WorkerLink) -> float:
-        """Seconds until the item in hand has used up its time."""
-        ticket, words = worker.tickets[0], worker.board.words
-        timeout = ticket.call.timeout or 0.0
-        if words[Word.CHUNK] != ticket.number or not words[Word.STARTED]:
-            return max(timeout / 2, 0.01)  # not begun yet: look again
-        if words[Word.PHASE] not in (Phase.RUNNING, Phase.UNPACKING):
-            return max(timeout / 2, 0.01)
-        return timeout - (time.monotonic_ns() - words[Word.STARTED]) / 1e9
 
     def _suspect(self, worker: WorkerLink, suspicion: Suspicion) -> None:
         """Stop the worker first.
@@ -643,7 +629,7 @@ class Pool:
                     yield from self._settle_in_hand(worker, ticket, phase)
                 self._done(ticket, worker)
             elif lost := self._lost_before(ticket, loading=is_in_hand and phase == Phase.LOADING):
-                yield call, ticket.all_failed(self._deaths(worker, ticket, lost))
+                yield call, ticket.all_failed(self._cause(worker, ticket, lost))
                 self._done(ticket, worker)
             else:
                 self._queue.appendleft(self._taken_back(worker, ticket))
@@ -653,7 +639,7 @@ class Pool:
         """Why a chunk of which no item was begun is not begun anew: its workers die before that."""
         if loading:
             ticket.call.stillborn += 1
-            return _LOADING if ticket.call.stillborn > _MAX_STILLBORN else ""
+            return deaths.LOADING if ticket.call.stillborn > _MAX_STILLBORN else ""
         return "before its first item" if self._stillborn > _MAX_STILLBORN else ""
 
     def _taken_back(self, worker: WorkerLink, ticket: Ticket) -> Ticket:
@@ -673,35 +659,17 @@ class Pool:
             yield call, saved
         call.places.bury(worker.serial, ticket)
         if ticket.received < len(ticket.chunk.items):
-            phase_name = _UNPACKING if phase == Phase.UNPACKING else ""
-            yield call, ticket.failed(self._deaths(worker, ticket, phase_name)(ticket.received))
+            when = deaths.UNPACKING if phase == Phase.UNPACKING else ""
+            yield call, ticket.failed(self._cause(worker, ticket, when)(ticket.received))
         else:
             yield call, ticket.report(Batch(0, []), finished=True)
 
-    def _deaths(
-        self, worker: WorkerLink, ticket: Ticket, phase: str
+    def _cause(
+        self, worker: WorkerLink, ticket: Ticket, when: str
     ) -> Callable[[int], BaseException]:
-        """What the death of a worker is to the item at a position of a chunk."""
-        call, chunk, verdict = ticket.call, ticket.chunk, worker.verdict
-        pid, number, exitcode = worker.exit or (worker.pid, None, None)
-        if exitcode is not None and exitcode < 0:
-            phase = f"for the system forked none: {os.strerror(-exitcode)} (see `ulimit -u`)"
-            pid = exitcode = None
-        crash = worker.board.crash()
-        starved = number == signal.SIGKILL and verdict is None and self._kills.claim()
-
-        def error_at(position: int) -> BaseException:
-            index, item = chunk.first + position, chunk.items[position]
-            if verdict is not None and verdict.reason == "timeout":
-                return TaskTimeoutError(call.task, index, item, call.timeout, pid)
-            if verdict is not None and verdict.reason == "memory":
-                return wear.too_large(worker, ticket, position, verdict.reached)
-            error = WorkerDiedError(call.task, index, item, pid, number, exitcode, phase, starved)
-            if crash:
-                error.__cause__ = RemoteTraceback(crash)
-            return error
-
-        return error_at
+        was_killed = worker.exit is not None and worker.exit[1] == signal.SIGKILL
+        starved = was_killed and worker.verdict is None and self._kills.claim()
+        return deaths.cause(worker, ticket, when, starved=starved)
 
     def _spread(self) -> None:
         """Give queued chunks to workers, new ones if need be."""
@@ -715,43 +683,7 @@ class Pool:
 _CLOSED = (
     "the pool was shut down while this call was running. Call again: a new pool starts by itself."
 )
-_LOADING = "while loading the function and the shared values"
-_UNPACKING = "while unpickling the item"
-
-
-# What else a value refers to is found in /proc, or not at all.
-_MOST_BESIDE = 12
-
-
-def attach_frame(publication: Publication, *, private: bool) -> Frame:
-    """The message that gives a published value to a worker."""
-    store: Any = publication.store  # one of stores.keep()
-    in_segment = type(store) is SegmentStore
-    layout = (store.layout.parts, store.layout.size)
-    mark, data = (tuple(store.mark), None) if in_segment else (None, store.data)
-    body = pickle.dumps((layout, mark, private, data))
-    fds: Any = (store.fd,) if in_segment else ()
-    if publication.descriptors and not regions.is_reachable():
-        fds += tuple(dict.fromkeys(publication.descriptors))[:_MOST_BESIDE]
-    return Frame(Kind.ATTACH, chunk=publication.token, body=body, fds=fds)
 
 
 def _find(worker: WorkerLink, number: int) -> Ticket | None:
     return next((ticket for ticket in worker.tickets if ticket.number == number), None)
-
-
-def _is_timed(worker: WorkerLink) -> bool:
-    return (
-        bool(worker.tickets)
-        and worker.tickets[0].call.timeout is not None
-        and worker.suspicion is None
-        and worker.verdict is None
-    )
-
-
-def _print(frame: Frame) -> None:
-    """What a worker printed, to where the caller prints: a terminal, a cell, a captured stream."""
-    stream = sys.stdout if frame.first == 1 else sys.stderr
-    with contextlib.suppress(Exception):
-        stream.write(bytes(frame.body).decode("utf-8", "replace"))
-        stream.flush()

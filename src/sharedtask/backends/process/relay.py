@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -39,3 +40,11 @@ class Relay(io.RawIOBase):
             return os.write(self._number, text)
         self._sender.send(Frame(Kind.OUTPUT, first=self._number, body=text))
         return len(text)
+
+
+def show(frame: Frame) -> None:
+    """What a worker printed, to where the caller prints: a terminal, a cell, a captured stream."""
+    stream = sys.stdout if frame.first == 1 else sys.stderr
+    with contextlib.suppress(Exception):
+        stream.write(bytes(frame.body).decode("utf-8", "replace"))
+        stream.flush()

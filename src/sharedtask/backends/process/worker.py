@@ -24,13 +24,8 @@ from sharedtask.backends.work.board import Word
 from sharedtask.backends.work.outbox import Outbox, Sent
 from sharedtask.backends.work.runner import Job, Runner
 from sharedtask.backends.work.values import Values
-from sharedtask.errors import SharedTaskError
-from sharedtask.sharing import regions, stores
-from sharedtask.sharing.marks import Mark
-from sharedtask.sharing.segments import Layout
-from sharedtask.sharing.stores import BytesStore, Store
 
-from . import wire
+from . import attaching, wire
 from .relay import redirect_prints
 from .wear import Allowance, Wear
 from .wire import Frame, Kind
@@ -112,7 +107,7 @@ class _Worker:
         if frame.kind == Kind.CHUNK:
             self._run(frame)
         elif frame.kind == Kind.ATTACH:
-            self._values.attach(frame.chunk, *_stores(frame))
+            self._values.attach(frame.chunk, *attaching.stores_of(frame))
         elif frame.kind == Kind.DROP:
             self._values.drop(frame.chunk)
 
@@ -157,25 +152,3 @@ class _Worker:
             seen[0] = word
             self._outbox.flush(finished=False)
         return False
-
-
-def _stores(frame: Frame) -> tuple[Store, list[regions.Received]]:
-    """Map a segment; the descriptor stays open where private copies will be asked for.
-
-    What is refused stays refused: every item that needs the value says why. Beside it: memory that
-    the value refers to, where this process could not open it by itself.
-    """
-    layout, mark, private, data = pickle.loads(frame.body)
-    if data is not None:
-        beside = [regions.Received(fd) for fd in frame.fds]
-        return BytesStore(data, Layout(*layout)), beside
-    fd, *others = frame.fds
-    beside = [regions.Received(other) for other in others]
-    try:
-        store = stores.unseal(fd, Layout(*layout), Mark(*mark))
-    except SharedTaskError as error:
-        os.close(fd)
-        return stores.RefusedStore(error), beside
-    if not private:
-        store.close_descriptor()
-    return store, beside

@@ -1,0 +1,56 @@
+"""The message that gives a published value to a worker, and what the worker makes of it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from typing import TYPE_CHECKING, Any
+
+from sharedtask.errors import SharedTaskError
+from sharedtask.sharing import regions, stores
+from sharedtask.sharing.marks import Mark
+from sharedtask.sharing.segments import Layout
+from sharedtask.sharing.stores import BytesStore, SegmentStore, Store
+
+from .wire import Frame, Kind
+
+if TYPE_CHECKING:
+    from sharedtask.sharing.publication import Publication
+
+# What else a value refers to is found in /proc, or not at all.
+_MOST_BESIDE = 12
+
+
+def frame_of(publication: Publication, *, private: bool) -> Frame:
+    """The message that gives a published value to a worker."""
+    store: Any = publication.store  # one of stores.keep()
+    in_segment = type(store) is SegmentStore
+    layout = (store.layout.parts, store.layout.size)
+    mark, data = (tuple(store.mark), None) if in_segment else (None, store.data)
+    body = pickle.dumps((layout, mark, private, data))
+    fds: Any = (store.fd,) if in_segment else ()
+    if publication.descriptors and not regions.is_reachable():
+        fds += tuple(dict.fromkeys(publication.descriptors))[:_MOST_BESIDE]
+    return Frame(Kind.ATTACH, chunk=publication.token, body=body, fds=fds)
+
+
+def stores_of(frame: Frame) -> tuple[Store, list[regions.Received]]:
+    """Map a segment; the descriptor stays open where private copies will be asked for.
+
+    What is refused stays refused: every item that needs the value says why. Beside it: memory that
+    the value refers to, where this process could not open it by itself.
+    """
+    layout, mark, private, data = pickle.loads(frame.body)
+    if data is not None:
+        beside = [regions.Received(fd) for fd in frame.fds]
+        return BytesStore(data, Layout(*layout)), beside
+    fd, *others = frame.fds
+    beside = [regions.Received(other) for other in others]
+    try:
+        store = stores.unseal(fd, Layout(*layout), Mark(*mark))
+    except SharedTaskError as error:
+        os.close(fd)
+        return stores.RefusedStore(error), beside
+    if not private:
+        store.close_descriptor()
+    return store, beside

@@ -1,0 +1,32 @@
+"""How long the item in a worker's hand may still take."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from sharedtask.backends.work.board import Phase, Word
+
+if TYPE_CHECKING:
+    from .links import WorkerLink
+
+
+def is_timed(worker: WorkerLink) -> bool:
+    """Whether the first of its chunks has a time limit that nobody has acted upon."""
+    return (
+        bool(worker.tickets)
+        and worker.tickets[0].call.timeout is not None
+        and worker.suspicion is None
+        and worker.verdict is None
+    )
+
+
+def time_left(worker: WorkerLink) -> float:
+    """Seconds until the item in hand has used up its time."""
+    ticket, words = worker.tickets[0], worker.board.words
+    timeout = ticket.call.timeout or 0.0
+    if words[Word.CHUNK] != ticket.number or not words[Word.STARTED]:
+        return max(timeout / 2, 0.01)  # not begun yet: look again
+    if words[Word.PHASE] not in (Phase.RUNNING, Phase.UNPACKING):
+        return max(timeout / 2, 0.01)
+    return timeout - (time.monotonic_ns() - words[Word.STARTED]) / 1e9
