@@ -270,13 +270,13 @@ class Interrupted:
         self.sent = b""
         self.sender: Any = None
 
-    def sendmsg(self, parts: list[memoryview], _rights: object) -> int:
+    def sendmsg(self, parts: list[memoryview], _rights: object, _flags: int) -> int:
         self.sent += parts[0][:10]
         if len(parts[0]) > 50:
             self.sender.send(Frame(Kind.OUTPUT, body=b"text"))
         return 10
 
-    def sendall(self, data: memoryview) -> None:
+    def sendall(self, data: memoryview, _flags: int) -> None:
         self.sent += data
 
 
