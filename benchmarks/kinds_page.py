@@ -141,8 +141,8 @@ def network_line(ran: Mapping[str, Any] | None) -> Iterator[str]:
         yield ""
         same = "the same as" if ran["bits"] else "not the same as"
         yield (
-            f"A torch network of 200 MB, run in four workers: memory grows by {ran['grows']:.2f} of"
-            f" its size, and the results are bit for bit {same} serial's."
+            f"A torch network of 200 MB, run in four workers: memory grows by {ran['grows']:.2f} "
+            f"of its size, and the results are bit for bit {same} serial's."
         )
 
 

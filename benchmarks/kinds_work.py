@@ -380,7 +380,13 @@ KINDS: dict[str, Kind] = {
         "strided view, `[::2]`",
         lambda n: floats(2 * n)[::2],
         element,
-        why="gathered when it is published; each call gathers it again to compare",
+        why="with its gaps: they are no more than what it shows",
+    ),
+    "sparse-view": Kind(
+        "strided view, `[::4]`",
+        lambda n: floats(4 * n)[::4],
+        element,
+        why="without its gaps: gathered at each call, to store or to compare",
     ),
     "reversed": Kind("reversed view, `[::-1]`", lambda n: floats(n)[::-1], element),
     "broadcast": Kind(

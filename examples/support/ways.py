@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from joblib import Parallel, delayed
-from support.measure import measure
+from support.measure import memory, watching
 
 from sharedtask import shutdown
 
@@ -25,21 +25,39 @@ class Way:
 
 
 def side_by_side(small: Any, make: Callable[[], Any], ways: Iterable[Way]) -> list[Any]:
-    """Print a table; what each way returned, each over a value of its own."""
+    """Print a table; what each way returned."""
     print(f"{'':28}{'first call':>12}{'next call':>12}{'memory':>12}")
     results = []
     for way in ways:
         way.run(small)  # starts the workers, and loads their libraries
+        grown = growth(way, make())
         value = make()
-        first = measure(partial(way.run, value))
-        began = time.perf_counter()
-        results.append(way.run(value))
-        again = time.perf_counter() - began
+        first, _ = timed(way, value)
+        again, result = timed(way, value)
         del value
         way.close()
-        memory = max(first.memory, 0) / 1e6
-        print(f"{way.name:28}{first.seconds:10.2f} s{again:10.2f} s{memory:9.0f} MB")
+        results.append(result)
+        print(f"{way.name:28}{first:10.2f} s{again:10.2f} s{grown / 1e6:9.0f} MB")
     return results
+
+
+def growth(way: Way, value: Any) -> int:
+    """The most bytes that all processes together had more while it ran: a run of its own.
+
+    To look so often takes time, which is not to be counted as the way's.
+    """
+    before = memory()
+    peak = [before]
+    with watching(peak, every=0.01):
+        way.run(value)
+    return peak[0] - before
+
+
+def timed(way: Way, value: Any) -> tuple[float, Any]:
+    """Seconds, and the result."""
+    began = time.perf_counter()
+    result = way.run(value)
+    return time.perf_counter() - began, result
 
 
 def by_pool(pool: Any, function: Callable[..., Any], items: Iterable[Any], name: str) -> Way:
