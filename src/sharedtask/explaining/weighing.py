@@ -121,7 +121,9 @@ def is_strided(array: np.ndarray[Any, Any]) -> bool:
     """Whether the elements lie apart in memory, so that a dense copy would have to be made."""
     axes = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
     dense = array.transpose(axes)
-    return not (dense.flags.c_contiguous or extents.is_flipped(dense))
+    if dense.flags.c_contiguous or extents.is_flipped(dense):
+        return False
+    return not extents.keeps_gaps(array, extents.bounds(array))
 
 
 def _sample(value: Any) -> Iterator[Any]:

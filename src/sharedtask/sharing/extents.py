@@ -164,10 +164,10 @@ def _needs_a_row(array: npt.NDArray[Any], span: tuple[int, int]) -> bool:
     low, high = span
     if high - low == array.nbytes:
         return is_flipped(array)
-    return high - low < array.nbytes or 0 in array.strides or _keeps_its_gaps(array, span)
+    return high - low < array.nbytes or 0 in array.strides or keeps_gaps(array, span)
 
 
-def _keeps_its_gaps(array: npt.NDArray[Any], span: tuple[int, int]) -> bool:
+def keeps_gaps(array: npt.NDArray[Any], span: tuple[int, int]) -> bool:
     """True where a view with gaps is stored with them: to gather it would cost more, at each call.
 
     Only where the memory in between is there for certain, being that of the array it is a view of.
@@ -234,7 +234,7 @@ def _store_alone(member: _Member, buffers: list[Bytes], rows: dict[int, Row]) ->
         buffers.append(flat(array))
         rows[member.number] = Row(number)
         return
-    if is_flipped(array) or _keeps_its_gaps(array, (member.low, member.high)):
+    if is_flipped(array) or keeps_gaps(array, (member.low, member.high)):
         _place([member], member.low, buffers, rows)
         buffers.append(_memory(member.low, member.high, [array]))
         return
