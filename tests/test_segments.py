@@ -439,6 +439,27 @@ except PermissionError:
     assert "OK\n" == run(f"{SECCOMP}\ndeny{numbers}\n{imports}{checks}{SCRIPT}")
 
 
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the filter has numbers of x86-64")
+def test_denied_system_calls_are_told_once(run: Callable[..., str]) -> None:
+    """What is done in another way, because the system does not let us, is one debug line each."""
+    log = """
+import logging, sys
+handler = logging.StreamHandler(sys.stdout)
+handler.setFormatter(logging.Formatter("%(levelname)s %(message).20s"))
+logging.getLogger("sharedtask").addHandler(handler)
+logging.getLogger("sharedtask").setLevel(logging.DEBUG)
+"""
+    use = """
+import numpy as np
+from sharedtask import parallel
+task = parallel(shared=["table"], backend="process")(lambda k, table: float(table[k]))
+for _ in range(3):
+    assert [1.0, 1.0] == task.map(range(2), table=np.ones(1_000_000))
+"""
+    told = run(f"{SECCOMP}\ndeny(319, 323)\n{log}{use}").splitlines()
+    assert ["DEBUG memfd_create is deni", "DEBUG userfaultfd is denie"] == sorted(told)
+
+
 def test_closed_handle_gives_its_memory_back() -> None:
     """The memory of a handle is unmapped at its end."""
     before = open_files()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import array
 import fcntl
+import logging
 import os
 import platform
 import struct
@@ -24,6 +25,7 @@ from sharedtask.sharing.mapping import PAGE
 
 # A watch splits the kernel's record of the mapping (65,530 of them at most): not for small arrays.
 WATCH_FROM = 1 << 20
+_log = logging.getLogger("sharedtask")
 
 _SYS_USERFAULTFD = {"x86_64": 323, "aarch64": 282}
 _USER_MODE_ONLY = 1
@@ -78,7 +80,8 @@ class _Tracker:
         self._uffd = self._pagemap = -1
         try:
             self._open()
-        except OSError:  # an old kernel, or a container's seccomp filter: memcmp serves
+        except OSError as error:  # an old kernel, or a container's seccomp filter: memcmp serves
+            _log.debug("userfaultfd is denied here (%s): changes are found by comparing", error)
             self._close()
 
     def _open(self) -> None:

@@ -16,6 +16,7 @@ import contextlib
 import errno
 import fcntl
 import functools
+import logging
 import os
 import stat
 import time
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from sharedtask.sharing.payload import Payload
 
+_log = logging.getLogger("sharedtask")
 NAME = "sharedtask"  # shown in /proc/PID/maps, so that leak checks can find us
 
 # Below this size write() is as fast, and needs no writable mapping that would delay the seal.
@@ -213,13 +215,16 @@ def uses_memfd() -> bool:
 @functools.cache
 def _memfd_works() -> bool:
     """Found out by using it: a container's seccomp filter is not told by the kernel's version."""
-    if not hasattr(os, "memfd_create"):
-        return False
-    try:
-        os.close(_create_memfd())
-    except OSError as error:
-        return error.errno not in {errno.ENOSYS, errno.EPERM, errno.EACCES}
-    return True
+    if hasattr(os, "memfd_create"):
+        try:
+            os.close(_create_memfd())
+        except OSError as error:
+            if error.errno not in {errno.ENOSYS, errno.EPERM, errno.EACCES}:
+                return True
+        else:
+            return True
+    _log.debug("memfd_create is denied here: shared memory is made of unlinked files instead")
+    return False
 
 
 def _create() -> int:
