@@ -1,5 +1,7 @@
 import gc
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -662,3 +664,18 @@ def test_class_that_is_gone_is_forgotten() -> None:
     del Passing
     gc.collect()
     assert key not in kinds.found
+
+
+def test_class_of_a_recarray_is_not_copied() -> None:
+    """A recarray stays one in a process that has never loaded ``numpy.rec``."""
+    code = """
+import sys
+import numpy as np
+from sharedtask import parallel
+assert "numpy.rec" not in sys.modules
+records = np.zeros(3, [("a", "i8")]).view(np.recarray)
+ask = parallel(lambda k, table: (isinstance(table, np.recarray), int(table.a[k])), shared=["table"])
+for backend in ("serial", "process"):
+    assert [(True, 0)] == ask.with_options(backend=backend).map([1], table=records)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

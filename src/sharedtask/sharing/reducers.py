@@ -11,6 +11,7 @@ import array as arrays
 import io
 import os
 import pickle
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -108,6 +109,10 @@ def build_objects(mark: Any, build: Callable[..., Any], args: Any, state: Any) -
 
 def for_subclass(cls: type) -> Callable[[Any, Outgoing], Any] | None:
     """The reducer of a class derived from ``np.ndarray``, None where it pickles in its own way."""
+    if cls.__module__.startswith("numpy."):
+        # np.recarray says that it stands in numpy.rec, which nobody may have loaded: cloudpickle
+        # would send a copy of the class, and what arrives would be no recarray.
+        import_module(cls.__module__)
     if issubclass(cls, np.memmap):
         return reduce_memmap if cls is np.memmap else None
     own = (cls.__reduce__, cls.__reduce_ex__, getattr(cls, "__setstate__", None))
