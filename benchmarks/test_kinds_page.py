@@ -129,6 +129,7 @@ def test_kind_is_answered_like_serial(name: str) -> None:
         host.close()
 
 
+@pytest.mark.long
 def test_row_is_run_in_turns() -> None:
     """A row ends with a figure for each contestant that is installed, and with its memory."""
     row = KindRow("nested")
@@ -146,6 +147,7 @@ def ray() -> Iterator[OneRay]:
         yield running
 
 
+@pytest.mark.long
 def test_row_is_run_on_ray(ray: OneRay) -> None:
     """So it does on Ray."""
     cells, grown = KindRow("nested").run_on_ray(ray, replace(QUICK, turns=1, budget=0.0))
@@ -153,6 +155,7 @@ def test_row_is_run_on_ray(ray: OneRay) -> None:
     assert isinstance(grown[RAY_WAY], float)
 
 
+@pytest.mark.long
 def test_network_is_the_same_in_all_workers() -> None:
     """Results of a network in four workers are those of one process, bit for bit."""
     if not installed(KINDS["module"]):

@@ -44,7 +44,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
-    """Every kind of value on every backend takes minutes: those of two backends count as long.
+    """Some files take minutes on all backends: their tests on two of them count as long.
 
     Each fault is followed by the common check; one that hangs prints all stacks and fails.
     """
@@ -53,8 +53,16 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
             item.fixturenames.insert(0, "common_check")
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(60))
-        if item.path.name == "test_kinds.py" and ("[ray-" in item.name or "[thread-" in item.name):
+        if item.path.name in MANY and _backend_of(item) in ("ray", "thread"):
             item.add_marker(pytest.mark.long)
+
+
+# What they test does not depend on the backend much, and is tested on two in any case.
+MANY = {"test_kinds.py", "test_strict.py", "test_journal.py", "test_rng.py", "test_captured.py"}
+
+
+def _backend_of(item: pytest.Function) -> object:
+    return getattr(item, "callspec", None) and item.callspec.params.get("backend")
 
 
 def pytest_collection_finish() -> None:

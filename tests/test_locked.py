@@ -795,6 +795,7 @@ def test_nothing_is_left_after_a_death(make: Any) -> None:
     del grid
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("backend", HERE)
 @MAKERS
 def test_one_table_for_an_array(backend: str, make: Any) -> None:

@@ -50,6 +50,7 @@ def eventually(condition: Callable[[], Any], seconds: float = 20) -> Any:
 # ------------------------------------------------------------------------------- runtime
 
 
+@pytest.mark.long
 def test_a_ray_of_our_own(script: Start, tmp_path: Path) -> None:
     """Without a Ray one is started: all CPUs, silent, one for all calls, gone with the program."""
     home = tmp_path / "home"

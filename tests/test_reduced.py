@@ -361,6 +361,7 @@ def killing(folder: Path, seed: int, stop: threading.Event) -> int:
     return killed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("retried", [True, False])
 @pytest.mark.parametrize(("length", "exact"), [(8, False), (8, True), (40_000, False)])
 def test_workers_killed_at_random(length: int, retried: bool, exact: bool, tmp_path: Path) -> None:

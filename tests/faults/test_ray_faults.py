@@ -438,6 +438,7 @@ def init(**kwargs):
 """
 
 
+@pytest.mark.long
 def test_ray_is_shut_down_by_the_user(script: Start) -> None:
     """``ray.shutdown()`` in mid-call is ClosedError for every kind of call; the next one works."""
     ran = script(
@@ -469,6 +470,7 @@ print(use.map([2], table=table), use.cache_info().misses)
     ran.assert_gone(5)
 
 
+@pytest.mark.long
 def test_ctrl_c(script: Start) -> None:
     """Ctrl-C is a KeyboardInterrupt; the next map is right; uncaught it ends the program."""
     ran = script(
@@ -508,6 +510,7 @@ def is_agent(pid: int) -> bool:
     return True
 
 
+@pytest.mark.long
 def test_death_of_the_caller(script: Start) -> None:
     """When the caller is killed in mid-map, the Ray that it started ends, with everything in it."""
     ran = script(
@@ -547,6 +550,7 @@ def small_disk() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.long
 def test_full_object_store(script: Start, small_disk: str) -> None:
     """What does not fit Ray's store is StoreFullError with both sizes; other things still fit."""
     ran = script(
@@ -652,6 +656,7 @@ print(ray.is_initialized())
 """
 
 
+@pytest.mark.long
 def test_another_session_is_another_connection(script: Start) -> None:
     """After ray.shutdown() and ray.init() values are put anew, and the new Ray is the user's."""
     ran = script(NEW_SESSION)
