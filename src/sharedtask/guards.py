@@ -101,13 +101,18 @@ class Guarded:
         """Whether a call or a handle locks it, here or in the process that made the table."""
         return self._theirs is not None or bool(self.users)
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the program has closed the descriptor that others open the locks by."""
+        return self._table is not None and not self._table.is_open
+
     def require_whole(self, name: str) -> None:
         """Refuse to forget that a task died while it wrote.
 
         Raises:
             RegionPoisonedError: One did, and nobody has written that part anew.
         """
-        writer = 0 if self._table is None else self._table.writer()
+        writer = 0 if self._table is None or self.is_lost else self._table.writer()
         if writer:
             raise RegionPoisonedError(name, "", writer)
 
@@ -174,6 +179,9 @@ def guard(array: Any, name: str, rules: Regions) -> Guarded:
     form = _form(array, place, cells.lengths)
     with making:
         guarded = next((each for each in _kept.all() if each.form == form), None)
+        if guarded is not None and guarded.is_lost:
+            _kept.drop(guarded)
+            guarded = None
         if guarded is None:
             _make_way(place, name, rules)
             guarded = Guarded(form, place, cells)

@@ -10,6 +10,7 @@ import weakref
 from dataclasses import dataclass, field
 
 from sharedtask.errors import JournalError
+from sharedtask.sharing.descriptors import Descriptor
 
 __all__ = ["Lock"]
 
@@ -21,12 +22,12 @@ class Lock:
     """A lock on a file beside the journal. On the journal itself SQLite has locks of its own."""
 
     path: str
-    fd: int = field(default=-1, init=False)
+    file: Descriptor | None = field(default=None, init=False)
     pid: int = field(default_factory=os.getpid)
 
     def __post_init__(self) -> None:
         try:
-            self.fd = self._locked()
+            self.file = self._locked()
         except OSError as error:
             reason = f"its lock {self._name!r} cannot be had ({error.strerror})."
             raise JournalError(self.path, f"{reason} {_ELSEWHERE}") from None
@@ -39,9 +40,9 @@ class Lock:
     @property
     def is_ours(self) -> bool:
         """Whether this process has taken it, and not the one it was forked from."""
-        return self.fd >= 0 and self.pid == os.getpid()
+        return self.file is not None and self.pid == os.getpid()
 
-    def _locked(self) -> int:
+    def _locked(self) -> Descriptor:
         while True:
             fd = os.open(self._name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             try:
@@ -50,7 +51,7 @@ class Lock:
                 with contextlib.suppress(FileNotFoundError):
                     if os.path.samestat(os.stat(self._name), os.fstat(fd)):
                         self._sign(fd)
-                        return fd
+                        return Descriptor.of(fd)
             except BaseException:
                 os.close(fd)
                 raise
@@ -76,13 +77,13 @@ class Lock:
 
     def release(self) -> None:
         """Give it back; twice is once."""
-        fd, self.fd = self.fd, -1
-        if fd < 0:
+        file, self.file = self.file, None
+        if file is None or not file.is_open():  # closed by the program: it may be another's by now
             return
         if self.pid == os.getpid():
             with contextlib.suppress(OSError):
                 os.unlink(self._name)
-        os.close(fd)
+        file.close()
 
 
 _ELSEWHERE = "Take a file in a folder that you can write to, on a disk of this machine."

@@ -141,6 +141,7 @@ class ShareCache:
 
     def adopt(self, publication: Publication) -> Lease:
         """Lease a publication that was made elsewhere."""
+        stores.restore(publication.store)
         with self._lock:
             self._pins[publication] = self._pins.get(publication, 0) + 1
         return Lease(publication, self, hit=True)
@@ -236,6 +237,7 @@ class ShareCache:
         publication = entry.publication
         if publication is None or publication.released:
             return False
+        stores.restore(publication.store)
         return not verify or publication.matches(encode(value))
 
     def _publish(self, entry: _Entry, payload: Payload) -> None:

@@ -12,6 +12,7 @@ but never missed.
 from __future__ import annotations
 
 import array
+import errno
 import fcntl
 import logging
 import os
@@ -34,6 +35,9 @@ _UFFDIO_WRITEPROTECT = 0xC018AA06
 _FEATURES = 1 << 15 | 1 << 13  # WP_ASYNC | WP_UNPOPULATED
 _PAGEMAP_SCAN = 0xC0606610
 _CHECK_WPASYNC, _PAGE_IS_WRITTEN = 2, 2
+
+
+_LOST = {errno.EBADF, errno.ENOTTY}  # the program has closed it; it may be another file by now
 
 
 @dataclass(slots=True)
@@ -78,6 +82,7 @@ class _Tracker:
         self._lock = threading.Lock()
         self._watches: list[Watch] = []
         self._uffd = self._pagemap = -1
+        self.lost = False
         try:
             self._open()
         except OSError as error:  # an old kernel, or a container's seccomp filter: memcmp serves
@@ -106,7 +111,8 @@ class _Tracker:
             try:
                 _ioctl(self._uffd, _UFFDIO_REGISTER, start, length, 2, 0)
                 _ioctl(self._uffd, _UFFDIO_WRITEPROTECT, start, length, 1)
-            except OSError:
+            except OSError as error:
+                self.lost = error.errno in _LOST
                 return None
             watch = Watch(start, length, self)
             self._watches.append(watch)
@@ -166,6 +172,6 @@ _trackers_lock = threading.Lock()
 
 def _the_tracker() -> _Tracker:
     with _trackers_lock:
-        if not _trackers or _trackers[0]._pid != os.getpid():
+        if not _trackers or _trackers[0]._pid != os.getpid() or _trackers[0].lost:
             _trackers[:] = [_Tracker()]
         return _trackers[0]

@@ -25,7 +25,6 @@ import os
 import struct
 import threading
 import time
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
@@ -34,7 +33,8 @@ import numpy as np
 
 from sharedtask import interrupts
 from sharedtask.errors import ClosedError, LockOrderError, RegionPoisonedError
-from sharedtask.sharing import mapping, regions, segments
+from sharedtask.sharing import descriptors, mapping, regions, segments
+from sharedtask.sharing.descriptors import Descriptor
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -72,10 +72,14 @@ class Table:
         size = cells * _CELL_BYTES
         with interrupts.shield():  # an interrupt would leave the descriptor to nobody
             fd = segments.scratch(size)
-            self._closing = weakref.finalize(self, os.close, fd)
-            self._closing.atexit = False
-        status = os.fstat(fd)
-        self.memory = regions.Memory(os.getpid(), fd, status.st_dev, status.st_ino, size)
+            self._file = here = Descriptor.of(fd)
+            self._closing = descriptors.closing(self, here)
+        self.memory = regions.Memory(os.getpid(), fd, here.device, here.inode, size)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether others can open it: the program may have closed the descriptor."""
+        return self._file.is_open()
 
     def writer(self) -> int:
         """The pid of a process that writes a cell, or died in it; 0 for none."""
@@ -118,8 +122,7 @@ class Locks:
         self.pid = _process.pid
         with interrupts.shield():  # an interrupt would leave the descriptor to nobody
             self.fd = regions.reopened(memory, writable=True)
-            self._closing = weakref.finalize(self, os.close, self.fd)
-            self._closing.atexit = False
+            self._closing = descriptors.closing(self, Descriptor.of(self.fd))
         view: npt.NDArray[np.uint8] = mapping.view(self.fd, memory.size, writable=True)
         self.writers: npt.NDArray[Any] = view[: cells * _PID_BYTES].view(np.uint32)
         self.waited_for: npt.NDArray[Any] = view[cells * _PID_BYTES :]

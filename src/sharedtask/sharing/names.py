@@ -20,7 +20,6 @@ import os
 import secrets
 import struct
 import time
-import weakref
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,7 @@ import numpy as np
 
 from sharedtask import interrupts
 from sharedtask.errors import NameRefusedError, SharedTaskError
-from sharedtask.sharing import arrays, codec, entries, mapping, memory, regions, segments, stores
+from sharedtask.sharing import arrays, codec, entries, memory, regions, segments, stores
 from sharedtask.sharing.entries import Claim, Entry
 from sharedtask.sharing.marks import NONCE_BYTES, Mark
 from sharedtask.sharing.payload import Payload
@@ -243,7 +242,7 @@ def _opened(entry: Entry, claim: Claim, fd: int, *, writable: bool) -> Opened:
 
 def _open_array(entry: Entry, fd: int, *, writable: bool) -> npt.NDArray[Any]:
     """Show the array as if it was born here, so that no call copies it."""
-    view = _adopted(entry, fd, writable=writable)
+    view = regions.adopted(fd, entry.size, writable=writable)
     form = entry.form
     with _checked(entry):
         dtype = _dtype_of(form["dtype"])
@@ -251,18 +250,6 @@ def _open_array(entry: Entry, fd: int, *, writable: bool) -> npt.NDArray[Any]:
             raise ValueError
         # numpy refuses what does not lie within the memory.
         return np.ndarray(form["shape"], dtype, view, form["offset"], form["strides"])
-
-
-def _adopted(entry: Entry, fd: int, *, writable: bool) -> npt.NDArray[np.uint8]:
-    """Map the memory; the descriptor goes with the last view."""
-    try:
-        view: npt.NDArray[np.uint8] = mapping.view(fd, entry.size, writable=writable)
-    except BaseException:
-        os.close(fd)
-        raise
-    weakref.finalize(view.base, os.close, fd).atexit = False
-    regions._born[view.base] = Memory(os.getpid(), fd, entry.device, entry.inode, entry.size)
-    return view
 
 
 def _open_value(entry: Entry, fd: int) -> SegmentStore:

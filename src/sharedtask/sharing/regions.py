@@ -20,7 +20,8 @@ import numpy as np
 
 from sharedtask import interrupts
 from sharedtask.errors import UnshareableError
-from sharedtask.sharing import libc, mapfiles, mapping, segments
+from sharedtask.sharing import descriptors, libc, mapfiles, mapping, segments
+from sharedtask.sharing.descriptors import Descriptor
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -64,18 +65,25 @@ def new(shape: tuple[int, ...], dtype: np.dtype[Any], order: Any) -> npt.NDArray
     """An array of zero bytes in a segment of its own."""
     size = max(math.prod(shape) * dtype.itemsize, 1)
     with interrupts.shield():  # an interrupt would leave the descriptor to nobody
-        fd = segments.writable(size)
-        try:
-            with segments.translated(size):
-                view: npt.NDArray[np.uint8] = mapping.view(fd, size, writable=True)
-        except BaseException:
-            os.close(fd)
-            raise
-        # The memory lives as long as something shows it; the descriptor goes with the last view.
-        weakref.finalize(view.base, os.close, fd).atexit = False
-    status = os.fstat(fd)
-    _born[view.base] = Memory(os.getpid(), fd, status.st_dev, status.st_ino, size)
+        view = adopted(segments.writable(size), size, writable=True)
     return np.ndarray(shape, dtype, view, order=order)
+
+
+def adopted(fd: int, size: int, *, writable: bool) -> npt.NDArray[np.uint8]:
+    """Map memory whose descriptor is ours; it is known as shared by any array over it.
+
+    It lives as long as something shows it, and the descriptor goes with the last view.
+    """
+    try:
+        with segments.translated(size):
+            view: npt.NDArray[np.uint8] = mapping.view(fd, size, writable=writable)
+        here = Descriptor.of(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    descriptors.closing(view.base, here)
+    _born[view.base] = Memory(os.getpid(), fd, here.device, here.inode, size)
+    return view
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +102,8 @@ def find(array: npt.NDArray[Any]) -> Found | None:
     """
     root: Any = _root(array)
     memory = _born.get(root) if type(root) is mapping.Owner else None
+    if memory is not None and not Descriptor(memory.fd, memory.device, memory.inode).is_open():
+        return None  # the program has closed it: nobody else can map the memory any more
     if memory is not None:
         owner: Any = root
         start = mapping.address_of(owner)
@@ -249,7 +259,7 @@ def _check(memory: Memory, fd: int) -> None:
         raise LookupError(msg)
 
 
-_GONE = "the shared array is not there any more"
+_GONE = "the shared array is not there any more: its descriptor was closed. Share it anew"
 
 
 # ----------------------------------------------------------- where /proc does not lead to others
@@ -272,9 +282,9 @@ class Received:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        status = os.fstat(fd)
-        weakref.finalize(self, os.close, fd).atexit = False
-        _received[status.st_dev, status.st_ino] = self
+        here = Descriptor.of(fd)
+        descriptors.closing(self, here)
+        _received[here.device, here.inode] = self
 
 
 _received: weakref.WeakValueDictionary[tuple[int, int], Received] = weakref.WeakValueDictionary()

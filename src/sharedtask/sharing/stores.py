@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from sharedtask.errors import SharedTaskError
-from sharedtask.sharing import codec, mapping, segments
+from sharedtask.sharing import codec, descriptors, mapping, segments
+from sharedtask.sharing.descriptors import Descriptor
 from sharedtask.sharing.marks import NONCE_BYTES, Mark
 from sharedtask.sharing.payload import Payload
 from sharedtask.sharing.segments import Layout
@@ -87,13 +87,17 @@ def keep(payload: Payload) -> PublishedStore:
 
 def seal(payload: Payload, table: bytes = b"") -> SegmentStore:
     """Store a payload in a segment of its own that ends with a random mark and the ``table``."""
+    with segments.translated(payload.nbytes):
+        return SegmentStore(*_sealed(payload, table))
+
+
+def _sealed(payload: Payload, table: bytes = b"") -> tuple[int, Layout, Mark]:
     nonce = os.urandom(NONCE_BYTES)
     parts = (*payload.buffers, np.frombuffer(payload.head, np.uint8))
     segment = segments.write(Payload(nonce + table, parts))
     *known, (at, _) = segment.layout.parts
     mark = Mark.of(segment.fd, at, nonce, payload.head)
-    with segments.translated(segment.size):
-        return SegmentStore(segment.fd, Layout(tuple(known), segment.size), mark)
+    return segment.fd, Layout(tuple(known), segment.size), mark
 
 
 def unseal(fd: int, layout: Layout, mark: Mark) -> SegmentStore:
@@ -107,6 +111,12 @@ def unseal(fd: int, layout: Layout, mark: Mark) -> SegmentStore:
     mapped = mapping.view(fd, layout.size)
     mark.require_content(mapping.memory_of(mapped), layout.split(mapped)[0])
     return SegmentStore(fd, layout, mark, mapped)
+
+
+def restore(store: PublishedStore) -> None:
+    """See that workers can have it; see ``SegmentStore.restore``."""
+    if isinstance(store, SegmentStore):
+        store.restore()
 
 
 class BytesStore:
@@ -182,9 +192,14 @@ class SegmentStore:
         mark: Mark,
         mapped: npt.NDArray[np.uint8] | None = None,
     ) -> None:
+        self._hold(fd, layout, mark, mapped)
+
+    def _hold(
+        self, fd: int, layout: Layout, mark: Mark, mapped: npt.NDArray[np.uint8] | None = None
+    ) -> None:
         self.fd: int | None = fd
-        self._closer = weakref.finalize(self, os.close, fd)  # for those who are interrupted
-        self._closer.atexit = False
+        self._file = Descriptor(fd, mark.device, mark.inode)
+        self._closer = descriptors.closing(self, self._file)  # for those who are interrupted
         self.layout = layout
         self.mark = mark
         self.nbytes = layout.size
@@ -203,11 +218,25 @@ class SegmentStore:
 
     def private_value(self) -> Any:
         """Decode the value over copy-on-write pages of the segment."""
+        self.restore()
         if self.fd is None:
             msg = "a segment without a descriptor was asked for a private copy"
             raise ValueError(msg)
         mapped = mapping.view(self.fd, self.layout.size, private=True)
         return codec.decode(*self.layout.split(mapped))
+
+    def restore(self) -> None:
+        """Copy the value to a new segment where the program has closed the descriptor of this one.
+
+        Raises:
+            StoreFullError: There is no room for it.
+        """
+        if self.fd is None or self._file.is_open():
+            return
+        head, buffers = self.parts()
+        payload = Payload(bytes(head), tuple(np.frombuffer(each, np.uint8) for each in buffers))
+        with segments.translated(payload.nbytes):
+            self._hold(*_sealed(payload))
 
     def close(self) -> None:
         """Give the mapping and the descriptor up; the pages go with the last value over them."""

@@ -62,9 +62,9 @@ class ProcessBackend(Backend):
 
     @property
     def pool(self) -> Pool:
-        """The pool; it starts with the first call."""
+        """The pool; it starts with the first call, and anew when the program has cut it off."""
         with self._lock:
-            if self._pool is None:
+            if self._pool is None or not self._pool.is_whole():
                 self._path = frozenset(sys.path)
                 self._limits_blas = not any(name in os.environ for name in BLAS_VARIABLES)
                 self._pool = Pool(self._sweep)

@@ -30,15 +30,17 @@ class Link:
     """A non-blocking socket with frames on it."""
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        self.sock = sock
-        self.reader = wire.Reader(sock)
-        self.writer = wire.Writer(sock)
+        self.sock = wire.OwnSocket(sock)
+        self.reader = wire.Reader(self.sock)
+        self.writer = wire.Writer(self.sock)
         self.ended = self.dry = False
 
     def receive(self) -> list[Frame]:
         """Read once: the frames that are complete now. Sets ``ended``, or ``dry`` for "not yet"."""
         frames: list[Frame] = []
+        if not self.sock.is_open():
+            self.dry = True
+            return frames
         try:
             self.dry = False
             self.ended = not self.reader.fill()
@@ -71,7 +73,7 @@ class StarterLink(Link):
         ours, theirs = socket.socketpair()
         super().__init__(ours)
         # It is inheritable in the new process alone: another thread may start a program meanwhile.
-        with theirs, _closed_on_error(ours), _interrupt_blocked():
+        with theirs, _closed_on_error(self.sock), _interrupt_blocked():
             self._process = subprocess.Popen(  # noqa: S603  our own interpreter
                 starter.command(theirs.fileno(), *modules),
                 stdin=subprocess.DEVNULL,

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sharedtask import interrupts
 
+from .wire import OwnSocket
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from queue import SimpleQueue
@@ -26,13 +28,16 @@ if TYPE_CHECKING:
 
 # The I/O thread waits this long for more before it rests: being woken twice costs 0.05 ms.
 _LINGER_SECONDS = 0.05
+# Nobody waits for longer without a look, whatever was closed meanwhile.
+_LOOK_SECONDS = 1.0
 
 
 class Duties(Protocol):
     """What has to be done besides reading sockets."""
 
-    def patience(self) -> float | None:
-        """Seconds until something must be looked at; None for no hurry."""
+    def patience(self) -> float:
+        """Seconds until something must be looked at; infinite for no hurry."""
+        ...
 
     def tick(self) -> None:
         """Look at what is due."""
@@ -55,10 +60,11 @@ class Loop:
         self._attended = False  # by a thread that waits for results
         self._permit = threading.Lock()
         self._permit.acquire()
-        self._selector = selectors.DefaultSelector()
-        self._waker, self._woken = socket.socketpair()
-        for end in (self._waker, self._woken):
-            end.setblocking(False)
+        # poll(2), for it has no descriptor of its own, which a program could close. What is
+        # registered while somebody waits in it is seen at the next turn.
+        self._selector = selectors.PollSelector()
+        self._waits = False
+        self._waker, self._woken = map(OwnSocket, socket.socketpair())
         self._selector.register(self._woken, selectors.EVENT_READ, self._on_wake)
         self._thread = threading.Thread(target=self._serve, name="sharedtask-io", daemon=True)
         self._thread.start()
@@ -68,6 +74,7 @@ class Loop:
     def register(self, link: Link, on_ready: Callable[[int], None]) -> None:
         """Call ``on_ready(events)`` when the link's socket is readable, or writable if wanted."""
         self._selector.register(link.sock, selectors.EVENT_READ, on_ready)
+        self._turn_anew()
 
     def unregister(self, link: Link) -> None:
         """Forget a link; twice is once."""
@@ -81,6 +88,11 @@ class Loop:
             key = self._selector.get_key(link.sock)
             if key.events != events:
                 self._selector.modify(link.sock, events, key.data)
+                self._turn_anew()
+
+    def is_whole(self) -> bool:
+        """False where the program has closed the loop's own descriptors, of which it asks one."""
+        return self._woken.is_open()
 
     # -------------------------------------------------------------------------------- turns
 
@@ -114,9 +126,17 @@ class Loop:
 
     def wake(self) -> None:
         """Have whoever is at it look around. Takes no lock: finalizers call it."""
-        with contextlib.suppress(OSError):
-            self._waker.send(b"\0")
+        self._ring()
         self._unpark()
+
+    def _turn_anew(self) -> None:
+        if self._waits:
+            self._ring()
+
+    def _ring(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._waker.is_open():
+                self._waker.send(b"\0")
 
     def _unpark(self) -> None:
         """The I/O thread's permit; it takes it when it has time. Takes no lock."""
@@ -138,14 +158,14 @@ class Loop:
 
     def _turn(self, until: float | None) -> None:
         """Wait for news, not longer than ``until``, and see to it."""
-        patience = self._duties.patience()
+        patience = min(self._duties.patience(), _LOOK_SECONDS)
         if until is not None:
-            left = until - time.monotonic()
-            patience = left if patience is None else min(left, patience)
+            patience = min(until - time.monotonic(), patience)
+        self._waits = True
         try:
-            events = self._selector.select(None if patience is None else max(patience, 0.0))
-        except (OSError, ValueError):  # closed meanwhile
-            return
+            events = self._selector.select(max(patience, 0.0))
+        finally:
+            self._waits = False
         with interrupts.shield():
             for key, mask in events:
                 key.data(mask)
@@ -153,16 +173,21 @@ class Loop:
 
     def _on_wake(self, _mask: int) -> None:
         with contextlib.suppress(OSError):
-            self._woken.recv(4096)
+            if self._woken.is_open():
+                self._woken.recv(4096)
 
     # ---------------------------------------------------------------------------------- end
 
     def stop(self) -> None:
         """Let nobody turn the loop any more, and wait for the I/O thread."""
-        self.closed = True
-        self.wake()
+        self.leave()
         if threading.current_thread() is not self._thread:
             self._thread.join()
+
+    def leave(self) -> None:
+        """Let nobody turn the loop any more."""
+        self.closed = True
+        self.wake()
 
     def close(self) -> None:
         """Give the descriptors back."""

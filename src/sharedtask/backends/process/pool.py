@@ -17,6 +17,7 @@ not begun is begun elsewhere.
 
 from __future__ import annotations
 
+import math
 import os
 import selectors
 import signal
@@ -80,7 +81,8 @@ class Pool:
         self._serial = 0
         self._stillborn = 0
         self._starter: StarterLink | None = None
-        self._closed = self._silent = False
+        self._closed = ""  # or why
+        self._silent = False
         self._swept = self._hurried = self._weighed = 0.0
         self._sweeps = False
         self._kills = OutOfMemoryKills()
@@ -109,7 +111,7 @@ class Pool:
     def _refuse(self) -> None:
         if self._silent:  # a daemon thread at exit: the interpreter stops it here
             threading.Event().wait()
-        raise ClosedError(_CLOSED)
+        raise ClosedError(self._closed)
 
     def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:
         """See ``Loop.wait``."""
@@ -159,17 +161,37 @@ class Pool:
 
     def close(self, *, silent: bool = False) -> None:
         """End all workers; calls that still run get ClosedError, or wait for ever if ``silent``."""
+        self._silent = silent
+        self._end(_CLOSED, self._loop.stop)
+
+    def is_whole(self) -> bool:
+        """False where the program has closed descriptors of the pool: it is closed then.
+
+        The workers see that at once, and end. Whether a single one has lost its connection is seen
+        when it is used.
+        """
+        with self._lock:
+            links = [] if self._starter is None else [self._starter]
+            whole = self._loop.is_whole() and all(link.sock.is_open() for link in links)
+        if not whole:
+            self._lose()
+        return whole
+
+    def _lose(self) -> None:
+        self._end(_LOST, self._loop.leave)  # perhaps we turn it: nobody to wait for
+
+    def _end(self, reason: str, stop: Callable[[], None]) -> None:
         with self._lock:
             if self._closed:
                 return
-            self._closed, self._silent = True, silent
+            self._closed = reason
             reports = self._fail_everything()
             link, self._starter = self._starter, None
             workers = list(self._workers.values())
             self._workers.clear()
-        if not silent:
+        if not self._silent:
             self._deliver(reports)
-        self._loop.stop()
+        stop()
         if link is not None:
             link.end()
         for worker in workers:
@@ -178,7 +200,7 @@ class Pool:
 
     def abandon(self) -> None:
         """In a forked child: let go of the parent's pool without a word to it."""
-        self._closed = True
+        self._closed = _CLOSED
         for worker in self._workers.values():
             worker.close()
         if self._starter is not None:
@@ -190,7 +212,8 @@ class Pool:
         waiting = [*self._queue, *(t for w in self._workers.values() for t in w.tickets)]
         for ticket in waiting:
             if not ticket.call.closed:
-                reports.append((ticket.call, ticket.all_failed(lambda _: ClosedError(_CLOSED))))
+                failed = ticket.all_failed(lambda _: ClosedError(self._closed))
+                reports.append((ticket.call, failed))
             self._done(ticket)
         self._queue.clear()
         return reports
@@ -325,8 +348,8 @@ class Pool:
         """How long nobody need look around when nothing is under way."""
         return _SWEEP_SECONDS if self._sweeps else None
 
-    def patience(self) -> float | None:
-        """Seconds until something must be looked at."""
+    def patience(self) -> float:
+        """Seconds until something must be looked at; infinite for no hurry."""
         waits: list[float] = []
         with self._lock:
             now = time.monotonic()
@@ -339,7 +362,7 @@ class Pool:
                 waits.append(self._leaving[0].leave_by - now)
             if any(worker.tickets for worker in self._workers.values()):
                 waits.append(_HURRY_SECONDS)
-        return min(waits, default=None)
+        return min(waits, default=math.inf)
 
     def _on_starter(self, mask: int) -> None:
         link = self._starter
@@ -485,6 +508,10 @@ class Pool:
         now = time.monotonic()
         if now - self._hurried > _HURRY_SECONDS:
             self._hurried = now
+            with self._lock:
+                lost = not all(worker.sock.is_open() for worker in self._workers.values())
+            if lost or not self.is_whole():
+                self._lose()
             with self._lock:
                 for worker in list(self._workers.values()):
                     worker.hurry()
@@ -682,6 +709,11 @@ class Pool:
 
 _CLOSED = (
     "the pool was shut down while this call was running. Call again: a new pool starts by itself."
+)
+
+_LOST = (
+    "the program has closed file descriptors that it did not open, and with them the connections to"
+    " the workers that this call had. Call again: a new pool starts by itself."
 )
 
 

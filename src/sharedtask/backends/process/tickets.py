@@ -100,7 +100,7 @@ class Ticket:
 
     def frame(self) -> Frame:
         """The chunk as a message."""
-        fds = tuple(p.fd for p in (self.call.constants, self.parcel) if p.fd is not None)
+        fds = self.call.constants.fds + self.parcel.fds
         head = self.call.head
         may = self.allowance
         prefix = calls.PREFIX.pack(

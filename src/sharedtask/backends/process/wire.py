@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -26,6 +27,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sharedtask.errors import SharedTaskError
+from sharedtask.sharing.descriptors import Descriptor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -164,12 +166,38 @@ class Reader:
             os.close(self._fds.popleft())
 
 
+class OwnSocket(socket.socket):
+    """A non-blocking socket that knows itself.
+
+    A program may close what it did not open. What it opens next gets the same number, and is
+    nothing to read from, to write to or to close.
+    """
+
+    __slots__ = ("is_open",)
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(fileno=sock.detach())
+        self.setblocking(False)
+        self.is_open = Descriptor.of(self.fileno()).is_open
+
+    def give_up(self) -> None:
+        """It does not lead anywhere any more."""
+        self.is_open = bool
+
+    def close(self) -> None:
+        if self.is_open():
+            super().close()
+        else:
+            self.detach()
+        self.give_up()
+
+
 class Writer:
     """Sends frames on a non-blocking socket and keeps what does not fit for later."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: OwnSocket) -> None:
         self._sock = sock
-        self._backlog: deque[tuple[memoryview, tuple[int, ...]]] = deque()
+        self._backlog: deque[tuple[memoryview, tuple[Descriptor, ...]]] = deque()
 
     @property
     def pending(self) -> bool:
@@ -193,30 +221,34 @@ class Writer:
     def flush(self) -> None:
         """Send what waits, as far as it fits."""
         while self._backlog:
-            data, fds = self._backlog[0]
-            sent = self._try(data, fds)
-            if sent and fds:
-                close_all(fds)
-                fds = ()
+            data, files = self._backlog[0]
+            sent = self._try(data, [file.number for file in files])
+            if sent and files:
+                _close_files(files)
+                files = ()
             if sent < len(data):
-                self._backlog[0] = (data[sent:], fds)
+                self._backlog[0] = (data[sent:], files)
                 return
             self._backlog.popleft()
 
     def close(self) -> None:
         """Forget what waits."""
         while self._backlog:
-            close_all(self._backlog.popleft()[1])
+            _close_files(self._backlog.popleft()[1])
 
     def _queue(self, data: memoryview, fds: Sequence[int]) -> None:
-        self._backlog.append((data, tuple(os.dup(fd) for fd in fds)))
+        self._backlog.append((data, tuple(Descriptor.of(os.dup(fd)) for fd in fds)))
 
     def _try(self, data: memoryview, fds: Sequence[int]) -> int:
+        if not self._sock.is_open():
+            return len(data)
         try:
             return self._sock.sendmsg([data], rights(fds), _NO_SIGNAL)
         except BlockingIOError:
             return 0
-        except OSError:  # EPIPE, ECONNRESET: as if sent
+        except OSError as error:  # EPIPE, ECONNRESET: as if sent
+            if error.errno == errno.EBADF:  # one of those beside it: the peer will never get it
+                self._sock.give_up()
             return len(data)
 
 
@@ -267,6 +299,11 @@ def _ints(content: bytes) -> array.array[int]:
     found = array.array("i")
     found.frombytes(content[: len(content) - len(content) % found.itemsize])
     return found
+
+
+def _close_files(files: Iterable[Descriptor]) -> None:
+    for file in files:
+        file.close()
 
 
 def close_all(fds: Iterable[int]) -> None:

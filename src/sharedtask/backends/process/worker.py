@@ -78,7 +78,7 @@ class _SocketWay:
             items=sent.items,
             elapsed=sent.elapsed,
             body=bytes((sent.mode | flag,)) + sent.data,
-            fds=() if sent.parcel is None or sent.parcel.fd is None else (sent.parcel.fd,),
+            fds=() if sent.parcel is None else sent.parcel.fds,
         )
         self._sender.send(frame)
 

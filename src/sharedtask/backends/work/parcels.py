@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from sharedtask.errors import SharedTaskError
 from sharedtask.sharing import mapping, segments
+from sharedtask.sharing.descriptors import Descriptor
 from sharedtask.sharing.segments import Layout
 
 if TYPE_CHECKING:
@@ -29,17 +29,22 @@ _COPY_BELOW = 1 << 16
 class Parcel:
     """An encoded value ready to travel: ``data`` in the message, bulk beside it.
 
-    The bulk is a segment (``fd``) or a payload that the message's own carrier takes along.
+    The bulk is a segment (its ``file``) or a payload that the message's own carrier takes along.
     """
 
     data: bytes
-    fd: int | None = None
+    file: Descriptor | None = None
     payload: Payload | None = None
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """What has to travel beside the message."""
+        return () if self.file is None else (self.file.number,)
 
     def close(self) -> None:
         """Close the sender's descriptor."""
-        if self.fd is not None:
-            os.close(self.fd)
+        if self.file is not None:
+            self.file.close()
 
 
 # What reading raises where the bytes are not what was written.
@@ -58,7 +63,8 @@ def pack(payload: Payload, *, frozen: bool) -> Parcel:
     if payload.nbytes >= SEGMENT_FROM:
         segment = segments.write(payload, frozen=frozen)
         table = b"".join(_PAIR.pack(*part) for part in segment.layout.parts)
-        return Parcel(_COUNT.pack(_SEGMENT, len(segment.layout.parts)) + table, segment.fd)
+        file = Descriptor.of(segment.fd)
+        return Parcel(_COUNT.pack(_SEGMENT, len(segment.layout.parts)) + table, file)
     return pack_inline(payload)
 
 
