@@ -16,14 +16,14 @@ import json
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sharedtask.errors import SharedTaskError
 from sharedtask.sharing import entries, memory
 from sharedtask.version import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from sharedtask.journal import Told
     from sharedtask.sharing.entries import Listed
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     _Command = Callable[[argparse.Namespace], None]
 
 __all__ = ["main"]
+
+_L = TypeVar("_L")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,13 +96,23 @@ def _say(*lines: str) -> None:
 
 
 def _ls(given: argparse.Namespace) -> None:
-    found = entries.listing()
+    _list(given, entries.listing(), _as_json, _table, _fields)
+
+
+def _list(
+    given: argparse.Namespace,
+    found: list[_L],
+    as_json: Callable[[_L], dict[str, Any]],
+    table: Callable[[list[_L]], list[str]],
+    fields: Callable[[_L], Iterable[str]],
+) -> None:
+    """For programs as JSON, for people as a table, for a pipe line by line."""
     if given.json:
-        _say(json.dumps([_as_json(each) for each in found], indent=2))
+        _say(json.dumps([as_json(each) for each in found], indent=2))
     elif sys.stdout.isatty():
-        _say(*_table(found))
+        _say(*table(found))
     else:
-        _say(*("\t".join(_fields(each)) for each in found))
+        _say(*("\t".join(fields(each)) for each in found))
 
 
 def _as_json(each: Listed) -> dict[str, Any]:
@@ -172,13 +184,7 @@ def _journal(given: argparse.Namespace) -> None:
     if given.recover is not None:
         _recover(given.file, given.recover)
         return
-    found = journal.reading(given.file)
-    if given.json:
-        _say(json.dumps([_run_as_json(each) for each in found], indent=2))
-    elif sys.stdout.isatty():
-        _say(*_run_table(found))
-    else:
-        _say(*("\t".join(_run_fields(each)) for each in found))
+    _list(given, journal.reading(given.file), _run_as_json, _run_table, _run_fields)
 
 
 def _recover(path: str, new: str) -> None:
@@ -326,7 +332,7 @@ def _has_huge_pages() -> bool:
 
     fd = segments.scratch(mapping.HUGE)
     try:
-        address, ready = segments._collapse(fd, mapping.HUGE) or (0, 0)
+        address, ready = segments.collapse(fd, mapping.HUGE) or (0, 0)
         if address:
             libc.munmap(address, mapping.HUGE)
         return ready > 0

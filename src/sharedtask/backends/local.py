@@ -100,9 +100,7 @@ class _LocalSession(Session):
         self._readonly = [twin.name for twin in common]
         self._watched = _Watched(common) if call.strict else None
         self._values = {} if call.strict else {twin.name: twin.value() for twin in common}
-        self._forms = {
-            name: Form.of(total, itemwise=call.itemwise) for name, total in call.totals.items()
-        }
+        self._forms = Form.all_of(call)
         self._gathering = Gathering.of(call)
         self._uses = locking.uses(call, shared=False)
         self._values.update((name, use.locked) for name, use in self._uses.items())

@@ -174,7 +174,7 @@ def writable(size: int) -> int:
     fd = scratch(size)
     try:
         with translated(size):
-            mapped = _collapse(fd, size) if size >= COLLAPSE_FROM else None
+            mapped = collapse(fd, size) if size >= COLLAPSE_FROM else None
             if mapped is not None:
                 libc.munmap(mapped[0], -(-size // PAGE) * PAGE)
     except BaseException:
@@ -274,7 +274,7 @@ def _fill(fd: int, payload: Payload, layout: Layout) -> None:
 
     Both reserve the memory as they go, so a full store is an error here and never a SIGBUS.
     """
-    mapped = _collapse(fd, layout.size) if layout.size >= COLLAPSE_FROM else None
+    mapped = collapse(fd, layout.size) if layout.size >= COLLAPSE_FROM else None
     address, ready = mapped or (0, 0)
     try:
         parts: tuple[npt.NDArray[np.uint8] | bytes, ...] = (*payload.buffers, payload.head)
@@ -306,7 +306,7 @@ def _write_at(fd: int, data: memoryview, offset: int) -> None:
         data, offset = data[written:], offset + written
 
 
-def _collapse(fd: int, size: int) -> tuple[int, int] | None:
+def collapse(fd: int, size: int) -> tuple[int, int] | None:
     """Map ``fd`` writable over huge pages: the address, and how many bytes have them.
 
     Each 2 MiB extent must hold a page before MADV_COLLAPSE (Linux 6.1) makes it huge.

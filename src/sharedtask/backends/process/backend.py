@@ -19,6 +19,7 @@ from sharedtask.backends.work.blas import BLAS_VARIABLES
 from sharedtask.backends.work.leasing import head_of, lease_all
 from sharedtask.backends.work.lending import Working
 from sharedtask.backends.work.parcels import Parcel
+from sharedtask.backends.work.room import needed_for
 from sharedtask.errors import BackendUnavailableError, StoreFullError
 from sharedtask.options import available_cpus
 from sharedtask.outcomes import Report
@@ -127,7 +128,10 @@ class _ProcessSession(Session):
         cpus = available_cpus()
         workers = call.workers or cpus
         self.crew = _crew(call, workers, cpus)
-        self._working = {name: _working(call, name) for name in call.blocks}
+        self._working = {}
+        for name, blocks in call.blocks.items():
+            with needed_for(call.task, f"{name!r} does not fit"):
+                self._working[name] = Working.of(blocks)
         self._places = Places(call, workers)
         self._uses = locking.uses(call, shared=True)
         leases = lease_all(cache, call, self._lend)
@@ -218,14 +222,6 @@ def _crew(call: Call, workers: int, cpus: int) -> Crew:
     if call.limits is None or call.limits.items is None:
         return crew
     return replace(crew, largest=min(call.limits.items, crew.largest))
-
-
-def _working(call: Call, name: str) -> Working:
-    try:
-        return Working.of(call.blocks[name])
-    except StoreFullError as error:
-        msg = f"{call.task}(): {name!r} does not fit: {error}"
-        raise StoreFullError(msg) from error
 
 
 def _pack_frozen(payload: Payload) -> Parcel:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sharedtask.backends.work.room import needed_for
 from sharedtask.backends.work.totals import Form, Gathering, Slots
-from sharedtask.errors import StoreFullError
 from sharedtask.outcomes import Partial
 
 if TYPE_CHECKING:
@@ -28,7 +28,10 @@ class Places:
         self._gathering = Gathering.of(call)
         self._by_chunk = call.block is not None
         count = (workers * _WITH_A_WORKER if self._by_chunk else workers) if call.totals else 0
-        self._slots = {name: _slots(call, name, count) for name in call.totals}
+        self._slots = {}
+        for name, form in Form.all_of(call).items():
+            with needed_for(call.task, f"{name!r} does not fit once for each of the workers"):
+                self._slots[name] = Slots(form, count)
         self._free = list(reversed(range(count)))
         self._taken: dict[int, int] = {}
         self._users: Counter[int] = Counter()
@@ -91,11 +94,3 @@ class Places:
             for part in slots.used():
                 self._gathering.add(Partial(0, 0, {name: part}))
         self._gathering.finish()
-
-
-def _slots(call: Call, name: str, count: int) -> Slots:
-    try:
-        return Slots(Form.of(call.totals[name], itemwise=call.itemwise), count)
-    except StoreFullError as error:
-        msg = f"{call.task}(): {name!r} does not fit once for each of the workers: {error}"
-        raise StoreFullError(msg) from error

@@ -181,9 +181,7 @@ class _RaySession(Session):
         self.crew = Crew(call.workers or cpus, cpus, _OVERHEAD_SECONDS, _LARGEST_CHUNK)
         self._dispatcher, self._runtime = connection.dispatcher, connection.runtime
         self._blocks = call.blocks
-        self._forms = {
-            name: Form.of(total, itemwise=call.itemwise) for name, total in call.totals.items()
-        }
+        self._forms = Form.all_of(call)
         self._gathering = Gathering.of(call)
         leases = lease_all(
             connection.cache, call, self._lend, connection.lease_handle, connection.encode

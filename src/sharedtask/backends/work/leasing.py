@@ -6,11 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sharedtask.backends.base import Share
-from sharedtask.errors import (
-    SerializationError,
-    SharedTaskError,
-    StoreFullError,
-)
+from sharedtask.errors import SerializationError, SharedTaskError
 from sharedtask.sharing import codec, functions
 from sharedtask.sharing.culprit import culprit, unshareable
 from sharedtask.sharing.handles import Handle
@@ -18,6 +14,7 @@ from sharedtask.sharing.handles import Handle
 from . import calls
 from .calls import SharedParameter
 from .captured import Captures
+from .room import needed_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -153,12 +150,10 @@ def _lease_value(
 ) -> Lease:
     value = call.shared[name].value
     try:
-        if isinstance(value, Handle):
-            return of_handle(value)
-        return cache.lease(value, verify=call.verify, encode=encode)
-    except StoreFullError as error:
-        msg = f"{call.task}(): {name!r} does not fit: {error}"
-        raise StoreFullError(msg) from error
+        with needed_for(call.task, f"{name!r} does not fit"):
+            if isinstance(value, Handle):
+                return of_handle(value)
+            return cache.lease(value, verify=call.verify, encode=encode)
     except (SharedTaskError, MemoryError):
         raise
     except Exception as error:

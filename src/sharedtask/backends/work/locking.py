@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sharedtask.errors import OptionsError, SharedTaskError, StoreFullError
+from sharedtask.errors import OptionsError, SharedTaskError
 from sharedtask.sharing.locks import count_held, leave_behind
 from sharedtask.uses import refuse_held, use_all
+
+from .room import needed_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,12 +22,9 @@ def uses(call: Call, *, shared: bool) -> dict[str, Use]:
     if not call.locked:
         return {}
     arrays = {name: (call.shared[name].value, rules) for name, rules in call.locked.items()}
-    try:
+    names = ", ".join(map(repr, arrays))
+    with needed_for(call.task, f"a copy of {names} does not fit"):
         uses = use_all(arrays, shared=shared)
-    except StoreFullError as error:
-        names = ", ".join(map(repr, arrays))
-        msg = f"{call.task}(): a copy of {names} does not fit: {error}"
-        raise StoreFullError(msg) from error
     refuse_held(uses, call.task)
     return uses
 

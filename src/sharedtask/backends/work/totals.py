@@ -48,6 +48,11 @@ class Form:
         """The form of the accumulators for one of the caller's arrays."""
         return cls(total.operation, total.array.dtype, total.array.shape, 2 if itemwise else 1)
 
+    @classmethod
+    def all_of(cls, call: Call) -> dict[str, Form]:
+        """Those of a call, by parameter."""
+        return {name: cls.of(each, itemwise=call.itemwise) for name, each in call.totals.items()}
+
     @property
     def stride(self) -> int:
         """Bytes from one buffer to the next: no two workers write to one cache line."""

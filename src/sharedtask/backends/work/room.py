@@ -1,0 +1,21 @@
+"""What did not fit, in the words of the call."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from sharedtask.errors import StoreFullError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+
+@contextlib.contextmanager
+def needed_for(task: str, what: str) -> Generator[None]:
+    """Say of which task, and of what it needs, a store is full; ``what`` ends in "does not fit"."""
+    try:
+        yield
+    except StoreFullError as error:
+        msg = f"{task}(): {what}: {error}"
+        raise StoreFullError(msg) from error
