@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -554,24 +555,18 @@ def test_a_value_is_digested_once(
     file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Calls that find a value published find its digest there; a changed one is digested anew."""
-    seen: list[object] = []
-    digest = fingerprint.fingerprint
-
-    def counted(value: object) -> bytes:
-        seen.append(value)
-        return digest(value)
-
-    monkeypatch.setattr(fingerprint, "fingerprint", counted)
+    seen = mock.Mock(wraps=fingerprint.fingerprint)
+    monkeypatch.setattr(fingerprint, "fingerprint", seen)
     task = parallel(shared=["t"])(lambda x, t: float(t[x]))
     task = task.with_options(backend="process", journal=file)
     table = np.ones(200_000)
     for _ in range(3):
         task.map(range(3), t=table)
-    assert 1 == len(seen)
+    assert 1 == seen.call_count
     table[0] = 2
     with pytest.warns(JournalWarning):
         assert [2.0, 1.0, 1.0] == task.map(range(3), t=table)
-    assert 2 == len(seen)
+    assert 2 == seen.call_count
 
 
 def test_written_arrays_are_digested_each_time(backend: Any, file: str) -> None:
@@ -898,6 +893,14 @@ print("done", len(results), flush=True)
 """
 
 
+def wait_for_items(log: Any, count: int) -> None:
+    """Until so many items of another process are entered."""
+    limit = time.monotonic() + 30
+    while not os.path.exists(log.path) or len(Path(log.path).read_text().split()) < count:
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+
+
 @pytest.mark.parametrize("backend", ["serial", "thread", "process"])
 def test_kill_loses_only_what_is_in_hand(
     backend: Any, script: Any, run: Any, file: str, log: Any
@@ -908,10 +911,7 @@ def test_kill_loses_only_what_is_in_hand(
     """
     first = script(MAPS, file, log.path, backend, 100, PYTHONHASHSEED="1")
     first.wait_for("mapping")
-    limit = time.monotonic() + 30
-    while not os.path.exists(log.path) or len(Path(log.path).read_text().split()) < 40:
-        assert time.monotonic() < limit
-        time.sleep(0.005)
+    wait_for_items(log, 40)
     os.kill(first.pid, signal.SIGKILL)
     first.process.wait()
     first.assert_gone(10)
@@ -1109,10 +1109,7 @@ def test_recovery_reads_what_was_not_checkpointed(
     """What a killed process left in the -wal file is recovered too."""
     first = script(MAPS, file, log.path, "thread", 100)
     first.wait_for("mapping")
-    limit = time.monotonic() + 30
-    while not os.path.exists(log.path) or len(Path(log.path).read_text().split()) < 40:
-        assert time.monotonic() < limit
-        time.sleep(0.005)
+    wait_for_items(log, 40)
     os.kill(first.pid, signal.SIGKILL)
     first.process.wait()
     assert os.path.getsize(f"{file}-wal") > 0

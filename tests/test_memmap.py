@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -196,18 +197,12 @@ def test_memmap_of_every_kind(tmp_path: Path, dtype: str) -> None:
 
 def test_mappings_are_listed_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a file is mapped is looked for at the first use, and again if it has moved."""
-    looked: list[int] = []
-    look = mapfiles.region_at
-
-    def counted(address: int) -> Any:
-        looked.append(address)
-        return look(address)
-
-    monkeypatch.setattr(mapfiles, "region_at", counted)
+    looked = mock.Mock(wraps=mapfiles.region_at)
+    monkeypatch.setattr(mapfiles, "region_at", looked)
     table: Any = np.memmap(path, np.float64, "r")
     found = [mapfiles.source_of(table[k:]) for k in range(3)]
     assert [0, 8, 16] == [view.offset for view in found if view is not None]
-    assert 1 == len(looked)
+    assert 1 == looked.call_count
     mapfiles._seen[table._mmap] = 0, table.nbytes, None  # as if it had been elsewhere
     assert mapfiles.source_of(table) == found[0]
 

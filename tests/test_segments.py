@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from programs import ALL
 
 from sharedtask import SharedTaskError, StoreFullError, parallel, share, shutdown
 from sharedtask.sharing import codec, libc, mapping, memory, segments
@@ -224,7 +225,7 @@ def test_worker_cannot_write_a_segment(store: str) -> None:
 
 def test_file_store_gives_the_same_results(run: Callable[..., str]) -> None:
     """Without memfd everything works through files without a name."""
-    out = run(SCRIPT, SHAREDTASK_STORE="file")
+    out = run(ALL, SHAREDTASK_STORE="file")
     assert "OK\n" == out
 
 
@@ -232,42 +233,10 @@ def test_file_store_in_a_folder_of_ones_own(tmp_path: Path, run: Callable[..., s
     """``SHAREDTASK_STORE_DIR`` says where the files are; none stays there."""
     folder = tmp_path / "store"
     folder.mkdir()
-    assert "OK\n" == run(SCRIPT, SHAREDTASK_STORE="file", SHAREDTASK_STORE_DIR=str(folder))
+    assert "OK\n" == run(ALL, SHAREDTASK_STORE="file", SHAREDTASK_STORE_DIR=str(folder))
     assert [] == list(folder.iterdir())
 
 
-SCRIPT = """
-import os, signal
-import numpy as np
-import sharedtask
-from sharedtask import CopyOnWrite, Shared, WorkerDiedError, parallel, share
-
-def use(x, table: Shared):
-    if x == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return float(table.sum()) + x, table.flags.writeable
-
-def scribble(x, table: CopyOnWrite):
-    found = float(table.sum())
-    table[:] = 0
-    return found
-
-table = np.ones(600_000)
-task = parallel(use).with_options(backend="process", return_exceptions=True)
-found = task.map(range(5), table=table)
-assert isinstance(found.pop(3), WorkerDiedError)
-assert found == [(600_000.0 + x, False) for x in (0, 1, 2, 4)], found
-table[-1] = 2
-assert task.map([0], table=table) == [(600_001.0, False)]
-assert parallel(scribble).map(range(4), table=table) == [600_001.0] * 4
-with share(table) as handle:
-    assert task.map([1], table=handle) == [(600_002.0, False)]
-results = parallel(lambda x: np.full(300_000, x)).map(range(4))
-assert [r.sum() for r in results] == [300_000.0 * x for x in range(4)]
-results[0] += 1
-sharedtask.shutdown()
-print("OK")
-"""
 # --------------------------------------------------------------------------------- no room
 
 
@@ -436,7 +405,7 @@ except PermissionError:
         for number in numbers
     )
     imports = "import os\nfrom sharedtask.sharing import libc\n"
-    assert "OK\n" == run(f"{SECCOMP}\ndeny{numbers}\n{imports}{checks}{SCRIPT}")
+    assert "OK\n" == run(f"{SECCOMP}\ndeny{numbers}\n{imports}{checks}{ALL}")
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the filter has numbers of x86-64")
