@@ -24,7 +24,7 @@ from benchmarks.measure import ROOT
 from benchmarks.report import number
 from sharedtask import Shared, parallel
 from sharedtask.sharing import codec, mapping
-from sharedtask.testing import in_segment
+from sharedtask.testing.strategies import in_segment
 
 PAGE = ROOT / "docs" / "kinds" / "index.md"
 RESULTS = ROOT / "benchmarks" / "results" / "kinds.json"

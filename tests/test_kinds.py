@@ -25,7 +25,8 @@ from sharedtask import (
 from sharedtask.sharing import codec, kinds
 from sharedtask.sharing.cache import ShareCache
 from sharedtask.sharing.publication import Publication
-from sharedtask.testing import arrays, assert_same, bits_of, in_segment, views
+from sharedtask.testing import arrays, assert_same
+from sharedtask.testing.strategies import bits_of, in_segment, views
 
 pytestmark = pytest.mark.timeout(110)
 

@@ -39,7 +39,8 @@ from sharedtask.backends.process.places import Places
 from sharedtask.backends.work.totals import Form, Slot, Slots
 from sharedtask.reductions import operation
 from sharedtask.sharing import arrays
-from sharedtask.testing import Belongings, _descendants, count_up, counted
+from sharedtask.testing import Belongings, count_up, counted
+from sharedtask.testing.leaks import _descendants
 
 pytestmark = pytest.mark.timeout(90)
 

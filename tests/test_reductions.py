@@ -18,7 +18,8 @@ from sharedtask import (
     parallel,
 )
 from sharedtask.reductions import Operation, operation
-from sharedtask.testing import OPERATIONS, assert_same
+from sharedtask.testing import assert_same
+from sharedtask.testing.reduced import OPERATIONS
 
 
 def made(op: Any, array: Any, **options: Any) -> Operation:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sharedtask import Shared, parallel
-from sharedtask.testing import segment_spans
+from sharedtask.testing.strategies import segment_spans
 
 pytestmark = [pytest.mark.timeout(100)]
 

@@ -1,0 +1,27 @@
+"""The whole contract of a backend."""
+
+from __future__ import annotations
+
+from .errors import ErrorsContract
+from .functions import FunctionsContract
+from .into import IntoContract
+from .options import OptionsContract
+from .partitioned import PartitionedContract
+from .reduced import ReducedContract
+from .results import ResultsContract
+from .sharing import SharingContract
+from .streams import StreamsContract
+
+
+class BackendContract(
+    ResultsContract,
+    ErrorsContract,
+    SharingContract,
+    PartitionedContract,
+    ReducedContract,
+    IntoContract,
+    FunctionsContract,
+    StreamsContract,
+    OptionsContract,
+):
+    """All that a backend promises."""
