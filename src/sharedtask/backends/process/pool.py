@@ -9,10 +9,10 @@
                              sink.report() of the call   (decoded by whoever waits for it)
 
 A caller's thread writes straight into the socket of a free worker. Whoever turns the loop
-(``loop.py``) reads all sockets, hands out what is queued, kills what has run too long, and buries
-the dead. One lock guards the tables; nothing blocks under it. A death is an ordinary event: what
-the worker had finished is on its board or in the socket, the item in hand gets the error, what was
-not begun is begun elsewhere.
+(``loop.py``) reads all sockets, hands out what is queued, has stopped what runs too long
+(``court.py``), and buries the dead (``deaths.py``). One lock guards the tables; nothing blocks
+under it. A death is an ordinary event: what the worker had finished is on its board or in the
+socket, the item in hand gets the error, what was not begun is begun elsewhere.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from sharedtask import interrupts
-from sharedtask.backends.work import calls, results
+from sharedtask.backends.work import results
 from sharedtask.backends.work.board import Phase, Word, fence
 from sharedtask.errors import ClosedError
-from sharedtask.outcomes import Batch, Report
+from sharedtask.outcomes import Report
 from sharedtask.sharing import functions
 
-from . import attaching, clocks, deaths, relay, starter, tickets, wear
-from .arrivals import SentResults, saved_results
-from .links import StarterLink, Suspicion, WorkerLink
+from . import attaching, clocks, relay, starter, tickets, wear
+from .arrivals import SentResults
+from .court import Court
+from .deaths import Deaths
+from .links import StarterLink, WorkerLink
 from .loop import Loop
-from .memory_events import OutOfMemoryKills
 from .wire import Frame, Kind, close_all
 
 if TYPE_CHECKING:
@@ -59,11 +60,8 @@ _HURRY_SECONDS = 0.02
 _SWEEP_SECONDS = 1.0
 # How often the memory of workers is looked at while an item runs, where it is limited.
 _WEIGH_SECONDS = 0.05
-# The starter answers within a millisecond when a worker has stopped.
-_STOP_SECONDS = 0.5
 # A worker that is told to end does so at once, but where a thread of the task holds it.
 _LEAVE_SECONDS = 1.0
-_MAX_STILLBORN = 3
 
 
 class Pool:
@@ -79,13 +77,13 @@ class Pool:
         self._to_cancel: deque[OpenCall] = deque()
         self._leaving: list[WorkerLink] = []  # those that were told to end
         self._serial = 0
-        self._stillborn = 0
         self._starter: StarterLink | None = None
         self._closed = ""  # or why
         self._silent = False
         self._swept = self._hurried = self._weighed = 0.0
         self._sweeps = False
-        self._kills = OutOfMemoryKills()
+        self._deaths = Deaths()
+        self._court = Court(self._signal)
         self._loop = Loop(self)
 
     # ------------------------------------------------------------------- the callers' side
@@ -442,7 +440,7 @@ class Pool:
             if finished:
                 if not ticket.received and wear.says_so(worker, ticket):
                     return self._not_begun(worker, ticket)
-                self._stillborn = call.stillborn = 0
+                self._deaths.note_life(call)
                 call.note(frame.elapsed / 1e9)
                 call.places.note(worker.serial, ticket)
                 worker.ran += ticket.received
@@ -521,10 +519,15 @@ class Pool:
             self._sweeps = self._sweep()
         if now - self._weighed > _WEIGH_SECONDS:
             self._weighed = now
-            self._weigh_all(now)
+            with self._lock:
+                for worker in self._workers.values():
+                    self._court.weigh(worker, now)
         with self._lock:
             for worker in list(self._workers.values()):
-                self._check_time(worker, now)
+                if self._court.has_waited(worker, now):
+                    self._judge(worker)
+                else:
+                    self._court.check_time(worker, now)
             for worker in self._leaving:
                 if worker.leave_by < now:
                     worker.leave_by = now + _LEAVE_SECONDS
@@ -563,27 +566,6 @@ class Pool:
     def _has_idle_worker(self, call: OpenCall) -> bool:
         return any(not w.tickets and self._suits(w, call) for w in self._workers.values())
 
-    def _check_time(self, worker: WorkerLink, now: float) -> None:
-        if worker.suspicion is not None and now > worker.suspicion.until:
-            self._judge(worker)  # it was stopped already, by somebody else: no word of it comes
-        elif clocks.is_timed(worker) and clocks.time_left(worker) <= 0:
-            number, started = worker.tickets[0].number, worker.board.words[Word.STARTED]
-            self._suspect(worker, Suspicion("timeout", number, started, now + _STOP_SECONDS))
-
-    def _weigh_all(self, now: float) -> None:
-        with self._lock:
-            for worker in list(self._workers.values()):
-                if worker.tickets and worker.tickets[0].call.limits is not None:
-                    self._weigh(worker, now)
-
-    def _weigh(self, worker: WorkerLink, now: float) -> None:
-        """Look at the memory of a worker whose item may use too much."""
-        number, started = worker.tickets[0].number, worker.board.words[Word.STARTED]
-        reached = wear.excess(worker)
-        if reached and started:
-            until = now + _STOP_SECONDS
-            self._suspect(worker, Suspicion("memory", number, started, until, reached))
-
     def _end_given_up(self, ticket: Ticket, now: float) -> None:
         """A chunk was given up some time ago and its worker has not come to the end of an item."""
         worker = next((w for w in self._workers.values() if ticket in w.tickets), None)
@@ -591,7 +573,7 @@ class Pool:
             ticket.kill_at = None
         elif worker.in_hand() == ticket.number:
             ticket.kill_at = None
-            self._suspect(worker, Suspicion("cancel", ticket.number, None, now + _STOP_SECONDS))
+            self._court.suspect(worker, "cancel", ticket.number, None, now)
         else:
             ticket.kill_at = now + _GRACE_SECONDS
             if worker.tickets[0] is ticket and worker.board.words[Word.PHASE] == Phase.IDLE:
@@ -599,33 +581,16 @@ class Pool:
                 self._kill(worker)
 
     def _kill(self, worker: WorkerLink) -> None:
+        self._signal(worker, signal.SIGKILL)
+
+    def _signal(self, worker: WorkerLink, number: int) -> None:
         if self._starter is not None:
-            self._starter.signal(worker.serial, signal.SIGKILL)
-            self._loop.want_write(self._starter)
-
-    def _suspect(self, worker: WorkerLink, suspicion: Suspicion) -> None:
-        """Stop the worker first.
-
-        Killed right away, it might have gone on to the next item, which would pay for what is not
-        its fault.
-        """
-        if worker.suspicion is None and worker.verdict is None and self._starter is not None:
-            worker.suspicion = suspicion
-            self._starter.signal(worker.serial, signal.SIGSTOP)
+            self._starter.signal(worker.serial, number)
             self._loop.want_write(self._starter)
 
     def _judge(self, worker: WorkerLink) -> None:
-        """The worker stands still: it is killed if it is where it was, else it goes on."""
-        suspicion, worker.suspicion = worker.suspicion, None
-        if suspicion is None or self._starter is None:
-            return
-        if worker.still(suspicion):
-            worker.verdict = suspicion
-            self._starter.signal(worker.serial, signal.SIGKILL)
-        else:
-            self._starter.signal(worker.serial, signal.SIGCONT)
+        if self._court.judge(worker):
             self._refill(worker)
-        self._loop.want_write(self._starter)
 
     def _forget_given_up(self, ticket: Ticket) -> None:
         if ticket.cancelled and ticket in self._given_up:
@@ -646,57 +611,19 @@ class Pool:
         self._deliver(reports)
 
     def _settle(self, worker: WorkerLink) -> Iterator[Any]:
-        in_hand = worker.in_hand()
-        phase = worker.board.words[Word.PHASE]
-        self._stillborn += bool(worker.tickets) and in_hand == 0
-        for ticket in reversed(list(worker.tickets)):
-            call, is_in_hand = ticket.call, ticket.number == in_hand
-            if ticket.cancelled or (is_in_hand and phase not in (Phase.IDLE, Phase.LOADING)):
-                if not ticket.cancelled:
-                    yield from self._settle_in_hand(worker, ticket, phase)
-                self._done(ticket, worker)
-            elif lost := self._lost_before(ticket, loading=is_in_hand and phase == Phase.LOADING):
-                yield call, ticket.all_failed(self._cause(worker, ticket, lost))
-                self._done(ticket, worker)
+        for end in self._deaths.ends(worker):
+            ticket, again = end.ticket, end.again
+            for report in end.reports:
+                yield ticket.call, report
+            if again is ticket:
+                ticket.call.leave(worker.serial, ticket)
+                worker.tickets.remove(ticket)
             else:
-                self._queue.appendleft(self._taken_back(worker, ticket))
+                ticket.call.pending += again is not None
+                self._done(ticket, worker)
+            if again is not None:
+                self._queue.appendleft(again)
             self._forget_given_up(ticket)
-
-    def _lost_before(self, ticket: Ticket, *, loading: bool) -> str:
-        """Why a chunk of which no item was begun is not begun anew: its workers die before that."""
-        if loading:
-            ticket.call.stillborn += 1
-            return deaths.LOADING if ticket.call.stillborn > _MAX_STILLBORN else ""
-        return "before its first item" if self._stillborn > _MAX_STILLBORN else ""
-
-    def _taken_back(self, worker: WorkerLink, ticket: Ticket) -> Ticket:
-        ticket.call.leave(worker.serial, ticket)
-        worker.tickets.remove(ticket)
-        return ticket
-
-    def _settle_in_hand(self, worker: WorkerLink, ticket: Ticket, phase: int) -> Iterator[Any]:
-        call, words = ticket.call, worker.board.words
-        if phase == Phase.UNPACKING and ticket.mode != calls.EACH and len(ticket.chunk.items) > 1:
-            call.pending += 1
-            self._queue.appendleft(tickets.encode_each(call, ticket.chunk))
-            return
-        saved = saved_results(worker, ticket)
-        if saved is not None:
-            ticket.received = words[Word.BASE] + words[Word.COUNT]
-            yield call, saved
-        call.places.bury(worker.serial, ticket)
-        if ticket.received < len(ticket.chunk.items):
-            when = deaths.UNPACKING if phase == Phase.UNPACKING else ""
-            yield call, ticket.failed(self._cause(worker, ticket, when)(ticket.received))
-        else:
-            yield call, ticket.report(Batch(0, []), finished=True)
-
-    def _cause(
-        self, worker: WorkerLink, ticket: Ticket, when: str
-    ) -> Callable[[int], BaseException]:
-        was_killed = worker.exit is not None and worker.exit[1] == signal.SIGKILL
-        starved = was_killed and worker.verdict is None and self._kills.claim()
-        return deaths.cause(worker, ticket, when, starved=starved)
 
     def _spread(self) -> None:
         """Give queued chunks to workers, new ones if need be."""
