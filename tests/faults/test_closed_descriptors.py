@@ -101,6 +101,34 @@ print("DONE")
     assert "DONE" == out.strip()
 
 
+def test_daemon(run: Run) -> None:
+    """A daemon, forked twice from a program with a pool, has one of its own and spoils none."""
+    out = run(
+        f"""{HEAD}
+handle = sharedtask.share(table)
+values()
+ours, theirs = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.dup2(theirs, 9)
+        os.closerange(3, 9)
+        os.closerange(10, 1024)
+        assert [200_000.0 + x for x in range(4)] == values()
+        assert [200_000.0 + x for x in range(4)] == use.map(range(4), table=handle, mine=mine)
+        os.write(9, b"well")
+        sys.exit(0)
+    os._exit(0)
+os.close(theirs)
+assert b"well" == os.read(ours, 99)
+assert [200_000.0 + x for x in range(4)] == values()
+print("DONE")
+""",
+        "process",
+    )
+    assert "DONE" == out.strip()
+
+
 def test_all_closed_while_a_map_runs(run: Run) -> None:
     """The call that has lost its workers says so at once, and the next one is served."""
     out = run(
