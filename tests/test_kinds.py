@@ -1,10 +1,14 @@
+import copyreg
 import gc
 import itertools
 import subprocess
 import sys
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -557,6 +561,99 @@ def test_tensor_written_elsewhere_is_a_copy(where: Any) -> None:
     assert 0 == tensor.count_nonzero()
 
 
+def _as_parameter(dtype: str, requires_grad: bool) -> Any:
+    data = torch().arange(6.0).reshape(2, 3).to(getattr(torch(), dtype))
+    return torch().nn.Parameter(data, requires_grad)
+
+
+@pytest.mark.parametrize("requires_grad", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", "complex64"])
+def test_parameter_arrives_as_one(dtype: str, requires_grad: bool) -> None:
+    """A parameter keeps its class, its type, its numbers, and whether it has a gradient."""
+    parameter = _as_parameter(dtype, requires_grad)
+    again = through(parameter)
+    assert type(parameter) is type(again)
+    assert (parameter.dtype, requires_grad) == (again.dtype, again.requires_grad)
+    assert torch().equal(parameter, again)
+    assert again.is_leaf
+
+
+def test_parameter_with_attributes_keeps_them() -> None:
+    """What a library has hung on a parameter comes along."""
+    parameter = _as_parameter("float32", True)
+    parameter.sharding = ["rows", np.arange(3)]
+    kept, array = through(parameter).sharding
+    assert ("rows", [0, 1, 2]) == (kept, array.tolist())
+
+
+def test_tied_parameters_stay_tied() -> None:
+    """One parameter in two layers is one where it arrives; a view of it has the same storage."""
+    one, two = torch().nn.Linear(3, 3), torch().nn.Linear(3, 3)
+    two.weight = one.weight
+    model, row = through((torch().nn.Sequential(one, two), one.weight.detach()[1]))
+    assert model[0].weight is model[1].weight
+    storage = model[0].weight.untyped_storage().data_ptr()
+    assert storage == row.untyped_storage().data_ptr()
+    assert 3 == row.storage_offset()
+
+
+def test_parameter_registered_with_copyreg_goes_its_way(clean_copyreg: None) -> None:
+    """A reduction that somebody gives to copyreg counts, also when parameters went before."""
+    parameter = _as_parameter("float32", True)
+    through(parameter)
+    copyreg.pickle(type(parameter), lambda _: (int, (7,)))
+    assert 7 == through(parameter)
+
+
+def _network() -> Any:
+    nn = torch().nn
+    return nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 4))
+
+
+def _hook(*_: Any) -> None:
+    pass
+
+
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "in place": lambda m: m[0].weight.data.__setitem__((0, 0), 9.0),
+    "weight rebound": lambda m: setattr(m[0], "weight", torch().nn.Parameter(m[0].weight + 1)),
+    "weight tied": lambda m: setattr(m[3], "weight", m[0].weight),
+    "data rebound": lambda m: setattr(m[0].weight, "data", m[0].weight.data + 1),
+    "frozen": lambda m: m[0].weight.requires_grad_(False),
+    "attribute of a weight": lambda m: setattr(m[0].weight, "note", 1),
+    "type": lambda m: m.half(),
+    "buffer": lambda m: m[1].running_mean.add_(1),
+    "eval": lambda m: m.eval(),
+    "part in eval": lambda m: m[2].eval(),
+    "hyper-parameter": lambda m: setattr(m[2], "p", 0.25),
+    "hook": lambda m: m[0].register_forward_hook(_hook),
+    "hook before": lambda m: m[3].register_forward_pre_hook(_hook),
+    "layer added": lambda m: m.append(torch().nn.ReLU()),
+    "layer replaced": lambda m: m.__setitem__(2, torch().nn.Dropout(0.25)),
+    "attribute of a dict": lambda m: setattr(m._forward_hooks, "note", 1),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_change_of_a_module_is_seen(change: str) -> None:
+    """Whatever changes in a module of torch, the next use publishes it anew; nothing else does."""
+    model = _network()
+    publication = Publication(codec.encode_shared(model), watched=True)
+    assert publication.matches(codec.encode_shared(model))
+    CHANGES[change](model)
+    assert not publication.matches(codec.encode_shared(model))
+    publication.release()
+
+
+def test_module_is_seen_changed_in_a_task(backend: Any) -> None:
+    """A weight that is written between two calls is new in the second."""
+    task = parallel(look_at).with_options(backend=backend)
+    model = torch().nn.Linear(2, 2)
+    for number in (1.0, 2.0, 2.0):
+        model.weight.data[0, 0] = number
+        assert [number] == task.map([0], value=model, look=lambda m: m.weight[0, 0].item())
+
+
 # ------------------------------------------------------------------------------- register
 
 
@@ -651,6 +748,162 @@ def test_nonsense_of_a_registered_function(registered: None, parts: Any) -> None
     register(Image, lambda _: parts)
     with pytest.raises(DefinitionError, match="Image"):
         codec.encode(Image(1))
+
+
+# ------------------------------------------------------------- what is decided for each class
+
+
+class Ordered(OrderedDict[Any, Any]):
+    pass
+
+
+def _with_attribute() -> Any:
+    value: Any = OrderedDict(a=1)
+    value.note = np.arange(3)
+    return value
+
+
+@pytest.mark.parametrize("cls", [OrderedDict, Ordered])
+def test_ordered_dict_arrives_as_it_is(cls: Any) -> None:
+    """Class, items and their order, whether there are any or none, and the same one twice."""
+    empty, full = cls(), cls(b=np.arange(3), a=[1])
+    value = [empty, full, cls(), empty]
+    again = through(value)
+    assert [cls] * 4 == [type(each) for each in again]
+    assert [[], ["b", "a"], [], []] == [list(each) for each in again]
+    assert again[0] is again[3]
+    assert again[0] is not again[2]
+    assert [0, 1, 2] == again[1]["b"].tolist()
+
+
+def test_ordered_dict_keeps_its_attributes() -> None:
+    """One that somebody has given attributes has them where it arrives."""
+    again = through(_with_attribute())
+    assert [("a", 1)] == list(again.items())
+    assert [0, 1, 2] == again.note.tolist()
+
+
+def test_ordered_dict_that_holds_itself() -> None:
+    """A cycle through an ordered dict is one where it arrives."""
+    value: Any = OrderedDict()
+    value["self"] = value
+    again = through(value)
+    assert again is again["self"]
+
+
+@pytest.fixture
+def clean_copyreg() -> Any:
+    """What a test registers with copyreg goes with it."""
+    before = dict(copyreg.dispatch_table)
+    yield
+    copyreg.dispatch_table.clear()
+    copyreg.dispatch_table.update(before)
+
+
+class Plain:
+    """Pickled as Python does it."""
+
+    def __init__(self) -> None:
+        self.number = 1
+
+
+class Meta(type):
+    pass
+
+
+class WithMeta(metaclass=Meta):
+    pass
+
+
+@pytest.mark.parametrize("make", [OrderedDict, Ordered, Plain, WithMeta])
+def test_later_word_of_copyreg_counts(clean_copyreg: None, make: Any) -> None:
+    """What is given to copyreg counts from then on, also for a class that was met before."""
+    through(make())
+    copyreg.pickle(make, lambda _: (int, (7,)))
+    assert 7 == through(make())
+    del copyreg.dispatch_table[make]
+    assert make is type(through(make()))
+
+
+@pytest.mark.parametrize("make", [OrderedDict, Ordered, Plain, WithMeta])
+def test_later_registration_counts(registered: None, make: Any) -> None:
+    """What is registered counts from then on, also for a class that was met before."""
+    through(make())
+    register(make, lambda _: (int, (7,)))
+    assert 7 == through(make())
+
+
+@pytest.mark.parametrize("way", ["__reduce__", "__reduce_ex__", "__getstate__"])
+def test_class_that_gets_its_own_way_later(monkeypatch: Any, way: str) -> None:
+    """A class that is given a way to be pickled after it was met is pickled in that way."""
+    through(Plain())
+    other = {"number": 7} if way == "__getstate__" else (int, (7,))
+    monkeypatch.setattr(Plain, way, lambda *_: other, raising=False)
+    again = through(Plain())
+    assert 7 == (again.number if way == "__getstate__" else again)
+
+
+def test_object_with_its_own_way() -> None:
+    """Pickle asks the object before its class, and so it is here, though its class was met."""
+    through(Plain())
+    odd: Any = Plain()
+    odd.__reduce_ex__ = lambda _: (int, (7,))
+    assert 7 == through(odd)
+
+
+def test_object_that_changes_its_class() -> None:
+    """An object that is made one of another class is one where it arrives."""
+    value: Any = Plain()
+    payload = codec.encode(value)
+    value.__class__ = Image
+    value.pixels = np.arange(2)
+    assert payload.head != codec.encode(value).head
+    assert Image is type(through(value))
+
+
+CODE = {"class": Plain, "class with a metaclass": WithMeta, "function": of_image}
+
+
+@pytest.mark.parametrize("code", CODE.values(), ids=CODE)
+def test_code_goes_by_name_while_it_has_one(monkeypatch: Any, code: Any) -> None:
+    """A class or function whose name stands for another one by now goes by value, and back."""
+    by_name = codec.encode(code).head
+    monkeypatch.setitem(globals(), code.__name__, None)
+    assert len(codec.encode(code).head) > 3 * len(by_name)
+    assert code.__name__ == through(code).__name__
+    monkeypatch.undo()
+    assert by_name == codec.encode(code).head
+
+
+@pytest.mark.parametrize("code", CODE.values(), ids=CODE)
+def test_module_registered_by_value_goes_by_value(code: Any) -> None:
+    """What is in a module goes by value once cloudpickle is told so, though it was met before."""
+    home = sys.modules[__name__]
+    short = len(codec.encode(code).head)
+    cloudpickle.register_pickle_by_value(home)
+    try:
+        assert len(codec.encode(code).head) > 3 * short
+    finally:
+        cloudpickle.unregister_pickle_by_value(home)
+    assert short == len(codec.encode(code).head)
+
+
+@pytest.mark.parametrize("made", [Plain, Meta("WithMeta", (), {})], ids=["type", "metaclass"])
+def test_class_by_value_is_seen_changed(made: Any) -> None:
+    """An attribute of a class without a name is part of the value."""
+    cls = type(made)("Made", (), {"factor": 1})
+    value = cls()
+    publication = Publication(codec.encode_shared(value), watched=True)
+    assert publication.matches(codec.encode_shared(value))
+    cls.factor = 2
+    assert not publication.matches(codec.encode_shared(value))
+    publication.release()
+
+
+def test_class_without_a_module_goes() -> None:
+    """A class that says nothing sensible of its module goes by value."""
+    cls = type("Homeless", (), {"__module__": 3, "x": 1})
+    assert 1 == through(cls).x
 
 
 def test_class_that_is_gone_is_forgotten() -> None:

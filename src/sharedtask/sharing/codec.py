@@ -16,14 +16,14 @@ import copyreg
 import io
 import pickle
 import sys
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import cloudpickle
 import numpy as np
 
 from sharedtask.sharing import extents, reducers
-from sharedtask.sharing.kinds import find, found
+from sharedtask.sharing.kinds import by_cloudpickle, find, found
 from sharedtask.sharing.outgoing import Outgoing
 from sharedtask.sharing.payload import Payload
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 PROTOCOL = 5
-_BUILDERS = vars(reducers)
 # What encoding somebody's value may raise: anything but the user's own Ctrl-C.
 FAILURES = (Exception, SystemExit)
 
@@ -106,6 +105,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
 
     cloudpickle is asked for every value, not only for functions: instances of classes that live
     in ``__main__`` or in a notebook cell must carry their class along.
+
+    At each call of a task all objects of a shared value come by here, but for the plainest. What
+    is to be done is decided once for each class.
     """
 
     dispatch_table = _Dispatch(cloudpickle.Pickler._dispatch_table)
@@ -127,17 +129,27 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
             if referred is not None:
                 return referred
             return reducers.reduce_array(obj, self.out, whole=obj is self.value)
-        if cls is FunctionType and obj.__globals__ is _BUILDERS:
-            return NotImplemented  # found by name; cloudpickle would think about it for 3 us
         try:
             reducer = found[id(cls)]
         except KeyError:
             reducer = find(cls)
-        if reducer is not None:
-            reduced = reducer(obj, self.out)
-            if reduced is not NotImplemented:
-                return reduced
-        return super().reducer_override(obj)
+        if reducer is None:  # most objects: cloudpickle would only look whether they are code
+            return NotImplemented
+        if reducer is by_cloudpickle:
+            return NotImplemented if _has_plain_name(obj) else super().reducer_override(obj)
+        return reducer(obj, self.out)
+
+
+def _has_plain_name(obj: Any) -> bool:
+    """True for a function or class that is found by name; cloudpickle takes 3 us to say so.
+
+    False says nothing: there are other ways to be found.
+    """
+    module: Any = getattr(obj, "__module__", None)
+    home = None if module == "__main__" else sys.modules.get(module)
+    if type(home) is not ModuleType or vars(home).get(obj.__qualname__) is not obj:
+        return False
+    return not cloudpickle.list_registry_pickle_by_value()
 
 
 class _ByName(_Pickler):

@@ -8,9 +8,11 @@ whatever the decoder has: over read-only memory the object is read-only.
 from __future__ import annotations
 
 import array as arrays
+import copyreg
 import io
 import os
 import pickle
+from collections import OrderedDict
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -299,6 +301,19 @@ def build_memoryview(data: npt.NDArray[np.uint8], form: str, shape: tuple[int, .
 def build_formatted(array: Any) -> memoryview:
     """A memoryview of any other format, through an array that has it."""
     return memoryview(array)
+
+
+def reduce_ordered_dict(values: OrderedDict[Any, Any], _: Outgoing) -> Any:
+    """What it says itself, which is slow: it looks for its slots each time.
+
+    A module of torch has a dozen of them, and all but one or two are empty.
+    """
+    if values.__dict__ or OrderedDict in copyreg.dispatch_table:
+        return NotImplemented
+    return (OrderedDict, (), None, None, iter(values.items())) if values else _NO_ITEMS
+
+
+_NO_ITEMS = OrderedDict, ()
 
 
 def refuse_file(file: io.TextIOWrapper, out: Outgoing) -> Any:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import array
 import io
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
+from types import FunctionType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,7 +21,7 @@ from sharedtask.errors import DefinitionError
 from sharedtask.sharing import reducers
 from sharedtask.sharing.regions import Memory
 
-__all__ = ["find", "found", "register"]
+__all__ = ["by_cloudpickle", "find", "found", "register"]
 
 _T = TypeVar("_T")
 _Reducer = Callable[[Any, Any], Any]
@@ -30,6 +32,8 @@ _OURS: Mapping[type, _Reducer] = {
     io.TextIOWrapper: reducers.refuse_file,
     Memory: reducers.reduce_memory_place,
 }
+# Faster than their own way, and the same.
+_AS_THEIRS: Mapping[type, _Reducer] = {OrderedDict: reducers.reduce_ordered_dict}
 
 # Of these exactly; a class derived from one of them may be more than it.
 _BY_NAME: Mapping[str, tuple[str, str]] = {
@@ -41,6 +45,7 @@ _BY_NAME: Mapping[str, tuple[str, str]] = {
     "polars.dataframe.frame.DataFrame": ("frames", "reduce_frame"),
     "polars.series.series.Series": ("frames", "reduce_series"),
     "torch.Tensor": ("tensors", "reduce_tensor"),
+    "torch.nn.parameter.Parameter": ("tensors", "reduce_parameter"),
 }
 # Of these and all classes derived from them.
 _BY_BASE: Mapping[str, tuple[str, str]] = {
@@ -50,9 +55,16 @@ _BY_BASE: Mapping[str, tuple[str, str]] = {
 _registered: dict[type, Callable[[Any], Any]] = {}
 
 # By the identity of the class: to look for it again takes longer than to reduce a small object. A
-# class that is gone takes its entry along, before its identity can be another's.
+# class that is gone takes its entry along, before its identity can be another's. None stands for
+# Python's own way, and that is looked for with every object.
 found: dict[int, _Reducer | None] = {}
 _seen: dict[int, weakref.ref[type]] = {}
+
+
+def by_cloudpickle(obj: Any, out: Any) -> Any:
+    """Stands for the reducer of functions and classes: cloudpickle is asked about each of them."""
+    del obj, out
+    return NotImplemented
 
 
 def find(cls: type) -> _Reducer | None:
@@ -73,8 +85,12 @@ def _look_up(cls: type) -> _Reducer | None:
     theirs = _registered_for(cls)
     if theirs is not None:
         return lambda value, _: theirs(value)
+    if cls is FunctionType or issubclass(cls, type):
+        return by_cloudpickle
     if cls in _OURS:
         return _OURS[cls]
+    if cls in _AS_THEIRS:
+        return _AS_THEIRS[cls]
     if issubclass(cls, np.ndarray):
         return reducers.for_subclass(cls)
     named = _BY_NAME.get(_name(cls)) or next(filter(None, map(_BY_BASE.get, _names(cls))), None)

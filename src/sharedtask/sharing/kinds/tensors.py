@@ -8,6 +8,7 @@ end of the user's program, or be seen by others, so there a tensor has a copy to
 
 from __future__ import annotations
 
+import copyreg
 import functools
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -25,15 +26,33 @@ if TYPE_CHECKING:
 
 def reduce_tensor(tensor: Any, out: Outgoing) -> Any:
     """A tensor in ordinary memory; others (sparse, quantized, on a device) go torch's way."""
-    if not _is_ordinary(tensor):
+    memory = _memory(tensor, out)
+    if memory is None:
         return NotImplemented
-    bits = _bits(tensor.detach())
-    if out.in_band or bits is None or not bits.size:
-        return NotImplemented
-    out.views = True  # whether others show the same memory is not known to the array
-    slot, dtype, shape, axes = reducers.reduce_memory(bits, out)[1]
     state = vars(tensor) or None
-    return build_tensor, (slot, dtype, shape, axes, tensor.dtype, tensor.requires_grad, state)
+    return build_tensor, (*memory, tensor.dtype, tensor.requires_grad, state)
+
+
+def reduce_parameter(parameter: Any, out: Outgoing) -> Any:
+    """A parameter without attributes, as a module has many: torch makes a tensor of it first."""
+    if vars(parameter) or type(parameter) in copyreg.dispatch_table:
+        return NotImplemented
+    memory = _memory(parameter, out)
+    if memory is None:
+        return NotImplemented
+    return build_parameter, (*memory, parameter.dtype, parameter.requires_grad)
+
+
+def _memory(tensor: Any, out: Outgoing) -> tuple[Any, Any, Any, Any] | None:
+    """The first arguments of ``build_tensor``, None for what is not in ordinary memory."""
+    if out.in_band or not _is_ordinary(tensor):
+        return None
+    bits = _bits(tensor.detach())
+    if bits is None or not bits.size:
+        return None
+    out.views = True  # whether others show the same memory is not known to the array
+    memory: tuple[Any, Any, Any, Any] = reducers.reduce_memory(bits, out)[1]
+    return memory
 
 
 @functools.cache
@@ -42,23 +61,33 @@ def _torch() -> Any:
 
 
 def _is_ordinary(tensor: Any) -> bool:
-    torch = _torch()
     return (
-        tensor.layout is torch.strided
-        and tensor.device.type == "cpu"
+        tensor.is_cpu
+        and tensor.layout is _torch().strided
         and not (tensor.is_quantized or tensor.is_nested)
         and not (tensor.is_conj() or tensor.is_neg())
     )
 
 
 def _bits(tensor: Any) -> npt.NDArray[Any] | None:
-    """The same memory as an array of an equally large type that numpy has."""
+    """The same memory as an array: of its own type, or of an equally large one that numpy has."""
+    dtype = tensor.dtype
+    known = _numpys()
+    if dtype in known:
+        bits: npt.NDArray[Any] = tensor.numpy()
+        return bits
+    kind = known.get(tensor.element_size())
+    return None if kind is None else tensor.view(kind).numpy()
+
+
+@functools.cache
+def _numpys() -> dict[Any, Any]:
+    """The types that numpy has, and one of them for each size in bytes."""
     torch = _torch()
-    same_size = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    kind = same_size.get(tensor.element_size())
-    if kind is None:
-        return np.asarray(tensor) if tensor.dtype is torch.complex128 else None
-    return np.asarray(tensor.view(kind))
+    floats = torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128
+    integers = torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool
+    by_size = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return {**dict.fromkeys((*floats, *integers)), **by_size}
 
 
 def build_tensor(
@@ -82,6 +111,19 @@ def build_tensor(
     if attributes:
         vars(tensor).update(attributes)
     return tensor.requires_grad_(requires_grad)
+
+
+def build_parameter(
+    buffer: Any,
+    key: Any,
+    shape: tuple[int, ...],
+    axes: tuple[int, ...] | None,
+    dtype: Any,
+    requires_grad: bool,
+) -> Any:
+    """A parameter over the buffer, as ``build_tensor`` has it."""
+    tensor = build_tensor(buffer, key, shape, axes, dtype, False, None)
+    return _torch().nn.Parameter(tensor, requires_grad)
 
 
 def _storage(buffer: Any) -> tuple[npt.NDArray[np.uint8], Any]:
