@@ -264,3 +264,35 @@ def test_layout_keeps_parts_apart(sizes: tuple[int, ...]) -> None:
         assert 0 == start % (mapping.PAGE if size >= 1 << 16 else 64)
         ends = start + length
     assert ends == layout.size
+
+
+ADDRESSES = {
+    "plain": lambda: np.arange(9.0),
+    "one byte": lambda: np.ones(1, np.uint8),
+    "no axes": lambda: np.array(3.5),
+    "empty": lambda: np.zeros((0, 3)),
+    "read-only": lambda: np.frombuffer(bytes(16)),
+    "strided": lambda: np.arange(20.0)[3::2],
+    "backwards": lambda: np.arange(20.0)[::-1],
+    "in the middle": lambda: np.arange(20.0)[7:],
+    "F order": lambda: np.zeros((3, 4), order="F"),
+    "unaligned": lambda: np.zeros(17, np.uint8)[1:].view(np.float64),
+    "dates": lambda: np.arange(5).astype("M8[s]"),
+    "structure": lambda: np.zeros(4, [("a", "i8"), ("b", "f8", 2)]),
+    "overlapping fields": lambda: np.zeros(
+        4, {"names": ["a", "b"], "formats": ["i8", "i4"], "offsets": [0, 4]}
+    ),
+    "objects": lambda: np.array([1, None], object),
+    "subclass": lambda: np.zeros(3).view(np.recarray),
+    "no bytes": lambda: np.zeros(3, "V0"),
+    "broadcast": lambda: np.broadcast_to(np.arange(3.0), (2, 3)),
+}
+
+
+@pytest.mark.parametrize("make", ADDRESSES.values(), ids=ADDRESSES)
+def test_address_of_any_array(make: Any) -> None:
+    """The address is the one that numpy tells, and asking for it leaves the array as it was."""
+    array = make()
+    flags = array.flags.num
+    assert array.__array_interface__["data"][0] == mapping.address_of(array)
+    assert flags == array.flags.num

@@ -102,7 +102,7 @@ def flat(array: npt.NDArray[Any]) -> Bytes:
 
 def bounds(array: npt.NDArray[Any]) -> tuple[int, int]:
     """The address of the first byte that an array shows, and of the one after its last."""
-    low = high = array.__array_interface__["data"][0]
+    low = high = mapping.address_of(array)
     if array.flags.c_contiguous:
         return low, low + array.nbytes
     for length, stride in zip(array.shape, array.strides, strict=True):

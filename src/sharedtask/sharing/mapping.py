@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import mmap
 import weakref
@@ -23,6 +24,7 @@ HUGE = 2 << 20
 # ``memoryview`` of an array or of bytes: numpy says only from Python 3.12 on that an array is a
 # buffer.
 memory_of = cast("Callable[[npt.NDArray[np.uint8] | bytes], memoryview]", memoryview)
+_first_byte = cast("Callable[[npt.NDArray[Any]], ctypes.c_char]", ctypes.c_char.from_buffer)
 
 
 class Owner:
@@ -133,6 +135,16 @@ def map_aligned(fd: int, size: int, prot: int, kind: int) -> int:
 
 def address_of(array: npt.NDArray[Any]) -> int:
     """The address of an array's first byte."""
+    if type(array) is not np.ndarray or not array.flags.carray:
+        return _address_told(array)
+    try:
+        return ctypes.addressof(_first_byte(array))
+    except (TypeError, ValueError):  # empty, or of a dtype that buffers do not know, as dates
+        return _address_told(array)
+
+
+def _address_told(array: npt.NDArray[Any]) -> int:
+    """Three times as slow: it is a dict, which says all of the dtype as well."""
     return int(array.__array_interface__["data"][0])
 
 
