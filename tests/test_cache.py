@@ -19,6 +19,7 @@ import pytest
 from sharedtask import ClosedError, CopyOnWrite, Shared, UnshareableError, parallel, share, shutdown
 from sharedtask.sharing import codec, freshness, memory
 from sharedtask.sharing.cache import ShareCache
+from sharedtask.sharing.publication import Publication
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -528,6 +529,74 @@ def test_watch_is_used_here_or_cannot_be() -> None:
     table[BIG // 2] = 1
     assert not watch.unchanged()
     watch.release()
+
+
+@pytest.fixture
+def needs_watches() -> None:
+    table = np.zeros(BIG, np.uint8)
+    watch = freshness.watch(table.ctypes.data, table.nbytes)
+    if watch is None:
+        pytest.skip("userfaultfd is not to be had here")
+    watch.release()
+
+
+def test_each_of_many_is_watched_by_itself(needs_watches: None) -> None:
+    """A write is noted by the watch over it and by no other, in whatever order they go."""
+    whole = np.zeros(16 * freshness.WATCH_FROM, np.uint8)
+    parts = np.split(whole, 16)
+    order = [3, 0, 15, 7, 1, 2, *range(8, 15), 4, 5, 6]
+    spans = [(parts[n].ctypes.data, parts[n].nbytes) for n in order]
+    watches = [watch for watch in freshness.watch_all(spans) if watch is not None]
+    assert 16 == len(watches)
+    parts[7][len(parts[7]) // 2] = 1
+    assert [n != 7 for n in order] == [watch.unchanged() for watch in watches]
+    for watch in watches[::2]:
+        watch.release()
+    parts[0][len(parts[0]) // 2] = 1
+    assert [n not in (0, 7) for n in order[1::2]] == [w.unchanged() for w in watches[1::2]]
+    for watch in watches[1::2]:
+        watch.release()
+
+
+def test_nothing_is_watched_twice(needs_watches: None) -> None:
+    """Memory under a watch, or a part of it, gets no second one until the first is released."""
+    table = np.zeros(8 * freshness.WATCH_FROM, np.uint8)
+    middle = table[len(table) // 4 : -len(table) // 4]
+    watch = freshness.watch(middle.ctypes.data, middle.nbytes)
+    assert watch is not None
+    for other in (table, table[: len(table) // 2], table[len(table) // 2 :], middle[1:-1]):
+        assert freshness.watch(other.ctypes.data, other.nbytes) is None
+    watch.release()
+    again = freshness.watch(table.ctypes.data, table.nbytes)
+    assert again is not None
+    again.release()
+
+
+def test_small_ones_and_too_many_are_compared(needs_watches: None, monkeypatch: Any) -> None:
+    """The kernel's record of mappings is not filled with watches."""
+    monkeypatch.setattr(freshness, "_MOST", len(freshness._the_tracker()._watches) + 2)
+    sizes = [100, *[freshness.WATCH_FROM + (1 << 13)] * 3, freshness.WATCH_FROM - 1]
+    tables = [np.zeros(size, np.uint8) for size in sizes]
+    watches = freshness.watch_all([(table.ctypes.data, table.nbytes) for table in tables])
+    assert [False, True, True, False, False] == [watch is not None for watch in watches]
+    for watch in watches:
+        if watch is not None:
+            watch.release()
+
+
+@pytest.mark.parametrize("at", [0, 5000, -1], ids=["first byte", "inside", "last byte"])
+@pytest.mark.parametrize("n", [1, 100, 16_383, 16_384, 300_001, BIG])
+def test_every_byte_counts_whatever_the_size(n: int, at: int) -> None:
+    """A write anywhere in an array is seen, and so is the old value when it is written back."""
+    table = np.zeros(n, np.uint8)
+    place = at if at < n else n // 2
+    publication = Publication(codec.encode(table), watched=True)
+    assert publication.matches(codec.encode(table))
+    table[place] = 1
+    assert not publication.matches(codec.encode(table))
+    table[place] = 0
+    assert publication.matches(codec.encode(table))
+    publication.release()
 
 
 def test_shared_pages_are_never_watched(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -84,16 +85,20 @@ class Region:
     inode: int
 
 
-def regions() -> list[Region]:
-    """The mappings of this process in ascending order; none where they cannot be listed.
+def private_spans() -> list[tuple[int, int]]:
+    """Where this process has writable memory that is its own and no file, in ascending order.
 
-    That is where there is no ``/proc``, and where there are so many that no memory is left to list
-    them in.
+    None where that cannot be listed: there is no ``/proc``, or no memory is left for the list.
     """
     try:
-        return [_parse(line) for line in _maps()]
-    except MemoryError:
+        with open("/proc/self/maps", "rb") as file:
+            return [(int(low, 16), int(high, 16)) for low, high in _PRIVATE.findall(file.read())]
+    except (OSError, MemoryError):
         return []
+
+
+# Of the 1,500 lines of a process that has loaded some libraries, most are files.
+_PRIVATE = re.compile(rb"^(\w+)-(\w+) rw-p \w+ [\w:]+ 0\b", re.MULTILINE)
 
 
 def region_at(address: int) -> Region | None:

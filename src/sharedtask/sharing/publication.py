@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -13,11 +12,11 @@ from sharedtask.sharing import freshness, mapping, stores
 from sharedtask.sharing.payload import Payload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
-    from sharedtask.sharing.stores import PublishedStore
+    from sharedtask.sharing.stores import PublishedStore, Reader
 
 _tokens = itertools.count(1)
 
@@ -34,7 +33,7 @@ class Publication:
     ) -> None:
         self.token = next(_tokens)
         # Protect, then copy: see freshness.py.
-        self._checks = [_Check(buffer, watched=watched) for buffer in payload.buffers]
+        self._checks = _checks(payload.buffers, watched=watched)
         try:
             self.store = keep(payload)
         except BaseException:
@@ -60,16 +59,12 @@ class Publication:
         """True where ``payload`` is byte for byte what was published, and that is still there."""
         try:
             reader = self.store.reader()
-            return (
-                len(payload.buffers) == len(self._checks)
-                and all(
-                    check.passes(new, functools.partial(reader.buffer, k))
-                    for k, (check, new) in enumerate(
-                        zip(self._checks, payload.buffers, strict=True)
-                    )
-                )
-                and _same_bytes(payload.head, reader.head())
-            )
+            if len(payload.buffers) != len(self._checks):
+                return False
+            for number, new in enumerate(payload.buffers):
+                if not self._checks[number].passes(new, reader, number):
+                    return False
+            return _same_bytes(payload.head, reader.head())
         except LookupError:  # a store on other machines may lose it
             return False
 
@@ -123,18 +118,30 @@ class Publication:
             check.release()
 
 
+def _checks(buffers: Sequence[npt.NDArray[np.uint8]], *, watched: bool) -> list[_Check]:
+    spans = [(mapping.address_of(buffer), buffer.nbytes) for buffer in buffers]
+    watches = freshness.watch_all(spans) if watched else [None] * len(spans)
+    return [
+        _Check(buffer, address, watch)
+        for buffer, (address, _), watch in zip(buffers, spans, watches, strict=True)
+    ]
+
+
 class _Check:
     """Tells whether one buffer of a value still holds the bytes that were published."""
 
-    def __init__(self, buffer: npt.NDArray[np.uint8], *, watched: bool) -> None:
-        self._address, self._nbytes = mapping.address_of(buffer), buffer.nbytes
-        self._watch = freshness.watch(self._address, buffer.nbytes) if watched else None
+    def __init__(
+        self, buffer: npt.NDArray[np.uint8], address: int, watch: freshness.Watch | None
+    ) -> None:
+        self._address, self._nbytes, self._watch = address, buffer.nbytes, watch
         self._edges = self._edges_of(buffer)
 
-    def passes(self, new: npt.NDArray[np.uint8], old: Callable[[], memoryview]) -> bool:
-        """Compare with ``old()``, which may have to be fetched, or see that nobody has written."""
+    def passes(self, new: npt.NDArray[np.uint8], old: Reader, number: int) -> bool:
+        """See that nobody has written, or compare with buffer ``number`` of what is published."""
         if new.nbytes != self._nbytes:
             return False
+        if self._nbytes < _SMALL:
+            return new.tobytes() == old.buffer(number).tobytes()
         address = mapping.address_of(new)
         if address == self._address and self._watch is not None:
             if self._watch.unchanged() and self._edges == self._edges_of(new):
@@ -143,7 +150,7 @@ class _Check:
             self.release()
             self._watch = freshness.watch(address, new.nbytes)
             self._edges = self._edges_of(new)
-        return freshness.same_bytes(address, _address(old()), new.nbytes)
+        return freshness.same_bytes(address, _address(old.buffer(number)), new.nbytes)
 
     def _edges_of(self, buffer: npt.NDArray[np.uint8]) -> tuple[bytes, bytes]:
         """What stands on a part of a page at either end: that is not watched."""
