@@ -8,6 +8,7 @@ another signal that raises is the user's own risk.
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,7 +20,21 @@ else:
     import _signal  # what ``signal`` wraps: making enumerations costs it microseconds at each call
 
 _SIGINT = int(_signal.SIGINT)
-_MAIN = threading.main_thread()
+_main = threading.main_thread().ident
+
+
+def _note_main() -> None:
+    """In a forked child: the thread that forked is its main one."""
+    global _main  # noqa: PLW0603  a process has one
+    _main = threading.get_ident()
+
+
+os.register_at_fork(after_in_child=_note_main)
+
+
+def _in_main() -> bool:
+    """Whether this thread is where Python runs signal handlers."""
+    return threading.get_ident() == _main
 
 
 class _State:
@@ -44,7 +59,7 @@ class noticed:  # noqa: N801  used as a block, like contextlib.suppress
 
     def __enter__(self) -> Self:
         self._old: Callable[..., Any] | None = None
-        if threading.current_thread() is _MAIN:
+        if _in_main():
             old = _signal.getsignal(_SIGINT)
             if callable(old) and type(old) is not _Handler and _installed(_Handler(old)):
                 self._old = old
@@ -62,7 +77,7 @@ class shield(noticed):  # noqa: N801  see above
 
     def __enter__(self) -> Self:
         super().__enter__()
-        self._holds = threading.current_thread() is _MAIN
+        self._holds = _in_main()
         _state.holding += self._holds
         return self
 
@@ -163,7 +178,7 @@ _CALL = Leaving.__call__.__code__
 
 def leaving(code: CodeType) -> Leaving | None:
     """A handler for a block that ``code`` leaves; None where SIGINT cannot get in the way."""
-    if threading.get_ident() != threading.main_thread().ident:
+    if not _in_main():
         return None
     handler: Any = _signal.getsignal(_SIGINT)
     return Leaving(handler, code) if callable(handler) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import reprlib
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from sharedtask.errors import ArgumentError, DefinitionError, ItemNote, Unsharea
 from sharedtask.sharing import mapping
 
 __all__ = [
+    "Cutter",
     "Partition",
     "block",
     "check_base",
@@ -242,7 +244,10 @@ def ranges_of(index: Any, shape: tuple[int, ...]) -> list[tuple[int, int, int]]:
 def with_dots(index: Any) -> tuple[Any, ...]:
     """The same index, which gives an array also where it names a single element."""
     parts: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
-    return parts if any(part is Ellipsis for part in parts) else (*parts, ...)
+    for part in parts:
+        if part is Ellipsis:
+            return parts
+    return (*parts, ...)
 
 
 def block(base: npt.NDArray[Any], index: Any, *, readonly: bool = False) -> npt.NDArray[Any]:
@@ -263,29 +268,49 @@ def block(base: npt.NDArray[Any], index: Any, *, readonly: bool = False) -> npt.
             cannot be partitioned.
         IndexError: An int is out of range, or there are too many.
     """
-    check_base(base)
-    ranges = ranges_of(index, base.shape)
-    parts = full_index(index, base.ndim)
-    axes = [
-        (len(range(*bounds)), bounds[2] * stride, isinstance(part, slice))
-        for bounds, stride, part in zip(ranges, base.strides, parts, strict=True)
-    ]
-    at = sum(bounds[0] * stride for bounds, stride in zip(ranges, base.strides, strict=True))
-    shape = tuple(count for count, _, kept in axes if kept)
-    if not base.itemsize or not all(count for count, *_ in axes):
-        return np.empty(shape, base.dtype)
+    return Cutter(base, readonly=readonly).block(index)
+
+
+class Cutter:
+    """Shows the blocks of one array, which is checked once; see ``block``."""
+
+    def __init__(self, base: npt.NDArray[Any], *, readonly: bool = False) -> None:
+        check_base(base)
+        self.base, self._readonly = base, readonly
+        self._plain = np.asarray(base)  # a matrix has rules of its own for what an index gives
+
+    def block(self, index: Any) -> npt.NDArray[Any]:
+        """See the function ``block``."""
+        seen = self._seen(index)
+        if not seen.nbytes:
+            return np.empty(seen.shape, seen.dtype)
+        below, size = _reach(seen)
+        extent = mapping.Owner(
+            mapping.address_of(seen) - below, size, readonly=self._readonly, source=self.base
+        )
+        return np.ndarray(seen.shape, seen.dtype, np.asarray(extent), below, seen.strides)
+
+    def _seen(self, index: Any) -> npt.NDArray[Any]:
+        """``base[index]``, whose base shows all of the array."""
+        parts = with_dots(index)
+        if not any(map(_complaint, parts)):
+            with contextlib.suppress(IndexError, TypeError, ValueError):
+                seen: npt.NDArray[Any] = self._plain[parts]
+                return seen
+        ranges_of(index, self.base.shape)  # says what is wrong with it
+        raise IndexError(f"index {index_text(index)} names no block.")
+
+
+def _reach(array: npt.NDArray[Any]) -> tuple[int, int]:
+    """How far an array reaches below its first element, and over how many bytes in all."""
+    if array.flags.c_contiguous:
+        return 0, array.nbytes
     # A negative step reaches down from the first element.
-    below = sum(min((count - 1) * stride, 0) for count, stride, _ in axes)
-    above = sum(max((count - 1) * stride, 0) for count, stride, _ in axes) + base.itemsize
-    strides = tuple(stride for _, stride, kept in axes if kept)
-    extent = _bytes_of(base, at + below, above - below, readonly=readonly)
-    return np.ndarray(shape, base.dtype, extent, -below, strides)
-
-
-def _bytes_of(base: npt.NDArray[Any], offset: int, size: int, *, readonly: bool) -> Any:
-    """Some bytes of an array, which is kept alive but cannot be reached by ``.base``."""
-    address = mapping.address_of(base) + offset
-    return np.asarray(mapping.Owner(address, size, readonly=readonly, source=base))
+    steps = [
+        (count - 1) * stride for count, stride in zip(array.shape, array.strides, strict=True)
+    ]
+    below = -sum(step for step in steps if step < 0)
+    return below, below + sum(step for step in steps if step > 0) + array.itemsize
 
 
 def check_base(base: Any, parameter: str = "") -> None:

@@ -383,6 +383,9 @@ class _Arguments:
         if self._spec.bound is not None and not bound:
             msg = f"{name}() is a method: take it from an object, as in obj.method.map(items)."
             raise ArgumentError(msg)
+        others = self._spec.others
+        if others is not None and others.are_in(kwargs) and not (star or bound or args):
+            return dict(kwargs)  # most calls: ``bind`` would take 7 us to say the same
         try:
             if star:  # how many parameters an item fills shows when it comes
                 found = signature.bind_partial(*bound, **kwargs).arguments

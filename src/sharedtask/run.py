@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 # After an error the results of earlier items are awaited for this long: where several items fail,
 # the first of them is reported, as a loop would, unless that means a long wait.
 _GRACE_SECONDS = 0.5
+# Encoding chunks may take longer than this: then others see to those that are under way already.
+_SOON_SECONDS = 0.01
 # Chunks under way per worker: one that runs, one that waits in its socket, one in the queue.
 _AHEAD = 3
 
@@ -115,6 +117,7 @@ class Run:
         self._failure: tuple[int, BaseException] | None = None
         self._patience = 0.0
         self._stopped = False
+        self._soon = 0.0  # until then this thread need not wait for what it has submitted
         # Where the caller is away between two results, or the items take their time, somebody else
         # must see to the workers meanwhile.
         self._leaves = plan.streams or self._chunker.is_lazy
@@ -138,6 +141,7 @@ class Run:
     def advance(self) -> list[Piece] | None:
         """Feed, wait for news, and return what is finished; None when nothing more will come."""
         with interrupts.noticed():
+            self._soon = time.monotonic() + _SOON_SECONDS
             if self._failure is None:
                 self._feed()
             if self._known:
@@ -242,6 +246,8 @@ class Run:
     def _submit(self, chunk: Chunk) -> None:
         self._open[chunk.number] = _Open(chunk)
         self._session.submit(chunk)
+        if self._leaves or time.monotonic() > self._soon:
+            self._session.leave()
 
     # --------------------------------------------------------------------------- outcomes
 
@@ -465,6 +471,7 @@ class Submission:
         self.future.session = self._session
         self._began = False
         self._session.submit(Chunk(1, 0, [item]))
+        self._session.leave()
 
     def begun(self, chunk: int) -> bool:  # noqa: ARG002  a Sink's
         """A future that was cancelled in the queue is not run."""
@@ -483,6 +490,7 @@ class Submission:
         if error is not None and self._left and isinstance(error, self._options.retry_on):
             self._left -= 1
             self._session.submit(Chunk(1, 0, [self._item]))
+            self._session.leave()
             return
         session, self._session = self._session, _OVER
         error = error or self._finished(session)

@@ -49,6 +49,18 @@ _WORDS_BY_NAME = {mark.name: word for mark, word in _WORDS.items()}
 
 
 @dataclass(frozen=True, slots=True)
+class Others:
+    """The parameters of a function besides the item, where all of them can be given by name."""
+
+    names: frozenset[str]
+    required: frozenset[str]
+
+    def are_in(self, kwargs: Mapping[str, Any]) -> bool:
+        """Whether a call with these keywords and an item has every argument, and none too many."""
+        return self.required <= kwargs.keys() <= self.names
+
+
+@dataclass(frozen=True, slots=True)
 class TaskSpec:
     """What is known of a task before it is called.
 
@@ -62,6 +74,7 @@ class TaskSpec:
         checks: Check of every shared parameter whose annotation says what its value must be.
         rules: What is declared besides the roles: how items name their blocks, how tasks add up.
         generators: Names of the parameters that get a generator for each item.
+        others: The parameters besides the item, None where Python's rules for them are not simple.
     """
 
     name: str
@@ -73,6 +86,7 @@ class TaskSpec:
     checks: Mapping[str, Check]
     rules: Mapping[str, Rule]
     generators: tuple[str, ...]
+    others: Others | None
 
     @property
     def shown(self) -> str:
@@ -161,7 +175,19 @@ def build_spec(
         checks=MappingProxyType(draft.checks(roles)),
         rules=MappingProxyType(draft.rules(lists.get(Role.REDUCED.value, ()))),
         generators=generators,
+        others=None if draft.bound or generators else _others(draft.signature),
     )
+
+
+def _others(signature: Signature) -> Others | None:
+    first, *rest = signature.parameters.values()
+    if first.kind is Parameter.VAR_POSITIONAL or not {p.kind for p in rest} <= _BY_NAME:
+        return None
+    required = frozenset(p.name for p in rest if p.default is Parameter.empty)
+    return Others(frozenset(p.name for p in rest), required)
+
+
+_BY_NAME = {Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY}
 
 
 # --- targets that cannot be a task ---------------------------------------------------------------

@@ -184,7 +184,13 @@ class Session(ABC):
 
     @abstractmethod
     def submit(self, chunk: Chunk) -> None:
-        """Accept a chunk; reports of it will come. Never raises for what an item is."""
+        """Accept a chunk; reports of it will come. Never raises for what an item is.
+
+        The thread that submits calls ``wait`` at once, or else ``leave``.
+        """
+
+    def leave(self) -> None:
+        """See that what was submitted goes on while this thread does other things."""
 
     def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:
         """The next report from the queue that the sink fills; None at the time ``until``.

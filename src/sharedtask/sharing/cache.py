@@ -95,6 +95,7 @@ class ShareCache:
         self._retired: set[Publication] = set()
         self._dead: deque[_Entry] = deque()
         self._lost: deque[Publication] = deque()
+        self._is_full = False  # more than the bounds allow is in use
 
     def lease(
         self,
@@ -116,7 +117,8 @@ class ShareCache:
             publication = entry.publication
             assert publication is not None  # noqa: S101  just made or found
             self._pin(entry, publication)
-        self._evict()
+        if not hit or self._is_full:
+            self._evict()
         return Lease(publication, self, hit=hit)
 
     def lease_once(self, payload: Payload) -> Lease:
@@ -275,6 +277,7 @@ class ShareCache:
                     excess -= entry.publication.nbytes
                     files -= _has_file(entry)
                     victims.append(entry)
+            self._is_full = excess > 0 or files > 0
         for entry in victims:
             self._drop(entry)
 

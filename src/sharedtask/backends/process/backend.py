@@ -179,6 +179,9 @@ class _ProcessSession(Session):
     def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:
         return self._pool.wait(reports, until, leaves=leaves)
 
+    def leave(self) -> None:
+        self._pool.attend()
+
     def nudge(self) -> None:
         self._pool.wake()
 

@@ -148,13 +148,21 @@ class Loop:
             rest = self._duties.rest_seconds()
             self._permit.acquire(timeout=-1 if rest is None else rest)
             with self._turning:
+                self._turn_while_needed()
+
+    def _turn_while_needed(self) -> None:
+        """Stay until nothing is under way and nobody has left anything here for a while.
+
+        What others wait for does not count: the next of them turns the loop itself.
+        """
+        lingers = time.monotonic() + _LINGER_SECONDS
+        while not self.closed:
+            busy = self._duties.is_busy()
+            if not busy and _is_past(lingers):
+                return
+            self._turn(time.monotonic() + _LINGER_SECONDS if busy else lingers)
+            if self._permit.acquire(blocking=False):
                 lingers = time.monotonic() + _LINGER_SECONDS
-                while not self.closed:
-                    self._turn(lingers)
-                    if self._duties.is_busy():
-                        lingers = time.monotonic() + _LINGER_SECONDS
-                    elif _is_past(lingers):
-                        break
 
     def _turn(self, until: float | None) -> None:
         """Wait for news, not longer than ``until``, and see to it."""

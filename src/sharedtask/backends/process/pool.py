@@ -104,6 +104,9 @@ class Pool:
             self._queue.append(ticket)
         else:
             self._send(worker, ticket)
+
+    def attend(self) -> None:
+        """See ``Loop.attend``."""
         self._loop.attend()
 
     def _refuse(self) -> None:
@@ -223,9 +226,7 @@ class Pool:
         fit = [worker for worker in self._workers.values() if self._suits(worker, call)]
         idle = [worker for worker in fit if not worker.tickets]
         if idle:
-            return max(
-                idle, key=lambda worker: sum(p.token in worker.tokens for p, _ in call.needs)
-            )
+            return _best_equipped(idle, [publication.token for publication, _ in call.needs])
         if len(call.users) < call.limit and self._has_place(call):
             return self._spawn(call)
         if call.seconds is not None and call.seconds < _PREFETCH_BELOW_SECONDS:
@@ -642,6 +643,14 @@ _LOST = (
     "the program has closed file descriptors that it did not open, and with them the connections to"
     " the workers that this call had. Call again: a new pool starts by itself."
 )
+
+
+def _best_equipped(workers: list[WorkerLink], tokens: list[int]) -> WorkerLink:
+    """The worker that has the most of these values; most calls find one that has all."""
+    for worker in workers:
+        if all(map(worker.tokens.__contains__, tokens)):
+            return worker
+    return max(workers, key=lambda worker: sum(map(worker.tokens.__contains__, tokens)))
 
 
 def _find(worker: WorkerLink, number: int) -> Ticket | None:

@@ -45,7 +45,7 @@ class InPlace:
     def __init__(self, region: regions.Region, by: Any, *, is_kept: bool = False) -> None:
         self._region, self._by = region, by
         self.is_kept = is_kept  # from one call to the next
-        self._base: npt.NDArray[Any] | None = None
+        self._cutter: partitions.Cutter | None = None
 
     def __reduce__(self) -> Any:
         return _in_place, (self._region, self._by)
@@ -56,13 +56,16 @@ class InPlace:
 
     def lend(self, item: Any, *, star: bool) -> npt.NDArray[Any]:
         """A view of the block."""
-        return partitions.block(self.base(), _index(item, self._by, star=star))
+        return self._mapped().block(_index(item, self._by, star=star))
 
     def base(self) -> npt.NDArray[Any]:
         """The whole array."""
-        if self._base is None:
-            self._base = self._region.view(writable=True)
-        return self._base
+        return self._mapped().base
+
+    def _mapped(self) -> partitions.Cutter:
+        if self._cutter is None:
+            self._cutter = partitions.Cutter(self._region.view(writable=True))
+        return self._cutter
 
     def take(self, index: int, value: Any) -> Any:
         """Write a result; nothing else goes back."""
@@ -126,20 +129,23 @@ class Working:
 
     blocks: Blocks
     array: npt.NDArray[Any]
+    region: regions.Region
 
     @classmethod
     def of(cls, blocks: Blocks) -> Working:
         """The caller's array where it lies in shared memory already, else a copy that does."""
-        is_shared = regions.find(blocks.array) is not None
-        return cls(blocks, blocks.array if is_shared else arrays.array(blocks.array))
+        array, found = blocks.array, regions.find(blocks.array)
+        if found is None:
+            array = arrays.array(array)
+            found = regions.find(array)
+        assert found is not None  # noqa: S101  it was born there
+        return cls(blocks, array, found.region)
 
     def lender(self) -> InPlace:
         """What the workers get; the same for each call with an array of the caller's."""
-        found = regions.find(self.array)
-        assert found is not None  # noqa: S101  see ``of``
         if self.array is not self.blocks.array:
-            return InPlace(found.region, self.blocks.by)
-        return _kept_lender(self.array, found.region, self.blocks.by)
+            return InPlace(self.region, self.blocks.by)
+        return _kept_lender(self.array, self.region, self.blocks.by)
 
     def accept(self, batch: Batch) -> None:
         """Bring the blocks of the items that succeeded into the caller's array."""
