@@ -180,6 +180,46 @@ def over_named(name: str, work: Writing, part: slice) -> Any:
         memory.close()
 
 
+class ByKeptPool(ByPool):
+    """``Pool.map`` over the parts; the workers attached when the pool was started."""
+
+    def __init__(self) -> None:
+        resource_tracker.ensure_running()
+        self.block: Block | None = None
+
+    def place(self, work: Writing) -> None:
+        self.clear()
+        self.work, self.block = work, Block(work)
+        self.data = self.block.view()
+        self.pool = processes.Pool(WORKERS, attach_here, (self.block,))
+
+    def run(self) -> Any:
+        return self.work.combine(self.pool.map(over_attached, self.work.parts))
+
+    def clear(self) -> None:
+        if self.block is not None:
+            self.pool.terminate()
+            self.pool.join()
+        super().clear()
+
+    def close(self) -> None:
+        self.clear()
+
+
+_attached: list[tuple[Writing, Array]] = []
+
+
+def attach_here(block: Block) -> None:
+    """Be a worker of ``ByKeptPool``: attach once, for all parts to come."""
+    _attached.append((block.work, block.attach()))
+
+
+def over_attached(part: slice) -> Any:
+    """Do one part of what was attached."""
+    ((work, data),) = _attached
+    return work.body(data[part])
+
+
 class ByPipe:
     """The best one writes by hand: workers attach once, and a pipe tells each its share.
 
@@ -273,6 +313,7 @@ WRITERS: dict[str, Callable[[], Writer]] = {
     "at once": AtOnce,
     "Queue": ByQueue,
     "Pool.map": ByPool,
+    "Pool kept": ByKeptPool,
     "lock": UnderLock,
     "mp.Array": partial(ByPipe, Ctypes),
     "shared_memory": ByPipe,

@@ -24,7 +24,7 @@ from benchmarks.measure import (
 from benchmarks.rows import Cells, by_phase
 from benchmarks.writing_contestants import NAMED
 
-BY_HAND = ("Pool.map", "mp.Array", "shared_memory")
+BY_HAND = ("Pool.map", "Pool kept", "mp.Array", "shared_memory")
 SENDERS = ("Queue", *BY_HAND, "ours plain", "ours")
 COLUMNS = ("serial", *SENDERS)
 ROUNDS = 3  # times the turns of the first table: a tenth more or less is what is asked

@@ -95,7 +95,7 @@ class Chunker:
         """A slice of a range is a range, whatever its length."""
         assert self._sequence is not None  # noqa: S101  asked by the caller
         items = self._sequence[self.given : self.given + size]
-        self.exhausted = len(items) < size
+        self.exhausted = len(items) < size or self.given + size == self._total
         return items
 
     def _take(self, size: int) -> list[Any]:

@@ -88,9 +88,9 @@ class ProcessBackend(Backend):
         """Entries of ``sys.path`` that came after the workers were started."""
         return tuple(os.path.abspath(p) for p in sys.path if p not in self._path)
 
-    def blas_share(self, workers: int) -> int:
+    def blas_share(self, workers: int, cpus: int) -> int:
         """BLAS threads for each worker: its share of the cores. 0 where the user has decided."""
-        return max(available_cpus() // workers, 1) if self._limits_blas else 0
+        return max(cpus // workers, 1) if self._limits_blas else 0
 
     def close(self, *, silent: bool = False) -> None:
         with self._lock:
@@ -141,7 +141,7 @@ class _ProcessSession(Session):
             leases.release()
             raise
         self.shares = leases.shares
-        blas = backend.blas_share(workers)
+        blas = backend.blas_share(workers, cpus)
         head = head_of(call, leases, blas, backend.import_path(), working_directory())
         self._call = OpenCall(
             call.task,

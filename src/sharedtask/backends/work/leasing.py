@@ -43,10 +43,9 @@ class Leases:
     @property
     def needs(self) -> tuple[tuple[Publication, bool], ...]:
         """What a worker must have, and whether it makes private copies of it."""
-        private = (False, *(parameter.private for parameter in self.parameters))
-        of_captured = (private for _, private in self.captures.leases)
-        publications = (lease.publication for lease in self.all)
-        return tuple(zip(publications, (*private, *of_captured), strict=True))
+        shared = [(lease.publication, parameter.private) for parameter, lease in self.shared]
+        captured = [(lease.publication, private) for lease, private in self.captures.leases]
+        return ((self.function.publication, False), *shared, *captured)
 
     @property
     def shares(self) -> list[Share]:

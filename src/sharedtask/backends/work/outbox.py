@@ -102,7 +102,8 @@ class Outbox:
 
     def _raise_mode(self, mode: int) -> None:
         if mode != self._words[Word.MODE]:
-            self.flush(finished=False)
+            if self._words[Word.COUNT]:
+                self.flush(finished=False)
             self._set_mode(mode)
 
     def _write(self, value: Any) -> None:
