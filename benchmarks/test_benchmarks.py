@@ -271,13 +271,18 @@ def test_ray_goals_compare_with_the_best_by_hand() -> None:
     assert any("ours takes 1.5 times" in line for line in ray_extras(results))
 
 
-def test_writing_goals_compare_with_the_best_by_hand() -> None:
-    """The goal takes whoever of the hand-written ones is fastest; memory and locks have theirs."""
+def test_writing_goals_compare_with_those_by_hand() -> None:
+    """A kept pool, and whoever of the hand-written ones is fastest; memory, locks have theirs."""
 
     def timed(ms: float) -> dict[str, Timing]:
         return {"repeated": Timing(((ms,),))}
 
-    cells: Cells = {"mp.Array": timed(4.0), "shared_memory": timed(2.0), "ours": timed(3.0)}
+    cells: Cells = {
+        "Pool kept": timed(4.0),
+        "mp.Array": timed(5.0),
+        "shared_memory": timed(2.0),
+        "ours": timed(3.0),
+    }
     writing = WritingResults(
         rows={"writing1": cells},
         travel={"statistics": {"Queue": 16e6, "ours": Failure("died")}},
@@ -286,13 +291,14 @@ def test_writing_goals_compare_with_the_best_by_hand() -> None:
         overlaps={"10,000 tiles": Timing(((200.0,),))},
     )
     results = Results(writing=writing)
-    found = {goal.work: goal for goal in goals(results, MACHINE) if goal.met is not None}
-    assert {
-        "8 MB squared": ("1.5x", False),
-        "squares of 800 MB": ("1x", True),
-        "one write under a lock nobody wants": ("5 us", True),
-        "10,000 tiles are apart": ("200 ms", False),
-    } == {work: (goal.measured, goal.met) for work, goal in found.items()}
+    found = [goal for goal in goals(results, MACHINE) if goal.met is not None]
+    assert [
+        ("8 MB squared", "0.75x", True),
+        ("8 MB squared", "1.5x", False),
+        ("squares of 800 MB", "1x", True),
+        ("one write under a lock nobody wants", "5 us", True),
+        ("10,000 tiles are apart", "200 ms", False),
+    ] == [(goal.work, goal.measured, goal.met) for goal in found]
     assert any("3.00" in line for line in writing_table(results))
     lines = list(writing_extras(results))
     assert "writing1: ours takes 1.5 times as long as the best by hand, shared_memory" == lines[0]

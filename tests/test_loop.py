@@ -5,7 +5,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -57,6 +57,8 @@ def test_the_io_thread_leaves_a_run_of_maps(monkeypatch: pytest.MonkeyPatch) -> 
 class Slow:
     """Takes its time to be pickled, and looks then whether a process lives."""
 
+    seen_dead: ClassVar[list[int]] = []
+
     def __init__(self, number: int, note: Path) -> None:
         self.number, self.note = number, note
 
@@ -65,8 +67,6 @@ class Slow:
         if self.note.exists() and not os.path.exists(f"/proc/{self.note.read_text()}"):
             Slow.seen_dead.append(self.number)
         return int, (self.number,)
-
-    seen_dead: list[int] = []
 
 
 @parallel(backend="process", workers=2, chunksize=1, timeout=0.3)

@@ -306,9 +306,7 @@ def _reach(array: npt.NDArray[Any]) -> tuple[int, int]:
     if array.flags.c_contiguous:
         return 0, array.nbytes
     # A negative step reaches down from the first element.
-    steps = [
-        (count - 1) * stride for count, stride in zip(array.shape, array.strides, strict=True)
-    ]
+    steps = [(count - 1) * stride for count, stride in zip(array.shape, array.strides, strict=True)]
     below = -sum(step for step in steps if step < 0)
     return below, below + sum(step for step in steps if step > 0) + array.itemsize
 
