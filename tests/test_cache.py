@@ -558,19 +558,6 @@ def test_each_of_many_is_watched_by_itself(needs_watches: None) -> None:
         watch.release()
 
 
-def test_nothing_is_watched_twice(needs_watches: None) -> None:
-    """Memory under a watch, or a part of it, gets no second one until the first is released."""
-    table = np.zeros(8 * freshness.WATCH_FROM, np.uint8)
-    middle = table[len(table) // 4 : -len(table) // 4]
-    watch = freshness.watch(middle.ctypes.data, middle.nbytes)
-    assert watch is not None
-    for other in (table, table[: len(table) // 2], table[len(table) // 2 :], middle[1:-1]):
-        assert freshness.watch(other.ctypes.data, other.nbytes) is None
-    watch.release()
-    again = freshness.watch(table.ctypes.data, table.nbytes)
-    assert again is not None
-    again.release()
-
 
 def test_small_ones_and_too_many_are_compared(needs_watches: None, monkeypatch: Any) -> None:
     """The kernel's record of mappings is not filled with watches."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -614,9 +615,21 @@ def test_frame_is_told_by_columns() -> None:
     assert whole == pytest.approx(rows["p.x['b']"].nbytes, rel=0.2)
 
 
-def test_dense_copies_are_told_where_they_are_made() -> None:
-    """A view with more gaps than elements is made dense at each call; one with fewer is not."""
+def test_gathering_is_told_where_it_is_done() -> None:
+    """A view with more gaps than elements is stored without them; one with fewer is not."""
     base = np.zeros((4000, 400))
-    for view, is_copied in [(base[:, ::2], False), (base[:, :300], False), (base[:, ::4], True)]:
+    for view, is_gathered in [(base[:, ::2], False), (base[:, :300], False), (base[:, ::4], True)]:
         (row,) = sharedtask.explain(view).rows
-        assert is_copied == ("dense copy" in (row.why or ""))
+        assert is_gathered == ("gathered" in (row.why or ""))
+
+
+def test_explaining_a_large_view_gathers_nothing() -> None:
+    """Its bytes are told from its shape, and how long to gather them will take."""
+    view = np.zeros(4 * 70 << 17)[::4]
+    tracemalloc.start()
+    try:
+        told = sharedtask.explain(view)
+        assert tracemalloc.get_traced_memory()[1] < view.nbytes // 2
+    finally:
+        tracemalloc.stop()
+    assert view.nbytes == told.totals.zero_copy

@@ -17,7 +17,8 @@ from sharedtask.cells import Cells, Regions
 from sharedtask.errors import ArgumentError, RegionPoisonedError, UnshareableError
 from sharedtask.sharing import mapping
 from sharedtask.sharing.locks import Locks, Table
-from sharedtask.sharing.regions import Memory, bounds, find
+from sharedtask.sharing.mapping import bounds
+from sharedtask.sharing.regions import Memory, find
 
 __all__ = ["Array", "Guarded", "Opening", "adopt", "guard", "making"]
 

@@ -129,8 +129,8 @@ def packed(value: object) -> bytes:
     if type(value) in _ATOMS:
         return _NO_BUFFERS + pickle.dumps(value, codec.PROTOCOL)
     payload = codec.encode(value, by_path=False, by_name=True)
-    lengths = b"".join(_LENGTH.pack(buffer.nbytes) for buffer in payload.buffers)
-    count = _LENGTH.pack(len(payload.buffers))
+    lengths = b"".join(_LENGTH.pack(source.nbytes) for source in payload.sources)
+    count = _LENGTH.pack(len(payload.sources))
     return b"".join((count, lengths, *map(mapping.memory_of, payload.buffers), payload.head))
 
 

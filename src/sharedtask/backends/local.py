@@ -231,13 +231,13 @@ def _twin(call: Call, name: str, shared: SharedValue) -> _Twin:
     except Exception as error:
         raise unshareable(shared.value, name, error, f"{call.task}(): {name!r}") from error
 
+    head, buffers = payload.head, payload.buffers
+
     def value() -> Any:
-        return codec.decode(
-            payload.head, [mapping.window(b, readonly=True) for b in payload.buffers]
-        )
+        return codec.decode(head, [mapping.window(b, readonly=True) for b in buffers])
 
     def private_value() -> Any:
-        return codec.decode(payload.head, [bytearray(b) for b in payload.buffers])
+        return codec.decode(head, [bytearray(b) for b in buffers])
 
     return _Twin(name, private, value, private_value)
 

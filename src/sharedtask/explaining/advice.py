@@ -42,7 +42,7 @@ def tip_for(value: Any, weight: Weight) -> Tip:
 def _of_array(array: Any, weight: Weight) -> Tip:
     if array.nbytes < LARGE or not is_strided(array) or weight.outside < array.nbytes:
         return Tip()
-    why = "its elements lie apart in memory: each call makes a dense copy of it first"
+    why = "its elements lie apart: gathered when it is stored, and to compare them after a write"
     return Tip(why, "np.ascontiguousarray(...) once, before the first call")
 
 

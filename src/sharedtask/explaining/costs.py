@@ -10,6 +10,7 @@ import numpy as np
 from sharedtask.sharing import codec, mapping, segments
 from sharedtask.sharing.codec import FAILURES
 from sharedtask.sharing.payload import Payload
+from sharedtask.sharing.scattered import Scattered
 
 if TYPE_CHECKING:
     from sharedtask.explaining.weighing import Weight
@@ -20,7 +21,8 @@ _PROBE = 16 << 20
 BYTES_PER_SECOND = 2e9
 # Python objects: what a dict of a million texts came to.
 PICKLE_BYTES_PER_SECOND = 5e7
-# A pickle up to this size is decoded here once, to see how long a worker will take.
+# A pickle up to this size, with what has to be gathered for it, is decoded here once, to see how
+# long a worker will take.
 DECODED_UP_TO = 64 << 20
 
 
@@ -44,7 +46,8 @@ def put_seconds(weight: Weight, measured: float | None) -> float:
 
 def decode_seconds(payload: Payload) -> float | None:
     """How long a worker will unpickle; None where that is not tried, or fails."""
-    if len(payload.head) > DECODED_UP_TO:
+    gathered = sum(s.nbytes for s in payload.sources if isinstance(s, Scattered))
+    if len(payload.head) + gathered > DECODED_UP_TO:
         return None
     buffers = [mapping.memory_of(buffer).toreadonly() for buffer in payload.buffers]
     began = time.perf_counter()

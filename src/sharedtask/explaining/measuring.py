@@ -98,7 +98,7 @@ class Measure:
         else:
             node.scale_to(weight)
         # Decoding takes about as long as encoding did.
-        attach = None if self._is_late(seconds) else costs.decode_seconds(payload)
+        attach = None if self._is_late(weight.seconds) else costs.decode_seconds(payload)
         return replace(found, weight=weight, exact=True, attach=attach)
 
     def _is_late(self, needed: float = 0.0) -> bool:

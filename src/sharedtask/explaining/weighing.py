@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sharedtask.sharing import codec, extents
+from sharedtask.sharing import codec, extents, mapping
 from sharedtask.sharing.codec import FAILURES
 from sharedtask.sharing.parts import SCANNED, spread
+from sharedtask.sharing.scattered import Scattered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sharedtask.sharing.payload import Payload
 
-# Arrays above this size are not encoded where that makes a copy of them.
+# Bytes and texts above this size are not encoded where that makes a copy of them.
 _COPIED_UP_TO = 64 << 20
-_COPIES_PER_SECOND = 5e8
+# Elements that lie apart.
+_GATHERED_PER_SECOND = 5e8
 # A million objects lie further apart in memory than the thousand of a sample.
 _FAR_APART = 1.5
 _PART = 4 << 20
@@ -41,7 +43,7 @@ class Weight:
         outside: Of buffers beside it.
         placed: Of memory that is shared already.
         apart: Of large arrays that are stored by themselves though nothing is marked.
-        seconds: What encoding takes in the caller, measured or extrapolated.
+        seconds: What encoding and gathering take in the caller, measured or extrapolated.
     """
 
     inside: int = 0
@@ -79,7 +81,7 @@ class Weight:
 def weigh(value: Any, *, in_place: bool = True, alone: bool = False) -> Weight:
     """Encode a value, as a part of another or ``alone``; raises what that raises."""
     if issubclass(type(value), np.ndarray) and value.dtype != object:
-        return _weigh_array(value, in_place=in_place)
+        alone = True  # a list around it would weigh more than the rest
     if type(value) in (bytes, bytearray, str) and len(value) > _COPIED_UP_TO:
         # A part tells where the whole goes.
         return weigh(value[:_PART], alone=alone).times(len(value) / _PART)
@@ -90,7 +92,9 @@ def weigh(value: Any, *, in_place: bool = True, alone: bool = False) -> Weight:
 
 def of_payload(payload: Payload, value: Any, seconds: float) -> Weight:
     """The weight of what was encoded."""
-    inside, outside = len(payload.head), sum(buffer.nbytes for buffer in payload.buffers)
+    inside, outside = len(payload.head), sum(s.nbytes for s in payload.sources)
+    apart = sum(s.nbytes for s in payload.sources if isinstance(s, Scattered))
+    seconds += apart / _GATHERED_PER_SECOND
     # What is opened where it is used leaves no more than a mark beside the pickle.
     opened = (payload.held or issubclass(type(value), np.memmap)) and outside <= _MARKS
     return Weight(inside, outside, _nbytes(value) if opened else 0, seconds=seconds)
@@ -118,12 +122,12 @@ def weigh_sample(value: Any, total: int, *, in_place: bool = True) -> Weight:
 
 
 def is_strided(array: np.ndarray[Any, Any]) -> bool:
-    """Whether the elements lie apart in memory, so that a dense copy would have to be made."""
+    """Whether the elements lie apart in memory, so that they have to be gathered to be stored."""
     axes = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
     dense = array.transpose(axes)
     if dense.flags.c_contiguous or extents.is_flipped(dense):
         return False
-    return not extents.keeps_gaps(array, extents.bounds(array))
+    return not extents.keeps_gaps(array, mapping.bounds(array))
 
 
 def _sample(value: Any) -> Iterator[Any]:
@@ -132,19 +136,6 @@ def _sample(value: Any) -> Iterator[Any]:
         return (part for _, part in spread(value, _SAMPLE))
     step = max(len(value) // _SAMPLE, 1)
     return islice(value.items(), 0, min(len(value), SCANNED), step)
-
-
-def _weigh_array(array: np.ndarray[Any, Any], *, in_place: bool) -> Weight:
-    """As encoded; of a large one that would be copied, a slice tells where it goes."""
-    if array.nbytes <= _COPIED_UP_TO or not is_strided(array):
-        began = time.perf_counter()
-        payload = codec.encode(array, in_place=in_place)
-        return of_payload(payload, array, time.perf_counter() - began)
-    some = array[tuple(slice(0, 64) for _ in array.shape)]
-    payload = codec.encode(some, in_place=in_place)
-    if payload.held:
-        return Weight(len(payload.head), 0, array.nbytes)
-    return Weight(len(payload.head), array.nbytes, seconds=array.nbytes / _COPIES_PER_SECOND)
 
 
 def _nbytes(value: Any) -> int:

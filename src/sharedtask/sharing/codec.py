@@ -45,7 +45,7 @@ def encode(
     refer: Callable[[npt.NDArray[Any]], Any] | None = None,
     by_name: bool = False,
 ) -> Payload:
-    """Encode ``value`` without copying the memory of its contiguous arrays.
+    """Encode ``value`` without copying the memory of its arrays.
 
     A mapped file is opened anew where the value is decoded; without ``by_path``, for machines that
     do not have the file, its contents travel. With ``in_place`` arrays that lie in shared memory
@@ -55,9 +55,9 @@ def encode(
     """
     out = Outgoing(in_band=False, by_path=by_path, in_place=in_place, refer=refer)
     head = _pickled(value, out, out.passed.append, _ByName if by_name else _Pickler)
-    buffers, table = out.parts()
+    sources, table = out.parts()
     head = head + table if table else head
-    return Payload(head, tuple(buffers), tuple(out.held), tuple(out.descriptors))
+    return Payload(head, tuple(sources), tuple(out.held), tuple(out.descriptors))
 
 
 def encode_shared(value: object) -> Payload:

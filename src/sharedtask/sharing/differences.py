@@ -255,7 +255,7 @@ def _have_equal_payloads(one: Any, other: Any) -> bool:
         first, second = codec.encode(one), codec.encode(other)
     except FAILURES:
         return False
-    if first.head != second.head or len(first.buffers) != len(second.buffers):
+    if first.head != second.head or len(first.sources) != len(second.sources):
         return False
     return all(map(np.array_equal, first.buffers, second.buffers))
 

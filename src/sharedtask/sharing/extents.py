@@ -24,13 +24,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from sharedtask.sharing import mapping
+from sharedtask.sharing.mapping import bounds
+from sharedtask.sharing.scattered import Scattered, Strip
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Sequence
 
     import numpy.typing as npt
 
-    Bytes = npt.NDArray[np.uint8]
+    from sharedtask.sharing.scattered import Bytes, Source
 
 # The last byte of a pickle is b".", so this one tells that a table follows.
 _MARK = 0xFF
@@ -100,21 +102,15 @@ def flat(array: npt.NDArray[Any]) -> Bytes:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
-def bounds(array: npt.NDArray[Any]) -> tuple[int, int]:
-    """The address of the first byte that an array shows, and of the one after its last."""
-    low = high = mapping.address_of(array)
-    if array.flags.c_contiguous:
-        return low, low + array.nbytes
-    for length, stride in zip(array.shape, array.strides, strict=True):
-        reach = (length - 1) * stride
-        low, high = low + min(reach, 0), high + max(reach, 0)
-    return (low, high + array.itemsize) if array.size else (low, low)
+def source(array: npt.NDArray[Any]) -> Source:
+    """The same bytes without a copy: of an array in another order what will make one."""
+    return flat(array) if array.flags.c_contiguous else Scattered.of(array)
 
 
 def arrange(
     arrays: Sequence[npt.NDArray[Any]], bare: Container[int] = ()
-) -> tuple[list[Bytes], bytes]:
-    """The buffers of these arrays, and the table that says where each lies, if there is one.
+) -> tuple[list[Source], bytes]:
+    """The sources of these arrays, and the table that says where each lies, if there is one.
 
     Those whose numbers are in ``bare`` are bytes of which only their place matters.
     """
@@ -122,9 +118,9 @@ def arrange(
         return list(map(flat, arrays)), b""
     spans = list(map(bounds, arrays))
     if _all_apart(spans) and not any(map(_needs_a_row, arrays, spans)):
-        return list(map(flat, arrays)), b""
+        return list(map(source, arrays)), b""
     members = [_Member(n, array, *spans[n], n in bare) for n, array in enumerate(arrays)]
-    buffers: list[Bytes] = []
+    buffers: list[Source] = []
     rows: dict[int, Row] = {}
     for group in _groups(members):
         _store(group, buffers, rows)
@@ -212,7 +208,7 @@ def _groups(members: list[_Member]) -> list[list[_Member]]:
     return sorted(groups, key=lambda group: min(m.number for m in group))
 
 
-def _store(group: list[_Member], buffers: list[Bytes], rows: dict[int, Row]) -> None:
+def _store(group: list[_Member], buffers: list[Source], rows: dict[int, Row]) -> None:
     """Give every member of a group its row, in as few bytes as keep them on common memory."""
     if len(group) == 1:
         _store_alone(group[0], buffers, rows)
@@ -227,11 +223,11 @@ def _store(group: list[_Member], buffers: list[Bytes], rows: dict[int, Row]) -> 
     _store_scattered(group, buffers, rows)
 
 
-def _store_alone(member: _Member, buffers: list[Bytes], rows: dict[int, Row]) -> None:
+def _store_alone(member: _Member, buffers: list[Source], rows: dict[int, Row]) -> None:
     array = member.array
     number = len(buffers)
     if not array.size or array.flags.c_contiguous or (member.is_dense and not is_flipped(array)):
-        buffers.append(flat(array))
+        buffers.append(source(array))
         rows[member.number] = Row(number)
         return
     if is_flipped(array) or keeps_gaps(array, (member.low, member.high)):
@@ -244,12 +240,12 @@ def _store_alone(member: _Member, buffers: list[Bytes], rows: dict[int, Row]) ->
         _place([member], member.low, buffers, rows)
         buffers.append(_memory(low, high, [array]))
         return
-    gathered = np.ascontiguousarray(core)
-    steps = zip(gathered.strides, array.strides, strict=True)
+    gathered = Scattered.of(core)
+    steps = zip(gathered.strips[0].strides, array.strides, strict=True)
     repeated = core.shape != array.shape
     strides = tuple(0 if old == 0 else new for new, old in steps) if repeated else None
     rows[member.number] = Row(number, 0, strides)
-    buffers.append(flat(gathered))
+    buffers.append(gathered)
 
 
 def _dense_extents(group: list[_Member]) -> list[tuple[int, int]]:
@@ -263,7 +259,7 @@ def _dense_extents(group: list[_Member]) -> list[tuple[int, int]]:
     return joined
 
 
-def _place(group: list[_Member], low: int, buffers: list[Bytes], rows: dict[int, Row]) -> None:
+def _place(group: list[_Member], low: int, buffers: list[Source], rows: dict[int, Row]) -> None:
     """Rows of members whose memory is stored as it is, from ``low`` on."""
     for member in group:
         array = member.array
@@ -281,7 +277,7 @@ def _memory(low: int, high: int, holders: list[npt.NDArray[Any]]) -> Bytes:
 # Views with gaps: columns of a table that nobody shows as a whole.
 
 
-def _store_scattered(group: list[_Member], buffers: list[Bytes], rows: dict[int, Row]) -> None:
+def _store_scattered(group: list[_Member], buffers: list[Source], rows: dict[int, Row]) -> None:
     pitch = _pitch(group)
     for columns in _columns(group, pitch) if pitch else [group]:
         if len(columns) == 1:
@@ -331,7 +327,7 @@ def _apart(spans: list[tuple[int, int, _Member]]) -> list[list[_Member]]:
 
 
 def _store_columns(
-    group: list[_Member], pitch: int, buffers: list[Bytes], rows: dict[int, Row]
+    group: list[_Member], pitch: int, buffers: list[Source], rows: dict[int, Row]
 ) -> None:
     """Store the columns of a group side by side, or, where that is no gain, its whole span."""
     low, high = min(m.low for m in group), max(m.high for m in group)
@@ -342,10 +338,10 @@ def _store_columns(
         begin -= pitch * -(-(begin - low) // pitch)
         count = -(-(high - begin) // pitch)
         if count * width <= _WASTE * shown:
-            _copy_in(group, _Rows(begin, pitch, width, count), buffers, rows)
+            _put_together(group, _Rows(begin, pitch, width, count), buffers, rows)
             return
     if high - low <= _WASTE * shown:
-        _copy_in(group, _Rows(low, high - low, high - low, 1), buffers, rows)
+        _put_together(group, _Rows(low, high - low, high - low, 1), buffers, rows)
         return
     for member in group:  # each for itself: to stay on common memory would cost too much of it
         _store_alone(member, buffers, rows)
@@ -369,21 +365,21 @@ class _Rows(NamedTuple):
     height: int
 
 
-def _copy_in(
-    group: list[_Member], rows_of: _Rows, buffers: list[Bytes], rows: dict[int, Row]
+def _put_together(
+    group: list[_Member], rows_of: _Rows, buffers: list[Source], rows: dict[int, Row]
 ) -> None:
-    """Copy what the members show, and nothing else: what lies between may not be there at all."""
+    """Store what the members show, and nothing else: what lies between may not be there at all."""
     begin, pitch, width, height = rows_of
-    block: Bytes = np.zeros(width * height, np.uint8)
+    strips = []
     for member in group:
         array = member.array
         row, column = divmod(mapping.address_of(array) - begin, pitch)
         offset = row * width + column
         strides = tuple(s // pitch * width if s % pitch == 0 else s for s in array.strides)
-        np.ndarray(array.shape, array.dtype, block, offset, strides)[...] = array
+        strips.append(Strip(array, offset, strides))
         form = array.nbytes if member.bare else strides
         rows[member.number] = Row(len(buffers), offset, form)
-    buffers.append(block)
+    buffers.append(Scattered(width * height, tuple(strips)))
 
 
 # ------------------------------------------------------------------------------- decoding

@@ -24,6 +24,7 @@ import numpy as np
 
 from sharedtask.sharing import codec, extents, functions, mapping, reducers
 from sharedtask.sharing.outgoing import Outgoing
+from sharedtask.sharing.scattered import dense
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -185,11 +186,11 @@ class Fingerprints:
         pickler = _Canonical(_Hashing(hashed.update), value, out, out.passed.append)
         pickler.prints, pickler.walk, pickler.fast = self, walk, fast
         pickler.dump(value)
-        buffers, table = out.parts()
+        sources, table = out.parts()
         hashed.update(table)
-        for buffer in buffers:
-            hashed.update(buffer.nbytes.to_bytes(8, "little"))
-            hashed.update(mapping.memory_of(buffer))
+        for source in sources:
+            hashed.update(source.nbytes.to_bytes(8, "little"))
+            hashed.update(mapping.memory_of(dense(source)))
         return hashed.digest()
 
 

@@ -22,14 +22,14 @@ import platform
 import struct
 import threading
 from dataclasses import dataclass, field
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING
 
 from sharedtask.sharing import libc, mapfiles
 from sharedtask.sharing.mapping import PAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 # A watch splits the kernel's record of the mapping (65,530 of them at most): not for small arrays,
 # and not for all of very many.
@@ -43,27 +43,37 @@ _UFFDIO_API, _UFFDIO_REGISTER, _UFFDIO_UNREGISTER = 0xC018AA3F, 0xC020AA00, 0x80
 _UFFDIO_WRITEPROTECT = 0xC018AA06
 _FEATURES = 1 << 15 | 1 << 13  # WP_ASYNC | WP_UNPOPULATED
 _PAGEMAP_SCAN = 0xC0606610
-_CHECK_WPASYNC, _PAGE_IS_WRITTEN = 2, 2
-
-
+_WP_MATCHING, _CHECK_WPASYNC, _PAGE_IS_WRITTEN = 1, 2, 2
+_RUNS = 512  # runs of written pages that the kernel tells of at a time
+_ONE = array.array("Q", bytes(24))  # room for one of them, which nobody reads
+_SCAN = struct.Struct("12Q")
 _LOST = {errno.EBADF, errno.ENOTTY}  # the program has closed it; it may be another file by now
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Watch:
-    """A range of whole pages whose next write will be noticed."""
+    """A range of whole pages whose next write will be noticed.
+
+    ``written`` where that was seen when another watch of the same pages began.
+    """
 
     start: int
     length: int
     tracker: _Tracker = field(repr=False)
-    _question: bytes = field(init=False, repr=False)
+    written: bool = False
+    question: bytes = field(init=False, repr=False)  # the same each time it is asked
 
     def __post_init__(self) -> None:
-        self._question = _scan(self.start, self.length)
+        self.question = _scan(self.start, self.end, 0, _ONE)
+
+    @property
+    def end(self) -> int:
+        """The address after the last page."""
+        return self.start + self.length
 
     def unchanged(self) -> bool:
         """True where no page of the range was written, freed or moved since the watch began."""
-        return self.tracker.unwritten(self._question)
+        return self.tracker.unwritten(self)
 
     def release(self) -> None:
         """Stop watching."""
@@ -104,12 +114,16 @@ def same_bytes(left: int, right: int, nbytes: int) -> bool:
 
 
 class _Tracker:
-    """This process' userfaultfd. One write-protect bit per page serves one watch at a time."""
+    """This process' userfaultfd.
+
+    A page has one bit, for all watches that it is in: who clears it tells the others.
+    """
 
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._watches: list[Watch] = []  # by their addresses; none overlaps another
+        self._watches: list[Watch] = []  # by their addresses
+        self._longest = 0
         self._uffd = self._pagemap = -1
         self.lost = False
         try:
@@ -134,57 +148,96 @@ class _Tracker:
     def watch(self, start: int, length: int, private: _PrivateMemory) -> Watch | None:
         if self._uffd < 0 or self._pid != os.getpid() or len(self._watches) >= _MOST:
             return None
+        watch = Watch(start, length, self)
         with self._lock:
-            if self._overlaps(start, length) or not private.holds(start, length):
+            if not private.holds(start, length):
                 return None
             try:
                 _ioctl(self._uffd, _UFFDIO_REGISTER, start, length, 2, 0)
-                _ioctl(self._uffd, _UFFDIO_WRITEPROTECT, start, length, 1)
+                self._protect(watch)
             except OSError as error:
                 self.lost = error.errno in _LOST
                 return None
-            watch = Watch(start, length, self)
-            self._watches.insert(self._place(start), watch)
+            bisect.insort(self._watches, watch, key=_start)
+            self._longest = max(self._longest, length)
             return watch
 
-    def _place(self, start: int) -> int:
-        return bisect.bisect_left(self._watches, start, key=lambda watch: watch.start)
+    def _protect(self, watch: Watch) -> None:
+        """Protect its pages; those that are in other watches too where they were written."""
+        others = self._others(watch)
+        for start, end in _apart(watch, others):
+            _ioctl(self._uffd, _UFFDIO_WRITEPROTECT, start, end - start, 1)
+        known = [other.written for other in others]
+        for other in others:  # which stays so where we are interrupted
+            other.written = True
+        runs = self._protect_written(watch) if others else []
+        for other, was in zip(others, known, strict=True):
+            other.written = was or any(s < other.end and other.start < e for s, e in runs)
 
-    def _overlaps(self, start: int, length: int) -> bool:
-        """Protecting a page again would wipe out the note that another watch waits for."""
-        place = self._place(start)
-        beside = self._watches[max(place - 1, 0) : place + 1]
-        return any(w.start < start + length and start < w.start + w.length for w in beside)
+    def _others(self, watch: Watch) -> list[Watch]:
+        """Watches that overlap this one, in the order of their addresses."""
+        first = bisect.bisect_left(self._watches, watch.start - self._longest, key=_start)
+        behind = bisect.bisect_left(self._watches, watch.end, key=_start)
+        near = self._watches[first:behind]
+        return [w for w in near if w is not watch and w.end > watch.start]
 
-    def unwritten(self, scan: bytes) -> bool:
+    def unwritten(self, watch: Watch) -> bool:
         if self._pid != os.getpid():  # a forked child's pages are not ours to speak of
             return False
         try:
-            runs: int = fcntl.ioctl(self._pagemap, _PAGEMAP_SCAN, bytearray(scan))
+            with self._lock:  # together with what was noted when the bit was cleared
+                return not watch.written and not self._ask(bytearray(watch.question))
         except OSError:  # EPERM: freed and allocated anew, so no longer registered
             return False
-        return runs == 0
+
+    def _protect_written(self, watch: Watch) -> list[tuple[int, int]]:
+        """Protect pages that were written; the runs of them, of which no other write is missed."""
+        found, start, runs = [], watch.start, array.array("Q", bytes(24 * _RUNS))
+        while start < watch.end:
+            request = bytearray(_scan(start, watch.end, _WP_MATCHING, runs))
+            count = self._ask(request)
+            found += [(runs[3 * k], runs[3 * k + 1]) for k in range(count)]
+            (start,) = struct.unpack_from("Q", request, 32)  # where it stopped
+        return found
+
+    def _ask(self, request: bytearray) -> int:
+        """Have runs of written pages written down, and where it stopped; how many there are."""
+        count: int = fcntl.ioctl(self._pagemap, _PAGEMAP_SCAN, request)
+        return count
 
     def release(self, watch: Watch) -> None:
+        if self._pid != os.getpid():  # it would be the parent's memory that is not watched any more
+            return
         with self._lock:
-            del self._watches[self._place(watch.start)]
-            try:
-                request = bytearray(struct.pack("2Q", watch.start, watch.length))
-                fcntl.ioctl(self._uffd, _UFFDIO_UNREGISTER, request)
-            except OSError:
-                pass  # the memory is gone already, and its registration with it
+            others = self._others(watch)
+            self._watches.remove(watch)
+            for start, end in _apart(watch, others):
+                try:
+                    request = bytearray(struct.pack("2Q", start, end - start))
+                    fcntl.ioctl(self._uffd, _UFFDIO_UNREGISTER, request)
+                except OSError:
+                    pass  # the memory is gone already, and its registration with it
 
 
-# The kernel writes here which pages were written. Nobody reads it: that there are any says all.
-_RUN = array.array("Q", bytes(24))
-_SCAN = struct.Struct("12Q")
+_start = attrgetter("start")
 
 
-def _scan(start: int, length: int) -> bytes:
-    """The question whether pages were written: it is the same at every call."""
-    where, _ = _RUN.buffer_info()
-    words = (_SCAN.size, _CHECK_WPASYNC, start, start + length, 0, where, 1, 0)
+def _scan(start: int, end: int, flags: int, runs: array.array[int]) -> bytes:
+    """The question which pages were written; the kernel puts as many runs as there is room for."""
+    where, room = runs.buffer_info()
+    words = (_SCAN.size, _CHECK_WPASYNC | flags, start, end, 0, where, room // 3, 0)
     return _SCAN.pack(*words, 0, _PAGE_IS_WRITTEN, 0, _PAGE_IS_WRITTEN)
+
+
+def _apart(watch: Watch, others: list[Watch]) -> Iterator[tuple[int, int]]:
+    """The parts of a watch that are in none of the others, which come in order."""
+    start = watch.start
+    for other in others:
+        if start < other.start:
+            yield start, other.start
+        start = max(start, other.end)
+    if start < watch.end:
+        yield start, watch.end
 
 
 def _ioctl(fd: int, request: int, *words: int) -> int:

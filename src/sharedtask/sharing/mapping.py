@@ -148,5 +148,16 @@ def _address_told(array: npt.NDArray[Any]) -> int:
     return int(array.__array_interface__["data"][0])
 
 
+def bounds(array: npt.NDArray[Any]) -> tuple[int, int]:
+    """The address of the first byte that an array shows, and of the one after its last."""
+    low = high = address_of(array)
+    if array.flags.c_contiguous:
+        return low, low + array.nbytes
+    for length, stride in zip(array.shape, array.strides, strict=True):
+        reach = (length - 1) * stride
+        low, high = low + min(reach, 0), high + max(reach, 0)
+    return (low, high + array.itemsize) if array.size else (low, low)
+
+
 def _pages(size: int) -> int:
     return max(-(-size // PAGE) * PAGE, PAGE)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from sharedtask.sharing.scattered import Source
+
 # See ``mapping.memory_of``.
 _pickle_buffer = cast("Callable[[npt.NDArray[Any]], pickle.PickleBuffer]", pickle.PickleBuffer)
 
@@ -77,12 +79,12 @@ class Outgoing:
             self._roots[key] = make()
         return self._roots[key]
 
-    def parts(self) -> tuple[list[npt.NDArray[np.uint8]], bytes]:
-        """The buffers, and the table that is to follow the pickle."""
+    def parts(self) -> tuple[list[Source], bytes]:
+        """What makes the buffers, and the table that is to follow the pickle."""
         others = len(self.passed) - len(self._arrays)
         if not others:
             if not self.views:
-                return list(map(extents.flat, self._arrays)), b""
+                return list(map(extents.source, self._arrays)), b""
             return extents.arrange(self._arrays)
         arrays = iter(self._arrays)
         parts = [next(arrays) if b is _SLOT else _flat(b) for b in self.passed]

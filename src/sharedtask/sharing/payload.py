@@ -5,25 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sharedtask.sharing.scattered import dense
+
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    from sharedtask.sharing.scattered import Bytes, Source
 
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """An encoded value: ``head`` rebuilds it when given ``buffers`` of the same lengths.
+    """An encoded value: ``head`` rebuilds it when given the ``buffers`` that the sources make.
 
     ``held`` keeps the memory that ``head`` refers to where it is, and these ``descriptors`` of this
     process lead to it.
     """
 
     head: bytes
-    buffers: tuple[npt.NDArray[np.uint8], ...]
+    sources: tuple[Source, ...]
     held: tuple[object, ...] = ()
     descriptors: tuple[int, ...] = ()
 
     @property
+    def buffers(self) -> tuple[Bytes, ...]:
+        """The bytes of each source; what lies apart is gathered, at each access."""
+        return tuple(map(dense, self.sources))
+
+    @property
     def nbytes(self) -> int:
         """Bytes of head and buffers together."""
-        return len(self.head) + sum(buffer.nbytes for buffer in self.buffers)
+        return len(self.head) + sum(source.nbytes for source in self.sources)

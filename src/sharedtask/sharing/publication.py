@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from sharedtask.sharing import freshness, mapping, stores
 from sharedtask.sharing.payload import Payload
+from sharedtask.sharing.scattered import Scattered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
-    import numpy.typing as npt
-
+    from sharedtask.sharing.scattered import Source
     from sharedtask.sharing.stores import PublishedStore, Reader
 
 _tokens = itertools.count(1)
@@ -33,7 +34,7 @@ class Publication:
     ) -> None:
         self.token = next(_tokens)
         # Protect, then copy: see freshness.py.
-        self._checks = _checks(payload.buffers, watched=watched)
+        self._checks = _checks(payload.sources, watched=watched)
         try:
             self.store = keep(payload)
         except BaseException:
@@ -59,9 +60,9 @@ class Publication:
         """True where ``payload`` is byte for byte what was published, and that is still there."""
         try:
             reader = self.store.reader()
-            if len(payload.buffers) != len(self._checks):
+            if len(payload.sources) != len(self._checks):
                 return False
-            for number, new in enumerate(payload.buffers):
+            for number, new in enumerate(payload.sources):
                 if not self._checks[number].passes(new, reader, number):
                     return False
             return _same_bytes(payload.head, reader.head())
@@ -118,51 +119,92 @@ class Publication:
             check.release()
 
 
-def _checks(buffers: Sequence[npt.NDArray[np.uint8]], *, watched: bool) -> list[_Check]:
-    spans = [(mapping.address_of(buffer), buffer.nbytes) for buffer in buffers]
-    watches = freshness.watch_all(spans) if watched else [None] * len(spans)
-    return [
-        _Check(buffer, address, watch)
-        for buffer, (address, _), watch in zip(buffers, spans, watches, strict=True)
-    ]
+def _checks(sources: Sequence[Source], *, watched: bool) -> list[_Check]:
+    spans = [_span(source) for source in sources] if watched else []
+    watches = freshness.watch_all(spans) if watched else [None] * len(sources)
+    return [_Check(source, watch) for source, watch in zip(sources, watches, strict=True)]
 
 
 class _Check:
-    """Tells whether one buffer of a value still holds the bytes that were published."""
+    """Tells whether one source of a value still gives the bytes that were published."""
 
-    def __init__(
-        self, buffer: npt.NDArray[np.uint8], address: int, watch: freshness.Watch | None
-    ) -> None:
-        self._address, self._nbytes, self._watch = address, buffer.nbytes, watch
-        self._edges = self._edges_of(buffer)
+    def __init__(self, source: Source, watch: freshness.Watch | None) -> None:
+        self._nbytes, self._place = source.nbytes, _place(source)
+        self._in_vain = 0
+        self._begin(source, watch)
 
-    def passes(self, new: npt.NDArray[np.uint8], old: Reader, number: int) -> bool:
+    def passes(self, new: Source, old: Reader, number: int) -> bool:
         """See that nobody has written, or compare with buffer ``number`` of what is published."""
         if new.nbytes != self._nbytes:
             return False
-        if self._nbytes < _SMALL:
-            return new.tobytes() == old.buffer(number).tobytes()
-        address = mapping.address_of(new)
-        if address == self._address and self._watch is not None:
-            if self._watch.unchanged() and self._edges == self._edges_of(new):
+        if self._watch is not None and _place(new) == self._place:
+            if self._watch.unchanged() and self._at_edges == self._edges.read():
+                self._in_vain = 0
                 return True
-            # Written, perhaps with what was there before: comparing tells. Protect, then compare.
+            # Written, perhaps with what was there before, or between the elements: comparing tells.
+            # Protect, then compare.
             self.release()
-            self._watch = freshness.watch(address, new.nbytes)
-            self._edges = self._edges_of(new)
-        return freshness.same_bytes(address, _address(old.buffer(number)), new.nbytes)
+            self._in_vain += 1
+            if self._in_vain <= _IN_VAIN:
+                self._begin(new, freshness.watch(*_span(new)))
+        return _has_bytes(new, old.buffer(number))
 
-    def _edges_of(self, buffer: npt.NDArray[np.uint8]) -> tuple[bytes, bytes]:
-        """What stands on a part of a page at either end: that is not watched."""
-        if self._watch is None:
-            return b"", b""
-        before = self._watch.start - self._address
-        return buffer[:before].tobytes(), buffer[before + self._watch.length :].tobytes()
+    def _begin(self, source: Source, watch: freshness.Watch | None) -> None:
+        self._watch = watch
+        if watch is not None:
+            low, length = _span(source)
+            self._edges = _Edges(low, watch.start - low, watch.end, low + length - watch.end)
+            self._at_edges = self._edges.read()
 
     def release(self) -> None:
         if self._watch is not None:
             self._watch.release()
             self._watch = None
+
+
+# A watch that saw a write at each of so many uses in a row, and nothing changed by them, is given
+# up: it makes the writes slower and spares nothing.
+_IN_VAIN = 2
+# To look through the pages of a span this many times as large takes as long as to compare: a column
+# of numbers 1 kB apart.
+_SPREAD = 128
+
+
+def _place(source: Source) -> Hashable:
+    """Where the bytes come from: those of the same place are the same until it is written."""
+    if isinstance(source, Scattered):
+        return source.place()
+    return mapping.address_of(source)
+
+
+def _span(source: Source) -> tuple[int, int]:
+    """What is watched: an address, and how many bytes from there; 0 where that does not pay."""
+    if not isinstance(source, Scattered):
+        return mapping.address_of(source), source.nbytes
+    low, high = source.span()
+    pays = source.nbytes >= freshness.WATCH_FROM and high - low <= _SPREAD * source.nbytes
+    return low, high - low if pays else 0
+
+
+class _Edges(NamedTuple):
+    """A part of a page at either end, which is not watched: where it is, and its bytes."""
+
+    low: int
+    before: int
+    end: int
+    behind: int
+
+    def read(self) -> tuple[bytes, bytes]:
+        """What stands there."""
+        return ctypes.string_at(self.low, self.before), ctypes.string_at(self.end, self.behind)
+
+
+def _has_bytes(source: Source, stored: memoryview) -> bool:
+    if isinstance(source, Scattered):
+        return source.equals(stored)
+    if source.nbytes < _SMALL:
+        return source.tobytes() == stored.tobytes()
+    return freshness.same_bytes(mapping.address_of(source), _address(stored), source.nbytes)
 
 
 def _same_bytes(left: bytes, right: memoryview) -> bool:

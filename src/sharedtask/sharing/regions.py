@@ -144,22 +144,11 @@ _UNMAPPED = (
 )
 
 
-def bounds(array: npt.NDArray[Any]) -> tuple[int, int]:
-    """The first byte of an array, and the one after its last."""
-    low = high = mapping.address_of(array)
-    for length, stride in zip(array.shape, array.strides, strict=True):
-        if length == 0:
-            return low, low
-        reach = (length - 1) * stride
-        low, high = low + min(reach, 0), high + max(reach, 0)
-    return low, high + array.itemsize
-
-
 def _foreign(array: npt.NDArray[Any], root: Any) -> tuple[int, Memory] | None:
     """Shared memory that others made: found in the list of mappings, by its open descriptor."""
     if isinstance(root, mmap.mmap) and root.closed:
         raise UnshareableError(_UNMAPPED)
-    low, high = bounds(array)
+    low, high = mapping.bounds(array)
     region = mapfiles.region_at(low)
     if region is None or "s" not in region.flags or not region.inode:
         return None

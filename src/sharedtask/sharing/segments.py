@@ -27,9 +27,10 @@ from sharedtask.errors import OptionsError, StoreFullError
 from sharedtask.sharing import files, libc, memory
 from sharedtask.sharing.mapping import HUGE, PAGE, address_of, map_aligned, memory_of, view
 from sharedtask.sharing.marks import refused
+from sharedtask.sharing.scattered import pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterable
 
     import numpy as np
     import numpy.typing as npt
@@ -65,7 +66,7 @@ class Layout:
     def of(cls, payload: Payload) -> Layout:
         """Pack the parts one after the other: bulk data on pages, the rest on cache lines."""
         parts, end = [], 0
-        for length in (*(buffer.nbytes for buffer in payload.buffers), len(payload.head)):
+        for length in (*(source.nbytes for source in payload.sources), len(payload.head)):
             align = PAGE if length >= 1 << 16 else 64
             start = -(-end // align) * align
             parts.append((start, length))
@@ -277,12 +278,16 @@ def _fill(fd: int, payload: Payload, layout: Layout) -> None:
     mapped = collapse(fd, layout.size) if layout.size >= COLLAPSE_FROM else None
     address, ready = mapped or (0, 0)
     try:
-        parts: tuple[npt.NDArray[np.uint8] | bytes, ...] = (*payload.buffers, payload.head)
-        for part, (start, length) in zip(parts, layout.parts, strict=True):
-            quick = min(max(ready - start, 0), length)
-            if quick:
-                _copy_in(address + start, part, quick)
-            _write_at(fd, memory_of(part)[quick:], start + quick)
+        parts: tuple[Iterable[npt.NDArray[np.uint8] | bytes], ...]
+        parts = (*map(pieces, payload.sources), (payload.head,))
+        for part, (start, _) in zip(parts, layout.parts, strict=True):
+            at = start
+            for piece in part:
+                quick = min(max(ready - at, 0), len(piece))
+                if quick:
+                    _copy_in(address + at, piece, quick)
+                _write_at(fd, memory_of(piece)[quick:], at + quick)
+                at += len(piece)
     finally:
         if mapped:
             libc.munmap(address, -(-layout.size // PAGE) * PAGE)

@@ -93,7 +93,7 @@ def seal(payload: Payload, table: bytes = b"") -> SegmentStore:
 
 def _sealed(payload: Payload, table: bytes = b"") -> tuple[int, Layout, Mark]:
     nonce = os.urandom(NONCE_BYTES)
-    parts = (*payload.buffers, np.frombuffer(payload.head, np.uint8))
+    parts = (*payload.sources, np.frombuffer(payload.head, np.uint8))
     segment = segments.write(Payload(nonce + table, parts))
     *known, (at, _) = segment.layout.parts
     mark = Mark.of(segment.fd, at, nonce, payload.head)

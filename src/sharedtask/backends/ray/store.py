@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -33,9 +34,11 @@ class RayStore:
 
     def __init__(self, payload: Payload) -> None:
         self.nbytes = payload.nbytes
+        payload = replace(payload, sources=payload.buffers)  # gathered once
+        # A write that comes in between is found by comparing with what was there before it.
+        self._head, *self._buffers = _kept((payload.head, *payload.buffers))
         self.ref: Any = put(payload)
         self._key = runtime.current_key()
-        self._head, *self._buffers = _kept((payload.head, *payload.buffers))
 
     def parts(self) -> tuple[memoryview, list[memoryview]]:
         """Head and buffers, over the object store where this node has it.
