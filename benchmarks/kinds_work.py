@@ -386,7 +386,7 @@ KINDS: dict[str, Kind] = {
         "strided view, `[::4]`",
         lambda n: floats(4 * n)[::4],
         element,
-        why="without its gaps: gathered at each call, to store or to compare",
+        why="without its gaps: gathered when it is stored, and compared after a write among them",
     ),
     "reversed": Kind("reversed view, `[::-1]`", lambda n: floats(n)[::-1], element),
     "broadcast": Kind(

@@ -558,7 +558,6 @@ def test_each_of_many_is_watched_by_itself(needs_watches: None) -> None:
         watch.release()
 
 
-
 def test_small_ones_and_too_many_are_compared(needs_watches: None, monkeypatch: Any) -> None:
     """The kernel's record of mappings is not filled with watches."""
     monkeypatch.setattr(freshness, "_MOST", len(freshness._the_tracker()._watches) + 2)
