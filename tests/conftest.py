@@ -21,6 +21,7 @@ import pytest
 import sharedtask
 from sharedtask import parallel
 from sharedtask.backends import registry
+from sharedtask.backends.process import starter
 
 pytest.register_assert_rewrite("sharedtask.testing")
 
@@ -44,7 +45,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
-    """Some files take minutes on all backends: their tests on two of them count as long.
+    """Some files take minutes on all backends: on most of them, their tests count as long.
 
     Each fault is followed by the common check; one that hangs prints all stacks and fails.
     """
@@ -53,12 +54,18 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
             item.fixturenames.insert(0, "common_check")
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(60))
-        if item.path.name in MANY and _backend_of(item) in ("ray", "thread"):
+        if _backend_of(item) in MANY.get(item.path.name, ()):
             item.add_marker(pytest.mark.long)
 
 
-# What they test does not depend on the backend much, and is tested on two in any case.
-MANY = {"test_kinds.py", "test_strict.py", "test_journal.py", "test_rng.py", "test_captured.py"}
+# What they test does not depend on the backend much, and is tested on another in any case.
+MANY = {
+    "test_captured.py": ("thread", "ray"),
+    "test_journal.py": ("thread", "ray"),
+    "test_kinds.py": ("serial", "thread", "ray"),
+    "test_rng.py": ("thread", "ray"),
+    "test_strict.py": ("thread", "ray"),
+}
 
 
 def _backend_of(item: pytest.Function) -> object:
@@ -66,7 +73,12 @@ def _backend_of(item: pytest.Function) -> object:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what is loaded by now out of the many collections that the leak checks need."""
+    """All test modules and what they import are loaded."""
+    _leave_out_what_is_loaded()
+
+
+def _leave_out_what_is_loaded() -> None:
+    """Leave it out of the many collections that the leak checks need."""
     gc.collect()
     gc.freeze()
 
@@ -93,6 +105,7 @@ def ray_runtime() -> Iterator[None]:
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+    _leave_out_what_is_loaded()
     # Where Ray is initialised, "auto" means Ray: not for tests that name no backend.
     registry._ray_is_initialized = lambda: False
     yield
@@ -101,7 +114,25 @@ def ray_runtime() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def ended_pool() -> Iterator[None]:
+def loaded_starter(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The starter loads the test kit where the module does, so that not every worker has to.
+
+    A fresh one would need half a second for it, within the time limits under test. The module
+    itself it imports as it would a user's. Programs of their own, and Ray, start as always.
+    """
+    command = starter.command
+
+    def loaded(fd: int, *modules: str) -> list[str]:
+        return command(fd, *modules, "sharedtask.testing")
+
+    with pytest.MonkeyPatch.context() as patch:
+        if "\nfrom sharedtask.testing import" in request.path.read_text():
+            patch.setattr(starter, "command", loaded)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ended_pool(loaded_starter: None) -> Iterator[None]:
     """No module inherits the workers of another."""
     yield
     sharedtask.shutdown()

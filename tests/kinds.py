@@ -385,6 +385,12 @@ def polars_series(make: Callable[[Any], Any]) -> Kind:
     return Kind(lambda: polars().Series("s", make(polars())), of_polars, at_polars)
 
 
+@functools.cache
+def pairs(pl: Any) -> Any:
+    """Slow to make, and never written."""
+    return pl.Series(_some(lambda k: [k, k]))
+
+
 POLARS_SERIES: dict[str, Callable[[Any], Any]] = {
     "float": lambda pl: pl.Series(np.arange(float(N))[::-1]),
     "sorted": lambda pl: pl.Series(np.arange(N)).sort(),
@@ -394,9 +400,9 @@ POLARS_SERIES: dict[str, Callable[[Any], Any]] = {
     "date": lambda pl: pl.Series(np.arange(N)).cast(pl.Int32).cast(pl.Date),
     "datetime": lambda pl: pl.Series(np.arange(N)).cast(pl.Datetime("us", "Europe/Berlin")),
     "duration": lambda pl: pl.Series(np.arange(N)).cast(pl.Duration("ms")),
-    "list": lambda pl: pl.Series(_some(lambda k: [k, k])),
-    "array": lambda pl: pl.Series(_some(lambda k: [k, k]), dtype=pl.Array(pl.Int64, 2)),
-    "struct": lambda pl: pl.Series([{"a": k, "b": 2 * k} for k in range(N)]),
+    "list": lambda pl: pairs(pl),  # noqa: PLW0108
+    "array": lambda pl: pairs(pl).list.to_array(2),
+    "struct": lambda pl: pl.DataFrame({"a": range(N), "b": range(0, 2 * N, 2)}).to_struct(),
 }
 
 POLARS = {

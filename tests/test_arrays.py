@@ -21,6 +21,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from budget import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -295,7 +296,7 @@ def test_objects_are_refused(make: Callable[[], Any]) -> None:
 
 
 @given(arrays())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_any_array_is_kept_bit_by_bit(value: Any) -> None:
     """Over dtypes, shapes, orders and strides: the copy equals, and is found and mapped again."""
     made = array(value)
@@ -305,7 +306,7 @@ def test_any_array_is_kept_bit_by_bit(value: Any) -> None:
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_any_view_is_found(data: st.DataObject) -> None:
     """Whatever slice of an array is looked for, the same slice is mapped."""
     made = array(np.arange(4 * 5 * 6).reshape(4, 5, 6))

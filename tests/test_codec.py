@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from budget import examples
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +15,9 @@ from sharedtask.testing import DTYPES, array_of, arrays, assert_same, nested_val
 
 pytestmark = pytest.mark.timeout(60)
 
-many = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+many = settings(
+    deadline=None, max_examples=examples(150), suppress_health_check=[HealthCheck.too_slow]
+)
 
 
 def through(value: Any) -> Any:

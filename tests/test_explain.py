@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from budget import examples
 from hypothesis import HealthCheck, given, settings
 
 import sharedtask
@@ -107,7 +108,7 @@ def test_handle_is_in_place() -> None:
     assert "cannot" == row.travels
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=examples(100), suppress_health_check=[HealthCheck.too_slow])
 @given(nested_values())
 def test_totals_are_those_of_the_codec(value: Any) -> None:
     """Bytes beside the pickle and in it are exactly what encoding gives."""
@@ -117,7 +118,7 @@ def test_totals_are_those_of_the_codec(value: Any) -> None:
     assert len(payload.head) == told.totals.once_per_worker
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=examples(100), suppress_health_check=[HealthCheck.too_slow])
 @given(nested_values())
 def test_rows_add_up_to_the_totals(value: Any) -> None:
     """No part is counted twice or left out."""
@@ -394,8 +395,8 @@ def test_value_is_neither_changed_nor_kept() -> None:
     [
         lambda: {f"key {n}": f"text {n}" for n in range(1_000_000)},
         lambda: [[[n] * 3 for n in range(1000)] for _ in range(1000)],
-        lambda: [Layer(1) for _ in range(100_000)],
-        lambda: np.ones((8000, 8000))[:, ::4],
+        pytest.param(lambda: [Layer(1) for _ in range(100_000)], marks=pytest.mark.long),
+        pytest.param(lambda: np.ones((8000, 8000))[:, ::4], marks=pytest.mark.long),
     ],
     ids=["dict", "nested", "objects", "strided"],
 )

@@ -21,6 +21,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from budget import with_long
 
 import sharedtask
 from sharedtask import (
@@ -901,7 +902,7 @@ def wait_for_items(log: Any, count: int) -> None:
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("backend", ["serial", "thread", "process"])
+@pytest.mark.parametrize("backend", with_long(["serial", "thread", "process"], "serial"))
 def test_kill_loses_only_what_is_in_hand(
     backend: Any, script: Any, run: Any, file: str, log: Any
 ) -> None:

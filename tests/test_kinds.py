@@ -11,6 +11,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import pytest
+from budget import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kinds import ARROW_ARRAYS, KINDS, N, arrow, of_arrow, table, torch
@@ -34,7 +35,9 @@ from sharedtask.testing.strategies import bits_of, in_segment, views
 
 pytestmark = pytest.mark.timeout(110)
 
-some = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+some = settings(
+    deadline=None, max_examples=examples(200), suppress_health_check=[HealthCheck.too_slow]
+)
 few = settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
 
 PLACED = [name for name, kind in KINDS.items() if kind.places is not None]

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from budget import examples
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -506,7 +507,7 @@ def regions(draw: st.DrawFn, shape: tuple[int, ...]) -> Any:
 shapes = npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=7)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(data=st.data(), shape=shapes)
 def test_write_is_an_assignment_of_numpy(data: st.DataObject, shape: tuple[int, ...]) -> None:
     """A write through ``grid.write(index)`` is ``array[index] = value``, and a read its value."""
@@ -534,7 +535,7 @@ def blocks_of(index: Any, shape: tuple[int, ...], lengths: tuple[int, ...]) -> s
     return {tuple(map(int, p)) for p in grid if (p >= places.min(0)).all()}
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(data=st.data(), shape=npst.array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=9))
 def test_blocks_in_common_are_noticed(data: st.DataObject, shape: tuple[int, ...]) -> None:
     """Two indices exclude each other where the boxes of their blocks meet, and only there."""

@@ -9,6 +9,7 @@ from typing import Any, assert_type
 import numpy as np
 import numpy.typing as npt
 import pytest
+from budget import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -242,7 +243,7 @@ def test_memmap_holds_the_results(backend: str, tmp_path: Path) -> None:
     assert [0, 1, 4, 9, 16] == np.fromfile(path, "i4").tolist()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(data=st.data(), rows=arrays(dtypes=npst.scalar_dtypes()))
 @pytest.mark.parametrize("backend", ["serial", "process"])
 def test_map_into_is_assignment(backend: str, data: st.DataObject, rows: Any) -> None:

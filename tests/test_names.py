@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from budget import examples, with_long
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from users import NOBODY, as_nobody, as_root, in_child
@@ -221,7 +222,7 @@ def test_any_value_has_a_name(name: str) -> None:
         assert_same(VALUES[name], other.value)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.data())
 def test_any_view_is_shared_where_it_lies(data: st.DataObject) -> None:
     """A view of an array in shared memory, however it is cut, is the same view elsewhere."""
@@ -640,7 +641,7 @@ def test_attached_stays_when_the_owner_dies(owner: Any, name: str) -> None:
     handle.close()
 
 
-@pytest.mark.parametrize("kind", ["array", "born", "dict", "small"])
+@pytest.mark.parametrize("kind", with_long(["array", "born", "dict", "small"], "dict", "small"))
 def test_nothing_is_left(no_leaks: None, place: Path, kind: str) -> None:
     """Sharing, attaching and using by name leave no descriptor, mapping, thread or entry."""
     make: dict[str, Callable[[], Any]] = {

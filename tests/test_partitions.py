@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from budget import examples
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -29,7 +30,9 @@ from sharedtask.partitions import (
 
 pytestmark = pytest.mark.timeout(60)
 
-many = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+many = settings(
+    deadline=None, max_examples=examples(200), suppress_health_check=[HealthCheck.too_slow]
+)
 
 DTYPES = ["u1", "f8", ">i4", "c16", "datetime64[ns]", "S3", "i1,f8", "V5"]
 
@@ -327,7 +330,7 @@ def brute(base: Any, indices: Any) -> set[tuple[int, int]]:
     }
 
 
-@settings(many, max_examples=500)
+@settings(many, max_examples=examples(500))
 @given(base_and_indices())
 @example((np.zeros(30, "u1"), [slice(0, None, 6), slice(1, None, 10), slice(5, None, 15)]))
 @example((np.zeros(40, "u1"), [slice(0, 21, 4), slice(2, None, 6), slice(24, 31, 3)]))

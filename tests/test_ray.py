@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from budget import with_long
 
 import sharedtask
 from sharedtask import (
@@ -223,7 +224,9 @@ VALUES: dict[str, Any] = {
 
 
 @ours
-@pytest.mark.parametrize("name", sorted({*options._RAY_SCHEMAS} - {"accelerator_type"}))
+@pytest.mark.parametrize(
+    "name", with_long(sorted({*options._RAY_SCHEMAS} - {"accelerator_type"}), "scheduling_strategy")
+)
 def test_options_reach_ray(name: str) -> None:
     """An option of Ray's tasks changes no result."""
     task = parallel(lambda x: x + 1).with_options(backend="ray", ray_options={name: VALUES[name]})
@@ -514,7 +517,7 @@ def raises(function: Callable[[], Any], kind: type[Exception]) -> bool:
 
 
 @ours
-@pytest.mark.parametrize("how", ["content", "identity", "handle"])
+@pytest.mark.parametrize("how", with_long(["content", "identity", "handle"], "identity", "handle"))
 def test_a_lost_object_is_put_again(how: Any) -> None:
     """Where Ray lost a value, it is stored again from the caller's, and results are right."""
     from sharedtask.backends import registry
@@ -773,6 +776,7 @@ say("DOWN", ray.is_initialized())
         assert (0, "") == (ran.end(), ran.err)
 
 
+@pytest.mark.long
 def test_wrong_token(script: Start, cluster: Cluster) -> None:
     """A cluster that does not take our token is an error with Ray's reason, within seconds."""
     text = """

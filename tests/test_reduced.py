@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pytest
+from budget import examples, with_long
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,10 +38,10 @@ from sharedtask import (
 )
 from sharedtask.backends.process.places import Places
 from sharedtask.backends.work.totals import Form, Slot, Slots
+from sharedtask.belongings import descendants
 from sharedtask.reductions import operation
 from sharedtask.sharing import arrays
 from sharedtask.testing import Belongings, count_up, counted
-from sharedtask.testing.leaks import _descendants
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -291,7 +292,7 @@ def test_many_calls_keep_nothing(backend: str) -> None:
 # ------------------------------------------------------------------------------- deaths
 
 
-@pytest.mark.parametrize("backend", ["process", "ray"])
+@pytest.mark.parametrize("backend", with_long(["process", "ray"], "ray"))
 @pytest.mark.parametrize("exact", [False, True])
 def test_dead_worker_with_retries(backend: str, exact: bool, tmp_path: Path, request: Any) -> None:
     """Items whose worker died are counted once, for the try that succeeded, as all others are."""
@@ -307,7 +308,7 @@ def test_dead_worker_with_retries(backend: str, exact: bool, tmp_path: Path, req
     assert min(counted(tmp_path).values()) >= 3
 
 
-@pytest.mark.parametrize("chunksize", [1, 6, 40])
+@pytest.mark.parametrize("chunksize", with_long([1, 6, 40], 1, 40))
 @pytest.mark.parametrize("exact", [False, True])
 def test_dead_worker_takes_its_item_alone(chunksize: int, exact: bool, tmp_path: Path) -> None:
     """Without retries all items but those that died are counted, also the ones before them."""
@@ -354,7 +355,7 @@ def killing(folder: Path, seed: int, stop: threading.Event) -> int:
     chance, killed = random.Random(seed), 0
     while killed < 6 and not stop.wait(chance.uniform(0.002, 0.05)):
         known = {int(name[4:]) for name in counted(folder) if name.startswith("pid-")}
-        alive = sorted(known & set(_descendants(os.getpid())))
+        alive = sorted(known & set(descendants(os.getpid())))
         if alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(chance.choice(alive), signal.SIGKILL)
@@ -423,7 +424,7 @@ def test_result_that_cannot_be_sent(
     assert [12 - len(bad)] * 2 == total.tolist()
 
 
-@pytest.mark.parametrize("backend", ["process", "ray"])
+@pytest.mark.parametrize("backend", with_long(["process", "ray"], "ray"))
 @pytest.mark.parametrize("exact", [False, True])
 def test_death_between_the_sum_and_the_result(backend: str, exact: bool, request: Any) -> None:
     """An item that has added its part and dies before its result is there counts nothing."""
@@ -648,7 +649,7 @@ def form_of(length: int, buffers: int = 2) -> Form:
 ITEMS = st.lists(st.sampled_from(["counts", "raises", "refused"]), max_size=8)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(chunks=st.lists(ITEMS, min_size=1, max_size=4), data=st.data())
 def test_slot_holds_the_recorded_successes(chunks: list[list[str]], data: st.DataObject) -> None:
     """A worker may die between any two steps: what counts is what left a result, no more, no less.

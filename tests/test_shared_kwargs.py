@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from budget import with_long
 
 from sharedtask import (
     ArgumentError,
@@ -322,6 +323,7 @@ for path in multi_process(work, [2, 5], lazy_output=True, **words):
 """
 
 
+@pytest.mark.parametrize("sharing", with_long(SHARING, "ray"), indirect=True)
 def test_function_of_the_main_script(sharing: str, run: Callable[..., str], folders: Path) -> None:
     """Functions and classes of a script go to the workers and back, in files too."""
     printed = run(SCRIPT.format(backend=sharing), folders).split("\n")

@@ -15,8 +15,8 @@ from light import enter, entered, linger, poisoned
 
 from sharedtask import WorkerDiedError, parallel
 from sharedtask.backends.process.memory_events import OutOfMemoryKills
+from sharedtask.belongings import Belongings
 from sharedtask.cgroups import MEMBERSHIP, MOUNT, directories
-from sharedtask.testing import Belongings
 
 pytestmark = [pytest.mark.timeout(60)]
 checked = pytest.mark.usefixtures("common_check")

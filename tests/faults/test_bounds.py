@@ -67,6 +67,7 @@ def held_here() -> dict[str, int]:
     return held(0, np.zeros(1))
 
 
+@pytest.mark.long
 def test_a_thousand_values_in_turn_are_not_kept() -> None:
     """Of values that are gone nothing stays, in no worker and not here."""
     task = parallel(held).with_options(backend="process", workers=2, chunksize=1)

@@ -131,6 +131,7 @@ def test_random_deaths_for_a_minute() -> None:
     assert endure(60.0) > 100
 
 
+@pytest.mark.long
 def test_random_deaths_without_retries() -> None:
     """Without retries each item has its result or WorkerDiedError, at its own place."""
     task = MIXED.with_options(backend="process", workers=2, return_exceptions=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from budget import with_long
 
 from sharedtask import Shared, WorkerDiedError, parallel
 from sharedtask.testing import count_up, counted
@@ -53,7 +54,7 @@ def same(expected: Any, actual: Any) -> bool:
 
 
 @pytest.mark.parametrize("how", WAYS)
-@pytest.mark.parametrize("chunksize", [1, 4])
+@pytest.mark.parametrize("chunksize", with_long([1, 4], 1))
 def test_dead_worker_is_an_error_of_its_item(how: str, chunksize: Any, tmp_path: Path) -> None:
     """However a worker dies, its error names item, pid and cause; every other result arrives."""
     task = risky.with_options(chunksize=chunksize)
@@ -70,7 +71,7 @@ def test_dead_worker_is_an_error_of_its_item(how: str, chunksize: Any, tmp_path:
 
 @pytest.mark.parametrize("how", ["SIGKILL", "os._exit(0)"])
 @pytest.mark.parametrize("at", [0, 25, 49])
-@pytest.mark.parametrize("size", [0, 3_000, 200_000])
+@pytest.mark.parametrize("size", with_long([0, 3_000, 200_000], 3_000))
 def test_no_item_of_a_chunk_is_lost_or_entered_twice(
     how: str, at: int, size: int, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from budget import with_long
 
 Start = Callable[..., Any]
 
@@ -79,7 +80,10 @@ CASES = [("nap", how) for how in WAYS_TO_MAP] + [
 ]
 
 
-@pytest.mark.parametrize(("task", "how"), CASES)
+@pytest.mark.parametrize(
+    ("task", "how"),
+    with_long(CASES, ("nap", "imap_unordered"), ("nap", "starmap"), ("nap", "aimap")),
+)
 def test_ctrl_c_in_mid_map(script: Start, task: str, how: str) -> None:
     """Ctrl-C to the group is one KeyboardInterrupt within a second; the pool is usable at once."""
     ran = script(
@@ -155,7 +159,7 @@ except KeyboardInterrupt:
     assert (0, "") == (ran.end(), ran.err)
 
 
-@pytest.mark.parametrize("milliseconds", [0, 5, 20, 50, 100, 200])
+@pytest.mark.parametrize("milliseconds", with_long([0, 5, 20, 50, 100, 200], 5, 50, 200))
 def test_ctrl_c_at_any_moment_of_a_publication(script: Start, milliseconds: int) -> None:
     """Ctrl-C while a large value is published or attached leaves a usable pool and no memory."""
     ran = script(
@@ -293,7 +297,18 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("name", ENDS)
+@pytest.mark.parametrize(
+    "name",
+    with_long(
+        ENDS,
+        "exit code",
+        "half an unordered stream",
+        "daemon thread in a stream",
+        "result kept",
+        "shut down",
+        "shut down twice",
+    ),
+)
 def test_end_of_the_interpreter(script: Start, name: str) -> None:
     """A program ends in less than two seconds, silently, with its own exit code."""
     ran = script(f"{HEAD}\n{ENDS[name]}\n")

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from budget import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from users import NOBODY, as_nobody, as_root
@@ -613,7 +614,7 @@ def test_cut_frame_is_no_frame(frame: Frame) -> None:
         assert [] == read(data[:length])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.binary(max_size=300))
 def test_random_bytes_are_no_frame(data: bytes) -> None:
     """Whatever arrives is a ProtocolError, or nothing where it is too short to tell."""
@@ -621,7 +622,7 @@ def test_random_bytes_are_no_frame(data: bytes) -> None:
         assert [] == read(data)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.sampled_from(FRAMES), st.binary(min_size=44, max_size=100))
 def test_random_bytes_after_a_frame(frame: Frame, data: bytes) -> None:
     """What follows a frame is looked at anew."""
@@ -706,7 +707,7 @@ def test_cut_results_are_errors_of_their_items(mode: int, value: Any) -> None:
         assert [None] == batch.values
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.integers(7, 127) | st.sampled_from(sorted(results.COLUMN_MODES)), st.binary(max_size=40))
 def test_random_results_have_an_outcome_each(mode: int, data: bytes) -> None:
     """Whatever a message says it has, each item has an outcome and each error is ours."""

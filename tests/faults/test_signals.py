@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from budget import with_long
 
 from sharedtask import Shared, TaskTimeoutError, WorkerDiedError, parallel
 
@@ -79,7 +80,12 @@ signal.setitimer(signal.ITIMER_REAL, 0.003, 0.003)
 }
 
 
-@pytest.mark.parametrize("habit", HABITS)
+@pytest.mark.parametrize(
+    "habit",
+    with_long(
+        HABITS, "SIGCHLD handled", "SIGPIPE by default", "SIGINT ignored", "a timer that ticks"
+    ),
+)
 def test_caller_with_signals_of_its_own(run: Run, habit: str) -> None:
     """Deaths and time limits are seen whatever the caller does with signals, and children.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from budget import with_long
 
 from sharedtask import Shared, parallel, share, shutdown
 from sharedtask.testing import Belongings, assert_nothing_left, forget_publications
@@ -183,7 +184,7 @@ def test_overlapping_values() -> None:
     assert [wanted] == task.map([0], left=base, right=base[100:])
 
 
-@pytest.mark.parametrize("size", [1000, 400_000])
+@pytest.mark.parametrize("size", with_long([1000, 400_000], 1000))
 def test_many_values_in_turn_leave_nothing(size: int) -> None:
     """Many different values in turn are given back, here and in the workers."""
     forget_publications()

@@ -15,12 +15,13 @@ Needs pytest and hypothesis: ``pip install sharedtask[test]``.
 
 from __future__ import annotations
 
+from sharedtask.belongings import Belongings
+
 from .contract import BackendContract
 from .errors import ErrorsContract
 from .functions import FunctionsContract
 from .into import IntoContract
 from .leaks import (
-    Belongings,
     assert_nothing_left,
     forget_publications,
     no_leaks,

@@ -172,6 +172,9 @@ def bits_of(array: npt.NDArray[Any]) -> Any:
     return [bits_of(array[name]) for name in array.dtype.names]
 
 
+_PLAIN = frozenset({int, str, bytes, bool, type(None)})
+
+
 def assert_same(expected: Any, actual: Any, at: str = "value") -> None:
     """Fail unless both have the same types, structure, dtypes, shapes, orders and bits."""
     assert type(expected) is type(actual), f"{at}: {type(expected)} became {type(actual)}"
@@ -188,8 +191,10 @@ def assert_same(expected: Any, actual: Any, at: str = "value") -> None:
             assert_same(value, actual[key], f"{at}[{key!r}]")
     elif isinstance(expected, list | tuple):
         assert len(expected) == len(actual), at
-        for position, value in enumerate(expected):
-            assert_same(value, actual[position], f"{at}[{position}]")
+        for position, (value, found) in enumerate(zip(expected, actual, strict=True)):
+            # Most are plain, and there may be many: no text of where each of them stands.
+            if type(value) not in _PLAIN or type(value) is not type(found) or value != found:
+                assert_same(value, found, f"{at}[{position}]")
     elif isinstance(expected, float | complex | np.number):
         assert repr(expected) == repr(actual), at  # NaN equals NaN, and 0.0 is not -0.0
     else:
