@@ -115,19 +115,18 @@ def ray_runtime() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def loaded_starter(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The starter loads the test kit where the module does, so that not every worker has to.
+    """The starter loads what the module needs of pytest and the test kit: not each worker has to.
 
-    A fresh one would need half a second for it, within the time limits under test. The module
+    A fresh one would need up to half a second for it, within the time limits under test. The module
     itself it imports as it would a user's. Programs of their own, and Ray, start as always.
     """
+    text = request.path.read_text()
+    needed = ["sharedtask.testing" if "\nfrom sharedtask.testing import" in text else "pytest"]
+    if "\nfrom light import" in text:  # so that workers need not even that, nor its memory
+        needed = []
     command = starter.command
-
-    def loaded(fd: int, *modules: str) -> list[str]:
-        return command(fd, *modules, "sharedtask.testing")
-
     with pytest.MonkeyPatch.context() as patch:
-        if "\nfrom sharedtask.testing import" in request.path.read_text():
-            patch.setattr(starter, "command", loaded)
+        patch.setattr(starter, "command", lambda fd, *modules: command(fd, *modules, *needed))
         yield
 
 

@@ -40,8 +40,11 @@ def source(taken: list[int]) -> Iterator[int]:
         yield k
 
 
-def idle_at_once(seconds: float = 2) -> None:
-    """Fail unless two workers can take something else within this time."""
+def idle_at_once(seconds: float = 8) -> None:
+    """Fail unless two workers can take something else, long before what they did has ended.
+
+    They are new ones, which a busy machine does not start and load in a moment.
+    """
     began = time.monotonic()
     assert [0.0] * 4 == naps.map([0.0] * 4)
     assert seconds > time.monotonic() - began
@@ -89,7 +92,7 @@ def test_slow_reader_holds_the_source_back() -> None:
     "leave", with_long(["break", "close", "collect", "raise"], "close", "raise")
 )
 def test_leaving_early_frees_the_workers(method: str, leave: str) -> None:
-    """A stream that is left, however, gives its workers back within two seconds."""
+    """A stream that is left, however, gives its workers back, whose tasks would take 30 seconds."""
     stream = getattr(naps, method)(itertools.chain([0.0], itertools.repeat(30.0)))
     if leave == "break":
         for _ in stream:

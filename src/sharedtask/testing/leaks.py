@@ -68,6 +68,10 @@ def no_leaks_warm() -> Iterator[None]:
     assert_nothing_left(before, same_children=True)
 
 
+# On a busy machine a new pool, with all that its workers import, may take several seconds.
+_PATIENCE_SECONDS = 20.0
+
+
 @pytest.fixture
 def unharmed() -> Iterator[None]:
     """After a fault the same pool runs a right map at once, and nothing is left behind.
@@ -81,9 +85,9 @@ def unharmed() -> Iterator[None]:
     yield
     try:
         forget_publications()
-        limit = time.monotonic() + 5.0
+        limit = time.monotonic() + _PATIENCE_SECONDS
         after = _in_workers()
-        assert time.monotonic() < limit, "the next map took longer than 5 seconds"
+        assert time.monotonic() < limit, f"the next map took more than {_PATIENCE_SECONDS} seconds"
         while left := _grown(in_workers, after):
             assert time.monotonic() < limit, f"left behind in the workers: {'; '.join(left)}"
             after = _in_workers()
@@ -96,7 +100,7 @@ def unharmed() -> Iterator[None]:
 def _in_workers(workers: int = 2) -> list[Belongings]:
     """What each worker holds; they are found by maps over a shared value, which must be right."""
     task = parallel(report).with_options(workers=workers, chunksize=1, backend="process")
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + _PATIENCE_SECONDS
     found: dict[int, Belongings] = {}
     while len(found) < workers:
         assert time.monotonic() < limit, f"no {workers} workers came up"
