@@ -84,7 +84,7 @@ class Loop:
     def want_write(self, link: Link) -> None:
         """Ask for a word when the socket has room again, as long as something waits for it."""
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if link.writer.pending else 0)
-        with contextlib.suppress(KeyError):
+        with contextlib.suppress(KeyError, RuntimeError):  # closed meanwhile, perhaps
             key = self._selector.get_key(link.sock)
             if key.events != events:
                 self._selector.modify(link.sock, events, key.data)
@@ -174,6 +174,8 @@ class Loop:
             events = self._selector.select(max(patience, 0.0))
         finally:
             self._waits = False
+        if self.closed:  # meanwhile: nobody is left to serve
+            return
         with interrupts.shield():
             for key, mask in events:
                 key.data(mask)
