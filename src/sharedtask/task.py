@@ -19,10 +19,11 @@ from sharedtask.annotations import Role
 from sharedtask.backends import registry
 from sharedtask.backends.base import TAKEN
 from sharedtask.chunks import Pace
+from sharedtask.futures import Submission
 from sharedtask.options import check_options, resolve
 from sharedtask.plan import CAPTURE_FROM, Plan, Target, plan_call, plan_map
 from sharedtask.randomness import Randomness
-from sharedtask.run import Run, Submission, as_completed, collect, in_order
+from sharedtask.run import Run, as_completed, collect, in_order
 from sharedtask.sharing import functions
 from sharedtask.sharing.cache import CacheInfo
 from sharedtask.sharing.handles import Handle

@@ -236,6 +236,28 @@ class Session(ABC):
         """
 
 
+class _Over(Session):
+    """Stands for a session that was closed.
+
+    A session knows its run and its run the session. Left alone, the two would keep the arrays of
+    the call until a garbage collection.
+    """
+
+    def submit(self, chunk: Chunk) -> None:
+        """Nothing runs any more."""
+
+    def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:
+        """Nothing is shared any more."""
+        del shared
+        return {}
+
+    def close(self) -> None:
+        """Twice is once."""
+
+
+OVER = _Over()
+
+
 class Backend(ABC):
     """A place where tasks run."""
 
