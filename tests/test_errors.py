@@ -1,3 +1,5 @@
+import asyncio
+import concurrent.futures
 import copy
 import pickle
 import signal
@@ -14,15 +16,24 @@ from sharedtask.errors import (
     ChangedValueError,
     ClosedError,
     DefinitionError,
+    InvalidNameError,
     ItemNote,
+    JournalError,
+    JournalWarning,
+    LockOrderError,
+    MemoryLimitError,
+    NameInUseError,
+    NameRefusedError,
     OptionsError,
     OverlapError,
+    RegionPoisonedError,
     RemoteTraceback,
     SerializationError,
     SharedTaskError,
     StoreFullError,
     TaskExitError,
     TaskTimeoutError,
+    UnknownNameError,
     UnshareableError,
     WorkerDiedError,
     item_note,
@@ -49,6 +60,19 @@ ONE_OF_EACH = [
     TaskExitError("score", "Odd"),
     ChangedValueError("score", "model", "model.layers[3].seen", range(10, 20)),
     ChangedValueError("score", "model", "model", range(3, 4), beside=True),
+    MemoryLimitError("score", 17, "item", 4127, 9, None, "", False, 1, 3, 2),
+    MemoryLimitError("score"),
+    RegionPoisonedError("grid", "[0:10]", 4127),
+    RegionPoisonedError(),
+    LockOrderError("[0:10] of 'grid'", "[3] of 'grid'", True),
+    InvalidNameError("text"),
+    NameInUseError("model", 4127),
+    NameInUseError("model"),
+    UnknownNameError("model", "it was closed"),
+    UnknownNameError("model"),
+    NameRefusedError("model", "it is not yours"),
+    JournalError("a/file", "it is full"),
+    JournalWarning("text"),
 ]
 
 
@@ -86,27 +110,57 @@ def test_round_trip_keeps_notes(round_trip: Any) -> None:
     assert 3 == note.index
 
 
-@pytest.mark.parametrize(
-    ("class_", "builtin"),
-    [
-        (DefinitionError, ValueError),
-        (OptionsError, ValueError),
-        (ArgumentError, TypeError),
-        (UnshareableError, TypeError),
-        (StoreFullError, MemoryError),
-        (WorkerDiedError, RuntimeError),
-        (TaskTimeoutError, TimeoutError),
-        (ChangedValueError, RuntimeError),
-        (BackendUnavailableError, ImportError),
-        (SerializationError, Exception),
-        (ClosedError, Exception),
-        (TaskExitError, Exception),
-    ],
-)
-def test_every_error_is_ours_and_a_builtin(class_: Any, builtin: Any) -> None:
-    """Callers may catch our base class or the builtin that means the same."""
+ALSO = {
+    SharedTaskError: (Exception,),
+    DefinitionError: (ValueError,),
+    OptionsError: (ValueError,),
+    ArgumentError: (TypeError,),
+    UnshareableError: (TypeError,),
+    SerializationError: (pickle.PicklingError, pickle.PickleError),
+    StoreFullError: (MemoryError,),
+    BackendUnavailableError: (ImportError,),
+    ClosedError: (RuntimeError,),
+    OverlapError: (ValueError,),
+    InvalidNameError: (ValueError,),
+    NameInUseError: (FileExistsError,),
+    UnknownNameError: (FileNotFoundError,),
+    NameRefusedError: (PermissionError,),
+    WorkerDiedError: (concurrent.futures.BrokenExecutor, RuntimeError),
+    MemoryLimitError: (WorkerDiedError, MemoryError, concurrent.futures.BrokenExecutor),
+    TaskTimeoutError: (TimeoutError, concurrent.futures.TimeoutError, asyncio.TimeoutError),
+    TaskExitError: (Exception,),
+    RegionPoisonedError: (RuntimeError,),
+    LockOrderError: (RuntimeError,),
+    ChangedValueError: (RuntimeError,),
+    JournalError: (Exception,),
+}
+
+
+@pytest.mark.parametrize("class_", ALSO, ids=lambda class_: class_.__name__)
+def test_every_error_is_ours_and_what_other_pools_raise(class_: Any) -> None:
+    """Callers may catch our base class, or the class that code for other pools catches."""
     assert issubclass(class_, SharedTaskError)
-    assert issubclass(class_, builtin)
+    for other in ALSO[class_]:
+        with pytest.raises(other):
+            raise next(error for error in ONE_OF_EACH if type(error) is class_)
+
+
+def test_one_of_each_error_is_tried() -> None:
+    """The tests above leave no class out."""
+    errors_of_ours = {v for n in errors.__all__ if isinstance(v := getattr(errors, n), type)}
+    raised = {class_ for class_ in errors_of_ours if issubclass(class_, Exception)}
+    assert raised == {type(error) for error in ONE_OF_EACH}
+    assert raised - {RemoteTraceback, JournalWarning} == set(ALSO)
+
+
+def test_errors_bring_no_other_pool_along() -> None:
+    """Neither multiprocessing nor the pools of concurrent.futures are loaded for the errors."""
+    code = (
+        "import sys; import sharedtask; from sharedtask import parallel, WorkerDiedError;"
+        " print(sorted({'multiprocessing', 'concurrent.futures.process'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "[]" == done.stdout.strip()
 
 
 def test_all_errors_are_exported() -> None:

@@ -3,8 +3,13 @@
 Every class hands its fields to ``BaseException.__init__`` by position and builds its text in
 ``__str__``. An exception is pickled as its class and ``args``, so this is what makes a round trip
 through another process exact; text joined in ``__init__`` would be lost or doubled there.
+
+Each is also the standard class that code written for other pools catches in its place, as far as
+that class costs no import: ``BrokenProcessPool`` would bring all of multiprocessing along.
 """
 
+from concurrent.futures import BrokenExecutor
+from pickle import PicklingError
 from signal import Signals
 from typing import Self
 
@@ -58,7 +63,7 @@ class UnshareableError(SharedTaskError, TypeError):
     """Raised when a value belongs to one process and cannot be shared."""
 
 
-class SerializationError(SharedTaskError):
+class SerializationError(SharedTaskError, PicklingError):
     """Raised when a function, an argument or a result will not pickle or unpickle."""
 
 
@@ -70,7 +75,7 @@ class BackendUnavailableError(SharedTaskError, ImportError):
     """Raised when a backend needs a package that is not installed."""
 
 
-class ClosedError(SharedTaskError):
+class ClosedError(SharedTaskError, RuntimeError):
     """Raised when a handle or a pool is used after it was closed."""
 
 
@@ -166,8 +171,11 @@ class NameRefusedError(SharedTaskError, PermissionError):
         return f"{self.subject!r} is refused: {self.reason}"
 
 
-class WorkerDiedError(SharedTaskError, RuntimeError):
+class WorkerDiedError(SharedTaskError, BrokenExecutor):
     """Raised when a worker process died while it had an item in hand.
+
+    It is a ``BrokenExecutor``, and so a ``RuntimeError``. Nothing is broken for good: other items
+    go on, and so does the pool.
 
     Attributes:
         function: Name of the task.
