@@ -541,6 +541,46 @@ def test_a_lost_object_is_put_again(how: Any) -> None:
         value.close()
 
 
+@ours
+def test_an_object_put_again_is_for_its_calls_alone() -> None:
+    """What was put again may differ from what workers have: a later call publishes anew."""
+    from sharedtask.backends import registry
+
+    connection: Any = registry.get("ray").connect()  # type: ignore[attr-defined]
+    table = np.ones(400_000)
+    for _ in range(3):
+        assert [400_000.0, 400_001.0] == add_on_ray.map(range(2), table=table)
+    newest = connection.cache.publications()[-1]
+    table[:] = 2
+    newest.store.put_again(connection.encode(table))
+    assert [800_000.0 + x for x in range(8)] == add_on_ray.map(range(8), table=table)
+
+
+@ours
+@pytest.mark.parametrize("size", [10, 400_000])
+def test_what_is_compared_is_what_was_put(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write while a value is put, and taken back later: what matches is what workers get."""
+    from sharedtask.backends.ray import store
+    from sharedtask.sharing import codec
+    from sharedtask.sharing.publication import Publication
+
+    table = np.zeros(size)
+    value = {"table": table, "others": np.ones(100_000)}
+    put = store.put
+
+    def written(payload: Any) -> Any:
+        table[0] = 1
+        return put(payload)
+
+    monkeypatch.setattr(store, "put", written)
+    publication = Publication(codec.encode(value), watched=True, keep=store.keep)
+    for content in (1, 0):
+        table[0] = content
+        same = publication.value()["table"][0] == content
+        assert same == publication.matches(codec.encode(value))
+    publication.release()
+
+
 # ------------------------------------------------------------------------------- running
 
 

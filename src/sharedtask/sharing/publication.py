@@ -132,34 +132,44 @@ class _Check:
         self._nbytes, self._place = source.nbytes, _place(source)
         self._in_vain = 0
         self._begin(source, watch)
+        self._is_settled = True  # the bytes were the published ones when the watch began
 
     def passes(self, new: Source, old: Reader, number: int) -> bool:
         """See that nobody has written, or compare with buffer ``number`` of what is published."""
         if new.nbytes != self._nbytes:
             return False
-        if self._watch is not None and _place(new) == self._place:
-            if self._watch.unchanged() and self._at_edges == self._edges.read():
-                self._in_vain = 0
-                return True
-            # Written, perhaps with what was there before, or between the elements: comparing tells.
-            # Protect, then compare.
-            self.release()
-            self._in_vain += 1
-            if self._in_vain <= _IN_VAIN:
-                self._begin(new, freshness.watch(*_span(new)))
-        return _has_bytes(new, old.buffer(number))
+        if self._watch is None or _place(new) != self._place:
+            return _has_bytes(new, old.buffer(number))
+        if self._is_settled and self._watch.unchanged() and self._at_edges == self._edges.read():
+            self._in_vain = 0
+            return True
+        # Written, perhaps with what was there before, or between the elements: comparing tells.
+        self._watch_anew(new)
+        same = self._is_settled = _has_bytes(new, old.buffer(number))
+        self._in_vain += same
+        return same
+
+    def _watch_anew(self, source: Source) -> None:
+        """Protect, then compare: until that has come to its end, the new watch says nothing.
+
+        The comparison may be interrupted, or the published bytes may be out of reach.
+        """
+        self._is_settled = False
+        self.release()
+        if self._in_vain < _IN_VAIN:
+            self._begin(source, freshness.watch(*_span(source)))
 
     def _begin(self, source: Source, watch: freshness.Watch | None) -> None:
-        self._watch = watch
         if watch is not None:
             low, length = _span(source)
             self._edges = _Edges(low, watch.start - low, watch.end, low + length - watch.end)
             self._at_edges = self._edges.read()
+        self._watch = watch
 
     def release(self) -> None:
-        if self._watch is not None:
-            self._watch.release()
-            self._watch = None
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.release()
 
 
 # A watch that saw a write at each of so many uses in a row, and nothing changed by them, is given

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import ray
 import ray.exceptions
 
@@ -16,6 +17,7 @@ from .box import Box, Opened
 
 if TYPE_CHECKING:
     from sharedtask.sharing.payload import Payload
+    from sharedtask.sharing.scattered import Bytes
     from sharedtask.sharing.stores import PublishedStore, Reader
 
 _KEEP_BYTES = 1 << 20
@@ -34,10 +36,12 @@ class RayStore:
 
     def __init__(self, payload: Payload) -> None:
         self.nbytes = payload.nbytes
-        payload = replace(payload, sources=payload.buffers)  # gathered once
-        # A write that comes in between is found by comparing with what was there before it.
-        self._head, *self._buffers = _kept((payload.head, *payload.buffers))
-        self.ref: Any = put(payload)
+        buffers = payload.buffers  # gathered once
+        self._head, *self._buffers = _kept((payload.head, *buffers))
+        # What is kept is what is put: of memory that is written meanwhile it is put as it was.
+        sources = tuple(map(_put_from, buffers, self._buffers))
+        self.ref: Any = put(replace(payload, sources=sources))
+        self._was_lost = False
         self._key = runtime.current_key()
 
     def parts(self) -> tuple[memoryview, list[memoryview]]:
@@ -53,10 +57,18 @@ class RayStore:
 
     def reader(self) -> Reader:
         """Reads what is small without asking Ray."""
+        if self._was_lost:
+            msg = "the object was lost"
+            raise LookupError(msg)
         return _Reader(self, self._head, self._buffers)
 
     def put_again(self, payload: Payload) -> None:
-        """Put the same payload once more: the object was lost."""
+        """Put the value once more, for the calls that use it now: the object was lost.
+
+        It may have been written since, and workers may have what it was: a later call, which
+        compares, has it published anew.
+        """
+        self._was_lost = True
         self.ref = put(payload)
 
     def value(self) -> Any:
@@ -104,6 +116,10 @@ def _kept(parts: tuple[Any, ...]) -> list[memoryview | None]:
         room -= view.nbytes if fits else 0
         kept.append(memoryview(bytes(view)) if fits else None)
     return kept
+
+
+def _put_from(buffer: Bytes, kept: memoryview | None) -> Bytes:
+    return buffer if kept is None else np.frombuffer(kept, np.uint8)
 
 
 def put(payload: Payload) -> Any:
