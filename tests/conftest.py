@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from isolation import Isolation, slowness
 
 import sharedtask
 from sharedtask import parallel
@@ -38,10 +39,15 @@ BACKENDS = ("serial", "thread", "process", "ray")
 os.environ.setdefault("SHAREDTASK_WORKERS", "2")
 
 
-def pytest_configure() -> None:
-    """A crash of the test process prints the stack of every thread."""
+def pytest_configure(config: pytest.Config) -> None:
+    """A crash of the test process prints the stack of every thread, and fails its test alone.
+
+    A debugger needs the terminal: with ``--pdb``, or ``-p no:isolation``, tests run right here.
+    """
     if not faulthandler.is_enabled():
         faulthandler.enable()
+    if not config.option.usepdb and not config.option.trace:
+        config.pluginmanager.register(Isolation(), "isolation")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
@@ -225,8 +231,8 @@ class Script:
         pytest.fail(f"the script ended without {word!r}: {self.process.communicate()[1]}")
 
     def end(self, seconds: float = 20) -> int:
-        """Wait for its end and return the exit code."""
-        out, self.err = self.process.communicate(timeout=seconds)
+        """Wait for its end, longer on a busy machine, and return the exit code."""
+        out, self.err = self.process.communicate(timeout=seconds * slowness())
         self.out += out
         return self.process.returncode
 
@@ -240,8 +246,8 @@ class Script:
         return found
 
     def assert_gone(self, seconds: float) -> None:
-        """Fail unless every process of it ends within this time."""
-        limit = time.monotonic() + seconds
+        """Fail unless every process of it ends within this time, on an idle machine."""
+        limit = time.monotonic() + seconds * slowness()
         while left := self.survivors():
             assert time.monotonic() < limit, f"processes {left} still live"
             time.sleep(0.01)
