@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from isolation import Isolation, slowness
+from isolation import Isolation
+from processes import slowness
 
 import sharedtask
 from sharedtask import parallel

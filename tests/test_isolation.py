@@ -151,8 +151,8 @@ def test_hanging_tests_fail_alone(tmp_path: Path) -> None:
         "in test_hang_in_a_child\n",
         "in odd\n",
         "Captured stdout:\nbefore it hangs",
-        "The test ended its process: signal 9.",
-        "The test ended its process: exit code 3.",
+        "It ended with signal 9.",
+        "It ended with exit code 3.",
         "UserWarning: look here",
         "time.sleep(60)",  # the command of the program
     ):
