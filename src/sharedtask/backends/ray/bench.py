@@ -229,6 +229,7 @@ class _Bench:
     def _receive(self, message: Message, boxes: tuple[Opened, ...]) -> bool:
         """Take what came along; False where a value did not, and is not here."""
         values = self._values
+        values.held = frozenset(message.tokens)
         for token in message.released:
             values.drop(token)
         for token, data, parts in message.small:
@@ -238,17 +239,21 @@ class _Bench:
             if token not in values.stores:
                 values.attach(token, _BoxStore(opened))
         head = self._runner.head(message.head)
-        anew = {p.token for p in head.shared if self._is_made_anew(head, p)}
+        anew = {p.token for p in head.shared if self._is_made_anew(head, p)}.union(message.stored)
         return all(
             token in values.stores or (token in values.decoded and token not in anew)
             for token in message.tokens
         )
 
     def _is_made_anew(self, head: CallHead, parameter: SharedParameter) -> bool:
-        """Whether what was made of a value already will not do."""
-        if head.strict and parameter.is_readonly:
-            return not self._values.can_lend(parameter.token)
-        return parameter.private
+        """Whether a value that is to be watched was used by others since it was decoded.
+
+        A function that has yet to be decoded may be one of them: it may have captured the value.
+        """
+        if not (head.strict and parameter.is_readonly):
+            return False
+        values = self._values
+        return head.function not in values.decoded or not values.can_lend(parameter.token)
 
     def _put_away(self) -> None:
         """Each task brings its own values; what was made of them is kept."""

@@ -16,9 +16,10 @@ class Message(NamedTuple):
 
     ``origin`` is the process whose tokens these are; ``small`` holds values that travel inside the
     message, as (token, bytes, layout). The boxes beside it belong to ``tokens``; there are none
-    where the worker should have made something of those values already. Values under ``released``
-    are needed no more. The first ``beside`` boxes hold what is large of constants and items. A
-    chunk ends early after ``seconds``, where that is not 0.
+    where the worker should have made something of those values already, which does not do for
+    those under ``stored``. Values under ``released`` are needed no more. The first ``beside`` boxes
+    hold what is large of constants and items. A chunk ends early after ``seconds``, where that is
+    not 0.
     """
 
     version: str
@@ -31,6 +32,7 @@ class Message(NamedTuple):
     body: bytes
     small: tuple[tuple[int, bytes, Any], ...]
     tokens: tuple[int, ...]
+    stored: tuple[int, ...]
     released: tuple[int, ...]
     beside: int
     seconds: float

@@ -95,6 +95,10 @@ class OpenCall:
             if isinstance(lease.publication.store, RayStore)
         }
 
+    def stored(self) -> tuple[int, ...]:
+        """The values of which workers make private copies: what they have decoded does not do."""
+        return tuple(publication.token for publication, copies in self.leases.needs if copies)
+
     def small(self) -> tuple[tuple[int, bytes, Any], ...]:
         """The values that travel inside the message."""
         stores = [(lease.publication.token, lease.publication.store) for lease in self.leases.all]
@@ -136,6 +140,7 @@ class Ticket:
             call.constants.data + self.parcel.data,
             call.small(),
             tokens,
+            call.stored(),
             released,
             beside,
             PROMPT_SECONDS if call.prompt else _CHUNK_SECONDS if call.splits else 0.0,

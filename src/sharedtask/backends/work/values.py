@@ -35,9 +35,13 @@ class Decoded:
 
 
 class Values:
-    """Stores that are open here, and what was decoded from them: once, then kept."""
+    """Stores that are open here, and what was decoded from them: once, then kept.
+
+    What is ``held`` is not let go: the chunk in hand needs it, and its store may be closed.
+    """
 
     def __init__(self) -> None:
+        self.held: frozenset[Hashable] = frozenset()
         self.stores: dict[Hashable, Store] = {}
         self.decoded: OrderedDict[Hashable, Decoded] = OrderedDict()
         self._beside: dict[Hashable, Sequence[object]] = {}
@@ -119,6 +123,9 @@ class Values:
     def _trim(self) -> None:
         """Let go of the values used longest ago while their private parts are too large."""
         total = sum(found.head_bytes for found in self.decoded.values())
-        while total > _KEEP_HEAD_BYTES and len(self.decoded) > _IN_USE:
-            _, found = self.decoded.popitem(last=False)
-            total -= found.head_bytes
+        if total <= _KEEP_HEAD_BYTES:
+            return
+        for token in [t for t in self.decoded if t not in self.held][:-_IN_USE]:
+            total -= self.decoded.pop(token).head_bytes
+            if total <= _KEEP_HEAD_BYTES:
+                return
