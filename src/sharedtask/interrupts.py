@@ -101,6 +101,28 @@ def is_real(error: BaseException, before: int) -> bool:
     return isinstance(error, KeyboardInterrupt) and _state.seen != before
 
 
+def came_from_outside(error: BaseException, before: int) -> bool:
+    """True where ``error`` is a Ctrl-C, or was raised by the handler of another signal.
+
+    Where nothing counts, a KeyboardInterrupt in the main thread is taken for a Ctrl-C.
+    """
+    if isinstance(error, KeyboardInterrupt) and _in_main():
+        counts = isinstance(_signal.getsignal(_SIGINT), _Handler)
+        return not counts or is_real(error, before)
+    return _raised_by_handler(error)
+
+
+def _raised_by_handler(error: BaseException) -> bool:
+    handlers = map(_signal.getsignal, _signal.valid_signals())
+    codes = {getattr(handler, "__code__", None) for handler in handlers} - {None}
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code in codes:
+            return True
+        trace = trace.tb_next
+    return False
+
+
 class _Handler:
     """Counts, then does what the user's handler does."""
 

@@ -1,20 +1,15 @@
-"""What became of the items: values, errors, and how an error crosses to another process.
+"""What became of the items: values, errors, and how the caller sees an error.
 
-An exception of the user's function arrives as itself. Pickle alone cannot promise that: it calls
-the class with ``args``, which fails or doubles the text for every class whose ``__init__`` takes
-something else. So the exception is rebuilt without calling a Python ``__init__``, and the round
-trip is tried where the exception was raised, before anything is sent.
+An exception of the user's function arrives as itself: see ``exceptions.py``.
 """
 
 from __future__ import annotations
 
-import builtins
-import contextlib
-import pickle
 import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sharedtask import exceptions
 from sharedtask.errors import RemoteTraceback, TaskExitError, item_note
 from sharedtask.sharing import codec
 
@@ -97,7 +92,7 @@ class RaisedError:
     @classmethod
     def of(cls, error: BaseException) -> RaisedError:
         """Pack ``error``; never raises."""
-        pickled = _packed(error) if isinstance(error, Exception) else None
+        pickled = exceptions.packed(error) if isinstance(error, Exception) else None
         return cls(_class_name(error), _text_of(error), remote_text(error), pickled)
 
     def restore(self, task: str, index: int) -> BaseException:
@@ -113,8 +108,8 @@ class RaisedError:
         if self.pickled is None:
             return None
         try:
-            error = pickle.loads(self.pickled)
-        except BaseException:  # noqa: BLE001  user code runs here, and may even call sys.exit
+            error = codec.decode(self.pickled)
+        except Exception:  # noqa: BLE001  user code runs here
             return None
         return error if isinstance(error, Exception) else None
 
@@ -202,89 +197,3 @@ def _class_name(error: BaseException) -> str:
     if cls.__module__ == "builtins":
         return cls.__qualname__
     return f"{cls.__module__}.{cls.__qualname__}"
-
-
-# ---------------------------------------------------------------------------- exceptions
-
-
-def _packed(error: Exception) -> bytes | None:
-    """Bytes that unpickle to an equal exception, tried out here; None where there are none."""
-    for way in (_as_it_is, _rebuilt, _rebuilt_of_what_travels):
-        try:
-            data = codec.encode_inband(way(error))
-            loaded = pickle.loads(data)
-        except BaseException:  # noqa: BLE001, S112  user code: it may raise, or exit
-            continue
-        if type(loaded).__qualname__ == type(error).__qualname__:
-            return data
-    return None
-
-
-def _as_it_is(error: Exception) -> Any:
-    return error if _knows_how(type(error)) else None
-
-
-def _rebuilt(error: Exception) -> Any:
-    return _Rebuild(type(error), error.args, _state(error))
-
-
-def _rebuilt_of_what_travels(error: Exception) -> Any:
-    portable = {name: value for name, value in _state(error).items() if _travels(value)}
-    args = tuple(a if _travels(a) else repr(a) for a in error.args)
-    return _Rebuild(type(error), args, portable)
-
-
-def _knows_how(cls: type[Exception]) -> bool:
-    """True for classes that pickle by their own rules, or that C code builds from ``args``."""
-    if issubclass(cls, ExceptionGroup):
-        return False
-    own = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__")
-    defined = [vars(base) for base in cls.__mro__ if not hasattr(builtins, base.__name__)]
-    if any(name in namespace for namespace in defined for name in own):
-        return True
-    return not hasattr(cls.__init__, "__code__")
-
-
-def _state(error: Exception) -> dict[str, Any]:
-    return dict(getattr(error, "__dict__", {}))
-
-
-def _travels(value: object) -> bool:
-    try:
-        pickle.loads(codec.encode_inband(value))
-    except BaseException:  # noqa: BLE001  user code
-        return False
-    return True
-
-
-class _Rebuild:
-    """Pickles as a call of ``_rebuild``."""
-
-    def __init__(self, cls: type[Exception], args: tuple[Any, ...], state: dict[str, Any]) -> None:
-        self.parts = (cls, tuple(map(_rebuildable, args)), state)
-
-    def __reduce__(self) -> Any:
-        return _rebuild, self.parts
-
-
-def _rebuildable(value: object) -> object:
-    """Exceptions inside an exception, as in a group, are rebuilt in the same way."""
-    if isinstance(value, Exception):
-        return _Rebuild(type(value), value.args, _state(value))
-    return [_rebuildable(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def _rebuild(cls: type[Exception], args: tuple[Any, ...], state: dict[str, Any]) -> Exception:
-    """Make an exception without its Python ``__init__``; C bases are still given their ``args``."""
-    error = cls.__new__(cls, *args)
-    base: Any = next(base for base in cls.__mro__ if not _is_python(base))
-    with contextlib.suppress(TypeError):
-        base.__init__(error, *args)
-    _set(error, "args", args)
-    error.__dict__.update(state)
-    return error
-
-
-def _is_python(cls: type[object]) -> bool:
-    """True for a class whose ``__init__``, its own or inherited, is Python code."""
-    return hasattr(cls.__init__, "__code__")

@@ -5,6 +5,9 @@ A payload is a pickle (protocol 5) with the bulk data taken out of it::
     value --encode--> head     the object graph: classes, keys, shapes, small values
                       buffers  the raw bytes of every array, not copied, in the order met
 
+Encoding and decoding run user code, and whatever it raises comes out as an ``Exception``: a
+SystemExit as a ``pickle.PicklingError`` or ``UnpicklingError``. A Ctrl-C stays what it is.
+
 Arrays of every dtype without Python objects leave as buffers, so that whoever decodes decides
 what they become: over read-only memory they come back read-only, over private memory writable.
 How a kind of value is taken apart stands in ``reducers.py`` and ``kinds``.
@@ -16,12 +19,14 @@ import copyreg
 import io
 import pickle
 import sys
+import traceback
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import cloudpickle
 import numpy as np
 
+from sharedtask import interrupts
 from sharedtask.sharing import extents, reducers
 from sharedtask.sharing.kinds import by_cloudpickle, find, found
 from sharedtask.sharing.outgoing import Outgoing
@@ -33,7 +38,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 PROTOCOL = 5
-# What encoding somebody's value may raise: anything but the user's own Ctrl-C.
+# What else of a user's code may raise, where it is looked at: anything but the user's own Ctrl-C.
 FAILURES = (Exception, SystemExit)
 
 
@@ -65,25 +70,66 @@ def encode_shared(value: object) -> Payload:
     return encode(value, in_place=True)
 
 
-def encode_inband(value: object) -> bytes:
+def encode_inband(
+    value: object,
+    pickler: Callable[..., _Pickler] | None = None,
+    file: io.BytesIO | None = None,
+) -> bytes:
     """Encode ``value`` as one string of bytes, arrays included."""
-    return _pickled(value, Outgoing(in_band=True), None)
+    return _pickled(value, Outgoing(in_band=True), None, pickler, file)
 
 
 def decode(head: bytes | memoryview, buffers: Iterable[Any] = ()) -> Any:
     """Rebuild a value; its arrays view ``buffers`` and are writable where these are."""
-    return pickle.loads(head, buffers=extents.laid_out(head, buffers))
+    interrupted = interrupts.count()
+    try:
+        return pickle.loads(head, buffers=extents.laid_out(head, buffers))
+    except Exception:
+        raise
+    except BaseException as error:
+        raise _as_exception(error, interrupted, pickle.UnpicklingError) from error
+
+
+def reduced(value: Any) -> Any:
+    """What a value says of how it is pickled."""
+    interrupted = interrupts.count()
+    try:
+        return value.__reduce_ex__(PROTOCOL)
+    except Exception:
+        raise
+    except BaseException as error:
+        raise _as_exception(error, interrupted, pickle.PicklingError) from error
 
 
 def _pickled(
     value: object,
     out: Outgoing,
     buffer_callback: Callable[[pickle.PickleBuffer], Any] | None,
-    pickler: type[_Pickler] | None = None,
+    pickler: Callable[..., _Pickler] | None = None,
+    file: io.BytesIO | None = None,
 ) -> bytes:
-    file = io.BytesIO()
-    (pickler or _Pickler)(file, value, out, buffer_callback).dump(reducers.bulk(value))
+    file = file or io.BytesIO()
+    interrupted = interrupts.count()
+    try:
+        (pickler or _Pickler)(file, value, out, buffer_callback).dump(reducers.bulk(value))
+    except Exception:
+        raise
+    except BaseException as error:
+        raise _as_exception(error, interrupted, pickle.PicklingError) from error
     return file.getvalue()
+
+
+def _as_exception(
+    error: BaseException, interrupted: int, cls: type[pickle.PickleError]
+) -> BaseException:
+    """What is raised in place of a SystemExit or its like, which would end the program.
+
+    A Ctrl-C, and what the handler of a signal raises, is raised again as it is.
+    """
+    if interrupts.came_from_outside(error, interrupted):
+        raise error
+    said = "".join(traceback.format_exception_only(error)).strip()
+    return cls(f"it raised {said}")
 
 
 class _Dispatch(dict[type, Any]):

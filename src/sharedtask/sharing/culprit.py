@@ -80,8 +80,8 @@ def _refuses(value: object) -> bool:
     if not type(value).__module__.startswith("sharedtask."):
         return False
     try:
-        value.__reduce_ex__(codec.PROTOCOL)
-    except (Exception, SystemExit):  # noqa: BLE001  whatever it says
+        codec.reduced(value)
+    except Exception:  # noqa: BLE001  whatever it says
         return True
     return False
 

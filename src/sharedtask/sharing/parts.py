@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharedtask.sharing import codec, functions
+from sharedtask.sharing.kinds import exceptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -46,6 +47,8 @@ def parts(value: Any) -> Iterator[Part]:
         return _of_array(value)
     if issubclass(cls, tuple) and hasattr(cls, "_fields"):
         return _of_named_tuple(value)
+    if issubclass(cls, BaseException) and not exceptions.has_own_way(cls):
+        return _of_exception(value)
     return _of_object(value)
 
 
@@ -167,10 +170,17 @@ def _of_class(cls: type) -> Iterator[Part]:
         yield from ((f".{name}", v) for name, v in vars(cls).items() if name not in skipped)
 
 
+def _of_exception(error: BaseException) -> Iterator[Part]:
+    fields = exceptions.Fields.of(error)
+    yield from ((f".args{step}", part) for step, part in _of_sequence(fields.args))
+    yield from ((_attribute(name), part) for name, part in fields.attributes.items())
+    yield from ((_attribute(name), part) for _, name, part in fields.members)
+
+
 def _of_object(value: Any) -> Iterator[Part]:
     try:
-        reduced = value.__reduce_ex__(codec.PROTOCOL)
-    except (Exception, SystemExit):  # noqa: BLE001  it runs user code
+        reduced = codec.reduced(value)
+    except Exception:  # noqa: BLE001  it runs user code
         return _attributes(value)
     return _of_reduced(type(value), reduced) if isinstance(reduced, tuple) else iter(())
 

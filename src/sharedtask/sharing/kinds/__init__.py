@@ -19,6 +19,7 @@ import numpy as np
 
 from sharedtask.errors import DefinitionError
 from sharedtask.sharing import reducers
+from sharedtask.sharing.kinds import exceptions
 from sharedtask.sharing.regions import Memory
 
 __all__ = ["by_cloudpickle", "find", "found", "register"]
@@ -93,6 +94,8 @@ def _look_up(cls: type) -> _Reducer | None:
         return _AS_THEIRS[cls]
     if issubclass(cls, np.ndarray):
         return reducers.for_subclass(cls)
+    if issubclass(cls, BaseException):
+        return exceptions.for_exception(cls)
     named = _BY_NAME.get(_name(cls)) or next(filter(None, map(_BY_BASE.get, _names(cls))), None)
     return None if named is None else _load(*named)
 

@@ -1,0 +1,189 @@
+"""Exceptions: taken apart field by field, and built again without calling ``__init__``.
+
+Pickle builds an exception by calling its class with ``args``. For a class whose ``__init__`` takes
+other arguments this fails or changes the exception, and what C code keeps beside ``args`` is lost:
+``ImportError.name``, ``AttributeError.obj``, the ``filename`` of a class derived from ``OSError``.
+A class that says itself how it is pickled is pickled that way.
+"""
+
+from __future__ import annotations
+
+import builtins
+import copyreg
+from types import MemberDescriptorType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class Fields(NamedTuple):
+    """All that an exception holds but its traceback and the exceptions that led to it.
+
+    ``members`` are the values of slots and of fields in C, each with the class that defines it.
+    """
+
+    args: Any
+    attributes: dict[str, Any]
+    members: list[tuple[type, str, Any]]
+
+    @classmethod
+    def of(cls, error: BaseException) -> Fields:
+        """The fields of ``error`` that differ from those of a bare exception of its class."""
+        bare = _bare(error)
+        members = [
+            (descriptor.__objclass__, descriptor.__name__, value)
+            for descriptor in _descriptors(type(error))
+            if (value := _read(descriptor, error)) is not _read(descriptor, bare)
+            and value is not _UNSET
+        ]
+        return cls(_ARGS.__get__(error), dict(_DICT.__get__(error)), members)
+
+
+def for_exception(cls: type) -> Callable[[Any, Any], Any] | None:
+    """The reducer of a class of exceptions, None where it is pickled in its own way."""
+    return None if has_own_way(cls) else reduce_exception
+
+
+def reduce_exception(error: BaseException, out: Any) -> Any:
+    """An exception whose class leaves it to pickle how it travels."""
+    del out
+    if type(error) in copyreg.dispatch_table or _is_plain(error):
+        return NotImplemented
+    return reduction(error, Fields.of(error))
+
+
+def reduction(error: BaseException, fields: Fields) -> Any:
+    """In the form of ``__reduce__``. Fields are set at the end: they may hold ``error`` itself."""
+    return build, parts_of(error), tuple(fields), None, None, fill
+
+
+def parts_of(error: BaseException) -> tuple[Any, ...]:
+    """The arguments of ``build``: the class, and what a group cannot be given later."""
+    if not issubclass(type(error), BaseExceptionGroup):
+        return (type(error),)
+    message, members = _MESSAGE.__get__(error), _EXCEPTIONS.__get__(error)
+    return type(error), message, members
+
+
+def _bare(error: BaseException) -> BaseException | None:
+    try:
+        return build(*parts_of(error))
+    except TypeError:  # made by a function of its module alone
+        return None
+
+
+def build(cls: type[BaseException], *content: Any) -> BaseException:
+    """An exception without its fields."""
+    made: BaseException = _layout(cls).__new__(cls, *content)
+    return made
+
+
+def fill(error: BaseException, state: tuple[Any, dict[str, Any], list[Any]]) -> None:
+    """Set the fields, whatever the class says of setting attributes.
+
+    A class that travelled by value has attributes where it had slots, on that side.
+    """
+    args, attributes, members = state
+    own = _DICT.__get__(error)
+    _ARGS.__set__(error, args)
+    slots = {d.__name__: d for d in _descriptors(type(error))} if attributes else {}
+    for name, value in attributes.items():
+        if name in slots:
+            slots[name].__set__(error, value)
+        else:
+            own[name] = value
+    for cls, name, value in members:
+        if name in vars(cls):
+            vars(cls)[name].__set__(error, value)
+        else:
+            own[name] = value
+
+
+def has_own_way(cls: type) -> bool:
+    """Whether a class says itself how its exceptions are pickled, or alone knows what they hold."""
+    own = [base for base in cls.__mro__ if id(base) not in _BUILTIN]
+    if any(way in vars(base) for base in own for way in _OWN_WAYS):
+        return True
+    known = 8 * sum(len(_slots(base)) for base in own) + 8  # and a list of weak references
+    return bool(cls.__basicsize__ > _layout(cls).__basicsize__ + known)
+
+
+_OWN_WAYS = (
+    "__reduce__",
+    "__reduce_ex__",
+    "__getstate__",
+    "__setstate__",
+    "__getnewargs__",
+    "__getnewargs_ex__",
+)
+
+
+def _layout(cls: type) -> Any:
+    """The C class whose memory layout ``cls`` has: its ``__new__`` is the one to be called."""
+    base = cls
+    while id(base) not in _BUILTIN:
+        base = base.__base__ or object
+    return BaseExceptionGroup if base is ExceptionGroup else base
+
+
+def _is_plain(error: BaseException) -> bool:
+    """Whether pickle's own way is exact, as it is for most exceptions; it is the fastest."""
+    return (
+        id(type(error)) in _WITHOUT_FIELDS
+        and not _DICT.__get__(error)
+        and all(type(each) in _ATOMS for each in _ARGS.__get__(error))
+    )
+
+
+_ATOMS = frozenset((str, int, float, bool, bytes, complex, type(None)))
+
+
+# ------------------------------------------------------------------------------- descriptors
+
+_UNSET = object()
+
+
+def _read(descriptor: Any, error: BaseException | None) -> Any:
+    try:
+        return descriptor.__get__(error)
+    except AttributeError:  # a slot that was never filled
+        return _UNSET
+
+
+def _descriptors(cls: type) -> Iterator[Any]:
+    """What reads and sets slots and fields in C, also those that a derived class hides."""
+    for base in cls.__mro__:
+        found = _BUILTIN.get(id(base))
+        yield from _slots(base) if found is None else found
+
+
+def _slots(cls: type) -> list[Any]:
+    return [each for each in vars(cls).values() if type(each) is MemberDescriptorType]
+
+
+_ARGS: Any = vars(BaseException)["args"]
+_DICT: Any = vars(BaseException)["__dict__"]
+_MESSAGE: Any = vars(BaseExceptionGroup)["message"]
+_EXCEPTIONS: Any = vars(BaseExceptionGroup)["exceptions"]
+
+
+def _fields_in_c(cls: type) -> tuple[Any, ...]:
+    # A group is given its own when it is made. Of what every exception has, ``args`` is told apart,
+    # and the rest belongs to one process.
+    if cls in (BaseException, BaseExceptionGroup):
+        return ()
+    written = [vars(OSError)["characters_written"]] if cls is OSError else []
+    return (*_slots(cls), *written)
+
+
+_CLASSES = [c for c in vars(builtins).values() if isinstance(c, type)]
+_EXCEPTION_CLASSES = [c for c in _CLASSES if issubclass(c, BaseException)]
+# By identity: a metaclass may say of its classes that they equal others, or that they have no hash.
+_BUILTIN = {id(object): (), **{id(cls): _fields_in_c(cls) for cls in _EXCEPTION_CLASSES}}
+_WITHOUT_FIELDS = frozenset(
+    id(cls)
+    for cls in _EXCEPTION_CLASSES
+    if not issubclass(cls, BaseExceptionGroup)
+    and not any(_BUILTIN[id(base)] for base in cls.__mro__)
+)
