@@ -861,10 +861,11 @@ def test_lock_is_not_inherited(script: Any, file: str, log: Any) -> None:
 
 
 def test_run_that_is_dropped_gives_the_lock_back(file: str, log: Any) -> None:
-    """Where nobody closes a run, as when an amap is cancelled, the journal is free again."""
+    """Where nobody closes a run, the journal is free again when the run is collected."""
     task = logged.with_options(backend="serial", journal=file)
     start, _ = task._prepare(range(3), (), {"log": log.path})
     run = start()
+    run.open()
     with pytest.raises(JournalError):
         task.map(range(2), log=log.path)
     del run

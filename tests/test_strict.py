@@ -714,13 +714,13 @@ def test_automatic_chunks_are_few(seconds: Any, size: int) -> None:
 def test_chunks_are_not_cut(strict: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that has nothing to do gets no part of a chunk whose end has to be known."""
     calls: list[Call] = []
-    opened = SerialBackend.open
+    session = SerialBackend.session
 
-    def open_it(backend: SerialBackend, call: Call, sink: Any) -> Any:
+    def note(backend: SerialBackend, call: Call, sink: Any) -> Any:
         calls.append(call)
-        return opened(backend, call, sink)
+        return session(backend, call, sink)
 
-    monkeypatch.setattr(SerialBackend, "open", open_it)
+    monkeypatch.setattr(SerialBackend, "session", note)
     nothing.with_options(backend="serial", strict=strict).map(range(3), value=1)
     assert [not strict] == [call.splits for call in calls]
 

@@ -61,12 +61,17 @@ class Submission:
         self._options = options
         self._left = options.retries
         self._item = item
-        self._session = backend.open(call, self)
-        on_shares(self._session.shares)
-        self.future.session = self._session
+        self._session = backend.session(call, self)
         self._began = False
-        self._session.submit(Chunk(1, 0, [item]))
-        self._session.leave()
+        try:
+            self._session.open()
+            on_shares(self._session.shares)
+            self.future.session = self._session
+            self._session.submit(Chunk(1, 0, [item]))
+            self._session.leave()
+        except BaseException:
+            self._session.close()
+            raise
 
     def begun(self, chunk: int) -> bool:  # noqa: ARG002  a Sink's
         """A future that was cancelled in the queue is not run."""

@@ -20,9 +20,14 @@ from sharedtask.sharing.locks import Locks, Table
 from sharedtask.sharing.mapping import bounds
 from sharedtask.sharing.regions import Memory, find
 
-__all__ = ["Array", "Guarded", "Opening", "adopt", "guard", "making"]
+__all__ = ["Array", "Guarded", "Opening", "adopt", "guard"]
 
 Array = npt.NDArray[Any]
+_PRIVATE = ("private",)
+
+
+def _none() -> None:
+    """No copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,11 @@ class _Place:
     high: int
     holder: Any
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether a forked child has the same memory."""
+        return self.memory != _PRIVATE
+
     @classmethod
     def of(cls, array: Array) -> _Place:
         address = mapping.address_of(array)
@@ -70,7 +80,7 @@ class _Place:
             owner: Any = array
             while isinstance(owner, np.ndarray) and owner.base is not None:
                 owner = owner.base
-            return cls(("private",), address, low, high, owner)
+            return cls(_PRIVATE, address, low, high, owner)
         memory, start = found.region.memory, found.region.offset
         shift = start - address
         return cls((memory.device, memory.inode), start, low + shift, high + shift, found.holder)
@@ -94,8 +104,29 @@ class Guarded:
         self.place = replace(place, holder=None)
         self._theirs = memory  # of the table, where another process made it
         self._table = Table(cells.count) if memory is None else None
+        self._pid = os.getpid()
         self.users: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.twin: Callable[[], Array | None] = lambda: None
+        self.twin: Callable[[], Array | None] = _none
+
+    @property
+    def _is_parents(self) -> bool:
+        return self._pid != os.getpid() and not self.place.is_shared and self._table is not None
+
+    def be_own(self) -> None:
+        """In a forked child memory that is not shared is another: it gets a table of its own.
+
+        What a dead writer left in it is known there too. The calls that run, and their copies, are
+        the parent's.
+        """
+        old = self._table
+        if old is None or not self._is_parents:
+            return
+        table = Table(self.cells.count)
+        if old.is_open:
+            table.take_poison(old)
+        self._table, self._pid = table, os.getpid()
+        self.twin = _none
+        self.users.clear()
 
     @property
     def is_used(self) -> bool:
@@ -119,11 +150,21 @@ class Guarded:
 
     def opening(self, name: str, rank: int, rules: Regions) -> Opening:
         """How others open the locks."""
+        return Opening(self.memory, self.cells.count, name, rank, rules.poisoned)
+
+    def own_memory(self) -> Memory:
+        """The same, in a forked child as well; takes no lock where nothing was forked."""
+        if self._is_parents:
+            with making:
+                self.be_own()
+        return self.memory
+
+    @property
+    def memory(self) -> Memory:
+        """Where the locks are."""
         if self._table is None:
-            memory = cast("Memory", self._theirs)
-        else:
-            memory = replace(self._table.memory, pid=os.getpid())  # a forked child has it too
-        return Opening(memory, self.cells.count, name, rank, rules.poisoned)
+            return cast("Memory", self._theirs)
+        return replace(self._table.memory, pid=os.getpid())  # a forked child has it too
 
 
 def _form(array: Array, place: _Place, lengths: tuple[int, ...]) -> tuple[Any, ...]:
@@ -169,6 +210,15 @@ _kept = _Kept()
 making = threading.Lock()
 
 
+def _renew_lock() -> None:
+    """In a forked child: a thread that is not there may have had it."""
+    global making  # noqa: PLW0603  a process has one
+    making = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
+
+
 def guard(array: Any, name: str, rules: Regions) -> Guarded:
     """The locks of an array: those that are there, or new ones.
 
@@ -179,6 +229,8 @@ def guard(array: Any, name: str, rules: Regions) -> Guarded:
     cells, place = Cells(array.shape, rules.lengths(array.shape)), _Place.of(array)
     form = _form(array, place, cells.lengths)
     with making:
+        for each in _kept.all():
+            each.be_own()
         guarded = next((each for each in _kept.all() if each.form == form), None)
         if guarded is not None and guarded.is_lost:
             _kept.drop(guarded)

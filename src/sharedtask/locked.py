@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
 import numpy as np
@@ -167,6 +168,8 @@ class Locked(Generic[T]):
         """This thread's opening of the table; another one in a forked child."""
         locks: Locks | None = getattr(self._local, "locks", None)
         if locks is None or not locks.usable:
+            if self._guarded is not None:  # in a forked child, the table may be another
+                self._opening = replace(self._opening, memory=self._guarded.own_memory())
             locks = self._local.locks = self._opening.locks()
         return locks
 

@@ -68,38 +68,51 @@ class Run:
         pace: Pace,
         on_shares: Callable[[Any], None],
     ) -> None:
+        self._wanted = plan, on_shares
         self._options = plan.options
         self._reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
-        self._session: Session = backend.open(plan.call, self)
-        on_shares(self._session.shares)
+        self._session: Session = backend.session(plan.call, self)
         self._pace = pace
-        crew = self._session.crew
-        self._limit = 1 if backend.in_caller else crew.workers * _AHEAD
+        self._in_caller = backend.in_caller
+        self._recording: Recording | None = None
+        self._known: list[Piece] = []  # results that were recorded before
+        self._fresh: deque[Chunk] = deque()  # what is to be run between these
+        self._open: dict[int, _Open] = {}
+        self._attempts: Counter[int] = Counter()
+        self._bar: Any = None
+        self._failure: tuple[int, BaseException] | None = None
+        self._patience = 0.0
+        self._stopped = False
+        self._soon = 0.0  # until then this thread need not wait for what it has submitted
+        self._streams = plan.streams
+        self._accepts = bool(plan.call.blocks or plan.call.totals)
+        self._block = plan.call.block
+        self.taken = 0  # items whose results the caller has
+
+    def open(self) -> None:
+        """Begin; whatever it raises, ``close`` follows."""
+        (plan, on_shares), session = self._wanted, self._session
+        del self._wanted  # the caller's values may go while tasks run
+        session.open()
+        on_shares(session.shares)
+        crew = session.crew
+        self._limit = 1 if self._in_caller else crew.workers * _AHEAD
         self._chunker = Chunker(
             plan.items,
             plan.total,
             plan.options.chunksize,
             crew,
-            pace,
+            self._pace,
             costly=plan.options.strict,
         )
-        self._recording = _recording_of(plan, self._session)
-        self._known: list[Piece] = []  # results that were recorded before
-        self._fresh: deque[Chunk] = deque()  # what is to be run between these
-        self._open: dict[int, _Open] = {}
-        self._attempts: Counter[int] = Counter()
-        self._bar = open_bar(plan.options, plan.total)
-        self._failure: tuple[int, BaseException] | None = None
-        self._patience = 0.0
-        self._stopped = False
-        self._soon = 0.0  # until then this thread need not wait for what it has submitted
         # Where the caller is away between two results, or the items take their time, somebody else
         # must see to the workers meanwhile.
         self._leaves = plan.streams or self._chunker.is_lazy
-        self._streams = plan.streams
-        self._accepts = bool(plan.call.blocks or plan.call.totals)
-        self._block = plan.call.block
-        self.taken = 0  # items whose results the caller has
+        if plan.options.journal is not None:
+            from sharedtask.recording import Recording  # SQLite is for those who ask for it
+
+            self._recording = Recording.begin(plan.options.journal, plan.call, plan.total, session)
+        self._bar = open_bar(plan.options, plan.total)
 
     # ------------------------------------------------------------------- the backend's side
 
@@ -117,7 +130,7 @@ class Run:
         """Feed, wait for news, and return what is finished; None when nothing more will come."""
         with interrupts.noticed():
             self._soon = time.monotonic() + _SOON_SECONDS
-            if self._failure is None:
+            if self._failure is None and not self._stopped:
                 self._feed()
             if self._known:
                 known, self._known = self._known, []
@@ -158,7 +171,8 @@ class Run:
         """End the run: what is under way is given up."""
         session, self._session = self._session, OVER
         session.close()
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
         recording, self._recording = self._recording, None
         while not self._reports.empty():
             report = self._reports.get()
@@ -311,19 +325,6 @@ def _whole(batch: Batch) -> Piece:
     return Piece(batch.first, batch.values)
 
 
-def _recording_of(plan: Plan, session: Session) -> Recording | None:
-    """What is recorded of this run, if anything; without it the session is closed."""
-    if plan.options.journal is None:
-        return None
-    from sharedtask.recording import Recording  # SQLite is for those who ask for it
-
-    try:
-        return Recording.begin(plan.options.journal, plan.call, plan.total, session)
-    except BaseException:
-        session.close()
-        raise
-
-
 def _part_with(report: Report, recording: Recording | None) -> None:
     """Nobody waits for these results any more, but the next call may find them."""
     if recording is None:
@@ -341,6 +342,7 @@ def collect(run: Run, total: int | None) -> list[Any]:
     results: list[Any] = [None] * (total or 0)
     end = 0
     try:
+        run.open()
         while (pieces := run.advance()) is not None:
             for piece in pieces:
                 stop = piece.first + len(piece.values)
@@ -363,6 +365,7 @@ def in_order(start: Callable[[], Run]) -> Generator[Any, None, None]:
     ready: dict[int, list[Any]] = {}
     turn = 0
     try:
+        run.open()
         while (pieces := run.advance()) is not None:
             ready.update((piece.first, piece.values) for piece in pieces)
             while turn in ready:
@@ -383,6 +386,7 @@ def as_completed(start: Callable[[], Run]) -> Generator[Any, None, None]:
     """Results in the order in which they are ready."""
     run = start()
     try:
+        run.open()
         while (pieces := run.advance()) is not None:
             for piece in pieces:
                 for value in piece.values:

@@ -27,7 +27,7 @@ from sharedtask.run import Run, as_completed, collect, in_order
 from sharedtask.sharing import functions
 from sharedtask.sharing.cache import CacheInfo
 from sharedtask.sharing.handles import Handle
-from sharedtask.uses import close_all, use_all
+from sharedtask.uses import Use, close_all, use_all
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -233,7 +233,7 @@ class _Runs(Generic[P, R]):
         Cancelling it stops the run.
         """
         start, plan = self._prepare(items, args, kwargs)
-        run = await _in_thread(start)
+        run = start()
         try:
             results: list[R] = await _in_thread(collect, run, plan.total)
         finally:
@@ -245,7 +245,7 @@ class _Runs(Generic[P, R]):
     ) -> AsyncGenerator[R, None]:
         """``imap`` for a coroutine: ``async for result in task.aimap(items)``."""
         start, _ = self._prepare(items, args, kwargs, streams=True)
-        run = await _in_thread(start)
+        run = start()
         stream = _Steps(in_order(lambda: run))
         try:
             while results := await _in_thread(stream.step):
@@ -593,16 +593,17 @@ def _call_locked(
         for name, value in {**by_place, **kwargs}.items()
         if spec.roles.get(name) is Role.LOCKED and isinstance(value, np.ndarray)
     }
-    uses = use_all({name: found[name] for name in spec.roles if name in found}, shared=False)
-    locked = {name: use.locked for name, use in uses.items()}
+    uses: dict[str, Use] = {}
     places = [*by_place, *[""] * (len(args) - len(by_place))]
     try:
+        use_all(uses, {name: found[name] for name in spec.roles if name in found}, shared=False)
+        locked = {name: use.locked for name, use in uses.items()}
         return wrapped(
             *(locked.get(name, value) for name, value in zip(places, args, strict=True)),
             **{name: locked.get(name, value) for name, value in kwargs.items()},
         )
     finally:
-        close_all(uses)
+        close_all(uses, wrote=True)
 
 
 def _behind(value: Any) -> Any:

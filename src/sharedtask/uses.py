@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import graphlib
 import itertools
+import os
 import weakref
 from collections.abc import Mapping, Sequence
 
+from sharedtask import guards, interrupts
 from sharedtask.cells import Regions
 from sharedtask.errors import ArgumentError, LockOrderError
-from sharedtask.guards import Array, Guarded, guard, making
+from sharedtask.guards import Array, Guarded, guard
 from sharedtask.locked import Locked
 from sharedtask.sharing import arrays
 from sharedtask.sharing.locks import held_here
@@ -29,19 +31,32 @@ class Use:
         name: The parameter.
         rules: What is locked together.
         rank: The place of the parameter among those that are locked.
-        shared: Whether other processes must see it: of an array of this one alone they get a copy,
-            whose contents come back at the end.
-
-    Raises:
-        ArgumentError: The array cannot be locked.
-        StoreFullError: There is no room for the copy.
     """
 
-    def __init__(self, array: Array, name: str, rules: Regions, rank: int, *, shared: bool) -> None:
+    guarded: Guarded
+    locked: Locked[Array]
+
+    def __init__(self, array: Array, name: str, rules: Regions, rank: int) -> None:
         self.array = array
         self.order: _Order | None = None
+        self._how = name, rules, rank
+        self._twin: Array | None = None
+        self._pid = os.getpid()
+        self.is_open = False
+
+    def open(self, *, shared: bool) -> None:
+        """Begin. With ``shared`` other processes must see it.
+
+        Of an array of this one alone they get a copy, whose contents come back at the end.
+
+        Raises:
+            ArgumentError: The array cannot be locked.
+            StoreFullError: There is no room for the copy.
+        """
+        array, (name, rules, rank) = self.array, self._how
         guarded = self.guarded = guard(array, name, rules)
-        with making:
+        self.is_open = True
+        with guards.making:
             self._twin = guarded.twin()
             if self._twin is None and shared and find(array) is None:
                 if any(isinstance(user, Use) for user in guarded.users):
@@ -56,49 +71,59 @@ class Use:
         opening = guarded.opening(name, rank, rules)
         self.locked = Locked.over(base, guarded.cells, opening, guarded)
 
-    def close(self, *, gave_up: bool = False) -> None:
-        """The call is over: what was written is in the caller's array, failed or not.
+    def close(self, *, wrote: bool, gave_up: bool = False) -> None:
+        """The call is over: what its tasks wrote is in the caller's array, failed or not.
 
-        Tasks that were given up may be within a block. They leave it soon, or are killed in it.
+        Of a call of which none has begun (not ``wrote``) nothing is: what the caller has written
+        since stays. Tasks that were given up may be within a block. They leave it soon, or are
+        killed in it. In a forked child nothing is: the call is its parent's.
         """
         self.order = None
         twin, self._twin = self._twin, None
-        if twin is not None:
+        if twin is not None and wrote and self._pid == os.getpid():
             with self.locked.quiet(_QUIET_SECONDS if gave_up else 0.0):
                 self.array[...] = twin
+        if self.is_open:
+            self.is_open = False
+            self.guarded.users.discard(self)
 
 
 class _Order:
     """The order in which the tasks of a running call enter arrays."""
 
-    __slots__ = ("__weakref__", "tables")
+    __slots__ = ("__weakref__", "pid", "tables")
 
     def __init__(self, tables: tuple[Guarded, ...]) -> None:
         self.tables = tables
+        self.pid = os.getpid()
 
 
 _orders: weakref.WeakSet[_Order] = weakref.WeakSet()
 
 
-def use_all(locked: Mapping[str, tuple[Array, Regions]], *, shared: bool) -> dict[str, Use]:
+def use_all(
+    uses: dict[str, Use], locked: Mapping[str, tuple[Array, Regions]], *, shared: bool
+) -> None:
     """Begin to use the arrays of a call, by parameter; see ``Use``.
+
+    Each stands in ``uses`` before it is opened, so that ``close_all`` finds it after an error or an
+    interrupt.
 
     Raises:
         ArgumentError: An array cannot be locked, or a call that is running enters them in another
             order, so that its tasks and those of this one could wait for each other for ever.
         StoreFullError: There is no room for a copy.
     """
-    uses = {
-        name: Use(array, name, rules, rank, shared=shared)
-        for rank, (name, (array, rules)) in enumerate(locked.items())
-    }
+    for rank, (name, (array, rules)) in enumerate(locked.items()):
+        uses[name] = Use(array, name, rules, rank)
+        uses[name].open(shared=shared)
     order = _Order(tuple(use.guarded for use in uses.values()))
-    with making:
-        _check_orders([*_orders, order], " and ".join(map(repr, uses)))
+    with guards.making:
+        running = [other for other in _orders if other.pid == order.pid]
+        _check_orders([*running, order], " and ".join(map(repr, uses)))
         _orders.add(order)
     for use in uses.values():
         use.order = order
-    return uses
 
 
 def refuse_held(uses: Mapping[str, Use], task: str) -> None:
@@ -128,7 +153,9 @@ def _check_orders(orders: Sequence[_Order], names: str) -> None:
         ) from None
 
 
-def close_all(uses: dict[str, Use], *, gave_up: bool = False) -> None:
+def close_all(uses: dict[str, Use], *, wrote: bool, gave_up: bool = False) -> None:
     """The call is over: what was written is in the caller's arrays. See ``Use.close``."""
-    while uses:  # emptied: the arrays may be locked as others from now on
-        uses.popitem()[1].close(gave_up=gave_up)
+    if uses:  # emptied: the arrays may be locked as others from now on
+        with interrupts.shield():  # a second Ctrl-C would leave some as they were before the call
+            while uses:
+                uses.popitem()[1].close(wrote=wrote, gave_up=gave_up)

@@ -1,7 +1,7 @@
 """The interface that every backend implements, and the messages that pass through it.
 
-A backend *opens* a call and returns a session; chunks of items are *submitted* to the session, and
-reports of them arrive at the sink in any order, from any thread. That is all the conductor
+A backend makes a session of a call, which is then *opened*; chunks of items are *submitted* to it,
+and reports of them arrive at the sink in any order, from any thread. That is all the conductor
 (``run.py``) knows of a backend.
 """
 
@@ -174,13 +174,25 @@ class Sink(Protocol):
 
 
 class Session(ABC):
-    """An open call.
+    """A call.
 
-    ``crew`` says how many chunks run at a time, and how large they should be.
+    It is made by one step and opened by another, so that an interrupt between any two instructions
+    finds either nothing opened, or a session that can be closed. ``crew`` says how many chunks run
+    at a time, and how large they should be.
     """
 
     shares: Sequence[Share] = ()
     crew = Crew(1, 1)
+
+    @abstractmethod
+    def open(self) -> None:
+        """Share what the call shares and make ready to run. Whatever it raises, ``close`` follows.
+
+        Raises:
+            UnshareableError: A shared value cannot be encoded.
+            SerializationError: The function, or a value that every item gets, cannot be encoded.
+            StoreFullError: A shared value does not fit.
+        """
 
     @abstractmethod
     def submit(self, chunk: Chunk) -> None:
@@ -232,7 +244,9 @@ class Session(ABC):
     def close(self) -> None:
         """End the call. Chunks that are not done are given up; reports may still come, unasked for.
 
-        May run in a finalizer, at any moment: with chunks in flight it takes no lock.
+        The caller's arrays are the caller's from then on. A session that was not opened, or only in
+        part, can be closed as well; twice is once. May run in a finalizer, at any moment: with
+        chunks in flight it takes no lock.
         """
 
 
@@ -242,6 +256,9 @@ class _Over(Session):
     A session knows its run and its run the session. Left alone, the two would keep the arrays of
     the call until a garbage collection.
     """
+
+    def open(self) -> None:
+        """What was closed is not opened again."""
 
     def submit(self, chunk: Chunk) -> None:
         """Nothing runs any more."""
@@ -271,14 +288,8 @@ class Backend(ABC):
         return False
 
     @abstractmethod
-    def open(self, call: Call, sink: Sink) -> Session:
-        """Share what the call shares and make ready to run.
-
-        Raises:
-            UnshareableError: A shared value cannot be encoded.
-            SerializationError: The function, or a value that every item gets, cannot be encoded.
-            StoreFullError: A shared value does not fit.
-        """
+    def session(self, call: Call, sink: Sink) -> Session:
+        """A session that is not open yet."""
 
     @abstractmethod
     def stored(self, tokens: Iterable[int]) -> list[int]:

@@ -44,6 +44,8 @@ from sharedtask.uses import close_all
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
 
+    from sharedtask.uses import Use
+
 
 _NOTHING = object()
 
@@ -69,7 +71,7 @@ class SerialBackend(_LocalBackend):
     name: ClassVar[str] = "serial"
     in_caller: ClassVar[bool] = True
 
-    def open(self, call: Call, sink: Sink) -> Session:
+    def session(self, call: Call, sink: Sink) -> Session:
         return _LocalSession(call, sink)
 
 
@@ -81,7 +83,7 @@ class ThreadBackend(_LocalBackend):
     def __init__(self) -> None:
         self._threads = _Threads()
 
-    def open(self, call: Call, sink: Sink) -> Session:
+    def session(self, call: Call, sink: Sink) -> Session:
         return _ThreadSession(call, sink, self._threads)
 
     def close(self) -> None:
@@ -93,6 +95,11 @@ class _LocalSession(Session):
     def __init__(self, call: Call, sink: Sink) -> None:
         self._call = call
         self._sink = sink
+        self._uses: dict[str, Use] = {}
+        self._closed = False
+
+    def open(self) -> None:
+        call = self._call
         self._twins = [
             _twin(call, name, value) for name, value in call.shared.items() if not value.role.writes
         ]
@@ -102,9 +109,8 @@ class _LocalSession(Session):
         self._values = {} if call.strict else {twin.name: twin.value() for twin in common}
         self._forms = Form.all_of(call)
         self._gathering = Gathering.of(call)
-        self._uses = locking.uses(call, shared=False)
+        locking.open_uses(self._uses, call, shared=False)
         self._values.update((name, use.locked) for name, use in self._uses.items())
-        self._closed = False
 
     def submit(self, chunk: Chunk) -> None:
         if self._sink.begun(chunk.number):
@@ -202,7 +208,7 @@ class _LocalSession(Session):
 
     def close(self) -> None:
         self._closed = True
-        close_all(self._uses)
+        close_all(self._uses, wrote=True)
 
 
 def _is_late(began: float) -> bool:

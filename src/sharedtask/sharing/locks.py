@@ -83,13 +83,33 @@ class Table:
 
     def writer(self) -> int:
         """The pid of a process that writes a cell, or died in it; 0 for none."""
-        view: npt.NDArray[np.uint8] = mapping.view(self.memory.fd, self.memory.size)
-        writers = view[: self.cells * _PID_BYTES].view(np.uint32)
-        return int(writers.max(initial=0))
+        return int(self._writers().max(initial=0))
+
+    def _writers(self, *, writable: bool = False) -> npt.NDArray[np.uint32]:
+        memory = self.memory
+        view: npt.NDArray[np.uint8] = mapping.view(memory.fd, memory.size, writable=writable)
+        return view[: self.cells * _PID_BYTES].view(np.uint32)
+
+    def take_poison(self, other: Table) -> None:
+        """Mark what a dead writer left half written in the cells of another table."""
+        ours, theirs = self._writers(writable=True), other._writers()
+        for pid in np.unique(theirs[theirs != 0]):
+            if not _is_alive(int(pid)):
+                ours[theirs == pid] = pid
 
     def close(self) -> None:
         """Close the descriptor: nobody can open the table from now on; who has, keeps it."""
         self._closing()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it lives, as somebody else
+        return True
+    return True
 
 
 class Locks:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from sharedtask.backends.base import SharedValue
     from sharedtask.outcomes import Batch
     from sharedtask.sharing.payload import Payload
+    from sharedtask.uses import Use
 
 
 class ProcessBackend(Backend):
@@ -71,7 +72,7 @@ class ProcessBackend(Backend):
                 self._pool = Pool(self._sweep)
             return self._pool
 
-    def open(self, call: Call, sink: Sink) -> Session:
+    def session(self, call: Call, sink: Sink) -> Session:
         return _ProcessSession(self, self._cache, call, sink)
 
     def stored(self, tokens: Iterable[int]) -> list[int]:
@@ -123,17 +124,27 @@ class ProcessBackend(Backend):
 class _ProcessSession(Session):
     """One call: its shared values are leased until the last chunk is out of the workers."""
 
+    _pool: Pool
+    _call: OpenCall
+
     def __init__(self, backend: ProcessBackend, cache: ShareCache, call: Call, sink: Sink) -> None:
+        self._wanted = backend, cache, call, sink
+        self._working: dict[str, Working] = {}
+        self._uses: dict[str, Use] = {}
+        self._is_open = self._is_closed = False
+
+    def open(self) -> None:
+        backend, cache, call, sink = self._wanted
+        del self._wanted  # the caller's values may go while tasks run
         self._pool = backend.pool
         cpus = available_cpus()
         workers = call.workers or cpus
         self.crew = _crew(call, workers, cpus)
-        self._working = {}
         for name, blocks in call.blocks.items():
             with needed_for(call.task, f"{name!r} does not fit"):
                 self._working[name] = Working.of(blocks)
         self._places = Places(call, workers)
-        self._uses = locking.uses(call, shared=True)
+        locking.open_uses(self._uses, call, shared=True)
         leases = lease_all(cache, call, self._lend)
         try:
             constants = packing.pack_constants(call, _pack_frozen, leases.captures)
@@ -157,6 +168,7 @@ class _ProcessSession(Session):
             sink,
             self._places,
         )
+        self._is_open = True
 
     def _lend(self, name: str) -> Any:
         if name in self._uses:
@@ -183,7 +195,8 @@ class _ProcessSession(Session):
         self._pool.attend()
 
     def nudge(self) -> None:
-        self._pool.wake()
+        if self._is_open:
+            self._pool.wake()
 
     def _report(self, report: Report) -> None:
         self._call.sink.report(report)
@@ -206,17 +219,22 @@ class _ProcessSession(Session):
         self._places.finish()
 
     def close(self) -> None:
-        call = self._call
-        if call.closed:
+        if self._is_closed:
             return
+        self._is_closed = True
+        gave_up = self._is_open and self._give_up()
+        close_all(self._uses, wrote=self._is_open and self._call.entered, gave_up=gave_up)
+
+    def _give_up(self) -> bool:
+        """Whether chunks were under way."""
+        call = self._call
         call.closed = True
         self._pool.hand_over()
-        gave_up = call.pending > 0
-        if gave_up:
-            self._pool.give_up(call)
-        else:
+        if not call.pending:
             call.release()
-        close_all(self._uses, gave_up=gave_up)
+            return False
+        self._pool.give_up(call)
+        return True
 
 
 def _crew(call: Call, workers: int, cpus: int) -> Crew:

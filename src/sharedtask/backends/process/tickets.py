@@ -46,6 +46,7 @@ class OpenCall:
     places: Places
     users: Counter[int] = field(default_factory=Counter)  # serial of worker -> chunks it has
     pending: int = 0  # chunks in the queue and in workers
+    entered: bool = False  # a worker got a chunk: from then on tasks may have written
     seconds: float | None = None  # how long a chunk takes, smoothed
     stillborn: int = 0  # workers that died loading its values since the last chunk that was done
     closed: bool = False
@@ -57,6 +58,7 @@ class OpenCall:
 
     def enter(self, serial: int, ticket: Ticket) -> None:
         """A worker gets a chunk of this call."""
+        self.entered = True
         self.users[serial] += 1
         ticket.place = self.places.enter(serial, ticket)
 

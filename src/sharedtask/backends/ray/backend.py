@@ -139,8 +139,8 @@ class RayBackend(Backend):
         known = self._connection
         return known is not None and known.runtime.is_ours and known.runtime.is_alive
 
-    def open(self, call: Call, sink: Sink) -> Session:
-        return _RaySession(self.connect(), call, sink)
+    def session(self, call: Call, sink: Sink) -> Session:
+        return _RaySession(self, call, sink)
 
     def stored(self, tokens: Iterable[int]) -> list[int]:
         wanted = set(tokens)
@@ -173,7 +173,16 @@ class RayBackend(Backend):
 
 
 class _RaySession(Session):
-    def __init__(self, connection: Connection, call: Call, sink: Sink) -> None:
+    _call: OpenCall
+
+    def __init__(self, backend: RayBackend, call: Call, sink: Sink) -> None:
+        self._wanted = backend, call, sink
+        self._is_open = False
+
+    def open(self) -> None:
+        backend, call, sink = self._wanted
+        del self._wanted  # the caller's values may go while tasks run
+        connection = backend.connect()
         locking.refuse(call)
         capacity, options = connection.capacity, call.ray_options
         capacity.require(call.task, options, connection.runtime)
@@ -225,6 +234,7 @@ class _RaySession(Session):
             call.stops,
             sink,
         )
+        self._is_open = True
 
     def _lend(self, name: str) -> Any:
         if name in self._forms:
@@ -284,7 +294,7 @@ class _RaySession(Session):
             wait([future], timeout=_LOOK_SECONDS)
 
     def close(self) -> None:
-        if self._call.closed:
+        if not self._is_open or self._call.closed:
             return
         self._call.close()
         if self._call.open_chunks:

@@ -17,16 +17,15 @@ if TYPE_CHECKING:
     from sharedtask.uses import Use
 
 
-def uses(call: Call, *, shared: bool) -> dict[str, Use]:
+def open_uses(uses: dict[str, Use], call: Call, *, shared: bool) -> None:
     """Begin to use them; with ``shared`` other processes must see them. See ``use_all``."""
     if not call.locked:
-        return {}
+        return
     arrays = {name: (call.shared[name].value, rules) for name, rules in call.locked.items()}
     names = ", ".join(map(repr, arrays))
     with needed_for(call.task, f"a copy of {names} does not fit"):
-        uses = use_all(arrays, shared=shared)
+        use_all(uses, arrays, shared=shared)
     refuse_held(uses, call.task)
-    return uses
 
 
 def refuse(call: Call) -> None:
