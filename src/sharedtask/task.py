@@ -5,6 +5,7 @@ Called, it is the function; ``map`` and its family run it at large.
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import threading
 from concurrent.futures import Future
@@ -323,7 +324,8 @@ async def _in_thread(function: Callable[..., Any], *args: Any) -> Any:
         except BaseException as error:  # noqa: BLE001  handed over, whatever it is
             future.set_result((None, error))  # asyncio would refuse a StopIteration as exception
 
-    threading.Thread(target=work, name="sharedtask-await", daemon=True).start()
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(work,), name="sharedtask-await", daemon=True).start()
     value, error = await asyncio.wrap_future(future)
     if error is not None:
         raise error

@@ -9,11 +9,14 @@ arrays.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from sharedtask import inside, interrupts, partitions
 from sharedtask.annotations import Role
@@ -111,6 +114,7 @@ class _LocalSession(Session):
         self._gathering = Gathering.of(call)
         locking.open_uses(self._uses, call, shared=False)
         self._values.update((name, use.locked) for name, use in self._uses.items())
+        self._context = _Context()
 
     def submit(self, chunk: Chunk) -> None:
         if self._sink.begun(chunk.number):
@@ -146,7 +150,7 @@ class _LocalSession(Session):
             if self._closed or (call.prompt and offset and _is_late(began)):
                 break
             try:
-                value, error = run_one(item, chunk.first + offset, turn), None
+                value, error = self._context.run(run_one, item, chunk.first + offset, turn), None
             except BaseException as raised:
                 if interrupts.is_real(raised, interrupted):
                     raise
@@ -209,6 +213,28 @@ class _LocalSession(Session):
     def close(self) -> None:
         self._closed = True
         close_all(self._uses, wrote=True)
+
+
+class _Context:
+    """The context of the caller: its context variables, with decimal's settings and numpy's.
+
+    Each item is run in a copy of it, so that no item sees what another has set.
+    """
+
+    def __init__(self) -> None:
+        self._context = contextvars.copy_context()
+        self._errors: Any = None if _ERRORS_IN_CONTEXT else np.geterr()
+
+    def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call the function in a copy of the context."""
+        if self._errors is None:
+            return self._context.copy().run(function, *args)
+        with np.errstate(**self._errors):
+            return self._context.copy().run(function, *args)
+
+
+# Before numpy 2 each thread has an error state of its own.
+_ERRORS_IN_CONTEXT = int(np.__version__.partition(".")[0]) >= 2
 
 
 def _is_late(began: float) -> bool:

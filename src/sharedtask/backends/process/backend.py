@@ -7,15 +7,13 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import threading
 import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sharedtask.backends.base import Backend, Call, Chunk, Crew, Session, Sink
-from sharedtask.backends.work import locking, packing, parcels
-from sharedtask.backends.work.blas import BLAS_VARIABLES
+from sharedtask.backends.work import locking, packing, parcels, program
 from sharedtask.backends.work.leasing import head_of, lease_all
 from sharedtask.backends.work.lending import Working
 from sharedtask.backends.work.parcels import Parcel
@@ -57,8 +55,6 @@ class ProcessBackend(Backend):
         self._cache = ShareCache(wake=self._wake)
         self._pool: Pool | None = None
         self._lock = threading.Lock()
-        self._path: frozenset[str] = frozenset()
-        self._limits_blas = True
         bells.append(self._wake)
         _alive.add(self)
 
@@ -67,8 +63,6 @@ class ProcessBackend(Backend):
         """The pool; it starts with the first call, and anew when the program has cut it off."""
         with self._lock:
             if self._pool is None or not self._pool.is_whole():
-                self._path = frozenset(sys.path)
-                self._limits_blas = not any(name in os.environ for name in BLAS_VARIABLES)
                 self._pool = Pool(self._sweep)
             return self._pool
 
@@ -84,14 +78,6 @@ class ProcessBackend(Backend):
 
     def limit(self) -> int:
         return self._cache.limit
-
-    def import_path(self) -> tuple[str, ...]:
-        """Entries of ``sys.path`` that came after the workers were started."""
-        return tuple(os.path.abspath(p) for p in sys.path if p not in self._path)
-
-    def blas_share(self, workers: int, cpus: int) -> int:
-        """BLAS threads for each worker: its share of the cores. 0 where the user has decided."""
-        return max(cpus // workers, 1) if self._limits_blas else 0
 
     def close(self, *, silent: bool = False) -> None:
         with self._lock:
@@ -145,15 +131,18 @@ class _ProcessSession(Session):
                 self._working[name] = Working.of(blocks)
         self._places = Places(call, workers)
         locking.open_uses(self._uses, call, shared=True)
-        leases = lease_all(cache, call, self._lend)
+        here = program.current()
+        self._pool.renew(here.generation)
+        leases = lease_all(cache, call, here, self._lend)
         try:
             constants = packing.pack_constants(call, _pack_frozen, leases.captures)
         except BaseException:
             leases.release()
             raise
         self.shares = leases.shares
-        blas = backend.blas_share(workers, cpus)
-        head = head_of(call, leases, blas, backend.import_path(), working_directory())
+        # BLAS threads for each worker: its share of the cores, where the user has not decided.
+        blas = max(cpus // workers, 1) if here.limits_blas else 0
+        head = head_of(call, leases, blas, working_directory())
         self._call = OpenCall(
             call.task,
             head,

@@ -76,7 +76,7 @@ class Pool:
         self._given_up: list[Ticket] = []
         self._to_cancel: deque[OpenCall] = deque()
         self._leaving: list[WorkerLink] = []  # those that were told to end
-        self._serial = 0
+        self._serial = self._generation = 0
         self._starter: StarterLink | None = None
         self._closed = ""  # or why
         self._silent = False
@@ -104,6 +104,15 @@ class Pool:
             self._queue.append(ticket)
         else:
             self._send(worker, ticket)
+
+    def renew(self, generation: int) -> None:
+        """Have workers replaced that may have imported modules for an earlier generation."""
+        if generation == self._generation:
+            return
+        with interrupts.shield(), self._lock:
+            self._generation = generation
+            for worker in self._workers.values():
+                self._dismiss(worker)
 
     def attend(self) -> None:
         """See ``Loop.attend``."""

@@ -50,6 +50,7 @@ class OpenCall:
     seconds: float | None = None  # how long a chunk takes, smoothed
     stillborn: int = 0  # workers that died loading its values since the last chunk that was done
     closed: bool = False
+    number: int = field(default_factory=lambda: next(_numbers))
     unreleased: list[bool] = field(default_factory=lambda: [True])
 
     def note(self, seconds: float) -> None:
@@ -106,7 +107,14 @@ class Ticket:
         head = self.call.head
         may = self.allowance
         prefix = calls.PREFIX.pack(
-            self.mode, self.slot, self.place, len(head), may.memory, may.items, may.cuts
+            self.mode,
+            self.slot,
+            self.place,
+            len(head),
+            self.call.number,
+            may.memory,
+            may.items,
+            may.cuts,
         )
         return Frame(
             Kind.CHUNK,

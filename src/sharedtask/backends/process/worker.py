@@ -22,6 +22,7 @@ from sharedtask.backends.work import board as boards
 from sharedtask.backends.work import calls, parcels, results
 from sharedtask.backends.work.board import Word
 from sharedtask.backends.work.outbox import Outbox, Sent
+from sharedtask.backends.work.program import Follower
 from sharedtask.backends.work.runner import Job, Runner
 from sharedtask.backends.work.values import Values
 
@@ -52,7 +53,6 @@ def _settle(sender: wire.Sender, setting: bytes) -> None:
     """Make the forked process a place of its own."""
     inside.enter()
     sys.modules["__main__"] = types.ModuleType("__main__")  # the caller's is not imported here
-    sys.argv = [""]
     with contextlib.suppress(OSError):  # the caller's directory may be gone
         os.chdir(pickle.loads(setting))
     if "numpy.random" in sys.modules:  # all workers were forked with one and the same state
@@ -94,7 +94,7 @@ class _Worker:
         os.close(board_fd)
         self._values = Values()
         self._wear = Wear(self._words)
-        self._runner = Runner(self._words, self._outbox, self._values)
+        self._runner = Runner(self._words, self._outbox, self._values, Follower())
 
     def serve(self) -> None:
         while self._reader.fill():
@@ -113,7 +113,7 @@ class _Worker:
 
     def _run(self, frame: Frame) -> None:
         body = memoryview(frame.body)
-        mode, note, place, length, memory, most, cuts = calls.PREFIX.unpack_from(body)
+        mode, note, place, length, call, memory, most, cuts = calls.PREFIX.unpack_from(body)
         body = body[calls.PREFIX.size :]
         heed = functools.partial(self._heed, Word.NOTE + note, [self._words[Word.NOTE + note]])
         is_limited = bool(memory or most)
@@ -130,6 +130,7 @@ class _Worker:
             heed,
             place,
             singly=is_limited,
+            call=call,
         )
         try:
             if not self._runner.run(job):

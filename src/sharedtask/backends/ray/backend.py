@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import functools
 import os
-import sys
 import threading
 import weakref
 from concurrent.futures import wait
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import ray
 
 from sharedtask.backends.base import INTO, Backend, Call, Chunk, Crew, Session, Sink
-from sharedtask.backends.work import locking, packing, parcels
+from sharedtask.backends.work import locking, packing, parcels, program
 from sharedtask.backends.work.leasing import head_of, lease_all
 from sharedtask.backends.work.lending import ByCopy, Taken, accept_returned
 from sharedtask.backends.work.totals import Accumulator, Form, Gathering
@@ -54,7 +53,7 @@ class Connection:
 
     def __init__(self, runtime_: Runtime) -> None:
         self.runtime = runtime_
-        self.origin = os.urandom(8)
+        self._origin = os.urandom(bench.ORIGIN_BYTES)
         self.capacity = Capacity()
         # Half of the object store may hold values that are only kept in case they come again.
         limit = runtime.store_memory() // 2
@@ -73,6 +72,10 @@ class Connection:
         self.cache.sweep()
         uses.sweep()
         return self.cache.needs_sweeping()
+
+    def origin(self, generation: int) -> bytes:
+        """Who sends work, and which generation of modules it was written for."""
+        return self._origin + generation.to_bytes(2, "little")
 
     def remote(self, task: str, options: Mapping[str, Any]) -> Any:
         """The Ray task for chunks of this call. Ray runs nothing twice by itself."""
@@ -192,8 +195,9 @@ class _RaySession(Session):
         self._blocks = call.blocks
         self._forms = Form.all_of(call)
         self._gathering = Gathering.of(call)
+        there = program.current(here=False)
         leases = lease_all(
-            connection.cache, call, self._lend, connection.lease_handle, connection.encode
+            connection.cache, call, there, self._lend, connection.lease_handle, connection.encode
         )
         try:
             constants = packing.pack_constants(call, parcels.pack_beside, leases.captures)
@@ -208,7 +212,7 @@ class _RaySession(Session):
         moves = connection.moves and not environment.get("working_dir")
         # Ray gives each worker its share of BLAS threads.
         cwd = _working_directory() if moves else ""
-        head = head_of(call, leases, 0, _import_path(tuple(sys.path)), cwd)
+        head = head_of(call, leases, 0, cwd)
 
         def limit() -> int:
             slots = capacity.slots(options)
@@ -219,7 +223,7 @@ class _RaySession(Session):
         self._call = OpenCall(
             call.task,
             connection.runtime,
-            connection.origin,
+            connection.origin(there.generation),
             remote,
             head,
             constants,
@@ -331,13 +335,6 @@ def _encoders(
 def _encoded_again(connection: Connection, reference: Callable[[], Any]) -> Payload:
     """A captured array anew; an empty one, where nobody has it any more, will not be asked for."""
     return connection.encode(reference())
-
-
-@functools.lru_cache(maxsize=8)
-def _import_path(entries: tuple[str, ...]) -> tuple[str, ...]:
-    """Where this process finds modules that are not installed; Ray's workers know only a part."""
-    installed = (sys.prefix, sys.base_prefix)
-    return tuple(os.path.abspath(p) for p in entries if not p.startswith(installed))
 
 
 def _working_directory() -> str:

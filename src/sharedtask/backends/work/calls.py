@@ -16,8 +16,9 @@ from . import parcels
 if TYPE_CHECKING:
     from sharedtask.randomness import Randomness
 
-# Mode, slot of the note, slot to add up, length of the head; see process/wear.py for the rest.
-PREFIX = struct.Struct("<BBHIQIB")
+# Mode, slot of the note, slot to add up, length of the head, number of the call; see
+# process/wear.py for the rest.
+PREFIX = struct.Struct("<BBHIQQIB")
 # How the items of a chunk are written, the first byte of its body.
 SCALARS, TOGETHER, EACH = 0, 1, 2
 
@@ -56,7 +57,7 @@ class CallHead:
     blas_threads: int
     locks: bool
     randomness: Randomness | None
-    path: tuple[str, ...]  # entries of sys.path that a worker may not have
+    program: int  # the token of the caller's settings: see program.py
     cwd: str  # where relative paths start
 
 

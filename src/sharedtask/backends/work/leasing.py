@@ -25,27 +25,31 @@ if TYPE_CHECKING:
     from sharedtask.sharing.payload import Payload
     from sharedtask.sharing.publication import Publication
 
+    from .program import Program
+
 
 @dataclass(frozen=True, slots=True)
 class Leases:
     """The publications that a call uses, until they are released."""
 
     function: Lease
+    program: Lease
     shared: tuple[tuple[SharedParameter, Lease], ...]
     captures: Captures
 
     @property
     def all(self) -> tuple[Lease, ...]:
-        """The function's lease, those of the shared values and those of what is captured."""
+        """All leases: of the function, of what the process is, of what is shared or captured."""
         captured = (lease for lease, _ in self.captures.leases)
-        return (self.function, *(lease for _, lease in self.shared), *captured)
+        return (self.function, self.program, *(lease for _, lease in self.shared), *captured)
 
     @property
     def needs(self) -> tuple[tuple[Publication, bool], ...]:
         """What a worker must have, and whether it makes private copies of it."""
         shared = [(lease.publication, parameter.private) for parameter, lease in self.shared]
         captured = [(lease.publication, private) for lease, private in self.captures.leases]
-        return ((self.function.publication, False), *shared, *captured)
+        own = [(lease.publication, False) for lease in (self.function, self.program)]
+        return (*own, *shared, *captured)
 
     @property
     def shares(self) -> list[Share]:
@@ -70,6 +74,7 @@ class Leases:
 def lease_all(
     cache: ShareCache,
     call: Call,
+    program: Program,
     lend: Callable[[str], Any],
     of_handle: Callable[[Handle[Any]], Lease] = Handle.lease,
     encode: Callable[[Any], Payload] = codec.encode_shared,
@@ -87,6 +92,7 @@ def lease_all(
     captures = Captures(cache, call.capture_from, verify=call.verify, encode=encode)
     try:
         taken.append(_lease_function(cache, call, captures.encoder(private=False)))
+        taken.append(cache.lease(program, verify=False))
         shared = []
         for name, value in call.shared.items():
             if value.role.writes:
@@ -100,10 +106,10 @@ def lease_all(
         for lease in taken:
             lease.release()
         raise
-    return Leases(taken[0], tuple(shared), captures)
+    return Leases(taken[0], taken[1], tuple(shared), captures)
 
 
-def head_of(call: Call, leases: Leases, blas: int, path: tuple[str, ...], cwd: str) -> bytes:
+def head_of(call: Call, leases: Leases, blas: int, cwd: str) -> bytes:
     """What workers are told of a call; see ``CallHead``."""
     return calls.dump_head(
         call.task,
@@ -117,7 +123,7 @@ def head_of(call: Call, leases: Leases, blas: int, path: tuple[str, ...], cwd: s
         blas,
         bool(call.locked),
         call.randomness,
-        path,
+        leases.program.publication.token,
         cwd,
     )
 

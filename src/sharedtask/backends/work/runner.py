@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import sys
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from .invocation import Taking
     from .lending import Lender, Taker
     from .outbox import Outbox
+    from .program import Follower
     from .values import Values
 
 _SLOW_BLOCK_NS, _LARGEST_BLOCK = 100_000, 64
@@ -46,7 +46,8 @@ class Job(NamedTuple):
     """A chunk on arrival. ``body`` holds the constants and the items, as ``mode`` says.
 
     ``beside`` gives what travelled beside the message; ``heed`` is asked between items whether the
-    chunk ends here; with ``singly`` before each item. ``slot`` is where to add up.
+    chunk ends here; with ``singly`` before each item. ``slot`` is where to add up. ``call`` is the
+    number of the call, None where each chunk begins as a call does.
     """
 
     number: int
@@ -59,12 +60,17 @@ class Job(NamedTuple):
     heed: Callable[[], bool]
     slot: int = 0
     singly: bool = False
+    call: int | None = None
 
 
 class Runner:
     """Runs one chunk after the other."""
 
-    def __init__(self, words: memoryview, outbox: Outbox, values: Values) -> None:
+    def __init__(
+        self, words: memoryview, outbox: Outbox, values: Values, follower: Follower
+    ) -> None:
+        self._follower = follower
+        self._call: int | None = None
         self._words = words
         self._outbox = outbox
         self._values = values
@@ -82,7 +88,7 @@ class Runner:
         self._outbox.task, self._outbox.index = head.task, job.first
         try:
             words[Word.PHASE] = Phase.LOADING
-            self._follow(head)
+            self._follow(head, job)
             caller = self._loaded(head, job)
         except BaseException as error:  # noqa: BLE001  user code: imports, __setstate__, ...
             self._fail_all(error, job.items)
@@ -112,17 +118,18 @@ class Runner:
             head = self._heads[data] = calls.load_head(data)
         return head
 
-    def _follow(self, head: calls.CallHead) -> None:
-        """Do as the caller does: its directory, its import path, the BLAS threads of this call."""
+    def _follow(self, head: calls.CallHead, job: Job) -> None:
+        """Be what the caller is: its directory, its settings, the BLAS threads of this call."""
+        if job.call is None or job.call != self._call:
+            self._follower.follow(self._values.value(head.program))
+            self._call = job.call
         with contextlib.suppress(OSError):
             if os.getcwd() != head.cwd:  # the caller went elsewhere, or an earlier task did
                 os.chdir(head.cwd)
-        for entry in head.path:
-            if entry not in sys.path:
-                sys.path.append(entry)
         if head.blas_threads not in (0, self._blas_threads):
             self._blas_threads = head.blas_threads
             blas.limit(head.blas_threads)
+            self._follower.settle()  # it has set variables
 
     def _loaded(self, head: calls.CallHead, job: Job) -> Caller:
         captured.use(self._values)

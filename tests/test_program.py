@@ -1,0 +1,394 @@
+"""What the caller's process is, its workers are: at the start of every call."""
+
+import asyncio
+import contextlib
+import contextvars
+import decimal
+import importlib
+import locale
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sharedtask import parallel
+from sharedtask.backends.work import import_path, program
+
+# Threads have an error state and a decimal context of their own, and share all the rest.
+OF_PROCESSES = ("process", "ray")
+
+
+@pytest.fixture(params=OF_PROCESSES)
+def elsewhere(request: pytest.FixtureRequest) -> str:
+    """The backends whose tasks run in other processes."""
+    name: str = request.param
+    if name == "ray":
+        request.getfixturevalue("ray_runtime")
+    return name
+
+
+class Mine(UserWarning):
+    """A class of warnings that workers have not imported."""
+
+
+@contextlib.contextmanager
+def changed(read: Callable[[], Any], write: Callable[[Any], object], value: Any) -> Iterator[None]:
+    before = read()
+    write(value)
+    try:
+        yield
+    finally:
+        write(before)
+
+
+def set_argv(argv: list[str]) -> None:
+    sys.argv = argv
+
+
+def numpy_errors() -> dict[str, Any]:
+    return {**np.geterr()}
+
+
+def umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def printed() -> str:
+    return str(np.array([1 / 3]))
+
+
+# How it is read, how it is written, and two values for it.
+FOLLOWED: dict[str, tuple[Callable[[], Any], Callable[[Any], object], Any, Any]] = {
+    "argv": (lambda: list(sys.argv), set_argv, ["one", "1"], ["two"]),
+    "recursion": (sys.getrecursionlimit, sys.setrecursionlimit, 2_345, 3_456),
+    "errors": (
+        numpy_errors,
+        lambda state: np.seterr(**state),
+        {"divide": "raise", "over": "ignore", "under": "warn", "invalid": "raise"},
+        {"divide": "ignore", "over": "raise", "under": "ignore", "invalid": "warn"},
+    ),
+    "print options": (
+        lambda: np.get_printoptions()["precision"],
+        lambda precision: np.set_printoptions(precision=precision),
+        3,
+        5,
+    ),
+    "decimal": (
+        lambda: decimal.getcontext().prec,
+        lambda prec: setattr(decimal.getcontext(), "prec", prec),
+        7,
+        50,
+    ),
+    "locale": (
+        lambda: locale.setlocale(locale.LC_CTYPE),
+        lambda name: locale.setlocale(locale.LC_CTYPE, name),
+        "C",
+        "C.UTF-8",
+    ),
+    "umask": (umask, os.umask, 0o027, 0o002),
+}
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_setting_is_followed_at_each_call(elsewhere: str, name: str) -> None:
+    """What the caller has set is so in the next call: set for the first time, again, set back."""
+    read, write, first, second = FOLLOWED[name]
+    task = parallel(lambda _: read()).with_options(backend=elsewhere)  # type: ignore[arg-type]
+    original = read()
+    with changed(read, write, first):
+        assert [first] == task.map([0])
+        write(second)
+        assert [second, second] == task.map([0, 1])
+        assert [second] == [task.submit(0).result()]
+    assert [original] == task.map([0])
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_setting_that_a_task_changes_is_set_back(elsewhere: str, name: str) -> None:
+    """A task that changes a setting changes it for its own call at most."""
+    read, write, first, second = FOLLOWED[name]
+
+    @parallel(backend=elsewhere, workers=1)  # type: ignore[call-overload, untyped-decorator]
+    def task(value: Any) -> Any:
+        found = read()
+        if value is not None:
+            write(value)
+        return found
+
+    with changed(read, write, first):
+        assert [first] == task.map([second])
+        assert [first] == task.map([None])
+        assert first == read()
+
+
+def test_environment_is_followed(elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables that were added, changed and removed are so in a warm worker, for C code too."""
+
+    @parallel(backend=elsewhere, workers=1)  # type: ignore[call-overload, untyped-decorator]
+    def variable(name: str) -> tuple[str | None, str]:
+        return os.environ.get(name), os.popen(f'printf "%s" "${name}"').read()
+
+    name = "SHAREDTASK_TEST_VARIABLE"
+    assert (None, "") == variable.map([name])[0]
+    monkeypatch.setenv(name, "first")
+    assert ("first", "first") == variable.map([name])[0]
+    monkeypatch.setenv(name, "sécond")
+    assert ("sécond", "sécond") == variable.map([name])[0]
+    monkeypatch.delenv(name)
+    assert (None, "") == variable.map([name])[0]
+
+
+def test_environment_that_was_there_from_the_start(
+    elsewhere: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable that the program was started with, and has removed, is not there in tasks."""
+    monkeypatch.delenv("PATH")
+    find = parallel(lambda _: os.environ.get("PATH"))
+    assert [None] == find.with_options(backend=elsewhere).map([0])  # type: ignore[arg-type]
+
+
+def test_environment_that_a_task_changes(elsewhere: str) -> None:
+    """What a task sets is gone at the next call, as if each call had begun in the caller."""
+    name = "SHAREDTASK_TEST_VARIABLE"
+
+    @parallel(backend=elsewhere, workers=1)  # type: ignore[call-overload, untyped-decorator]
+    def set_it(value: str) -> str | None:
+        found = os.environ.get(name)
+        os.environ[name] = value
+        return found
+
+    assert [None] == set_it.map(["a"])
+    assert [None] == set_it.map(["b"])
+    assert name not in os.environ
+
+
+@parallel(workers=1)
+def warn(category: type[Warning]) -> int:
+    with contextlib.redirect_stderr(None):
+        warnings.warn("told", category, stacklevel=1)
+    return 1
+
+
+@pytest.mark.parametrize("category", [UserWarning, Mine, np.exceptions.ComplexWarning])
+def test_warning_filters_are_followed(elsewhere: str, category: type[Warning]) -> None:
+    """A warning that the caller has made an error is one in tasks; so is one that is ignored."""
+    task = warn.with_options(backend=elsewhere)  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", category)
+        with pytest.raises(category, match="told"):
+            task.map([category])
+        warnings.simplefilter("ignore", category)
+        assert [1] == task.map([category])
+        warnings.simplefilter("error", Warning)
+        with pytest.raises(category, match="told"):
+            task.map([category])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "tol", category)
+        assert [1] == task.map([category])
+
+
+def test_error_callback_of_numpy(elsewhere: str) -> None:
+    """A function that numpy calls on errors is called in the worker."""
+
+    @parallel(backend=elsewhere)  # type: ignore[call-overload, untyped-decorator]
+    def divide(x: float) -> float:
+        return float(np.float64(x) / np.float64(0))
+
+    def refuse(kind: str, flag: int) -> None:
+        raise ArithmeticError(kind)
+
+    with np.errstate(divide="call", call=refuse), pytest.raises(ArithmeticError, match="divide"):
+        divide.map([1.0])
+
+
+def test_setting_that_cannot_travel_is_told(elsewhere: str) -> None:
+    """The caller is warned where a function among its settings cannot be pickled."""
+    lock = threading.Lock()
+    task = parallel(lambda x: x + 1).with_options(backend=elsewhere)  # type: ignore[arg-type]
+    with (
+        np.errstate(divide="call", call=lambda *_: lock.acquire()),
+        pytest.warns(RuntimeWarning, match="workers do not have numpy's error state"),
+    ):
+        assert [2] == task.map([1])
+
+
+def test_threads_have_settings_of_their_own(elsewhere: str) -> None:
+    """Two threads that call with different error states each get their own."""
+    state = parallel(lambda _: np.geterr()["over"]).with_options(backend=elsewhere)  # type: ignore[arg-type]
+    found: dict[str, list[Any]] = {"raise": [], "ignore": []}
+
+    def call(mode: Any) -> None:
+        with np.errstate(over=mode):
+            found[mode].extend(state.map([0]) for _ in range(5))
+
+    threads = [threading.Thread(target=call, args=(mode,)) for mode in found]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {mode: [[mode]] * 5 for mode in found} == found
+
+
+def test_unchanged_settings_are_sent_once() -> None:
+    """As long as nothing changes they are one object, which is published once."""
+    first = program.current()
+    assert program.current() is first
+    with np.errstate(over="raise"):
+        assert program.current() is not first
+    assert program.current() is first
+
+
+# ------------------------------------------------------------------------------ import path
+
+
+def write_module(folder: Path, name: str, text: str) -> str:
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.py").write_text(text)
+    return str(folder)
+
+
+@pytest.fixture
+def name() -> Iterator[str]:
+    """The name of a module that is forgotten afterwards."""
+    name = f"module_{os.urandom(4).hex()}"
+    yield name
+    sys.modules.pop(name, None)
+
+
+def test_module_that_shadows_another(
+    elsewhere: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A folder that comes in front brings its modules, functions and classes, to warm workers."""
+    old = write_module(tmp_path / "old", name, "class Thing:\n    def say(self): return 'old'\n")
+    new = write_module(tmp_path / "new", name, "class Thing:\n    def say(self): return 'new'\n")
+    say = parallel(lambda thing: thing.say()).with_options(backend=elsewhere)  # type: ignore[arg-type]
+    monkeypatch.syspath_prepend(old)
+    thing = importlib.import_module(name).Thing()
+    assert ["old"] * 4 == say.map([thing] * 4)
+    monkeypatch.syspath_prepend(new)
+    del sys.modules[name]
+    thing = importlib.import_module(name).Thing()
+    assert ["new"] * 4 == say.map([thing] * 4)
+
+
+def test_module_that_is_shadowed_later(
+    elsewhere: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A module that the caller goes on using is the same in workers that import it afterwards."""
+    old = write_module(tmp_path / "old", name, "class Thing:\n    def say(self): return 'old'\n")
+    new = write_module(tmp_path / "new", name, "class Thing:\n    def say(self): return 'new'\n")
+    say = parallel(lambda thing: thing.say()).with_options(backend=elsewhere)  # type: ignore[arg-type]
+    monkeypatch.syspath_prepend(old)
+    thing = importlib.import_module(name).Thing()
+    monkeypatch.syspath_prepend(new)
+    assert ["old"] * 4 == say.map([thing] * 4)
+
+
+def test_entry_that_was_removed(
+    elsewhere: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """What the caller could not import any more, a task cannot."""
+    folder = write_module(tmp_path / "there", name, "")
+
+    @parallel(backend=elsewhere)  # type: ignore[call-overload, untyped-decorator]
+    def find(name: str) -> bool:
+        return importlib.util.find_spec(name) is not None
+
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(folder)
+        assert [True] == find.map([name])
+    importlib.invalidate_caches()
+    assert [False] == find.map([name])
+
+
+def test_order_of_the_path() -> None:
+    """Entries have the caller's order in a worker of this machine."""
+    entries = parallel(lambda _: sys.path).with_options(backend="process").map([0])[0]
+    assert [os.path.abspath(entry) for entry in sys.path] == entries
+
+
+def test_order_of_the_path_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Python is installed elsewhere, folders of the caller come before and after it."""
+    installed = ("/usr",)
+    caller = ("/first", "/usr/lib/python", "/between", "/usr/lib/site-packages", "/last")
+    monkeypatch.setattr(sys, "path", ["/opt/python", "/last", "/opt/site-packages"])
+    import_path.write_among(import_path.ImportPath(caller, (), 0, installed))
+    expected = ["/first", "/opt/python", "/opt/site-packages", "/between", "/last"]
+    assert expected == sys.path
+
+
+def test_user_ray_tasks_do_not_see_settings(ray_runtime: None) -> None:
+    """Ray's workers run tasks of others: those find everything as it was."""
+    import ray
+
+    @ray.remote(num_cpus=1)
+    def state() -> tuple[int, Any, list[str]]:
+        return sys.getrecursionlimit(), os.environ.get("SHAREDTASK_TEST_VARIABLE"), sys.path[:]
+
+    before = ray.get([state.remote() for _ in range(4)])
+    task = parallel(lambda _: (sys.getrecursionlimit(), os.environ["SHAREDTASK_TEST_VARIABLE"]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHAREDTASK_TEST_VARIABLE", "set")
+        limit = sys.getrecursionlimit()
+        with changed(sys.getrecursionlimit, sys.setrecursionlimit, limit + 7):
+            assert [(limit + 7, "set")] * 4 == task.with_options(backend="ray").map(range(4))
+    assert before == ray.get([state.remote() for _ in range(4)])
+
+
+# ----------------------------------------------------------------------------- context
+
+request = contextvars.ContextVar("request", default="none")
+
+
+@pytest.mark.parametrize("local", ["serial", "thread"])
+def test_items_run_in_the_context_of_the_caller(local: str) -> None:
+    """Context variables, numpy's and decimal's settings are those of the thread that calls."""
+
+    @parallel(backend=local)  # type: ignore[call-overload, untyped-decorator]
+    def state(_: int) -> tuple[str, str, int]:
+        return request.get(), np.geterr()["over"], decimal.getcontext().prec
+
+    token = request.set("mine")
+    try:
+        with np.errstate(over="raise"), decimal.localcontext() as context:
+            context.prec = 9
+            assert [("mine", "raise", 9)] * 6 == state.map(range(6))
+            assert ("mine", "raise", 9) == state.submit(0).result()
+            assert [("mine", "raise", 9)] * 3 == list(state.imap(range(3)))
+    finally:
+        request.reset(token)
+
+
+@pytest.mark.parametrize("local", ["serial", "thread"])
+def test_items_do_not_see_what_others_set(local: str) -> None:
+    """What an item sets in its context is there for it alone, and not for the caller."""
+
+    @parallel(backend=local, workers=1)  # type: ignore[call-overload, untyped-decorator]
+    def set_it(x: int) -> str:
+        before = request.get()
+        request.set(str(x))
+        return before
+
+    assert ["none"] * 5 == set_it.map(range(5))
+    assert "none" == request.get()
+
+
+def test_awaited_call_runs_in_the_context_of_its_coroutine(backend: str) -> None:
+    """The settings of the coroutine that awaits are those of its tasks."""
+    task = parallel(lambda _: (np.geterr()["over"], decimal.getcontext().prec))
+
+    async def main() -> list[Any]:
+        with np.errstate(over="raise"), decimal.localcontext() as context:
+            context.prec = 9
+            called = task.with_options(backend=backend)  # type: ignore[arg-type]
+            return [*await called.amap([0]), *[r async for r in called.aimap([0])]]
+
+    assert [("raise", 9)] * 2 == asyncio.run(main())
