@@ -10,6 +10,7 @@ exception needs besides:
 
 from __future__ import annotations
 
+import functools
 import io
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ def packed(error: Exception) -> bytes | None:
     """Bytes that unpickle to an equal exception, tried out here; None where there are none."""
     for pickler in (_Raised, _portable()):
         try:
-            data = codec.encode_inband(error, pickler)
+            data = codec.encode_inband(error, pickler, back=True)
             loaded = codec.decode(data)
         except Exception:  # noqa: BLE001, S112  user code runs here
             continue
@@ -82,7 +83,7 @@ class _OwnWay:
 def _in_its_own_way(error: BaseException) -> Any:
     """A reduction in the way of its class, then what that left out; None where it fails."""
     try:
-        loaded = codec.decode(codec.encode_inband(_OwnWay(error)))
+        loaded = codec.decode(codec.encode_inband(_OwnWay(error), back=True))
         if type(loaded) is not type(error):
             return None
         return complete, (_OwnWay(error), _left_out(error, loaded))
@@ -126,7 +127,7 @@ def _differs(here: Any, there: Any) -> bool:
 
 def _data(value: object) -> bytes | None:
     try:
-        return codec.encode_inband(value)
+        return codec.encode_inband(value, back=True)
     except Exception:  # noqa: BLE001  user code
         return None
 
@@ -143,7 +144,7 @@ class _Limited(io.BytesIO):
 def _is_small(value: object) -> bool:
     """Whether a value can travel in a few bytes."""
     try:
-        codec.decode(codec.encode_inband(value, file=_Limited()))
+        codec.decode(codec.encode_inband(value, file=_Limited(), back=True))
     except Exception:  # noqa: BLE001  user code
         return False
     return True
@@ -185,7 +186,8 @@ class _Portable(_Raised):
 
     def travels(self, value: object) -> bool:
         try:
-            codec.decode(codec.encode_inband(value, lambda *args: _Portable(self.known, *args)))
+            pickler = functools.partial(_Portable, self.known)
+            codec.decode(codec.encode_inband(value, pickler, back=True))
         except Exception:  # noqa: BLE001  user code
             return False
         return True

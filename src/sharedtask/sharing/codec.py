@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import cloudpickle
 import numpy as np
+from cloudpickle.cloudpickle import _dynamic_class_reduce
 
 from sharedtask import interrupts
-from sharedtask.sharing import extents, reducers
+from sharedtask.sharing import classes, extents, reducers
 from sharedtask.sharing.kinds import by_cloudpickle, find, found
 from sharedtask.sharing.outgoing import Outgoing
 from sharedtask.sharing.payload import Payload
@@ -49,6 +50,7 @@ def encode(
     in_place: bool = False,
     refer: Callable[[npt.NDArray[Any]], Any] | None = None,
     by_name: bool = False,
+    back: bool = False,
 ) -> Payload:
     """Encode ``value`` without copying the memory of its arrays.
 
@@ -56,9 +58,10 @@ def encode(
     do not have the file, its contents travel. With ``in_place`` arrays that lie in shared memory
     already are mapped where the value is decoded, and go on changing with it. ``refer`` is asked
     for each plain array and gives what is pickled in its place: a callable and its arguments. With
-    ``by_name`` classes and functions of ``__main__`` are found there where it is decoded.
+    ``by_name`` classes and functions of ``__main__`` are found there where it is decoded. With
+    ``back`` the value goes where the classes that were built here came from.
     """
-    out = Outgoing(in_band=False, by_path=by_path, in_place=in_place, refer=refer)
+    out = Outgoing(in_band=False, by_path=by_path, in_place=in_place, refer=refer, back=back)
     head = _pickled(value, out, out.passed.append, _ByName if by_name else _Pickler)
     sources, table = out.parts()
     head = head + table if table else head
@@ -74,9 +77,11 @@ def encode_inband(
     value: object,
     pickler: Callable[..., _Pickler] | None = None,
     file: io.BytesIO | None = None,
+    *,
+    back: bool = False,
 ) -> bytes:
     """Encode ``value`` as one string of bytes, arrays included."""
-    return _pickled(value, Outgoing(in_band=True), None, pickler, file)
+    return _pickled(value, Outgoing(in_band=True, back=back), None, pickler, file)
 
 
 def decode(head: bytes | memoryview, buffers: Iterable[Any] = ()) -> Any:
@@ -182,8 +187,31 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         if reducer is None:  # most objects: cloudpickle would only look whether they are code
             return NotImplemented
         if reducer is by_cloudpickle:
-            return NotImplemented if _has_plain_name(obj) else super().reducer_override(obj)
+            return NotImplemented if _has_plain_name(obj) else self._by_value(obj)
         return reducer(obj, self.out)
+
+    def _by_value(self, obj: Any) -> Any:
+        """A function or class, by value unless cloudpickle knows a name for it."""
+        if not isinstance(obj, type):
+            if obj.__module__ == _MAIN_OF_A_CHILD:
+                return self._dynamic_function_reduce(obj)
+            return super().reducer_override(obj)
+        if self.out.back and classes.is_built(obj):
+            return classes.by_key(obj)
+        if obj.__module__ == _MAIN_OF_A_CHILD:
+            reduced = _dynamic_class_reduce(obj)
+        else:
+            reduced = super().reducer_override(obj)
+        if type(reduced) is tuple and len(reduced) == _WITH_SETTER:
+            return classes.by_value(obj, reduced[2][0])
+        return reduced
+
+
+# What cloudpickle returns of a class that goes by value; any other is found by its name.
+_WITH_SETTER = 6
+# A process that multiprocessing has spawned knows the script by this name, and no worker does.
+_MAIN_OF_A_CHILD = "__mp_main__"
+_MAIN = ("__main__", _MAIN_OF_A_CHILD)
 
 
 def _has_plain_name(obj: Any) -> bool:
@@ -192,7 +220,7 @@ def _has_plain_name(obj: Any) -> bool:
     False says nothing: there are other ways to be found.
     """
     module: Any = getattr(obj, "__module__", None)
-    home = None if module == "__main__" else sys.modules.get(module)
+    home = None if module in _MAIN else sys.modules.get(module)
     if type(home) is not ModuleType or vars(home).get(obj.__qualname__) is not obj:
         return False
     return not cloudpickle.list_registry_pickle_by_value()

@@ -31,12 +31,14 @@ class Outgoing:
     """Takes the bulk data of a value while it is pickled; reducers are handed one.
 
     ``views`` is set as soon as two parts may show the same memory. ``held`` keeps the memory that
-    the pickle refers to where it is, and these ``descriptors`` lead to it.
+    the pickle refers to where it is, and these ``descriptors`` lead to it. ``back`` says that the
+    value goes where the classes that were built here came from.
     """
 
     __slots__ = (
         "_arrays",
         "_roots",
+        "back",
         "by_path",
         "descriptors",
         "held",
@@ -54,7 +56,9 @@ class Outgoing:
         by_path: bool = True,
         in_place: bool = False,
         refer: Callable[[npt.NDArray[Any]], Any] | None = None,
+        back: bool = False,
     ) -> None:
+        self.back = back
         self.in_band, self.by_path, self.in_place = in_band, by_path, in_place
         self.refer = refer
         self.passed: list[pickle.PickleBuffer] = []

@@ -237,7 +237,7 @@ class _Bench:
 
     def _added(self, first: int) -> Box | None:
         partial = self._runner.take_partial(first)
-        return None if partial is None else Box(codec.encode(partial))
+        return None if partial is None else Box(codec.encode(partial, back=True))
 
     def _receive(self, message: Message, boxes: tuple[Opened, ...]) -> bool:
         """Take what came along; False where a value did not, and is not here."""

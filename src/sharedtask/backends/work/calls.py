@@ -25,11 +25,12 @@ SCALARS, TOGETHER, EACH = 0, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class SharedParameter:
-    """A parameter whose value stands under a token."""
+    """A parameter whose value stands under a token; ``current`` if this call has verified it."""
 
     name: str
     token: int
     role: Role
+    current: bool = True
 
     @property
     def private(self) -> bool:
@@ -59,6 +60,12 @@ class CallHead:
     randomness: Randomness | None
     program: int  # the token of the caller's settings: see program.py
     cwd: str  # where relative paths start
+
+    @property
+    def by_age(self) -> list[int]:
+        """Tokens of function and shared values; what may be older than this call comes first."""
+        old = [shared.token for shared in self.shared if not shared.current]
+        return [*old, self.function, *(s.token for s in self.shared if s.current)]
 
 
 @functools.lru_cache(maxsize=256)

@@ -100,7 +100,9 @@ def lease_all(
             else:
                 lease = _lease_value(cache, call, name, of_handle, encode)
             taken.append(lease)
-            shared.append((SharedParameter(name, lease.publication.token, value.role), lease))
+            current = call.verify and not isinstance(value.value, Handle)
+            token = lease.publication.token
+            shared.append((SharedParameter(name, token, value.role, current), lease))
     except BaseException:
         captures.release()
         for lease in taken:

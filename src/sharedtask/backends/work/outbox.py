@@ -140,7 +140,7 @@ class Outbox:
 
     def _add_value(self, value: Any) -> None:
         try:
-            payload = codec.encode(value)
+            payload = codec.encode(value, back=True)
         except BaseException as error:  # noqa: BLE001  pickling runs user code
             self.on_refusal()
             self.add_error(_unsendable(self.task, self._next_index(), value, error))

@@ -140,6 +140,7 @@ class Runner:
         else:
             function, shared = guard.after(function), guard.values
         bound, args, kwargs, items = invocation.constants(head, job.body, job.beside)
+        self._values.renew_classes(head.by_age)
         kwargs.update(shared)
         private = [s for s in head.shared if s.private]
         lenders = self._all_shared(head, Role.PARTITIONED)

@@ -7,11 +7,11 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sharedtask.sharing import functions
+from sharedtask.sharing import classes, functions
 from sharedtask.sharing.originals import Original
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from sharedtask.sharing.stores import Store
 
@@ -24,12 +24,14 @@ _IN_USE = 2  # the function and the value that was just decoded
 class Decoded:
     """A value and how long it took to decode it, when it was last asked for.
 
-    ``original`` is what it was like, while it is known to be as it was published.
+    ``original`` is what it was like, while it is known to be as it was published. ``classes`` came
+    along with it, in these states.
     """
 
     value: Any
     head_bytes: int
     seconds: float
+    classes: Sequence[tuple[type, classes.State]] = ()
     original: Original | None = None
     used: float = field(default_factory=time.monotonic)
 
@@ -102,11 +104,25 @@ class Values:
 
     def _decode(self, token: Hashable) -> Decoded:
         store, began = self.stores[token], time.monotonic()
-        value = store.value()
-        found = Decoded(value, len(store.parts()[0]), time.monotonic() - began)
+        with classes.noted() as notes:
+            value = store.value()
+        found = Decoded(value, len(store.parts()[0]), time.monotonic() - began, notes)
         self.decoded[token] = found
         self._trim()
         return found
+
+    def renew_classes(self, tokens: Iterable[Hashable]) -> None:
+        """Bring classes to the state in which they came with these values, the last one counting.
+
+        Since then values of other calls may have come, with the classes as they were then.
+        """
+        states: dict[int, tuple[type, classes.State]] = {}
+        for token in tokens:
+            found = self.decoded.get(token)
+            if found is not None:
+                states.update((id(cls), (cls, state)) for cls, state in found.classes)
+        for cls, state in states.values():
+            classes.renew(cls, state)
 
     def function(self, token: Hashable) -> Callable[..., Any]:
         """The function, imported or rebuilt at its first use."""
