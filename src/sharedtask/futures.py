@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends.base import OVER, Chunk, Session
+from sharedtask.tracebacks import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,11 @@ class Promise(Future[Any]):
     def result(self, timeout: float | None = None) -> Any:
         """See ``concurrent.futures.Future``."""
         self._help(timeout)
-        return super().result(timeout)
+        try:
+            return super().result(timeout)
+        except Exception as error:
+            shorten(error)
+            raise
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """See ``concurrent.futures.Future``."""

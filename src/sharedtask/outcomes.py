@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sharedtask import exceptions
 from sharedtask.errors import RemoteTraceback, TaskExitError, item_note
 from sharedtask.sharing import codec
+from sharedtask.tracebacks import user_frames
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,17 +172,6 @@ def remote_text(error: BaseException) -> str:
         return "".join(traceback.format_exception(type(error), error, user_frames(error)))
     except BaseException:  # noqa: BLE001  __str__ of the user's class may do anything
         return f"{_class_name(error)} (its traceback could not be formatted)\n"
-
-
-def user_frames(error: BaseException) -> TracebackType | None:
-    """The traceback from the first frame that is not ours."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(_OURS):
-        trace = trace.tb_next
-    return trace
-
-
-_OURS = "sharedtask."
 
 
 def _text_of(error: BaseException) -> str:

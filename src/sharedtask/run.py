@@ -22,6 +22,7 @@ from sharedtask.chunks import Chunker, Pace
 from sharedtask.errors import ClosedError
 from sharedtask.outcomes import Known, Report
 from sharedtask.progress import open_bar, skip
+from sharedtask.tracebacks import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -143,6 +144,7 @@ class Run:
         """Raise the error that ended the run, if one did."""
         if self._failure is not None:
             error = self._failure[1]
+            shorten(error)
             self._failure = None
             try:
                 raise error
@@ -378,6 +380,9 @@ def in_order(start: Callable[[], Run]) -> Generator[Any, None, None]:
                 break
         run.raise_failure()
         run.finish()
+    except Exception as error:
+        shorten(error)
+        raise
     finally:
         run.close()
 
@@ -394,5 +399,8 @@ def as_completed(start: Callable[[], Run]) -> Generator[Any, None, None]:
                     yield value
         run.raise_failure()
         run.finish()
+    except Exception as error:
+        shorten(error)
+        raise
     finally:
         run.close()

@@ -28,6 +28,7 @@ from sharedtask.run import Run, as_completed, collect, in_order
 from sharedtask.sharing import functions
 from sharedtask.sharing.cache import CacheInfo
 from sharedtask.sharing.handles import Handle
+from sharedtask.tracebacks import shorten
 from sharedtask.uses import Use, close_all, use_all
 
 if TYPE_CHECKING:
@@ -125,8 +126,12 @@ class _Runs(Generic[P, R]):
             >>> scale.map(range(4), table={"factor": 10})
             [0, 10, 20, 30]
         """
-        run, plan = self._prepare(items, args, kwargs)
-        return collect(run(), plan.total)
+        try:
+            run, plan = self._prepare(items, args, kwargs)
+            return collect(run(), plan.total)
+        except Exception as error:
+            shorten(error)
+            raise
 
     def map_into(
         self: _Runs[Concatenate[J, Q], Any],
@@ -161,8 +166,12 @@ class _Runs(Generic[P, R]):
             >>> square.map_into(sharedtask.empty(4), range(4))
             array([0., 1., 4., 9.])
         """
-        run, plan = self._prepare(items, args, kwargs, into=out)
-        failed = [result for result in collect(run(), plan.total) if result is not TAKEN]
+        try:
+            run, plan = self._prepare(items, args, kwargs, into=out)
+            failed = [result for result in collect(run(), plan.total) if result is not TAKEN]
+        except Exception as error:
+            shorten(error)
+            raise
         if failed:
             msg = f"{len(failed)} of {plan.total} items of {plan.call.task}() failed"
             raise ExceptionGroup(msg, failed)
@@ -179,8 +188,12 @@ class _Runs(Generic[P, R]):
             >>> power.starmap([(2, 3), (3, 2)])
             [8, 9]
         """
-        run, plan = self._prepare(items, (), kwargs, star=True)
-        return collect(run(), plan.total)
+        try:
+            run, plan = self._prepare(items, (), kwargs, star=True)
+            return collect(run(), plan.total)
+        except Exception as error:
+            shorten(error)
+            raise
 
     def imap(
         self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs

@@ -20,7 +20,7 @@ import io
 import pickle
 import sys
 import traceback
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import cloudpickle
@@ -32,6 +32,7 @@ from sharedtask.sharing import classes, extents, reducers
 from sharedtask.sharing.kinds import by_cloudpickle, find, found
 from sharedtask.sharing.outgoing import Outgoing
 from sharedtask.sharing.payload import Payload
+from sharedtask.sharing.sources import reduce_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -162,6 +163,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
     """
 
     dispatch_table = _Dispatch(cloudpickle.Pickler._dispatch_table)
+    dispatch_table[CodeType] = reduce_code
 
     def __init__(
         self,

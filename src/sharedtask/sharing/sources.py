@@ -1,0 +1,52 @@
+"""Code that travels by value keeps its file and its source.
+
+Tracebacks, warnings, profilers and ``inspect.getsource`` find a line by the name of its file.
+cloudpickle leaves the name out from 3.1.3 on. Where there is no such file, as for a cell of a
+notebook, Python knows the text from whoever compiled it, and a worker has to be told.
+"""
+
+from __future__ import annotations
+
+import linecache
+from types import CodeType
+from typing import TYPE_CHECKING, Any
+
+from cloudpickle import cloudpickle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["build_code", "reduce_code"]
+
+# What cloudpickle writes instead of the file's name.
+_NO_NAME = "<dynamic-code>"
+
+
+def reduce_code(code: CodeType) -> Any:
+    """What cloudpickle says of a code object, with the name of its file, and the text of a cell."""
+    make, args = cloudpickle._code_reduce(code)
+    args = tuple(code.co_filename if _is_no_name(part) else part for part in args)
+    lines = _lines_without_file(code.co_filename)
+    return (make, args) if lines is None else (build_code, (code.co_filename, lines, make, args))
+
+
+def _is_no_name(part: object) -> bool:
+    return type(part) is str and part == _NO_NAME
+
+
+def _lines_without_file(name: str) -> list[str] | None:
+    """The lines that somebody has entered for a file that there is not; None for all others.
+
+    An entry is (size, time of the file, lines, path), the time None where there is no file.
+    """
+    entry: Any = linecache.cache.get(name)
+    return entry[2] if entry and len(entry) == _FIELDS and entry[1] is None else None
+
+
+_FIELDS = 4
+
+
+def build_code(name: str, lines: list[str], make: Callable[..., CodeType], args: Any) -> CodeType:
+    """Code of a cell, whose text is known from now on."""
+    linecache.cache[name] = sum(map(len, lines)), None, lines, name
+    return make(*args)
