@@ -30,6 +30,7 @@ _BACKENDS: Mapping[str, str] = MappingProxyType(
     {"mp": "process", "ray": "ray", "threadpool": "thread", "safe": "serial", "seq": "serial"}
 )
 _SHARING = ("mp", "ray")
+_UNCOPIED = ("seq", "threadpool")
 # What the options of a task call them, and others.
 _OTHER_BACKENDS: Mapping[str, str] = MappingProxyType(
     {
@@ -103,7 +104,8 @@ def multi_process(
         items: What that parameter gets, one after the other. Not a str or bytes.
         inputs: Another name for ``items``.
         workers: How many items are worked on at once; all CPUs by default.
-        backend: "mp": worker processes. "ray": tasks of Ray. "threadpool": threads of this process.
+        backend: "mp": worker processes. "ray": tasks of Ray. "threadpool": threads of this process,
+            in which ``func`` gets the very objects but for what it marks.
             "safe": one after the other in this process, under the rules of the others: what
             ``func`` marks as ``Shared`` is read-only. "seq": a plain loop in this process, in which
             ``func`` gets the very objects that are given here. By default it is decided as for any
@@ -157,6 +159,8 @@ def multi_process(
         options["ray_options"] = _with_gpus(gpus, {**task._parts()[1], **options})
     task = task.with_options(**check_options(options, "multi_process()"))
     run = _Map(task, given, func_kwargs)
+    if backend in _UNCOPIED:
+        run.copy_nothing()
     if backend == "seq":
         run.share_nothing()
     return run.to_files() if lazy_output else run.to_list()
@@ -291,6 +295,10 @@ class _Map(_Runs[..., Any]):
 
     def _parts(self) -> tuple[Target, Mapping[str, Any], Usage]:
         return self._target, self._explicit, self._usage
+
+    def copy_nothing(self) -> None:
+        """Have the function called with the objects themselves where nothing is marked."""
+        self._target = replace(self._target, uncopied=True)
 
     def share_nothing(self) -> None:
         """Have the function called with the objects themselves."""

@@ -35,11 +35,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is called: the plain function, what is known of it, and the object it is bound to."""
+    """What is called: the plain function, what is known of it, and the object it is bound to.
+
+    For ``uncopied`` see ``Call``.
+    """
 
     spec: TaskSpec
     function: Callable[..., Any]
     bound: tuple[Any, ...] = ()
+    uncopied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,7 @@ def plan_call(
         # Where tasks are watched, the last item of a chunk must be known when it runs.
         splits=options.chunksize == "auto" and not ordered and not options.strict,
         strict=options.strict,
+        uncopied=target.uncopied,
         ray_options=options.ray_options or {},
     )
 

@@ -97,7 +97,8 @@ class Call:
     own, so that one that fails adds nothing. Where the order of the items counts, ``block`` of them
     travel and are combined together. With ``prompt`` results are reported ``PROMPT_SECONDS`` after
     they are there, at the end of the item in hand: they are to outlive the caller.
-    ``randomness`` makes generators for each item, where a parameter wants one.
+    ``randomness`` makes generators for each item, where a parameter wants one. With ``uncopied``
+    tasks that run in the caller get its own objects where nothing is marked.
     """
 
     task: str
@@ -123,6 +124,7 @@ class Call:
     stops: bool
     splits: bool
     strict: bool
+    uncopied: bool
     ray_options: Mapping[str, Any]
 
 

@@ -3,7 +3,7 @@
 Shared values are encoded and decoded over *the same* memory, read-only: nothing is copied, and a
 task that writes into a shared array fails here as it fails in a worker. Nothing is published, so
 nothing is cached: the twin is made anew for every call, which costs as much as pickling what is not
-arrays.
+arrays. What is not marked is copied for each chunk: see ``work/unmarked.py``.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from sharedtask.backends.base import (
 from sharedtask.backends.work import locking
 from sharedtask.backends.work.strictness import Guard, Lent
 from sharedtask.backends.work.totals import Accumulator, Form, Gathering, keep_all, result_of
+from sharedtask.backends.work.unmarked import Unmarked, copied, with_copies
 from sharedtask.errors import ClosedError, SharedTaskError, TaskTimeoutError
 from sharedtask.options import available_cpus
 from sharedtask.outcomes import Batch, Known, Report, contained, readonly_advice
@@ -47,6 +48,7 @@ from sharedtask.uses import close_all
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
 
+    from sharedtask.backends.work.calls import Constants
     from sharedtask.uses import Use
 
 
@@ -99,6 +101,7 @@ class _LocalSession(Session):
         self._call = call
         self._sink = sink
         self._uses: dict[str, Use] = {}
+        self._unmarked = Unmarked(call)
         self._closed = False
 
     def open(self) -> None:
@@ -114,27 +117,42 @@ class _LocalSession(Session):
         self._gathering = Gathering.of(call)
         locking.open_uses(self._uses, call, shared=False)
         self._values.update((name, use.locked) for name, use in self._uses.items())
+        self._unmarked.open()
         self._context = _Context()
 
     def submit(self, chunk: Chunk) -> None:
         if self._sink.begun(chunk.number):
             with inside.recorded() if self._call.prompt else contextlib.nullcontext():
-                self._run(chunk)
+                self._run(with_copies(self._call, chunk))
+
+    def fail(self, chunk: Chunk, error: BaseException) -> None:
+        """Report that no item of the chunk was run."""
+        count = len(chunk.items)
+        batch = Batch(chunk.first, [None] * count, dict.fromkeys(range(count), error))
+        self._sink.report(Report(chunk.number, Known(batch), count, finished=True))
 
     def _run(self, chunk: Chunk) -> None:
+        try:
+            constants = self._unmarked.constants()
+        except Exception as error:  # noqa: BLE001  unpickling runs user code, and may find no room
+            self.fail(chunk, error)
+        else:
+            self._run_with(constants, chunk)
+
+    def _run_with(self, constants: Constants, chunk: Chunk) -> None:
         began = time.monotonic()
         batch = Batch(chunk.first, [])
         accumulators = {name: Accumulator(form) for name, form in self._forms.items()}
         for accumulator in accumulators.values():
             accumulator.enter(0, chunk.number)
         if self._watched is None:
-            turn = _Turn(self._call.function, self._values, accumulators)
+            turn = _Turn(self._call.function, constants, self._values, accumulators)
             self._run_items(chunk, batch, turn, self._run_one)
         else:
             with self._watched.guarding(self._call, chunk, batch) as guard:
                 values = {**self._values, **guard.values}
                 function = guard.after(self._call.function)
-                turn = _Turn(function, values, accumulators, lambda: guard.seconds)
+                turn = _Turn(function, constants, values, accumulators, lambda: guard.seconds)
                 self._run_items(chunk, batch, turn, guard.around(self._run_one))
         batch.partial = result_of(accumulators, chunk.first, len(batch.values))
         seconds = time.monotonic() - began - turn.left_out()
@@ -156,6 +174,8 @@ class _LocalSession(Session):
                     raise
                 advised = readonly_advice(raised, call.task, self._readonly)
                 value, error = None, contained(advised, call.task, chunk.first + offset)
+            if self._unmarked.changes and offset + 1 < len(chunk.items):
+                value = copied(value)  # later items may change a part of it
             batch.values.append(value)
             if error is not None:
                 batch.errors[offset] = error
@@ -166,12 +186,13 @@ class _LocalSession(Session):
         call, began, accumulators = self._call, time.monotonic(), turn.accumulators
         shared = self._shared(index, turn.values)
         shared.update((name, accumulator.lend()) for name, accumulator in accumulators.items())
-        bound = call.bound
+        constants = turn.constants
+        bound, args, kwargs = constants.bound, constants.args, constants.kwargs
         if call.bound_name in shared:
             bound = (shared.pop(call.bound_name),)
         items = item if call.star else (item,)
         value = self._called(
-            lambda _: turn.function(*bound, *items, *call.args, **call.kwargs, **shared), item
+            lambda _: turn.function(*bound, *items, *args, **kwargs, **shared), item
         )
         # A task in this process cannot be ended from outside; it can be told afterwards.
         if call.timeout is not None and time.monotonic() - began - turn.left_out() > call.timeout:
@@ -213,6 +234,7 @@ class _LocalSession(Session):
     def close(self) -> None:
         self._closed = True
         close_all(self._uses, wrote=True)
+        self._unmarked.close()
 
 
 class _Context:
@@ -279,6 +301,7 @@ class _Turn:
     """What the items of one chunk are run with; seconds that are ``left_out`` are not theirs."""
 
     function: Callable[..., Any]
+    constants: Constants
     values: Mapping[str, Any]
     accumulators: Mapping[str, Accumulator]
     left_out: Callable[[], float] = float
@@ -347,18 +370,12 @@ class _ThreadSession(_LocalSession):
         self.running = 0
 
     def submit(self, chunk: Chunk) -> None:
-        self._threads.put(self, chunk)
+        self._threads.put(self, with_copies(self._call, chunk))
 
     def run(self, chunk: Chunk) -> None:
         """Called by one of the threads."""
         if not self._closed and self._sink.begun(chunk.number):
             self._run(chunk)
-
-    def fail(self, chunk: Chunk, error: BaseException) -> None:
-        """Report that no item of the chunk was run."""
-        count = len(chunk.items)
-        batch = Batch(chunk.first, [None] * count, dict.fromkeys(range(count), error))
-        self._sink.report(Report(chunk.number, Known(batch), count, finished=True))
 
 
 class _Threads:

@@ -19,6 +19,7 @@ import copyreg
 import io
 import pickle
 import sys
+import threading
 import traceback
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -35,7 +36,7 @@ from sharedtask.sharing.payload import Payload
 from sharedtask.sharing.sources import reduce_code
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     import numpy.typing as npt
 
@@ -52,6 +53,7 @@ def encode(
     refer: Callable[[npt.NDArray[Any]], Any] | None = None,
     by_name: bool = False,
     back: bool = False,
+    here: bool = False,
 ) -> Payload:
     """Encode ``value`` without copying the memory of its arrays.
 
@@ -60,10 +62,13 @@ def encode(
     already are mapped where the value is decoded, and go on changing with it. ``refer`` is asked
     for each plain array and gives what is pickled in its place: a callable and its arguments. With
     ``by_name`` classes and functions of ``__main__`` are found there where it is decoded. With
-    ``back`` the value goes where the classes that were built here came from.
+    ``back`` the value goes where the classes that were built here came from. ``here`` is for
+    ``decode_here``: functions, classes and modules are not copied, and what would free twice what
+    it has cannot be encoded.
     """
     out = Outgoing(in_band=False, by_path=by_path, in_place=in_place, refer=refer, back=back)
-    head = _pickled(value, out, out.passed.append, _ByName if by_name else _Pickler)
+    pickler = _Here if here else _ByName if by_name else _Pickler
+    head = _pickled(value, out, out.passed.append, pickler)
     sources, table = out.parts()
     head = head + table if table else head
     return Payload(head, tuple(sources), tuple(out.held), tuple(out.descriptors))
@@ -105,6 +110,24 @@ def reduced(value: Any) -> Any:
         raise
     except BaseException as error:
         raise _as_exception(error, interrupted, pickle.PicklingError) from error
+
+
+def decode_here(held: Sequence[object], head: bytes | memoryview, buffers: Iterable[Any]) -> Any:
+    """Rebuild a value in the process that encoded it for here; ``held`` is of its payload."""
+    before = getattr(_here, "held", ())
+    _here.held = held
+    try:
+        return decode(head, buffers)
+    finally:
+        _here.held = before
+
+
+_here = threading.local()
+
+
+def uncopied(number: int) -> Any:
+    """What stands in a pickle for an object that is not copied."""
+    return _here.held[number]
 
 
 def _pickled(
@@ -235,6 +258,45 @@ class _ByName(_Pickler):
         if isinstance(obj, (type, FunctionType)) and _is_in_main(obj):
             return NotImplemented
         return super().reducer_override(obj)
+
+
+class _Here(_Pickler):
+    """For copies in this process."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if obj is uncopied:
+            return NotImplemented
+        cls = type(obj)
+        if is_of_the_program(cls):
+            self.out.held.append(obj)
+            return uncopied, (len(self.out.held) - 1,)
+        if _is_freed(cls):
+            msg = f"a copy of a {cls.__name__} would free what the original has"
+            raise TypeError(msg)
+        return super().reducer_override(obj)
+
+
+def is_of_the_program(cls: type) -> bool:
+    """True for functions, classes, modules and tasks, of which a process has one; and ``object``.
+
+    Of an ``object()`` nothing but its identity is of use.
+    """
+    if cls in _OF_THE_PROGRAM:
+        return True
+    return issubclass(cls, type) or hasattr(cls, "_sharedtask_")
+
+
+_OF_THE_PROGRAM = frozenset((FunctionType, ModuleType, object))
+
+
+def _is_freed(cls: type) -> bool:
+    """True where a finalizer would be run for each copy, and the class does not say how to copy."""
+    if not hasattr(cls, "__del__"):
+        return False
+    return all(getattr(cls, n, None) is getattr(object, n, None) for n in _PICKLED_BY)
+
+
+_PICKLED_BY = ("__reduce_ex__", "__reduce__", "__getstate__")
 
 
 def _is_in_main(obj: Any) -> bool:

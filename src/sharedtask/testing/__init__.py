@@ -38,6 +38,7 @@ from .sharing import SharingContract
 from .strategies import DTYPES, array_of, arrays, assert_same, nested_values
 from .streams import StreamsContract
 from .tasks import count_up, counted
+from .unmarked import UnmarkedContract
 
 __all__ = [
     "DTYPES",
@@ -53,6 +54,7 @@ __all__ = [
     "ResultsContract",
     "SharingContract",
     "StreamsContract",
+    "UnmarkedContract",
     "array_of",
     "arrays",
     "assert_nothing_left",

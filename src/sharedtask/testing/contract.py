@@ -11,12 +11,14 @@ from .reduced import ReducedContract
 from .results import ResultsContract
 from .sharing import SharingContract
 from .streams import StreamsContract
+from .unmarked import UnmarkedContract
 
 
 class BackendContract(
     ResultsContract,
     ErrorsContract,
     SharingContract,
+    UnmarkedContract,
     PartitionedContract,
     ReducedContract,
     IntoContract,

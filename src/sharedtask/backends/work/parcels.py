@@ -103,7 +103,7 @@ def unpack(data: memoryview, beside: Iterator[Any], *, private: bool) -> Receive
     at = _COUNT.size
     if kind == _BESIDE:
         payload: Payload = _next(beside)
-        return Received(payload.head, [_copied(buffer) for buffer in payload.buffers], at)
+        return Received(payload.head, [copied(buffer) for buffer in payload.buffers], at)
     parts = [_PAIR.unpack_from(data, at + k * _PAIR.size) for k in range(count)]
     at += count * _PAIR.size
     if kind == _SEGMENT:
@@ -134,7 +134,7 @@ def _open_segment(fd: int, parts: list[tuple[int, int]], *, private: bool) -> li
     return [whole[start : start + length] for start, length in parts]
 
 
-def _copied(buffer: Any) -> Any:
+def copied(buffer: Any) -> Any:
     """Memory of one's own: for much of it numpy asks for huge pages, which is twice as fast."""
     if memoryview(buffer).nbytes < SEGMENT_FROM:
         return bytearray(buffer)
