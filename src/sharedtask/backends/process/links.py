@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from sharedtask.backends.work.blas import BLAS_VARIABLES
 from sharedtask.backends.work.board import GIVE_UP, HURRY, Board, Word
 
-from . import starter, wire
+from . import child, starter, wire
 from .wire import Frame, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterable
 
     from .tickets import Ticket
 
@@ -81,20 +81,34 @@ class StarterLink(Link):
                 env=_environment(),
             )
 
-    def spawn(self, serial: int) -> WorkerLink:
-        """Have a worker forked; frames may be sent to it at once."""
+    def spawn(self, serial: int, tracker: int) -> WorkerLink:
+        """Have a worker forked; frames may be sent to it at once.
+
+        ``tracker`` is where it notes what is to be removed in the end.
+        """
         ours, theirs = socket.socketpair()
         with theirs, _closed_on_error(ours):
             board = Board()
-            fds = (theirs.fileno(), board.fd)
-            setting = pickle.dumps(working_directory())
-            self.writer.send(Frame(Kind.SPAWN, chunk=serial, body=setting, fds=fds))
+            fds = (theirs.fileno(), board.fd, tracker)
+            birth = child.Birth(serial, os.getpid(), child.caller_name(), working_directory())
+            self.writer.send(Frame(Kind.SPAWN, chunk=serial, body=pickle.dumps(birth), fds=fds))
         os.close(board.fd)
         return WorkerLink(ours, board, serial)
 
     def signal(self, serial: int, number: int) -> None:
         """Send a signal to a worker; nothing happens where it has ended already."""
         self.writer.send(Frame(Kind.SIGNAL, chunk=serial, first=number))
+
+    def dismiss(self, workers: Iterable[WorkerLink]) -> None:
+        """Have all workers end, and the starter after them; those that are busy are killed."""
+        for worker in workers:
+            if worker.tickets:
+                self.signal(worker.serial, signal.SIGKILL)
+            else:
+                worker.writer.send(Frame(Kind.STOP))
+        self.writer.send(Frame(Kind.END))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_SECONDS)
 
     def end(self) -> None:
         """Close the socket: the starter kills the workers and ends."""

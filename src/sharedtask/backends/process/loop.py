@@ -81,6 +81,16 @@ class Loop:
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(link.sock)
 
+    def watch(self, number: int, on_ready: Callable[[], None]) -> None:
+        """Call ``on_ready()`` when a descriptor is readable, or is none any more."""
+        self._selector.register(number, selectors.EVENT_READ, lambda _: on_ready())
+        self._turn_anew()
+
+    def unwatch(self, number: int) -> None:
+        """Forget a descriptor; twice is once."""
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(number)
+
     def want_write(self, link: Link) -> None:
         """Ask for a word when the socket has room again, as long as something waits for it."""
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if link.writer.pending else 0)

@@ -39,10 +39,11 @@ from .court import Court
 from .deaths import Deaths
 from .links import StarterLink, WorkerLink
 from .loop import Loop
+from .tracker import Tracker
 from .wire import Frame, Kind, close_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from queue import SimpleQueue
 
     from sharedtask.sharing.publication import Publication
@@ -82,6 +83,8 @@ class Pool:
         self._silent = False
         self._swept = self._hurried = self._weighed = 0.0
         self._sweeps = False
+        self._tracker = Tracker()
+        self._watches_tracker = False
         self._deaths = Deaths()
         self._court = Court(self._signal)
         self._loop = Loop(self)
@@ -172,7 +175,7 @@ class Pool:
     def close(self, *, silent: bool = False) -> None:
         """End all workers; calls that still run get ClosedError, or wait for ever if ``silent``."""
         self._silent = silent
-        self._end(_CLOSED, self._loop.stop)
+        self._end(_CLOSED, self._loop.stop, orderly=True)
 
     def is_whole(self) -> bool:
         """False where the program has closed descriptors of the pool: it is closed then.
@@ -190,7 +193,7 @@ class Pool:
     def _lose(self) -> None:
         self._end(_LOST, self._loop.leave)  # perhaps we turn it: nobody to wait for
 
-    def _end(self, reason: str, stop: Callable[[], None]) -> None:
+    def _end(self, reason: str, stop: Callable[[], None], *, orderly: bool = False) -> None:
         with self._lock:
             if self._closed:
                 return
@@ -202,10 +205,14 @@ class Pool:
         if not self._silent:
             self._deliver(reports)
         stop()
+        if link is not None and orderly:
+            link.dismiss(workers)
         if link is not None:
             link.end()
         for worker in workers:
+            self._show(worker.drain() if orderly else ())
             worker.close()
+        self._tracker.close()
         self._loop.close()
 
     def abandon(self) -> None:
@@ -215,6 +222,7 @@ class Pool:
             worker.close()
         if self._starter is not None:
             self._starter.abandon()
+        self._tracker.close()
         self._loop.close()
 
     def _fail_everything(self) -> list[Any]:
@@ -277,11 +285,24 @@ class Pool:
             self._starter = StarterLink(*modules)
             self._loop.register(self._starter, self._on_starter)
         self._serial += 1
-        worker = self._starter.spawn(self._serial)
+        worker = self._starter.spawn(self._serial, self._tracker.descriptor())
+        self._watch_tracker()
         self._workers[worker.serial] = worker
         self._loop.register(worker, lambda mask: self._on_worker(worker, mask))
         self._loop.want_write(self._starter)
         return worker
+
+    def _watch_tracker(self) -> None:
+        waiting = self._tracker.waiting
+        if waiting is not None and not self._watches_tracker:
+            self._watches_tracker = True
+            self._loop.watch(waiting.number, lambda: self._start_tracker(waiting.number))
+
+    def _start_tracker(self, number: int) -> None:
+        """A task has opened something by name."""
+        self._loop.unwatch(number)
+        self._watches_tracker = False
+        self._tracker.need()
 
     def _send(self, worker: WorkerLink, ticket: Ticket) -> None:
         call = ticket.call
@@ -502,6 +523,12 @@ class Pool:
                 ticket.call.pending += 1
                 self._queue.appendleft(again)
             self._end_chunk(worker, ticket)
+
+    def _show(self, frames: Iterable[Frame]) -> None:
+        """What workers printed as they ended."""
+        for frame in frames:
+            if frame.kind == Kind.OUTPUT:
+                relay.show(frame)
 
     def _deliver(self, reports: list[Any]) -> None:
         for call, report in reports:

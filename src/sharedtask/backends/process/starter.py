@@ -13,17 +13,21 @@ import contextlib
 import gc
 import importlib
 import os
+import select
 import selectors
 import signal
 import socket
 import struct
 import sys
+import time
 
 from sharedtask.sharing import libc
 
 from . import wire
 from .wire import Frame, Kind
 
+# What tasks have registered for the end of a worker may take so long.
+_EXIT_SECONDS = 1.0
 _STATUS = struct.Struct("<qqq")
 _SHARED_WITHOUT_A_NAME = 1 << 1  # of the kinds of memory in core(5)
 
@@ -93,7 +97,17 @@ class _Starter:
                 self._spawn(frame)
             elif frame.kind == Kind.SIGNAL and frame.chunk in self._pids:
                 os.kill(self._pids[frame.chunk], frame.first)
+            elif frame.kind == Kind.END:
+                self._await_workers()
+                return False
         return alive
+
+    def _await_workers(self) -> None:
+        """They were told to end, and run what tasks have registered for the end."""
+        until = time.monotonic() + _EXIT_SECONDS
+        while self._pids and time.monotonic() < until:
+            select.select([self._wake], (), (), until - time.monotonic())
+            self._reap()
 
     def _spawn(self, frame: Frame) -> None:
         starter = os.getpid()
@@ -123,8 +137,8 @@ class _Starter:
                 end.close()
             from . import worker
 
-            socket_fd, board_fd = frame.fds
-            code = worker.main(socket_fd, board_fd, bytes(frame.body))
+            socket_fd, board_fd, tracker_fd = frame.fds
+            code = worker.main(socket_fd, board_fd, tracker_fd, bytes(frame.body))
         finally:
             os._exit(code)
 

@@ -61,6 +61,7 @@ class Kind:
     SPAWNED: Final = 10
     EXITED: Final = 11
     STOPPED: Final = 12
+    END: Final = 13
 
 
 class Frame(NamedTuple):

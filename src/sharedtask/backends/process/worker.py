@@ -26,7 +26,7 @@ from sharedtask.backends.work.program import Follower
 from sharedtask.backends.work.runner import Job, Runner
 from sharedtask.backends.work.values import Values
 
-from . import attaching, wire
+from . import attaching, child, wire
 from .relay import redirect_prints
 from .wear import Allowance, Wear
 from .wire import Frame, Kind
@@ -38,23 +38,25 @@ if TYPE_CHECKING:
     from sharedtask.sharing.payload import Payload
 
 
-def main(socket_fd: int, board_fd: int, setting: bytes) -> int:
+def main(socket_fd: int, board_fd: int, tracker_fd: int, birth: bytes) -> int:
     """Serve the caller on ``socket_fd`` until it says STOP or is gone; returns the exit code."""
     sock = socket.socket(fileno=socket_fd)
     sender = wire.Sender(sock)
-    _settle(sender, setting)
+    _settle(sender, pickle.loads(birth), tracker_fd)
     worker = _Worker(sock, sender, board_fd)
     with contextlib.suppress(ConnectionError):  # the caller is gone
-        worker.serve()
+        if worker.serve():
+            child.run_exit_functions()
     return 0
 
 
-def _settle(sender: wire.Sender, setting: bytes) -> None:
+def _settle(sender: wire.Sender, birth: child.Birth, tracker_fd: int) -> None:
     """Make the forked process a place of its own."""
     inside.enter()
     sys.modules["__main__"] = types.ModuleType("__main__")  # the caller's is not imported here
     with contextlib.suppress(OSError):  # the caller's directory may be gone
-        os.chdir(pickle.loads(setting))
+        os.chdir(birth.cwd)
+    child.introduce(birth, tracker_fd)
     if "numpy.random" in sys.modules:  # all workers were forked with one and the same state
         sys.modules["numpy.random"].seed()
     redirect_prints(sender)
@@ -96,12 +98,14 @@ class _Worker:
         self._wear = Wear(self._words)
         self._runner = Runner(self._words, self._outbox, self._values, Follower())
 
-    def serve(self) -> None:
+    def serve(self) -> bool:
+        """Do what the caller says; whether it has said that this is the end."""
         while self._reader.fill():
             for frame in self._reader.frames():
                 if frame.kind == Kind.STOP:
-                    return
+                    return True
                 self._handle(frame)
+        return False
 
     def _handle(self, frame: Frame) -> None:
         if frame.kind == Kind.CHUNK:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from sharedtask.loading import when_loaded
 from sharedtask.sharing import codec
 
 from . import import_path
@@ -237,6 +238,23 @@ def _write_umask(mask: int | None) -> None:
         os.umask(mask)
 
 
+# ---------------------------------------------------------------------- multiprocessing
+
+
+def _read_key() -> bytes | None:
+    """The key that proxies of a ``multiprocessing.Manager`` show to its server."""
+    module = sys.modules.get("multiprocessing.process")
+    return None if module is None else bytes(module.current_process().authkey)
+
+
+def _write_key(key: bytes | None) -> None:
+    if key is not None:
+        when_loaded(
+            "multiprocessing.process",
+            lambda module: setattr(module.current_process(), "authkey", key),
+        )
+
+
 SETTINGS = (
     Setting(
         "sys.path",
@@ -258,6 +276,7 @@ SETTINGS = (
         _restore_filters,
         *[Way(_write_filters, _plain_filters)] * 2,
     ),
+    Setting("multiprocessing's key", _read_key, _write_key, Way(_write_key), None),
     _setting("sys.argv", lambda: list(sys.argv), lambda argv: setattr(sys, "argv", list(argv))),
     _setting("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
     _setting("numpy's error state", _read_errors, _write_errors),

@@ -1,0 +1,57 @@
+"""A worker is a child of its caller to ``multiprocessing``, and ends as its children do."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from sharedtask.loading import when_loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """What a worker is told when it is forked; ``cwd`` is where relative paths start."""
+
+    serial: int
+    caller: int
+    caller_name: str
+    cwd: str
+
+
+def introduce(birth: Birth, tracker: int) -> None:
+    """Give this process a name and a parent, and the caller's resource tracker (``tracker``)."""
+    when_loaded("multiprocessing.process", lambda module: _name(module, birth))
+    when_loaded("multiprocessing.resource_tracker", lambda module: _track(module, tracker))
+
+
+def _name(module: Any, birth: Birth) -> None:
+    me = module._current_process
+    me._name, me._identity = f"SharedtaskWorker-{birth.serial}", (birth.serial,)
+    me._parent_pid = birth.caller
+    try:
+        sentinel = os.pidfd_open(birth.caller)
+    except (AttributeError, OSError):  # an old kernel, or the caller is gone: nothing to wait for
+        return
+    module._parent_process = module._ParentProcess(birth.caller_name, birth.caller, sentinel)
+
+
+def _track(module: Any, tracker: int) -> None:
+    module._resource_tracker._fd = tracker
+
+
+def caller_name() -> str:
+    """What the caller calls itself."""
+    module = sys.modules.get("multiprocessing.process")
+    return "MainProcess" if module is None else str(module.current_process().name)
+
+
+def run_exit_functions() -> None:
+    """Do what an interpreter does when it ends: wait for threads, then call what was registered."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()

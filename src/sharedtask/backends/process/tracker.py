@@ -1,0 +1,90 @@
+"""The resource tracker of ``multiprocessing`` is the caller's, in workers as well.
+
+What a task opens by name (``SharedMemory``) is noted in a pipe, and removed by the process that
+reads it when all who hold the pipe have ended. With a tracker of its own, each worker's end would
+remove what others still use. Most programs need none: so the pipe is there from the start, and the
+process that reads it is started when the first word is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import weakref
+from typing import Any
+
+from sharedtask.loading import when_loaded
+from sharedtask.sharing.descriptors import Descriptor
+
+_MODULE = "multiprocessing.resource_tracker"
+_PROGRAM = f"from {_MODULE} import main; main({{}})"
+
+
+class Tracker:
+    """The pipe of a tracker that is started when it is needed, or of the one that runs already."""
+
+    def __init__(self) -> None:
+        self._ends: tuple[Descriptor, Descriptor] | None = None
+
+    def descriptor(self) -> int:
+        """Where workers note what is to be removed."""
+        module = sys.modules.get(_MODULE)
+        if module is not None and (self._ends is None or not self._ends[1].is_open()):
+            number: int = module.getfd()
+            return number
+        if self._ends is None:
+            read, write = os.pipe()
+            self._ends = Descriptor.of(read), Descriptor.of(write)
+            here = weakref.ref(self)
+            when_loaded(_MODULE, lambda module: _start(here(), module))
+        return self._ends[1].number
+
+    @property
+    def waiting(self) -> Descriptor | None:
+        """What is readable as soon as the tracker must be started, None where it is."""
+        return None if self._ends is None else self._ends[0]
+
+    def need(self) -> None:
+        """A worker has written something: loading the module starts the tracker."""
+        importlib.import_module(_MODULE)
+
+    def start(self, tracker: Any) -> None:
+        """Start the process that reads the pipe, as the tracker of this process."""
+        ends, self._ends = self._ends, None
+        if ends is None or tracker._fd is not None:
+            return
+        read, write = ends
+        with _signals_blocked():
+            process = subprocess.Popen(  # noqa: S603  our own interpreter
+                [sys.executable, "-c", _PROGRAM.format(read.number)],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(read.number,),
+            )
+        read.close()
+        process.returncode = 0  # it ends by itself, when all who write have ended
+        tracker._fd, tracker._pid = write.number, process.pid
+
+    def close(self) -> None:
+        """Give the pipe back where nothing was written."""
+        ends, self._ends = self._ends, None
+        for end in ends or ():
+            end.close()
+
+
+def _start(tracker: Tracker | None, module: Any) -> None:
+    if tracker is not None:
+        tracker.start(module._resource_tracker)
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Any:
+    """The mask is inherited: Ctrl-C does not end the tracker before it ignores it."""
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
