@@ -1,6 +1,7 @@
-"""The page that says what happens when: each of its rows is a test."""
+"""The pages that say what happens when, and what a worker has: each of their rows is a test."""
 
 import ast
+import itertools
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,18 @@ from sharedtask import testing
 
 HERE = Path(__file__).parent
 KIT = Path(testing.__file__).parent
-PAGE = HERE.parent / "docs" / "what-happens.md"
-ROWS = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")][1:]
+DOCS = HERE.parent / "docs"
+PAGES = ("what-happens.md", "worker.md")
+
+
+def rows_of(page: str) -> list[str]:
+    """The lines of its tables, without the heads."""
+    lines = (DOCS / page).read_text().splitlines()
+    heads = {above for above, line in itertools.pairwise(lines) if line[:3] == "|--"}
+    return [line for line in lines if line.startswith("| ") and line not in heads]
+
+
+ROWS = [row for page in PAGES for row in rows_of(page)]
 
 
 def names_of_tests(path: Path) -> set[str]:
@@ -29,6 +40,7 @@ def test_row_names_a_test(row: str) -> None:
     assert any(function in names_of_tests(path) for path in paths)
 
 
-def test_page_has_rows() -> None:
+def test_pages_have_rows() -> None:
     """The rows are found."""
-    assert 40 < len(ROWS)
+    assert 40 < len(rows_of("what-happens.md"))
+    assert 15 < len(rows_of("worker.md"))
