@@ -335,6 +335,60 @@ assert status.f_bfree > 0.9 * status.f_blocks, (status.f_bfree, status.f_blocks)
     assert "OK\n" == out
 
 
+UNMARKED = """
+import numpy as np
+from sharedtask import StoreFullError, parallel
+
+big = np.ones(2_000_000)
+
+def identity(x, extra=None, other=None):
+    return x
+
+def make(x):
+    return np.ones(2_000_000) if x == 1 else x
+
+class Model:
+    def __init__(self):
+        self.weights = np.ones(2_000_000)
+    @parallel
+    def score(self, x):
+        return x
+
+task = parallel(identity).with_options(backend="process")
+for captured in ("share", "copy"):
+    one = task.with_options(captured=captured)
+    for call, name in (
+        (lambda: one.map([1], extra=big, other=3), "identity(): 'extra'"),
+        (lambda: one.map([1], extra=3, other={"a": [big]}), "identity(): 'other'"),
+        (lambda: one.submit(1, other=b"x" * 16_000_000), "identity(): 'other'"),
+        (lambda: Model().score.with_options(captured=captured).map([1]), "Model.score(): 'self'"),
+        (lambda: parallel(lambda x: big).with_options(captured=captured).map([1]), "captures"),
+    ):
+        try:
+            call()
+        except StoreFullError as error:
+            assert name in str(error) and "does not fit: 16.0 MB needed" in str(error), error
+            assert 1 == str(error).count("needed"), error
+        else:
+            raise SystemExit("no error")
+kept = {"return_exceptions": True}
+for call, name in (
+    (lambda: task.with_options(**kept, chunksize=3).map([0, big, 2]), "item 1"),
+    (lambda: parallel(make).with_options(**kept).map([0, 1, 2]), "result of item 1"),
+):
+    before, full, after = call()
+    assert (before, after) == (0, 2)
+    assert isinstance(full, StoreFullError) and f"{name} does not fit" in str(full), full
+print("OK")
+"""
+
+
+def test_what_is_not_marked_and_does_not_fit(tiny_tmpfs: Path, run: Callable[..., str]) -> None:
+    """An argument, ``self``, an item or a result that does not fit is named by StoreFullError."""
+    out = run(UNMARKED, SHAREDTASK_STORE="file", SHAREDTASK_STORE_DIR=str(tiny_tmpfs))
+    assert "OK\n" == out
+
+
 def test_value_larger_than_the_machine() -> None:
     """A value that cannot fit is refused before a byte is written."""
     with pytest.raises(StoreFullError, match="needed"):

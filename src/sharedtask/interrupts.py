@@ -8,14 +8,15 @@ another signal that raises is the user's own risk.
 
 from __future__ import annotations
 
+import opcode
 import os
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Callable
-    from types import CodeType
+    from collections.abc import Callable, Iterator
+    from types import CodeType, TracebackType
 else:
     import _signal  # what ``signal`` wraps: making enumerations costs it microseconds at each call
 
@@ -102,25 +103,36 @@ def is_real(error: BaseException, before: int) -> bool:
 
 
 def came_from_outside(error: BaseException, before: int) -> bool:
-    """True where ``error`` is a Ctrl-C, or was raised by the handler of another signal.
+    """True where ``error`` is a Ctrl-C, or was raised by the handler of a signal.
 
-    Where nothing counts, a KeyboardInterrupt in the main thread is taken for a Ctrl-C.
+    Where nothing counts, a KeyboardInterrupt in the main thread is a Ctrl-C unless a ``raise`` in
+    Python is where it comes from: the usual handler is C code.
     """
-    if isinstance(error, KeyboardInterrupt) and _in_main():
-        counts = isinstance(_signal.getsignal(_SIGINT), _Handler)
-        return not counts or is_real(error, before)
-    return _raised_by_handler(error)
+    if not _in_main():
+        return False
+    if is_real(error, before) or _raised_by_handler(error):
+        return True
+    counts = isinstance(_signal.getsignal(_SIGINT), _Handler)
+    return isinstance(error, KeyboardInterrupt) and not counts and not _raised_by_python(error)
 
 
 def _raised_by_handler(error: BaseException) -> bool:
     handlers = map(_signal.getsignal, _signal.valid_signals())
-    codes = {getattr(handler, "__code__", None) for handler in handlers} - {None}
+    codes = {getattr(handler, "__code__", None) for handler in handlers}
+    return any(trace.tb_frame.f_code in codes for trace in _traces(error))
+
+
+def _raised_by_python(error: BaseException) -> bool:
+    *_, last = _traces(error)
+    instruction = last.tb_frame.f_code.co_code[last.tb_lasti]
+    return bool(instruction == opcode.opmap["RAISE_VARARGS"])
+
+
+def _traces(error: BaseException) -> Iterator[TracebackType]:
     trace = error.__traceback__
     while trace is not None:
-        if trace.tb_frame.f_code in codes:
-            return True
+        yield trace
         trace = trace.tb_next
-    return False
 
 
 class _Handler:

@@ -100,7 +100,7 @@ def save(value: Any, path: str, task: str) -> None:
 def _dump(value: Any, file: IO[bytes], task: str) -> None:
     try:
         # Straight into the file, without a second copy in memory.
-        pickle.dump(value, file, codec.PROTOCOL)
+        codec.dump(pickle.Pickler(file, codec.PROTOCOL), value)
     except (MemoryError, OSError):
         raise
     except Exception:  # noqa: BLE001  such as classes of __main__, which a worker must send along

@@ -16,6 +16,7 @@ _OPEN_IT = "pass its path or address and open it in the task"
 _LIST_IT = "share the list or array of what it yields"
 _LOCK_IT = "a shared value needs no lock, for nobody can write to it"
 _MAKE_IT = "make it in the task"
+_QUEUE_IT = "take a queue of multiprocessing.Manager()"
 
 _CURES: Mapping[str, str] = {
     "builtins.generator": _LIST_IT,
@@ -62,7 +63,11 @@ _CURES: Mapping[str, str] = {
     "multiprocessing.pool.Pool": _MAKE_IT,
     "multiprocessing.queues.Queue": _LIST_IT,
     "multiprocessing.queues.SimpleQueue": _LIST_IT,
-    "multiprocessing.connection._ConnectionBase": _MAKE_IT,
+    "multiprocessing.connection._ConnectionBase": _QUEUE_IT,
+    "multiprocessing.resource_sharer.DupFd": _QUEUE_IT,
+    "multiprocessing.sharedctypes.SynchronizedBase": "share np.frombuffer(x.get_obj())",
+    "selectors._BaseSelectorImpl": _MAKE_IT,
+    "ctypes.CDLL": "load the library in the task, or in its module",
     "multiprocessing.synchronize.SemLock": _LOCK_IT,
     "multiprocessing.synchronize.Condition": _LOCK_IT,
     "multiprocessing.synchronize.Event": _MAKE_IT,

@@ -23,6 +23,10 @@ from sharedtask.testing import count_up, counted
 HERE = os.getpid()
 
 
+class Leaves(BaseException):
+    """Caught by nothing that catches errors."""
+
+
 def misbehave(how: str) -> None:
     if how == "raise":
         message = "it will not"
@@ -31,6 +35,8 @@ def misbehave(how: str) -> None:
         sys.exit(3)
     if how == "interrupt":
         raise KeyboardInterrupt
+    if how == "leave":
+        raise Leaves("it leaves")
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -79,12 +85,10 @@ def use(x: int, value: Shared[Any]) -> int:
 
 
 @pytest.mark.parametrize("chunksize", [1, 7])
-@pytest.mark.parametrize("how", ["raise", "exit", "interrupt"])
+@pytest.mark.parametrize("how", ["raise", "exit", "interrupt", "leave"])
 @pytest.mark.parametrize("when", ["pickle", "worker"])
 def test_item_that_will_not_travel(when: str, how: str, chunksize: int, tmp_path: Path) -> None:
     """An item that cannot be pickled or unpickled is SerializationError at its index, alone."""
-    if when == "pickle" and how != "raise":
-        pytest.skip("pickling runs in the caller, whose own exit it is")
     items = [0, 1, 2, Grenade(when, how), 4, 5, 6]
     results = look.with_options(chunksize=chunksize).map(items, folder=str(tmp_path))
     assert ["int"] * 6 == results[:3] + results[4:]
@@ -118,6 +122,125 @@ def test_argument_that_cannot_be_pickled() -> None:
         look.map([1], extra={"deep": [threading.Lock()]})
     with pytest.raises(SerializationError, match="extra"):
         look.map([1], extra=Grenade("pickle", "raise"))
+
+
+HOW = ["raise", "exit", "interrupt", "leave"]
+
+
+class Scorer:
+    """Its method needs it."""
+
+    def __init__(self, part: Any) -> None:
+        self.part = part
+
+    @parallel
+    def score(self, x: int) -> int:
+        return x
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("backend", ["process", "ray"], indirect=True)
+def test_pickling_that_would_end_the_program(backend: Any, how: str) -> None:
+    """SystemExit and its kin, raised while something is pickled, are SerializationError."""
+    bad = Grenade("pickle", how)
+
+    def captures(x: int) -> Any:
+        return x, bad
+
+    task = parallel(identity).with_options(backend=backend)
+    for call in (
+        lambda: task.map([bad]),
+        lambda: task.map([1], extra=bad),
+        lambda: task.submit(1, extra=bad),
+        lambda: Scorer(bad).score.with_options(backend=backend).map([1]),
+        lambda: parallel(captures).with_options(backend=backend).map([1]),
+    ):
+        with pytest.raises(SerializationError, match="Grenade"):
+            call()
+    assert isinstance(task.submit(bad).exception(10), SerializationError)
+    assert [1] == task.map([1])
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_shared_value_whose_pickling_would_end_the_program(backend: Any, how: str) -> None:
+    """SystemExit and its kin, raised while a shared value is pickled, are UnshareableError."""
+    task = parallel(take).with_options(backend=backend)
+    with pytest.raises(UnshareableError, match=r"value\['a'\] is a .*Grenade"):
+        task.map([1], value={"a": Grenade("pickle", how)})
+    assert [1] == task.map([1], value={"a": 3})
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_journal_of_what_would_end_the_program(backend: Any, how: str, tmp_path: Path) -> None:
+    """An item or a result whose pickling would end the program is an error at its place."""
+    options: Any = {"return_exceptions": True, "journal": str(tmp_path / "j")}
+    task = parallel(identity).with_options(backend=backend, **options)
+    results: Any = task.map([0, Grenade("pickle", how), 2])
+    assert isinstance(results.pop(1), SerializationError)
+    assert [0, 2] == results
+    giver = parallel(give_bad).with_options(backend=backend, **options)
+    results = giver.map(range(3), how=how)
+    assert isinstance(results.pop(1), SerializationError)
+    assert [0, 2] == results
+
+
+def identity(x: Any, extra: Any = None) -> Any:
+    return x
+
+
+def take(x: int, value: Shared[Any]) -> int:
+    return x
+
+
+def give_bad(x: int, how: str) -> Any:
+    return Grenade("pickle", how) if x == 1 else x
+
+
+class SignalsWhenPickled:
+    """Stands for a signal that comes while the caller pickles something."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> Any:
+        signal.raise_signal(self.number)
+        return SignalsWhenPickled, (self.number,)
+
+
+@pytest.mark.parametrize("place", ["item", "argument", "shared", "submit"])
+def test_ctrl_c_while_something_is_pickled(place: str) -> None:
+    """A real Ctrl-C stays one, whatever is being pickled when it comes."""
+    bad: Any = SignalsWhenPickled(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        pickled_at(place, bad)
+    assert [1] == parallel(identity).with_options(backend="process").map([1])
+
+
+@pytest.mark.parametrize("place", ["item", "argument", "shared", "submit"])
+def test_signal_that_ends_the_program_while_something_is_pickled(place: str) -> None:
+    """What the handler of a signal raises meanwhile ends the program as it is meant to."""
+
+    def leave(*_: Any) -> None:
+        sys.exit(7)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        with pytest.raises(SystemExit):
+            pickled_at(place, SignalsWhenPickled(signal.SIGTERM))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert [1] == parallel(identity).with_options(backend="process").map([1])
+
+
+def pickled_at(place: str, value: Any) -> Any:
+    task = parallel(identity).with_options(backend="process", return_exceptions=True)
+    if place == "item":
+        return task.map([1, value])
+    if place == "argument":
+        return task.map([1], extra=value)
+    if place == "shared":
+        return parallel(take).with_options(backend="process").map([1], value=value)
+    return task.submit(value).result(10)
 
 
 @pytest.mark.parametrize("how", ["raise", "exit", "interrupt"])
@@ -299,6 +422,33 @@ def test_module_that_the_worker_cannot_find(
             assert ["int"] * 2 == look.map(range(2))
     finally:
         del sys.modules["here_today"]
+
+
+class Knows:
+    """Parts of a model often know each other."""
+
+    def __init__(self, **parts: Any) -> None:
+        vars(self).update(parts)
+
+
+def in_a_circle() -> Any:
+    one, other = Knows(name="one"), Knows(name="other")
+    one.other, other.one = other, one  # type: ignore[attr-defined]
+    one.last = Knows(lock=threading.Lock())  # type: ignore[attr-defined]
+    return one
+
+
+def test_path_does_not_go_in_circles() -> None:
+    """The way to what cannot be pickled is the shortest there is, and visits nothing twice."""
+    with pytest.raises(UnshareableError, match=r"value\.last\.lock is a _thread\.lock\."):
+        use.map([1], value=in_a_circle())
+    both = {"long": [[threading.Lock()]], "short": threading.Lock()}
+    with pytest.raises(UnshareableError, match=r"value\['short'\] is a _thread\.lock\."):
+        use.map([1], value=both)
+    pair = [Knows(), Grenade("pickle", "raise")]
+    vars(pair[0])["pair"] = pair
+    with pytest.raises(UnshareableError, match=r"value\[1\] is a .*Grenade"):
+        use.map([1], value=pair)
 
 
 def nested(depth: int) -> Any:

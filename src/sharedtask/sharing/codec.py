@@ -138,14 +138,19 @@ def _pickled(
     file: io.BytesIO | None = None,
 ) -> bytes:
     file = file or io.BytesIO()
+    dump((pickler or _Pickler)(file, value, out, buffer_callback), reducers.bulk(value))
+    return file.getvalue()
+
+
+def dump(pickler: pickle.Pickler, value: object) -> None:
+    """Have a value pickled: user code runs here."""
     interrupted = interrupts.count()
     try:
-        (pickler or _Pickler)(file, value, out, buffer_callback).dump(reducers.bulk(value))
+        pickler.dump(value)
     except Exception:
         raise
     except BaseException as error:
         raise _as_exception(error, interrupted, pickle.PicklingError) from error
-    return file.getvalue()
 
 
 def _as_exception(

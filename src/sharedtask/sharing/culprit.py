@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from sharedtask.sharing.parts import Part
 
 _DEPTH = 40
+# How many parts that fail are looked into at each level.
+_BREADTH = 8
 # Of a million items with a bad one, each alone would take a pickler of its own: 10 s.
 _TOGETHER = 1000
 
@@ -36,17 +38,26 @@ def culprit(value: object, name: str) -> str:
 
 
 def find_culprit(value: object, name: str) -> Culprit:
-    """The part of ``value`` that cannot be pickled.
+    """The part of ``value`` that cannot be pickled, by the shortest way there is to one.
 
-    ``value`` is known to fail. The search goes down into the first part that fails as well.
+    ``value`` is known to fail. Parts that fail are looked into level by level, each once: one that
+    fails only because it leads back to another is not to blame.
     """
-    path, part = name, value
+    seen: dict[int, object] = {id(value): value}
+    level = [Culprit(name, value)]
     for _ in range(_DEPTH):
-        step = None if _is_refused(part) else _first_failing(part)
-        if step is None:
+        below: list[Culprit] = []
+        for found in level:
+            failing = [] if _is_refused(found.part) else _failing(found.part)
+            if not failing:
+                return found
+            fresh = [(step, part) for step, part in failing if id(part) not in seen]
+            seen.update((id(part), part) for _, part in fresh)
+            below.extend(Culprit(found.path + step, part) for step, part in fresh)
+        if not below:
             break
-        path, part = path + step[0], step[1]
-    return Culprit(path, part)
+        level = below[:_BREADTH]
+    return level[0]
 
 
 def class_name(value: object) -> str:
@@ -65,7 +76,7 @@ def encodes(value: object) -> bool:
     """True where ``value`` can be encoded; found out by trying."""
     try:
         codec.encode(value)
-    except BaseException:  # noqa: BLE001  pickling runs user code
+    except Exception:  # noqa: BLE001  pickling runs user code
         return False
     return True
 
@@ -86,12 +97,14 @@ def _refuses(value: object) -> bool:
     return False
 
 
-def _first_failing(value: object) -> Part | None:
+def _failing(value: object) -> list[Part]:
+    """The first parts that cannot be encoded."""
+    failing: list[Part] = []
     try:
         found = parts(value)
-        while batch := list(islice(found, _TOGETHER)):
+        while len(failing) < _BREADTH and (batch := list(islice(found, _TOGETHER))):
             if not encodes([part for _, part in batch]):
-                return next((part for part in batch if not encodes(part[1])), None)
-    except BaseException:  # noqa: BLE001  as in encodes()
-        return None
-    return None
+                failing += islice((part for part in batch if not encodes(part[1])), _BREADTH)
+    except Exception:  # noqa: BLE001  as in encodes()
+        return []
+    return failing

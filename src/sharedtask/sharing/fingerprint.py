@@ -185,7 +185,7 @@ class Fingerprints:
         hashed = blake2b(_PICKLED, digest_size=SIZE)
         pickler = _Canonical(_Hashing(hashed.update), value, out, out.passed.append)
         pickler.prints, pickler.walk, pickler.fast = self, walk, fast
-        pickler.dump(value)
+        codec.dump(pickler, value)
         sources, table = out.parts()
         hashed.update(table)
         for source in sources:

@@ -36,14 +36,17 @@ class FileView:
 def source_of(array: np.memmap[Any, Any]) -> FileView | None:
     """Where ``array`` stands in its file, or None where only a copy tells the truth.
 
-    A copy is needed for ``mode="c"`` (the file does not have the private changes), and where the
-    path now names another file than the one that is mapped.
+    A copy is needed for ``mode="c"`` (the file does not have the private changes), where the path
+    now names another file than the one that is mapped, and where it names a descriptor, which is
+    another file in another process.
     """
     if array.mode not in ("r", "r+", "w+") or array.filename is None or array.nbytes == 0:
         return None
     mapped: Any = array
     whole = np.frombuffer(mapped._mmap, np.uint8)
     path = os.path.abspath(os.fspath(array.filename))
+    if path.startswith(("/proc/", "/dev/fd/", "/dev/std")):
+        return None
     region = _region_of(mapped._mmap, _address(whole), whole.nbytes)
     try:
         status = os.stat(path)

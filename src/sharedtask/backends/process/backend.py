@@ -168,14 +168,24 @@ class _ProcessSession(Session):
     def submit(self, chunk: Chunk) -> None:
         try:
             ticket = tickets.encode(self._call, chunk)
-        except StoreFullError as error:
-            full = error
-            nothing = tickets.Ticket(self._call, chunk, 0, Parcel(b""))
-            self._report(nothing.all_failed(lambda _: full))
-            return
+        except StoreFullError as full:
+            small = self._without_large(chunk, full)
+            if small is None:
+                return
+            ticket = small
         except Exception:  # noqa: BLE001  pickling runs user code
             ticket = tickets.encode_each(self._call, chunk)
         self._pool.dispatch(ticket)
+
+    def _without_large(self, chunk: Chunk, full: StoreFullError) -> tickets.Ticket | None:
+        """The chunk without the items that are large; None where even so it does not fit."""
+        try:
+            return tickets.encode_small(self._call, chunk, full)
+        except StoreFullError as error:
+            still = error
+        nothing = tickets.Ticket(self._call, chunk, 0, Parcel(b""))
+        self._report(nothing.all_failed(lambda _: still))
+        return None
 
     def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:
         return self._pool.wait(reports, until, leaves=leaves)

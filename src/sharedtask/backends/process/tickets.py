@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from sharedtask.backends.base import Chunk, Limits, Sink
     from sharedtask.backends.work.leasing import Leases
+    from sharedtask.errors import StoreFullError
     from sharedtask.sharing.payload import Payload
     from sharedtask.sharing.publication import Publication
 
@@ -152,6 +153,12 @@ def encode(call: OpenCall, chunk: Chunk) -> Ticket:
 def encode_each(call: OpenCall, chunk: Chunk) -> Ticket:
     """Encode every item on its own, so that a bad one can be told from its neighbours."""
     return Ticket(call, chunk, *packing.pack_each(call.task, chunk.first, chunk.items, _pack))
+
+
+def encode_small(call: OpenCall, chunk: Chunk, full: StoreFullError) -> Ticket:
+    """Encode a chunk without its large items; raises StoreFullError where it does not fit yet."""
+    packed = packing.pack_small(call.task, chunk.first, chunk.items, _pack, full)
+    return Ticket(call, chunk, *packed)
 
 
 def _pack(payload: Payload) -> Parcel:

@@ -133,7 +133,8 @@ def head_of(call: Call, leases: Leases, blas: int, cwd: str) -> bytes:
 def _lease_function(cache: ShareCache, call: Call, encode: Callable[[Any], Payload]) -> Lease:
     function = functions.portable(call.function)
     try:
-        return cache.lease(function.value, verify=not function.fixed, encode=encode)
+        with needed_for(call.task, "what the function captures does not fit"):
+            return cache.lease(function.value, verify=not function.fixed, encode=encode)
     except (SharedTaskError, MemoryError):
         raise
     except Exception as error:

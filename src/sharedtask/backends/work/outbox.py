@@ -15,6 +15,7 @@ from sharedtask.sharing.culprit import culprit
 from . import board as boards
 from . import parcels, results
 from .board import Word
+from .room import needed_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -176,7 +177,8 @@ class Outbox:
     def _send_large(self, payload: Payload) -> None:
         """A large result goes at once: what was sent outlives the worker."""
         try:
-            parcel = self._way.pack(payload)
+            with needed_for(self.task, f"the result of item {self._next_index()} does not fit"):
+                parcel = self._way.pack(payload)
         except Exception as error:  # noqa: BLE001  the store is full
             self.on_refusal()
             self.add_error(error)

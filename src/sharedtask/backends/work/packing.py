@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sharedtask.errors import SerializationError
+from sharedtask.errors import SerializationError, StoreFullError
 from sharedtask.outcomes import RaisedError, remote_text
 from sharedtask.sharing import codec
 from sharedtask.sharing.culprit import culprit, encodes
 
 from . import calls, results
 from .parcels import SEGMENT_FROM, Parcel
+from .room import needed_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,14 +41,39 @@ def pack_each(
     return calls.EACH, pack(codec.encode(encoded))
 
 
+def pack_small(
+    task: str,
+    first: int,
+    items: Sequence[Any],
+    pack: Callable[[Payload], Parcel],
+    full: StoreFullError,
+) -> tuple[int, Parcel]:
+    """As ``pack_each``, but without the items that are large, which have ``full`` as their error.
+
+    Raises:
+        StoreFullError: The others do not fit either.
+    """
+    encoded = [_item_or_error(task, first + k, item) for k, item in enumerate(items)]
+    for k, data in enumerate(encoded):
+        if len(data) >= SEGMENT_FROM:
+            problem = StoreFullError(f"{task}(): item {first + k} does not fit: {full}")
+            encoded[k] = _told(problem, full)
+    return calls.EACH, pack(codec.encode(encoded))
+
+
 def _item_or_error(task: str, index: int, item: Any) -> Any:
     try:
         return codec.encode_inband(item)
     except Exception as error:  # noqa: BLE001  pickling runs user code
         where = culprit(item, f"item {index}")
         text = f"{task}(): item {index} cannot be pickled: {where}. ({error})"
-        raised = RaisedError.of(SerializationError(text))
-        return raised.class_name, raised.text, remote_text(error), raised.pickled
+        return _told(SerializationError(text), error)
+
+
+def _told(problem: Exception, cause: Exception) -> tuple[Any, ...]:
+    """What stands for an item that is not sent: see ``RaisedError``."""
+    raised = RaisedError.of(problem)
+    return raised.class_name, raised.text, remote_text(cause), raised.pickled
 
 
 def pack_constants(call: Call, pack: Callable[[Payload], Parcel], captures: Captures) -> Parcel:
@@ -55,13 +81,27 @@ def pack_constants(call: Call, pack: Callable[[Payload], Parcel], captures: Capt
     if not (call.bound or call.args or call.kwargs):
         return calls.NO_CONSTANTS
     constants = calls.Constants(call.bound, call.args, dict(call.kwargs))
+    with needed_for(call.task, lambda: f"{_largest(call)} does not fit"):
+        return pack(_encoded(call, constants, captures))
+
+
+def _encoded(call: Call, constants: calls.Constants, captures: Captures) -> Payload:
     try:
-        payload = captures.encoder(private=True)(constants.parts())
+        return captures.encoder(private=True)(constants.parts())
+    except MemoryError:
+        raise
     except Exception as error:
-        where = next((culprit(v, n) for n, v in _named(call) if not encodes(v)), str(error))
-        msg = f"{call.task}(): an argument cannot be sent to a worker: {where}. ({error})"
+        where = next((culprit(v, n) for n, v in _named(call) if not encodes(v)), None)
+        place = "" if where is None else f" {where}."
+        msg = f"{call.task}(): an argument cannot be sent to a worker:{place} ({error})"
         raise SerializationError(msg) from error
-    return pack(payload)
+
+
+def _largest(call: Call) -> str:
+    """The name of the argument that takes the most room."""
+    sizes = {name: codec.encode(value).nbytes for name, value in _named(call)}
+    name = max(sizes, key=sizes.__getitem__)
+    return repr(name) if name.isidentifier() else name
 
 
 def _named(call: Call) -> Iterator[tuple[str, Any]]:

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 from sharedtask.errors import StoreFullError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
 
 @contextlib.contextmanager
-def needed_for(task: str, what: str) -> Generator[None]:
+def needed_for(task: str, what: str | Callable[[], str]) -> Generator[None]:
     """Say of which task, and of what it needs, a store is full; ``what`` ends in "does not fit"."""
     try:
         yield
     except StoreFullError as error:
-        msg = f"{task}(): {what}: {error}"
+        said = what if isinstance(what, str) else what()
+        msg = f"{task}(): {said}: {error}"
         raise StoreFullError(msg) from error

@@ -10,7 +10,7 @@ import array
 import io
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import FunctionType
 from typing import Any, TypeVar
@@ -51,6 +51,11 @@ _BY_NAME: Mapping[str, tuple[str, str]] = {
 # Of these and all classes derived from them.
 _BY_BASE: Mapping[str, tuple[str, str]] = {
     "pyarrow.lib.Array": ("arrow", "reduce_array"),
+    "ctypes.CDLL": ("processes", "refuse_library"),
+    "multiprocessing.connection._ConnectionBase": ("processes", "refuse_connection"),
+    "multiprocessing.managers.BaseProxy": ("processes", "reduce_proxy"),
+    "multiprocessing.resource_sharer.DupFd": ("processes", "refuse_connection"),
+    "selectors._BaseSelectorImpl": ("processes", "refuse_selector"),
 }
 
 _registered: dict[type, Callable[[Any], Any]] = {}
@@ -96,17 +101,22 @@ def _look_up(cls: type) -> _Reducer | None:
         return reducers.for_subclass(cls)
     if issubclass(cls, BaseException):
         return exceptions.for_exception(cls)
-    named = _BY_NAME.get(_name(cls)) or next(filter(None, map(_BY_BASE.get, _names(cls))), None)
+    named = _BY_NAME.get(_name(cls)) or _by_base(cls)
     return None if named is None else _load(*named)
+
+
+def _by_base(cls: type) -> tuple[str, str] | None:
+    """For the nearest base that is known, unless a class before it has its own way."""
+    for base in cls.__mro__:
+        found = _BY_BASE.get(_name(base))
+        if found is not None or any(way in vars(base) for way in _OWN_WAYS):
+            return found
+    return None
 
 
 def _load(module: str, function: str) -> _Reducer:
     reducer: _Reducer = getattr(import_module(f"{__name__}.{module}"), function)
     return reducer
-
-
-def _names(cls: type) -> Iterator[str]:
-    return map(_name, cls.__mro__)
 
 
 def _name(cls: type) -> str:
