@@ -512,19 +512,13 @@ def item_note(function_name: str, index: int | None) -> ItemNote:
     return ItemNote(f"in {_place(function_name, index)}", index)
 
 
-_WRITES = (
-    " Native code may have written into read-only shared memory, as torch does where a shared "
-    "tensor is changed in place; give it a copy."
-)
 _MEMORY_ADVICE = (
     " The kernel was out of memory. Use fewer workers, give an item less work, or have"
     " memory_limit= end the items that need too much."
 )
 _SIGNAL_ADVICE = {
     6: " Native code aborted; its message stands on standard error.",
-    7: _WRITES,
     9: " If memory ran out, use fewer workers.",
-    11: _WRITES,
 }
 
 

@@ -166,6 +166,7 @@ class Journal:
                 _create(path)
             _check_header(path)
             self._db = _connected(path, "rw")
+            self._file = _identity(path)
         except BaseException:
             self._lock.release()
             raise
@@ -177,6 +178,10 @@ class Journal:
         except BaseException:
             self.close()
             raise
+
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to the file that was opened."""
+        return _identity(self.path) == self._file
 
     def runs(self) -> list[RunRow]:
         """All runs, oldest first.
@@ -303,6 +308,13 @@ def _is_there(path: str) -> bool:
         raise JournalError(path, "it is empty, and results are in the -wal file beside it. "
                            f"They can be copied: {_recover(path)}")  # fmt: skip
     return status.st_size > 0
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    with contextlib.suppress(OSError):
+        status = os.stat(path)
+        return status.st_dev, status.st_ino
+    return None
 
 
 def _has_content(path: str) -> bool:

@@ -5,12 +5,13 @@ An exception of the user's function arrives as itself: see ``exceptions.py``.
 
 from __future__ import annotations
 
+import re
 import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sharedtask import exceptions
-from sharedtask.errors import RemoteTraceback, TaskExitError, item_note
+from sharedtask.errors import RemoteTraceback, TaskExitError, WorkerDiedError, item_note
 from sharedtask.sharing import codec
 from sharedtask.tracebacks import user_frames
 
@@ -136,12 +137,28 @@ def _set(error: BaseException, name: str, value: object) -> None:
     BaseException.__setattr__(error, name, value)
 
 
+# Signals of an access to memory that is not allowed: SIGBUS and SIGSEGV.
+_ACCESS = (7, 11)
+
+
+def written_advice(error: WorkerDiedError, names: Sequence[str]) -> None:
+    """Say what to do, where a worker may have died for writing to what is read-only there."""
+    if names and error.signal in _ACCESS:
+        verb = "is" if len(names) == 1 else "are"
+        note = (
+            f"{_listed(names)} {verb} read-only shared memory in a task. Native code may have"
+            " written there, as torch does where a shared tensor is changed in place: give it a"
+            " copy, or mark it CopyOnWrite."
+        )
+        _add_note(error, note)
+
+
 def readonly_advice(error: BaseException, task: str, names: Sequence[str]) -> BaseException:
     """Say what to do, where numpy says "assignment destination is read-only".
 
     A memoryview says it by a TypeError.
     """
-    is_refusal = isinstance(error, (ValueError, TypeError)) and "read-only" in _text_of(error)
+    is_refusal = type(error) in (ValueError, TypeError) and _REFUSAL.search(_text_of(error))
     if names and is_refusal:
         one = names[0] if len(names) == 1 else "x"
         _add_note(
@@ -151,6 +168,14 @@ def readonly_advice(error: BaseException, task: str, names: Sequence[str]) -> Ba
             f"each item, not copied until written) or work on a copy: {one} = {one}.copy().",
         )
     return error
+
+
+# What numpy, memoryview, Cython and pandas say. An error of the user's about a read-only file is
+# another matter.
+_REFUSAL = re.compile(
+    r"\b(array|destination|memory|buffer|source|values)\b.*read-only"
+    r"|read-only (array|memory|buffer)"
+)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -82,6 +82,7 @@ def plan_map(
     """
     options = _journalled(target.spec, options, into=into is not None)
     _check_items(target.spec.name, items)
+    items = _countable(items)
     if Role.PARTITIONED in target.spec.roles.values():
         items = list(items)  # no two blocks may overlap: all must be known before one is written
     if into is not None:
@@ -352,6 +353,19 @@ def _check_items(task: str, items: Any) -> None:
             "Pass a list, a range, an array, a generator ..."
         )
         raise ArgumentError(msg) from None
+
+
+def _countable(items: Iterable[Any]) -> Iterable[Any]:
+    """Items that say themselves how many they are, or one after the other.
+
+    A sparse matrix has a ``__len__`` that raises: a loop over it gives its rows all the same.
+    """
+    if isinstance(items, Sized):
+        try:
+            len(items)
+        except TypeError:
+            return iter(items)
+    return items
 
 
 class _Arguments:

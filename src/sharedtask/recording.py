@@ -52,6 +52,7 @@ class Recording:
         self._prints = prints
         self._digests: dict[int, bytes] = {}  # of items that are under way
         self._committed = 0.0
+        self._is_gone = False
 
     @classmethod
     def begin(cls, path: str, call: Call, total: int | None, session: Session) -> Recording:
@@ -172,10 +173,23 @@ class Recording:
         with interrupts.shield():
             self._journal.commit(self._run)
         self._committed = time.monotonic()
+        self._warn_if_gone()
 
     def finish(self, total: int) -> None:
         """The run came to its end, after so many items."""
         self._journal.finish(self._run, total)
+        self._warn_if_gone()
+
+    def _warn_if_gone(self) -> None:
+        if self._is_gone or self._journal.is_in_place():
+            return
+        self._is_gone = True
+        msg = (
+            f"{self._task}(): journal {self._journal.path!r} was deleted or replaced while this"
+            " call wrote to it. The call goes on, but its results are not kept: to have them recorded,"
+            " run it again."
+        )
+        warnings.warn(msg, JournalWarning, stacklevel=_level_of_user())
 
     def close(self) -> None:
         """Keep what was written down, and let others have the journal."""

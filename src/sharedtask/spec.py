@@ -10,7 +10,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import Parameter, Signature
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, cast
@@ -92,6 +92,26 @@ class TaskSpec:
     def shown(self) -> str:
         """The function with its signature, as written: ``score(x, m: Shared[dict])``."""
         return f"{self.name}{_ANNOTATED.sub(_role_of, str(self.signature))}"
+
+    def on_object(self) -> "TaskSpec":
+        """The same, called on an object, which the first parameter takes whatever its name is.
+
+        Raises:
+            ArgumentError: No other parameter takes the item, or the one that does is shared.
+        """
+        first, *rest = self.signature.parameters.values()
+        if self.bound is not None or first.kind not in _POSITIONAL[:2]:
+            return self
+        item = next((p.name for p in rest if p.kind in _POSITIONAL), None)
+        if item is None or item in self.roles:
+            why = f"'{item}' is shared" if item else "no other takes the item"
+            msg = (
+                f"{self.name}() is taken from an object, which its first parameter '{first.name}'"
+                f" gets, and {why}. It is {self.shown}. Call a first parameter that takes the"
+                " object self; take a function that needs no object from the class."
+            )
+            raise ArgumentError(msg)
+        return replace(self, bound=first.name, item=item, others=None)
 
     def regions(self, name: str) -> Regions:
         """What is locked together in the array of a locked parameter."""

@@ -481,15 +481,17 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
         return self._self_parts
 
     def _bound_parts(self, bound: Any) -> tuple[Target, Mapping[str, Any], Usage]:
-        instance = bound._self_instance
+        instance, spec = bound._self_instance, self.spec
         wrapped: object = self.__wrapped__
         if isinstance(wrapped, staticmethod):
             values: tuple[Any, ...] = ()
         elif isinstance(wrapped, classmethod):
             values = (type(instance) if instance is not None else bound._self_owner,)
+        elif instance is None:
+            values = ()
         else:
-            values = () if instance is None else (instance,)
-        target = Target(self.spec, functions.bare(wrapped), values)
+            values, spec = (instance,), spec.on_object()
+        target = Target(spec, functions.bare(wrapped), values)
         return target, self._self_options, self._self_usage
 
     # A task pickles as its name where the name leads to it, else as its parts.

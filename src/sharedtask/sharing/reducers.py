@@ -95,15 +95,15 @@ def build_hollow(mark: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt
 def _reduce_objects(array: npt.NDArray[Any]) -> Any:
     reduced: Any = array.__reduce__()
     build, args, state = reduced
-    return build_objects, (MARK, build, args, state)
+    # Set when the array is there: it may contain itself.
+    return build, args, (MARK, state), None, None, fill_objects
 
 
-def build_objects(mark: Any, build: Callable[..., Any], args: Any, state: Any) -> Any:
-    """An array of objects."""
-    array = build(*args)
+def fill_objects(array: npt.NDArray[Any], marked: tuple[Any, Any]) -> None:
+    """Give an array of objects its contents."""
+    mark, state = marked
     array.__setstate__(state)
     array.flags.writeable = not memoryview(mark).readonly
-    return array
 
 
 # ------------------------------------------------------------------------------- subclasses

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from sharedtask.backends.work import calls
 from sharedtask.backends.work.board import Phase, Word
 from sharedtask.errors import RemoteTraceback, TaskTimeoutError, WorkerDiedError
-from sharedtask.outcomes import Batch
+from sharedtask.outcomes import Batch, written_advice
 
 from . import tickets, wear
 from .arrivals import saved_results
@@ -122,6 +122,7 @@ def _cause(
         if verdict is not None and verdict.reason == "memory":
             return wear.too_large(worker, ticket, position, verdict.reached)
         error = WorkerDiedError(call.task, index, item, pid, number, exitcode, when, starved)
+        written_advice(error, call.leases.readonly)
         if crash:
             error.__cause__ = RemoteTraceback(crash)
         return error

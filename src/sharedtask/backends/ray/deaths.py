@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sharedtask.backends.work import calls
 from sharedtask.backends.work.board import Phase, Word
 from sharedtask.errors import RemoteTraceback, TaskTimeoutError, WorkerDiedError
+from sharedtask.outcomes import written_advice
 
 from . import ledger, runtime
 
@@ -151,6 +152,7 @@ def _died(
     pid = None if wreck is None else wreck.pid
     crash = "" if wreck is None else wreck.crash
     error = WorkerDiedError(task, index, item, pid, _signal(crash, text), None, phase)
+    written_advice(error, ticket.call.leases.readonly)
     error.__cause__ = RemoteTraceback(crash or text)
     return error
 

@@ -65,6 +65,11 @@ class Leases:
         """What a worker is told."""
         return tuple(parameter for parameter, _ in self.shared)
 
+    @property
+    def readonly(self) -> list[str]:
+        """The parameters whose memory no task may write."""
+        return [parameter.name for parameter, _ in self.shared if parameter.is_readonly]
+
     def release(self) -> None:
         """End all uses; twice is once."""
         for lease in self.all:
