@@ -186,8 +186,8 @@ class Recording:
         self._is_gone = True
         msg = (
             f"{self._task}(): journal {self._journal.path!r} was deleted or replaced while this"
-            " call wrote to it. The call goes on, but its results are not kept: to have them recorded,"
-            " run it again."
+            " call wrote to it. The call goes on, but its results are not kept: to have them"
+            " recorded, run it again."
         )
         warnings.warn(msg, JournalWarning, stacklevel=_level_of_user())
 
