@@ -70,6 +70,8 @@ MANY = {
     "test_captured.py": ("thread", "ray"),
     "test_journal.py": ("thread", "ray"),
     "test_kinds.py": ("serial", "thread", "ray"),
+    "test_forks.py": ("serial",),
+    "test_reentry.py": ("serial", "thread", "ray"),
     "test_rng.py": ("thread", "ray"),
     "test_strict.py": ("thread", "ray"),
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from sharedtask import partitions
+from sharedtask import critical, partitions
 from sharedtask.cells import Cells, Regions
 from sharedtask.errors import ArgumentError, RegionPoisonedError, UnshareableError
 from sharedtask.sharing import mapping
@@ -207,16 +206,7 @@ class _Kept:
 
 
 _kept = _Kept()
-making = threading.Lock()
-
-
-def _renew_lock() -> None:
-    """In a forked child: a thread that is not there may have had it."""
-    global making  # noqa: PLW0603  a process has one
-    making = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_renew_lock)
+making = critical.table_lock()
 
 
 def guard(array: Any, name: str, rules: Regions) -> Guarded:

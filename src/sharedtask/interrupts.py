@@ -25,16 +25,28 @@ _main = threading.main_thread().ident
 
 
 def _note_main() -> None:
-    """In a forked child: the thread that forked is its main one."""
+    """In a forked child: the thread that forked is its main one.
+
+    What the parent's main thread was in at that moment, no thread of the child will ever leave.
+    """
     global _main  # noqa: PLW0603  a process has one
+    if in_main():
+        return
     _main = threading.get_ident()
+    _state.holding, _state.pending = 0, False
+    handler: Any = _signal.getsignal(_SIGINT)
+    ours = handler
+    while isinstance(handler, (_Handler, Leaving)):
+        handler = handler.old
+    if handler is not ours:
+        _signal.signal(_SIGINT, handler)
 
 
 os.register_at_fork(after_in_child=_note_main)
 
 
-def _in_main() -> bool:
-    """Whether this thread is where Python runs signal handlers."""
+def in_main() -> bool:
+    """Whether this thread is the one in which Python runs signal handlers."""
     return threading.get_ident() == _main
 
 
@@ -60,7 +72,7 @@ class noticed:  # noqa: N801  used as a block, like contextlib.suppress
 
     def __enter__(self) -> Self:
         self._old: Callable[..., Any] | None = None
-        if _in_main():
+        if in_main():
             old = _signal.getsignal(_SIGINT)
             if callable(old) and type(old) is not _Handler and _installed(_Handler(old)):
                 self._old = old
@@ -78,7 +90,7 @@ class shield(noticed):  # noqa: N801  see above
 
     def __enter__(self) -> Self:
         super().__enter__()
-        self._holds = _in_main()
+        self._holds = in_main()
         _state.holding += self._holds
         return self
 
@@ -108,7 +120,7 @@ def came_from_outside(error: BaseException, before: int) -> bool:
     Where nothing counts, a KeyboardInterrupt in the main thread is a Ctrl-C unless a ``raise`` in
     Python is where it comes from: the usual handler is C code.
     """
-    if not _in_main():
+    if not in_main():
         return False
     if is_real(error, before) or _raised_by_handler(error):
         return True
@@ -175,10 +187,10 @@ class Leaving:
     ``code`` is the method's. From then on it is ``busy``, until ``remove``.
     """
 
-    __slots__ = ("_code", "_old", "_over", "_pending", "busy")
+    __slots__ = ("_code", "_over", "_pending", "busy", "old")
 
     def __init__(self, old: Callable[..., Any], code: CodeType) -> None:
-        self._old, self._code = old, code
+        self.old, self._code = old, code
         self.busy = self._over = self._pending = False
 
     def __call__(self, number: int, frame: Any) -> Any:
@@ -189,7 +201,7 @@ class Leaving:
         if leaves and not self._over:
             self._pending = True
             return None
-        return self._old(number, frame)
+        return self.old(number, frame)
 
     def install(self) -> None:
         """SIGINT is asked here first."""
@@ -199,12 +211,12 @@ class Leaving:
         """The handler that was there is back, and hears of what came meanwhile."""
         current: Any = _signal.getsignal(_SIGINT)
         if current is self:
-            _signal.signal(_SIGINT, self._old)
+            _signal.signal(_SIGINT, self.old)
         # It may stay for a while below another that is removed later. Not said before: an interrupt
         # would be raised here, and the handler would stay for ever.
         self._over = True
         if self._pending:
-            self._old(_SIGINT, None)
+            self.old(_SIGINT, None)
 
 
 _CALL = Leaving.__call__.__code__
@@ -212,7 +224,7 @@ _CALL = Leaving.__call__.__code__
 
 def leaving(code: CodeType) -> Leaving | None:
     """A handler for a block that ``code`` leaves; None where SIGINT cannot get in the way."""
-    if not _in_main():
+    if not in_main():
         return None
     handler: Any = _signal.getsignal(_SIGINT)
     return Leaving(handler, code) if callable(handler) else None

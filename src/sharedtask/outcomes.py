@@ -41,6 +41,11 @@ class Batch:
 class Delivery(Protocol):
     """Outcomes that have arrived but are not opened yet; either method is called, once."""
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether opening it runs no user code, for there is nothing to unpickle."""
+        ...
+
     def open(self) -> Batch:
         """Decode the outcomes: this runs in the thread that asked for them."""
         ...
@@ -54,6 +59,11 @@ class Known:
     """A delivery of outcomes that need no decoding."""
 
     batch: Batch
+
+    @property
+    def is_plain(self) -> bool:
+        """Errors may be tried again, which pickles items."""
+        return not self.batch.errors
 
     def open(self) -> Batch:
         """The batch."""

@@ -92,6 +92,11 @@ class Operation:
         """Let ``total`` hold what changes nothing."""
         total[...] = self.identity
 
+    @property
+    def is_users(self) -> bool:
+        """Whether the function is the user's own, which may do anything."""
+        return not isinstance(self.op, np.ufunc)
+
     def combine(self, total: Array, part: Array, out: Array) -> None:
         """Write what ``total`` and ``part`` make together into ``out``, which may be ``total``.
 

@@ -10,6 +10,7 @@ under way, waits for a report, and hands on what is finished. ``collect`` makes 
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import time
 from collections import Counter, deque
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sharedtask import interrupts
-from sharedtask.backends.base import OVER, Chunk, Session
+from sharedtask.backends.base import OVER, Chunk, Session, require_process
 from sharedtask.chunks import Chunker, Pace
 from sharedtask.errors import ClosedError
 from sharedtask.outcomes import Known, Report
@@ -60,8 +61,6 @@ class _Open:
 class Run:
     """One map, from its first chunk to its last result."""
 
-    only_notes = True  # see base.Sink
-
     def __init__(
         self,
         backend: Backend,
@@ -73,6 +72,7 @@ class Run:
         self._options = plan.options
         self._reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
         self._session: Session = backend.session(plan.call, self)
+        self._pid = os.getpid()
         self._pace = pace
         self._in_caller = backend.in_caller
         self._recording: Recording | None = None
@@ -129,6 +129,7 @@ class Run:
 
     def advance(self) -> list[Piece] | None:
         """Feed, wait for news, and return what is finished; None when nothing more will come."""
+        require_process(self._pid)
         with interrupts.noticed():
             self._soon = time.monotonic() + _SOON_SECONDS
             if self._failure is None and not self._stopped:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar,
 import numpy as np
 import wrapt
 
+from sharedtask import critical
 from sharedtask.annotations import Role
 from sharedtask.backends import registry
 from sharedtask.backends.base import TAKEN
@@ -64,7 +65,7 @@ class Usage:
         self.pace = Pace()
         self.hits = self.misses = 0
         self.tokens: set[int] = set()
-        self._lock = threading.Lock()
+        self._lock = critical.object_lock()
 
     def note(self, shares: Sequence[Share]) -> None:
         """Count the shared values of a call."""
@@ -350,7 +351,7 @@ class _Steps:
 
     def __init__(self, stream: Generator[Any, None, None]) -> None:
         self._stream = stream
-        self._lock = threading.Lock()
+        self._lock = critical.object_lock()
 
     def step(self) -> list[Any]:
         """The next result in a list; an empty one at the end."""

@@ -7,15 +7,17 @@ and reports of them arrive at the sink in any order, from any thread. That is al
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from queue import Empty
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from sharedtask.errors import ClosedError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from concurrent.futures import Future
     from queue import SimpleQueue
 
     import numpy.typing as npt
@@ -160,19 +162,27 @@ class Share:
 
 
 class Sink(Protocol):
-    """Where a session sends its news.
-
-    ``only_notes`` says that ``report`` leaves a word and does nothing else.
-    """
-
-    only_notes: bool
+    """Where a session sends its news."""
 
     def begun(self, chunk: int) -> bool:
         """Called just before a chunk is handed to a worker; False takes it back."""
         ...
 
     def report(self, report: Report) -> None:
-        """Called with outcomes; must not block."""
+        """Called with outcomes, by any thread; runs no user code and does not block."""
+
+
+def require_process(pid: int) -> None:
+    """Refuse to wait, in a forked child, for what the process ``pid`` has begun.
+
+    Raises:
+        ClosedError: This is another process.
+    """
+    if pid != os.getpid():
+        raise ClosedError(_FORKED)
+
+
+_FORKED = "this call was begun in the process that was forked, and its workers are there."
 
 
 class Session(ABC):
@@ -217,9 +227,6 @@ class Session(ABC):
             return reports.get(timeout=None if until is None else max(until - monotonic(), 0.0))
         except Empty:
             return None
-
-    def while_waiting(self, future: Future[Any], timeout: float | None) -> None:
-        """Called by a thread that is about to wait for the result of a single item."""
 
     def nudge(self) -> None:
         """Have the thread in ``wait`` look at the queue again."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from sharedtask import inside, interrupts, partitions
+from sharedtask import critical, inside, interrupts, partitions
 from sharedtask.annotations import Role
 from sharedtask.backends.base import (
     INTO,
@@ -86,6 +86,11 @@ class ThreadBackend(_LocalBackend):
     name: ClassVar[str] = "thread"
 
     def __init__(self) -> None:
+        self._threads = _Threads()
+        critical.abandon_in_child(self)
+
+    def abandon(self) -> None:
+        """In a forked child there are no threads, whatever was counted."""
         self._threads = _Threads()
 
     def session(self, call: Call, sink: Sink) -> Session:
@@ -314,7 +319,7 @@ class _Watched:
     """
 
     def __init__(self, twins: Iterable[_Twin]) -> None:
-        self._lock = threading.Lock()
+        self._lock = critical.object_lock()
         self._lent = {twin.name: self._made(twin) for twin in twins}
         self._open = 0
         self._is_crowded = False
@@ -331,9 +336,10 @@ class _Watched:
         return lent
 
     def _renew(self, twin: _Twin, lent: Lent) -> None:
+        made = self._made(twin)  # without the lock: it is unpickled
         with self._lock:
             if self._lent[twin.name] is lent:  # no other thread has done it
-                self._lent[twin.name] = self._made(twin)
+                self._lent[twin.name] = made
 
     @contextlib.contextmanager
     def guarding(self, call: Call, chunk: Chunk, batch: Batch) -> Generator[Guard]:
@@ -382,7 +388,7 @@ class _Threads:
     """Daemon threads that serve all sessions; no session has more of them than it asked for."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(critical.table_lock())
         self._queue: deque[tuple[_ThreadSession, Chunk]] = deque()
         self._count = self._idle = 0
         self._closed = False

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import importlib
 import sys
-import threading
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from sharedtask import inside
+from sharedtask import critical, inside
 from sharedtask.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
@@ -24,18 +23,19 @@ _CLASSES = MappingProxyType(
 )
 
 _made: dict[str, Backend] = {}
-_lock = threading.Lock()
+_lock = critical.table_lock()
 
 
 def get(name: str) -> Backend:
     """The backend of this name. Inside a task every backend is "serial".
 
-    "auto" is "ray" where the program has initialised Ray, else "process".
+    So it is in a signal handler or a finalizer that has interrupted the library where it changes
+    its tables. "auto" is "ray" where the program has initialised Ray, else "process".
 
     Raises:
         BackendUnavailableError: The backend cannot run here; the text says what to do.
     """
-    if inside.a_task():
+    if inside.a_task() or critical.is_held():
         name = "serial"
     elif name == "auto":
         name = "ray" if _ray_is_initialized() else "process"

@@ -10,12 +10,12 @@ others are found by ``sweep()`` when nobody but the cache refers to them.
 from __future__ import annotations
 
 import sys
-import threading
 import weakref
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sharedtask import critical
 from sharedtask.sharing import codec, memory, stores
 from sharedtask.sharing.publication import Publication
 from sharedtask.sharing.stores import SegmentStore
@@ -72,9 +72,14 @@ class _Entry:
     key: int
     refer: Callable[[], Any]
     weak: bool
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: Any = field(default_factory=critical.object_lock)
     publication: Publication | None = None
     changes: int = 0
+
+    def is_published(self) -> bool:
+        """Whether there is something that workers could have."""
+        publication = self.publication
+        return publication is not None and not publication.released
 
 
 class ShareCache:
@@ -89,7 +94,7 @@ class ShareCache:
         self.limit = memory.total() // 4 if limit is None else limit
         self._keep = keep
         self._wake = wake
-        self._lock = threading.Lock()
+        self._lock = critical.table_lock()
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._pins: dict[Publication, int] = {}
         self._retired: set[Publication] = set()
@@ -110,15 +115,30 @@ class ShareCache:
         """
         self.sweep()
         entry = self._entry(value)
-        with entry.lock:  # two threads that bring the same value: one publishes, both use it
-            hit = self._is_current(entry, value, encode, verify=verify)
-            if not hit:
-                self._publish(entry, encode(value))
-            publication = entry.publication
-            assert publication is not None  # noqa: S101  just made or found
-            self._pin(entry, publication)
-        if not hit or self._is_full:
+        lease = None
+        while lease is None:
+            # Pickling runs user code, which may bring the same value: it is done without the lock.
+            payload = encode(value) if verify or not entry.is_published() else None
+            critical.enter(entry.lock)
+            try:
+                with entry.lock:  # two threads that bring the same value: one publishes
+                    lease = self._leased(entry, payload)
+            finally:
+                critical.leave(entry.lock)
+        if not lease.hit or self._is_full:
             self._evict()
+        return lease
+
+    def _leased(self, entry: _Entry, payload: Payload | None) -> Lease | None:
+        """Publish the payload where it says something new; None where one is needed for that."""
+        hit = self._is_current(entry, payload)
+        if not hit:
+            if payload is None:
+                return None
+            self._publish(entry, payload)
+        publication = entry.publication
+        assert publication is not None  # noqa: S101  just made or found
+        self._pin(entry, publication)
         return Lease(publication, self, hit=hit)
 
     def lease_once(self, payload: Payload) -> Lease:
@@ -233,14 +253,12 @@ class ShareCache:
         self._dead.append(entry)
         self._wake()
 
-    def _is_current(
-        self, entry: _Entry, value: Any, encode: Callable[[Any], Payload], *, verify: bool
-    ) -> bool:
+    def _is_current(self, entry: _Entry, payload: Payload | None) -> bool:
         publication = entry.publication
         if publication is None or publication.released:
             return False
         stores.restore(publication.store)
-        return not verify or publication.matches(encode(value))
+        return payload is None or publication.matches(payload)
 
     def _publish(self, entry: _Entry, payload: Payload) -> None:
         if entry.publication is not None:

@@ -20,11 +20,11 @@ import logging
 import os
 import platform
 import struct
-import threading
 from dataclasses import dataclass, field
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING
 
+from sharedtask import critical
 from sharedtask.sharing import libc, mapfiles
 from sharedtask.sharing.mapping import PAGE
 
@@ -121,7 +121,7 @@ class _Tracker:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = critical.table_lock()
         self._watches: list[Watch] = []  # by their addresses
         self._longest = 0
         self._uffd = self._pagemap = -1
@@ -268,7 +268,7 @@ class _PrivateMemory:
 
 
 _trackers: list[_Tracker] = []
-_trackers_lock = threading.Lock()
+_trackers_lock = critical.table_lock()
 
 
 def _the_tracker() -> _Tracker:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from sharedtask import interrupts
+from sharedtask import critical, interrupts
 from sharedtask.errors import ClosedError, SharedTaskError, UnshareableError
 from sharedtask.sharing import codec, entries, memory, names
 from sharedtask.sharing.cache import Lease, ShareCache
@@ -72,7 +71,7 @@ class Handle(_FitsEverywhere, Generic[T]):
         # The memory goes with the last lease, and the handle itself holds one.
         self._own = uses.adopt(publication)
         uses.retire(publication)
-        self._lock = threading.Lock()
+        self._lock = critical.object_lock()
         self._value: list[T] = list(value)
         self.closed = False
 
@@ -85,10 +84,14 @@ class Handle(_FitsEverywhere, Generic[T]):
         Raises:
             ClosedError: The handle is closed.
         """
+        self._require_open()
+        if not self._value:
+            made = self._publication.value()  # unpickling runs user code: without the lock
+            with self._lock:
+                if not (self._value or self.closed):
+                    self._value.append(made)
         with self._lock:
             self._require_open()
-            if not self._value:
-                self._value.append(self._publication.value())
             return self._value[0]
 
     @property

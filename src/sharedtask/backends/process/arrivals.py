@@ -12,6 +12,7 @@ from sharedtask.outcomes import Batch, Report
 from .wire import close_all
 
 if TYPE_CHECKING:
+    from . import relay
     from .links import WorkerLink
     from .tickets import Ticket
     from .wire import Frame
@@ -20,14 +21,23 @@ if TYPE_CHECKING:
 class SentResults:
     """The body of a RESULTS frame, decoded when it is opened."""
 
-    __slots__ = ("__weakref__", "_close", "_first", "_frame", "_mode", "_task")
+    __slots__ = ("__weakref__", "_close", "_first", "_frame", "_mode", "_prints", "_task")
 
-    def __init__(self, mode: int, frame: Frame, first: int, task: str) -> None:
+    def __init__(
+        self, mode: int, frame: Frame, first: int, task: str, prints: relay.Prints
+    ) -> None:
         self._mode, self._frame, self._first, self._task = mode, frame, first, task
+        self._prints = prints
         # Whoever waits may be interrupted after taking this and before opening it.
         self._close = weakref.finalize(self, close_all, frame.fds) if frame.fds else _nothing
 
+    @property
+    def is_plain(self) -> bool:
+        return results.is_plain(self._mode) and not self._prints.pending
+
     def open(self) -> Batch:
+        if self._prints.pending:
+            self._prints.wait()
         frame = self._frame
         body, fds = memoryview(frame.body)[1:], iter(frame.fds)
         try:
@@ -54,6 +64,10 @@ class SavedResults:
         self._data = worker.board.outbox()
         self._count, self._skip = words[Word.COUNT], skip
         self._first, self._task = ticket.chunk.first + words[Word.BASE], ticket.call.task
+
+    @property
+    def is_plain(self) -> bool:
+        return results.is_plain(self._mode)
 
     def open(self) -> Batch:
         skip = self._skip

@@ -12,6 +12,7 @@ import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from sharedtask import critical
 from sharedtask.backends.base import Backend, Call, Chunk, Crew, Session, Sink
 from sharedtask.backends.work import locking, packing, parcels, program
 from sharedtask.backends.work.leasing import head_of, lease_all
@@ -54,9 +55,10 @@ class ProcessBackend(Backend):
             raise BackendUnavailableError(msg)
         self._cache = ShareCache(wake=self._wake)
         self._pool: Pool | None = None
-        self._lock = threading.Lock()
+        self._lock = critical.table_lock()
         bells.append(self._wake)
         _alive.add(self)
+        critical.abandon_in_child(self)
 
     @property
     def pool(self) -> Pool:
@@ -90,7 +92,6 @@ class ProcessBackend(Backend):
 
     def abandon(self) -> None:
         """In a forked child: the workers belong to the parent."""
-        self._lock = threading.Lock()
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.abandon()
@@ -203,6 +204,7 @@ class _ProcessSession(Session):
     def accept(self, batch: Batch) -> None:
         for working in self._working.values():
             working.accept(batch)
+        self._places.take()
 
     def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:
         from sharedtask.backends.work import contents  # of no use to who records nothing
@@ -248,7 +250,7 @@ def _pack_frozen(payload: Payload) -> Parcel:
     return parcels.pack(payload, frozen=True)
 
 
-# ---------------------------------------------------------------------------- end and fork
+# ------------------------------------------------------------------------------------- end
 
 _alive: weakref.WeakSet[ProcessBackend] = weakref.WeakSet()
 
@@ -273,10 +275,4 @@ def _interrupt_ignored() -> Generator[None]:
         signal.signal(signal.SIGINT, old)
 
 
-def _abandon_all() -> None:
-    for backend in list(_alive):
-        backend.abandon()
-
-
 atexit.register(_close_all)
-os.register_at_fork(after_in_child=_abandon_all)

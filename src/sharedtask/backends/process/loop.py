@@ -1,9 +1,14 @@
-"""The loop that reads the workers' sockets, and the question of who turns it.
+"""Event loop over the workers' sockets, run by a thread that waits for results or the I/O thread.
 
-A thread that waits for results turns it itself: that saves a switch between threads for every
-report. A lock says who is at it; others only wait for their queue. The I/O thread takes over
-whenever something is under way that no waiting thread sees to, and rests when there is nothing to
-do.
+A waiting thread turns it itself: that saves a switch between threads for every report. Others wait
+for their queue meanwhile. The I/O thread takes over whenever something is under way that no waiting
+thread sees to, and rests when there is nothing to do.
+
+A thread may be away from the loop for as long as user code takes: it unpickles a result, or a
+signal handler has interrupted it while it waits for events. So the events are processed by any
+thread, and the I/O thread watches: where chunks are under way and no thread has turned the loop for
+a moment, it does. One thread at a time processes events, under a lock, and calls no user code
+there. A signal handler or a finalizer that interrupts it is told by ``critical.is_held()``.
 """
 
 from __future__ import annotations
@@ -16,7 +21,8 @@ import time
 from queue import Empty
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sharedtask import interrupts
+from sharedtask import critical, interrupts
+from sharedtask.errors import SharedTaskError
 
 from .wire import OwnSocket
 
@@ -30,6 +36,10 @@ if TYPE_CHECKING:
 _LINGER_SECONDS = 0.05
 # Nobody waits for longer without a look, whatever was closed meanwhile.
 _LOOK_SECONDS = 1.0
+# With chunks under way a turn takes a fraction of this. Where none has ended, nobody turns.
+_STALL_SECONDS = 0.1
+# The I/O thread watches for this many looks after the last turn.
+_LOOKS = 10
 
 
 class Duties(Protocol):
@@ -41,6 +51,9 @@ class Duties(Protocol):
 
     def tick(self) -> None:
         """Look at what is due."""
+
+    def clean_up(self) -> None:
+        """Release what is not needed any more, which may run finalizers of the user's."""
 
     def is_busy(self) -> bool:
         """Whether something is under way."""
@@ -56,8 +69,12 @@ class Loop:
     def __init__(self, duties: Duties) -> None:
         self._duties = duties
         self.closed = False
-        self._turning = threading.Lock()
+        self._turning = critical.object_lock()  # whose turn it is; user code may run under it
+        self._processing = critical.table_lock()
+        self._turns = 0
         self._attended = False  # by a thread that waits for results
+        self._watched = False  # by the I/O thread, which sees where nobody turns
+        self._wanted = False  # the I/O thread is to turn
         self._permit = threading.Lock()
         self._permit.acquire()
         # poll(2), for it has no descriptor of its own, which a program could close. What is
@@ -111,18 +128,25 @@ class Loop:
 
         Who ``leaves`` for longer hands over to the I/O thread.
         """
+        self._refuse_inside()
         if not self._turning.acquire(blocking=False):
             return _next_of(reports, until)
+        was_attended, self._attended = self._attended, True
+        if not self._watched:
+            self._watch()
         try:
-            self._attended = True
             while reports.empty() and not self.closed and not _is_past(until):
                 self._turn(until)
         finally:
-            self._attended = False
+            self._attended = was_attended  # by this thread, which a signal handler interrupted
             self._turning.release()
             if leaves:
                 self.hand_over()
         return _next_of(reports, until)
+
+    def _refuse_inside(self) -> None:
+        if self._processing._is_owned():
+            raise SharedTaskError(INSIDE)
 
     def hand_over(self) -> None:
         """Leave what is under way to the I/O thread."""
@@ -149,47 +173,106 @@ class Loop:
                 self._waker.send(b"\0")
 
     def _unpark(self) -> None:
-        """The I/O thread's permit; it takes it when it has time. Takes no lock."""
-        with contextlib.suppress(RuntimeError):  # it has one already
+        """Have the I/O thread turn the loop when it has time. Takes no lock."""
+        self._wanted = True
+        self._permit_it()
+
+    def _watch(self) -> None:
+        """Have the I/O thread see that the loop is turned, as long as it is needed."""
+        self._watched = True
+        self._permit_it()
+
+    def _permit_it(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it has a permit already
             self._permit.release()
 
     def _serve(self) -> None:
+        looks = 0
         while not self.closed:
-            rest = self._duties.rest_seconds()
-            self._permit.acquire(timeout=-1 if rest is None else rest)
-            with self._turning:
-                self._turn_while_needed()
+            turns, watched = self._turns, self._watched
+            called = self._permit.acquire(timeout=self._rest_seconds())
+            if self._wanted or not (called or (watched and not self._is_stalled(turns))):
+                self._take_over()
+            looks = 0 if called or self._turns != turns else looks + 1
+            self._watched = looks < _LOOKS or self._duties.is_busy()
 
-    def _turn_while_needed(self) -> None:
+    def _rest_seconds(self) -> float:
+        if self._watched:
+            return _STALL_SECONDS
+        rest = self._duties.rest_seconds()
+        return -1 if rest is None else rest
+
+    def _is_stalled(self, turns: int) -> bool:
+        """Whether nobody has turned the loop since that turn, though something is under way."""
+        return self._turns == turns and self._duties.is_busy()
+
+    def _take_over(self) -> None:
+        """Turn the loop; beside the thread whose turn it is where that one is held up."""
+        # Called for, it waits for more; where it only helps out, it leaves as soon as it can.
+        linger = _LINGER_SECONDS if self._wanted else 0.0
+        self._wanted = False
+        patience = _STALL_SECONDS
+        while not self.closed:
+            turns = self._turns
+            if self._turning.acquire(timeout=patience):
+                try:
+                    self._turn_while_needed(linger)
+                finally:
+                    self._turning.release()
+                return
+            patience = _STALL_SECONDS
+            if self._is_stalled(turns):
+                self._turn(time.monotonic() + _STALL_SECONDS, beside=True)
+                patience = 0.0 if self._turns == turns + 1 else _STALL_SECONDS
+
+    def _turn_while_needed(self, linger: float) -> None:
         """Stay until nothing is under way and nobody has left anything here for a while.
 
         What others wait for does not count: the next of them turns the loop itself.
         """
-        lingers = time.monotonic() + _LINGER_SECONDS
+        lingers = time.monotonic() + linger
         while not self.closed:
             busy = self._duties.is_busy()
             if not busy and _is_past(lingers):
                 return
             self._turn(time.monotonic() + _LINGER_SECONDS if busy else lingers)
             if self._permit.acquire(blocking=False):
+                self._wanted = False
                 lingers = time.monotonic() + _LINGER_SECONDS
 
-    def _turn(self, until: float | None) -> None:
+    def _turn(self, until: float | None, *, beside: bool = False) -> None:
         """Wait for news, not longer than ``until``, and see to it."""
         patience = min(self._duties.patience(), _LOOK_SECONDS)
         if until is not None:
             patience = min(until - time.monotonic(), patience)
-        self._waits = True
-        try:
-            events = self._selector.select(max(patience, 0.0))
-        finally:
-            self._waits = False
+        events = self._events(max(patience, 0.0), beside=beside)
         if self.closed:  # meanwhile: nobody is left to serve
             return
         with interrupts.shield():
-            for key, mask in events:
-                key.data(mask)
-            self._duties.tick()
+            with self._processing:
+                for key, mask in events:
+                    key.data(mask)
+                self._duties.tick()
+            self._turns += 1
+            self._duties.clean_up()
+
+    def _events(self, patience: float, *, beside: bool) -> list[Any]:
+        """What is ready; ``beside`` a thread that waits for the same, or below it on its stack."""
+        if beside or self._waits:
+            return self._events_beside(patience)
+        self._waits = True
+        try:
+            return self._selector.select(patience)
+        finally:
+            self._waits = False
+
+    def _events_beside(self, patience: float) -> list[Any]:
+        """A poll object serves one thread at a time: this is another one of the same sockets."""
+        selector = selectors.PollSelector()
+        with contextlib.suppress(RuntimeError, KeyError, ValueError):  # they change meanwhile
+            for key in list(self._selector.get_map().values()):
+                selector.register(key.fileobj, key.events, key.data)
+        return selector.select(patience)
 
     def _on_wake(self, _mask: int) -> None:
         with contextlib.suppress(OSError):
@@ -215,6 +298,13 @@ class Loop:
         self._selector.close()
         for end in (self._waker, self._woken):
             end.close()
+
+
+INSIDE = (
+    "a signal handler or a finalizer has interrupted the library in the middle of a change, and"
+    " asks for results of a call that was begun before, which would never come. Begin a call of its"
+    " own there, or note what is to be done and do it later."
+)
 
 
 def _is_past(until: float | None) -> bool:

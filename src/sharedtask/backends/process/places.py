@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import contextlib
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,7 @@ class Places:
 
     def __init__(self, call: Call, workers: int) -> None:
         self._gathering = Gathering.of(call)
+        self._ended: deque[Partial] = deque()  # what chunks have added that nobody took yet
         self._by_chunk = call.block is not None
         count = (workers * _WITH_A_WORKER if self._by_chunk else workers) if call.totals else 0
         self._slots = {}
@@ -84,12 +86,19 @@ class Places:
                 for name, slot in slots.items()
                 if slot.has_any_of(ticket.number)
             }
-            self._gathering.add(Partial(ticket.chunk.first, ticket.received, parts))
+            self._ended.append(Partial(ticket.chunk.first, ticket.received, parts))
             for slot in slots.values():
                 slot.reset()
 
+    def take(self) -> None:
+        """Combine what was added, by a function that may be the user's: where no lock is held."""
+        with contextlib.suppress(IndexError):
+            while self._ended:
+                self._gathering.add(self._ended.popleft())
+
     def finish(self) -> None:
         """Everything was run: combine it into the caller's arrays."""
+        self.take()
         for name, slots in self._slots.items():
             for part in slots.used():
                 self._gathering.add(Partial(0, 0, {name: part}))

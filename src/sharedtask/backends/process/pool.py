@@ -18,7 +18,6 @@ socket, the item in hand gets the error, what was not begun is begun elsewhere.
 from __future__ import annotations
 
 import math
-import os
 import selectors
 import signal
 import threading
@@ -26,10 +25,10 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from sharedtask import interrupts
+from sharedtask import background, critical, interrupts
 from sharedtask.backends.work import results
 from sharedtask.backends.work.board import Phase, Word, fence
-from sharedtask.errors import ClosedError
+from sharedtask.errors import ClosedError, SharedTaskError
 from sharedtask.outcomes import Report
 from sharedtask.sharing import functions
 
@@ -38,7 +37,7 @@ from .arrivals import SentResults
 from .court import Court
 from .deaths import Deaths
 from .links import StarterLink, WorkerLink
-from .loop import Loop
+from .loop import INSIDE, Loop
 from .tracker import Tracker
 from .wire import Frame, Kind, close_all
 
@@ -69,9 +68,8 @@ class Pool:
     """Worker processes, shared by all tasks and threads of this process."""
 
     def __init__(self, sweep: Callable[[], bool]) -> None:
-        self.pid = os.getpid()
         self._sweep = sweep
-        self._lock = threading.RLock()
+        self._lock = critical.table_lock()
         self._workers: dict[int, WorkerLink] = {}
         self._queue: deque[Ticket] = deque()
         self._given_up: list[Ticket] = []
@@ -85,6 +83,7 @@ class Pool:
         self._sweeps = False
         self._tracker = Tracker()
         self._watches_tracker = False
+        self._prints = relay.Prints()
         self._deaths = Deaths()
         self._court = Court(self._signal)
         self._loop = Loop(self)
@@ -93,6 +92,8 @@ class Pool:
 
     def dispatch(self, ticket: Ticket) -> None:
         """Give a chunk to a worker that has room, or queue it."""
+        if self._lock._is_owned():
+            raise SharedTaskError(INSIDE)
         with interrupts.shield(), self._lock:
             closed = self._closed
             if not closed:
@@ -128,9 +129,6 @@ class Pool:
 
     def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:
         """See ``Loop.wait``."""
-        if self.pid != os.getpid():
-            msg = "this call was begun in the process that was forked, and its workers are there."
-            raise ClosedError(msg)
         return self._loop.wait(reports, until, leaves=leaves)
 
     def hand_over(self) -> None:
@@ -453,7 +451,7 @@ class Pool:
     def _take(self, worker: WorkerLink, frames: list[Frame]) -> None:
         for frame in frames:
             if frame.kind == Kind.OUTPUT:
-                relay.show(frame)
+                self._prints.show(frame)
             elif frame.kind == Kind.RESULTS:
                 self._deliver(self._on_results(worker, frame))
             elif frame.kind == Kind.FAILED:
@@ -480,7 +478,7 @@ class Pool:
                 close_all(frame.fds)
                 return []
         first = ticket.chunk.first + frame.first
-        results_of = SentResults(mode, frame, first, call.task)
+        results_of = SentResults(mode, frame, first, call.task, self._prints)
         seconds = frame.elapsed / 1e9
         report = Report(ticket.chunk.number, results_of, frame.items, finished, seconds)
         return [(call, report)]
@@ -519,16 +517,31 @@ class Pool:
             if ticket is None:
                 return
             if not ticket.cancelled:
-                again = tickets.encode_each(ticket.call, ticket.chunk)
                 ticket.call.pending += 1
-                self._queue.appendleft(again)
+                background.put(lambda: self._encode_again(ticket))
             self._end_chunk(worker, ticket)
 
     def _show(self, frames: Iterable[Frame]) -> None:
         """What workers printed as they ended."""
         for frame in frames:
             if frame.kind == Kind.OUTPUT:
-                relay.show(frame)
+                self._prints.show(frame)
+        self._prints.wait()
+
+    def _encode_again(self, ticket: Ticket) -> None:
+        """Pickling runs user code: in a thread of its own, without the lock."""
+        again = tickets.encode_each(ticket.call, ticket.chunk)
+        with self._lock:
+            ticket.call.pending -= 1
+            closed = self._closed
+            if ticket.call.closed:
+                if not ticket.call.pending:
+                    ticket.call.release()
+            elif not closed:
+                self._place(again)
+        if closed and not ticket.call.closed:
+            self._deliver([(ticket.call, again.all_failed(lambda _: ClosedError(closed)))])
+        self._loop.attend()
 
     def _deliver(self, reports: list[Any]) -> None:
         for call, report in reports:
@@ -537,7 +550,7 @@ class Pool:
     # -------------------------------------------------------------------- time and death
 
     def tick(self) -> None:
-        """Look at what is due: cancellations, times that are up, values that nobody holds."""
+        """Look at what is due: cancellations, times that are up."""
         while self._to_cancel:
             self._cancel(self._to_cancel.popleft())
         now = time.monotonic()
@@ -551,9 +564,6 @@ class Pool:
                 for worker in list(self._workers.values()):
                     worker.hurry()
                     self._relieve(worker)
-        if now - self._swept > _SWEEP_SECONDS:
-            self._swept = now
-            self._sweeps = self._sweep()
         if now - self._weighed > _WEIGH_SECONDS:
             self._weighed = now
             with self._lock:
@@ -572,6 +582,13 @@ class Pool:
             for ticket in self._given_up:
                 if ticket.kill_at is not None and ticket.kill_at <= now:
                     self._end_given_up(ticket, now)
+
+    def clean_up(self) -> None:
+        """Release values that nobody holds."""
+        now = time.monotonic()
+        if now - self._swept > _SWEEP_SECONDS:
+            self._swept = now
+            self._sweeps = self._sweep()
 
     def _relieve(self, worker: WorkerLink) -> None:
         """Take work back from a worker that is busy with a long chunk, where another one is idle.

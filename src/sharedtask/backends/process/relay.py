@@ -6,7 +6,12 @@ import contextlib
 import io
 import os
 import sys
+import threading
+import time
+from collections import deque
 from typing import Any
+
+from sharedtask import background, critical
 
 from . import wire
 from .wire import Frame, Kind
@@ -42,9 +47,75 @@ class Relay(io.RawIOBase):
         return len(text)
 
 
-def show(frame: Frame) -> None:
-    """What a worker printed, to where the caller prints: a terminal, a cell, a captured stream."""
-    stream = sys.stdout if frame.first == 1 else sys.stderr
+class Prints:
+    """What workers printed, on its way to where the caller prints.
+
+    A terminal or a file is written at once. Another stream may run user code, as a notebook's does:
+    it is written by a background thread, in order, and results that came later wait for it, unless
+    it takes long.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Any, str]] = deque()
+        self._lock = critical.object_lock()
+        self._writer = 0  # the thread that writes
+        self._since = 0.0
+        self.pending = False
+
+    def show(self, frame: Frame) -> None:
+        """Write what a worker printed, or have it written."""
+        stream = sys.stdout if frame.first == 1 else sys.stderr
+        text = bytes(frame.body).decode("utf-8", "replace")
+        if _is_plain(stream) and not self.pending:
+            _write(stream, text)
+            return
+        self._waiting.append((stream, text))
+        with self._lock:
+            if self.pending:
+                return
+            self.pending, self._since = True, time.monotonic()
+        background.put(self._write_all)
+
+    def _write_all(self) -> None:
+        self._writer = threading.get_ident()
+        while self._has_more():
+            self._since = time.monotonic()
+            with contextlib.suppress(BaseException):  # this thread goes on, whatever it raised
+                _write(*self._waiting.popleft())
+
+    def _has_more(self) -> bool:
+        with self._lock:
+            self.pending = bool(self._waiting)
+            if not self.pending:
+                self._writer = 0
+            return self.pending
+
+    def wait(self) -> None:
+        """Wait until it is written: not in a write itself, nor longer than one may take."""
+        while self.pending and self._writer != threading.get_ident():
+            if time.monotonic() > self._since + _WRITE_SECONDS:
+                return
+            time.sleep(_LOOK_SECONDS)
+
+
+# A stream that takes longer may itself be waiting for the results that would wait for it.
+_WRITE_SECONDS = 0.25
+_LOOK_SECONDS = 0.0005
+
+
+def _is_plain(stream: Any) -> bool:
+    """Whether a stream is of Python's own classes throughout, so that no user code runs."""
+    if type(stream) is not io.TextIOWrapper or not _NAMES.isdisjoint(vars(stream)):
+        return stream is None
+    raw = getattr(stream.buffer, "raw", stream.buffer)
+    return type(stream.buffer) in _BUFFERS and type(raw) is io.FileIO
+
+
+_NAMES = {"write", "flush"}
+_BUFFERS = {io.BufferedWriter, io.FileIO}
+
+
+def _write(stream: Any, text: str) -> None:
     with contextlib.suppress(Exception):
-        stream.write(bytes(frame.body).decode("utf-8", "replace"))
+        stream.write(text)
         stream.flush()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import atexit
 import functools
 import os
-import threading
 import weakref
-from concurrent.futures import wait
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import ray
 
+from sharedtask import critical
 from sharedtask.backends.base import INTO, Backend, Call, Chunk, Crew, Session, Sink
 from sharedtask.backends.work import locking, packing, parcels, program
 from sharedtask.backends.work.leasing import head_of, lease_all
@@ -29,7 +28,6 @@ from .tickets import OpenCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from concurrent.futures import Future
     from queue import SimpleQueue
 
     import numpy.typing as npt
@@ -121,9 +119,10 @@ class RayBackend(Backend):
     name: ClassVar[str] = "ray"
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = critical.table_lock()
         self._connection: Connection | None = None
         _alive.add(self)
+        critical.abandon_in_child(self)
 
     def connect(self) -> Connection:
         """The connection; another one where Ray was shut down or started anew since."""
@@ -171,7 +170,6 @@ class RayBackend(Backend):
 
     def abandon(self) -> None:
         """In a forked child: the connection belongs to the parent."""
-        self._lock = threading.Lock()
         self._connection = None
 
 
@@ -286,17 +284,6 @@ class _RaySession(Session):
                 return found
         return super().wait(reports, monotonic(), leaves=leaves)
 
-    def while_waiting(self, future: Future[Any], timeout: float | None) -> None:
-        """See ``wait``."""
-        until = None if timeout is None else monotonic() + timeout
-        while self._runtime.in_worker and not future.done():
-            refs = self._dispatcher.in_flight()
-            if refs:
-                ray.wait(refs, timeout=_LOOK_SECONDS, fetch_local=False)
-            if until is not None and monotonic() > until:
-                return
-            wait([future], timeout=_LOOK_SECONDS)
-
     def close(self) -> None:
         if not self._is_open or self._call.closed:
             return
@@ -354,10 +341,4 @@ def _close_all() -> None:
         backend.close()
 
 
-def _abandon_all() -> None:
-    for backend in list(_alive):
-        backend.abandon()
-
-
 atexit.register(_close_all)
-os.register_at_fork(after_in_child=_abandon_all)

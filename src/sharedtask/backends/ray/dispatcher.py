@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 import ray.exceptions
 
+from sharedtask import background, critical
 from sharedtask.errors import (
     BackendUnavailableError,
     ClosedError,
@@ -60,7 +61,7 @@ class Dispatcher:
         self._swept = self._ticked = time.monotonic()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._holders = Holders()
-        self._putting = threading.Lock()
+        self._putting = critical.object_lock()
         self._queue: deque[Ticket] = deque()
         self._flying: dict[int, Ticket] = {}
         self._released: deque[int] = deque(maxlen=_RELEASED_KEPT)
@@ -185,7 +186,7 @@ class Dispatcher:
         """Called by Ray's own thread: pass results on at once, the rest is for the dispatcher."""
         call = ticket.call
         try:
-            if call.sink.only_notes and future.exception() is None:
+            if future.exception() is None:
                 answer = Answer.load(future.result())
                 if answer.status == RAN and not call.closed:
                     call.report(ticket.arrived(answer))
@@ -236,13 +237,22 @@ class Dispatcher:
         if ticket.call.closed:
             return
         if status == UNREADABLE:
-            self._queue.appendleft(tickets.encode_each(ticket.call, ticket.chunk))
+            self._encode_again(ticket)
         elif status == MISSING:
             self._queue.appendleft(ticket.with_values())
         elif status == OTHER_VERSION:
             self._fail(ticket, BackendUnavailableError(_other_version(loaded.text)))
         else:
             ticket.call.report(ticket.arrived(loaded))
+
+    def _encode_again(self, ticket: Ticket) -> None:
+        """Encode each item on its own. Pickling runs user code, so another thread does it."""
+
+        def encode() -> None:
+            again = tickets.encode_each(ticket.call, ticket.chunk)
+            self._inbox.put(lambda: self._accept(again))
+
+        background.put(encode)
 
     def _failed(self, ticket: Ticket, error: BaseException) -> None:
         """The task did not return: whatever takes time is looked into by another thread."""
@@ -298,7 +308,7 @@ class Dispatcher:
         if verdict.report is not None:
             ticket.call.report(verdict.report)
         elif verdict.each:
-            self._queue.appendleft(tickets.encode_each(ticket.call, ticket.chunk))
+            self._encode_again(ticket)
         elif ticket.failures < _MAX_FAILURES:
             self._queue.appendleft(ticket.renumbered())
         else:

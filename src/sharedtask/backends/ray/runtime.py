@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from sharedtask import critical
 from sharedtask.errors import BackendUnavailableError, ClosedError, OptionsError
 from sharedtask.options import available_cpus
 
@@ -61,7 +62,7 @@ class Runtime:
         return ray.is_initialized() and _key() == self.key
 
 
-_lock = threading.Lock()
+_lock = critical.table_lock()
 _started: list[str] = []  # the keys of runtimes that were started here
 _forked = threading.Event()
 os.register_at_fork(after_in_child=_forked.set)

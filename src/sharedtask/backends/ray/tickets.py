@@ -37,8 +37,6 @@ _CHUNK_SECONDS = 0.2
 class _Nobody:
     """The sink of a call that is closed."""
 
-    only_notes = True
-
     def begun(self, chunk: int) -> bool:
         del chunk
         return False
@@ -197,6 +195,13 @@ class Arrived:
     task: str
     errors: dict[int, BaseException]
     added: Opened | None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is to be unpickled, or tried again."""
+        if self.added is not None or self.errors:
+            return False
+        return all(results.is_plain(frame[0]) for frame in self.frames)
 
     def open(self) -> Batch:
         """Decode them in the thread that asked for them, each to its place."""

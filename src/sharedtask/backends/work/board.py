@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import mmap
 import os
-import threading
 from typing import Final
 
+from sharedtask import critical
 from sharedtask.sharing import mapping, segments
 
 OUTBOX_SIZE = 1 << 18
@@ -50,7 +50,7 @@ class Phase:
     RUNNING: Final = 3
 
 
-_fence = threading.Lock()
+_fence = critical.object_lock()
 
 
 def fence() -> None:

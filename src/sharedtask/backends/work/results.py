@@ -68,6 +68,11 @@ OK, RAISED = 0, 1
 _RECORD = struct.Struct("<BI")
 
 
+def is_plain(mode: int) -> bool:
+    """Whether results that are written in this way are read without unpickling anything."""
+    return mode != RECORDS
+
+
 def mode_of(value: Any) -> int:
     """The least general way in which a result can be written."""
     return _MODES.get(type(value), RECORDS)

@@ -12,17 +12,17 @@ the word and the number of results that it left behind say which of them has tho
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sharedtask import critical
 from sharedtask.outcomes import Partial
 from sharedtask.sharing import arrays, regions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -240,7 +240,7 @@ def result_of(accumulators: Mapping[str, Accumulator], first: int, count: int) -
 
 
 class Gathering:
-    """What has been added so far, in the caller's process."""
+    """What has been added so far, in the caller's process; one thread at a time uses it."""
 
     def __init__(
         self, totals: Mapping[str, Total], block: int | None, *, stops: bool = True
@@ -248,7 +248,6 @@ class Gathering:
         self._totals = totals
         self._block = block  # items that are combined first, where the order counts
         self._is_final = stops  # a block that is here is complete: no item of it is retried
-        self._lock = threading.Lock()
         self._sums: dict[str, npt.NDArray[Any]] = {}
         self._early: dict[int, list[Partial]] = {}
         self._turn = 0
@@ -262,14 +261,13 @@ class Gathering:
         """Take what a chunk has added."""
         if partial is None or not partial.arrays:
             return
-        with self._lock:
-            if self._block is None:
-                self._combine(partial.arrays)
-                return
-            self._early.setdefault(partial.first, []).append(partial)
-            while self._is_final and self._is_whole(self._turn):
-                self._combine(self._early.pop(self._turn)[0].arrays)
-                self._turn += self._block
+        if self._block is None:
+            self._combine(partial.arrays)
+            return
+        self._early.setdefault(partial.first, []).append(partial)
+        while self._is_final and self._is_whole(self._turn):
+            self._combine(self._early.pop(self._turn)[0].arrays)
+            self._turn += self._block
 
     def _is_whole(self, first: int) -> bool:
         return first in self._early and self._early[first][0].count == self._block
@@ -284,20 +282,32 @@ class Gathering:
 
     def finish(self) -> None:
         """Combine everything into the caller's arrays."""
-        with self._lock:
-            for parts in self._in_order():
-                self._combine(parts)
-            sums, self._sums = self._sums, {}
-        with _finishing:
-            made = [
-                (self._totals[name].array, self._completed(self._totals[name], found))
-                for name, found in sums.items()
-            ]
-            for array, new in made:
-                array[...] = new
+        for parts in self._in_order():
+            self._combine(parts)
+        sums, self._sums = self._sums, {}
+        names = [name for name in sums if self._totals[name].operation.is_users]
+        while not self._is_complete(sums, names):
+            pass  # another call has ended with one of these arrays meanwhile
 
-    def _completed(self, total: Total, found: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def _is_complete(self, sums: Mapping[str, npt.NDArray[Any]], names: Sequence[str]) -> bool:
+        """Write the sums, unless an array of those ``names`` has changed meanwhile.
+
+        The functions of these are the user's, and run without the lock: they may wait for another
+        thread that ends a call.
+        """
+        before = {name: np.array(self._totals[name].array) for name in names}
+        made = {name: self._completed(name, sums[name]) for name in names}
+        with _finishing:
+            if any(_differ(self._totals[name].array, before[name]) for name in names):
+                return False
+            made.update((n, self._completed(n, sums[n])) for n in sums if n not in made)
+            for name, new in made.items():
+                self._totals[name].array[...] = new
+        return True
+
+    def _completed(self, name: str, found: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """What the caller's array will hold: where one cannot be made, none is changed."""
+        total = self._totals[name]
         regions.find(total.array)  # its memory may have been taken away meanwhile
         new = np.array(total.array)
         total.operation.combine(new, found, new)
@@ -318,5 +328,9 @@ class Gathering:
         return [block._sums for block in blocks.values()]
 
 
+def _differ(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> bool:
+    return left.tobytes() != right.tobytes()
+
+
 # Two calls may end at the same moment with one and the same array.
-_finishing = threading.Lock()
+_finishing = critical.table_lock()

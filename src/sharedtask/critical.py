@@ -1,0 +1,92 @@
+"""The library's locks, as seen by code that interrupts their holder, and by forked children.
+
+A signal handler runs between any two instructions of the main thread, and a garbage collection runs
+finalizers in any thread. Either may call the library while its own thread holds a lock of the
+library and has a table half changed. So the locks are reentrant, which excludes a deadlock with
+oneself, and ``is_held()`` tells such a call that it must not touch the tables: it runs serially.
+
+A fork copies locks that other threads hold, but not the threads. In the child all locks are reset,
+then the objects that ``abandon`` what belongs to the parent are called.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# The class of ``threading.RLock()``. ``_is_owned`` and ``_at_fork_reinit`` are what the standard
+# library itself uses in ``threading.Condition``.
+Lock = type(threading.RLock())
+
+_tables: list[weakref.ref[Any]] = []  # those that guard tables of the whole process
+_entered: list[Any] = []  # those that guard a single object, while a thread is at it
+_all: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+class Abandons(Protocol):
+    """Has something that a forked child must not use."""
+
+    def abandon(self) -> None:
+        """Let go, in a forked child, of what belongs to the parent."""
+
+
+_heirs: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def table_lock() -> Any:
+    """A lock of a table that the whole process uses; ``is_held`` knows it."""
+    lock = object_lock()
+    _tables[:] = [known for known in _tables if known() is not None]
+    _tables.append(weakref.ref(lock))
+    return lock
+
+
+def object_lock() -> Any:
+    """A lock of a single object; ``is_held`` knows it between ``enter`` and ``leave``."""
+    lock = Lock()
+    _all.add(lock)
+    return lock
+
+
+def enter(lock: Any) -> None:
+    """Said before a thread takes the lock of a single object whose state it changes."""
+    _entered.append(lock)
+
+
+def leave(lock: Any) -> None:
+    """Said when it has given the lock back."""
+    _entered.remove(lock)
+
+
+def is_held() -> bool:
+    """Whether this thread holds a lock of the library: it was interrupted in the middle of it."""
+    for reference in _tables:
+        lock = reference()
+        if lock is not None and lock._is_owned():
+            return True
+    return bool(_entered) and _is_any_owned(tuple(_entered))
+
+
+def _is_any_owned(locks: Iterable[Any]) -> bool:
+    return any(lock._is_owned() for lock in locks)
+
+
+def abandon_in_child(heir: Abandons) -> None:
+    """Have ``heir.abandon()`` called in forked children, for as long as the object lives."""
+    _heirs.add(heir)
+
+
+def _reset() -> None:
+    for lock in list(_all):
+        lock._at_fork_reinit()
+    _entered.clear()
+    for heir in list(_heirs):
+        heir.abandon()
+
+
+os.register_at_fork(after_in_child=_reset)
