@@ -635,9 +635,9 @@ assert future.result() == 3
 
 def test_cancelling_calls_back_at_once() -> None:
     """As the standard library does: in the thread that cancels."""
-    from sharedtask.futures import TaskFuture
+    from sharedtask.futures import Promise
 
-    future, seen = TaskFuture[int](), list[bool]()
+    future, seen = Promise(), list[bool]()
     future.add_done_callback(lambda f: seen.append(f.cancelled()))
     assert future.cancel()
     assert [True] == seen

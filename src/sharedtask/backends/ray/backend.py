@@ -284,18 +284,14 @@ class _RaySession(Session):
                 return found
         return super().wait(reports, monotonic(), leaves=leaves)
 
-    def close(self, *, kill: bool = False) -> None:
+    def close(self) -> None:
         if not self._is_open or self._call.closed:
             return
         self._call.close()
         if self._call.open_chunks:
-            self._dispatcher.close_call(self._call, kill=kill)
+            self._dispatcher.close_call(self._call)
         else:
             self._call.leases.release()
-
-    def kill(self) -> None:
-        """See ``Session``. Tasks have copies of the caller's arrays: nothing need be waited for."""
-        self.close(kill=True)
 
 
 def _encoders(

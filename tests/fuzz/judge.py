@@ -1,0 +1,411 @@
+# ruff: noqa: F401 - programs use what is imported here
+"""What each random program begins with: calls, a plain loop beside them, and the comparison.
+
+This text stands at the top of a program that is printed, so that it runs by itself.
+"""
+
+import asyncio
+import copy
+import ctypes
+import functools
+import gc
+import hashlib
+import os
+import re
+import signal
+import sys
+import tempfile
+import threading
+import time
+import zlib
+from collections import Counter, OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import sharedtask
+from sharedtask import (
+    CopyOnWrite,
+    Locked,
+    Partitioned,
+    Reduced,
+    Shared,
+    Task,
+    WorkerDiedError,
+    multi_process,
+    parallel,
+)
+
+BACKEND = "process"
+PATIENCE = 20.0
+JOURNAL = os.path.join(tempfile.gettempdir(), f"fuzz-{os.getpid()}-{time.monotonic_ns()}")
+
+
+ADDRESS = re.compile("0x[0-9a-f]+")
+
+
+class Mismatch(AssertionError):
+    """A call gave something else than the plain loop."""
+
+
+def form(value: Any) -> Any:
+    """What a value is, in plain tuples: equal where the values are the same."""
+    name = type(value).__qualname__
+    if type(value) in (int, str, bytes, bool, type(None)):
+        return value
+    if isinstance(value, np.ndarray | np.generic):
+        plain = value.dtype.hasobject or value.dtype.names is not None
+        content = form(value.tolist()) if plain else zlib.crc32(value.tobytes())
+        return name, str(value.dtype), value.shape, content
+    if name in ("DataFrame", "Series"):  # without the import of pandas in each worker
+        return name, form(dict(value.reset_index().items() if value.ndim > 1 else value.items()))
+    if isinstance(value, dict):
+        return name, [(form(key), form(each)) for key, each in value.items()], inside(value)
+    if isinstance(value, list | tuple | deque):
+        return name, [form(each) for each in value], inside(value)
+    if isinstance(value, set | frozenset):
+        return name, sorted(repr(form(each)) for each in value)
+    if isinstance(value, BaseExceptionGroup):
+        return name, value.message, [form(each) for each in value.exceptions]
+    if isinstance(value, BaseException):
+        odd = ("filename", "filename2", "errno", "name", "path", "obj", "value", "code", "msg")
+        return name, form(value.args), inside(value), [repr(getattr(value, n, None)) for n in odd]
+    if isinstance(value, int | str | float | bytes | bytearray):
+        return name, repr(value), inside(value)
+    if isinstance(value, type):
+        names = sorted(key for key in vars(value) if not key.startswith("__"))
+        held = [(key, vars(value)[key]) for key in names if type(vars(value)[key]) in (int, dict)]
+        return name, value.__qualname__, form(held)
+    if callable(value) and hasattr(value, "__qualname__"):
+        return name, value.__qualname__
+    return name, inside(value) or ADDRESS.sub("", repr(value))
+
+
+def inside(value: Any) -> Any:
+    """The attributes of an object, also those in slots; without the notes that are added."""
+    found = dict(getattr(value, "__dict__", {}))
+    found.pop("__notes__", None)
+    for kind in type(value).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for slot in (slots,) if isinstance(slots, str) else slots:
+            if hasattr(value, slot) and not slot.startswith("__"):
+                found[slot] = getattr(value, slot)
+    return [(key, form(found[key])) for key in sorted(found)]
+
+
+def seen(value: Any) -> str:
+    """The same as a text; its beginning and a digest, where it is long."""
+    text = repr(form(value))
+    return text if len(text) < 500 else f"{text[:300]} {hashlib.md5(text.encode()).hexdigest()}"
+
+
+def same(wanted: Any, found: Any, what: str) -> None:
+    """Fail unless both are the same; the message begins a little before they differ."""
+    if wanted != found:
+        texts = str(wanted), str(found)
+        at = max(len(os.path.commonprefix(texts)) - 80, 0)  # noqa: RUF071  by characters
+        one, two = (("..." if at else "") + text[at : at + 300] for text in texts)
+        raise Mismatch(f"{what}:\n  wanted {one}\n  found  {two}")
+
+
+def outcome(call: Any) -> Any:
+    """What a call returns or raises."""
+    try:
+        return "returned", [seen(each) for each in call()]
+    except Mismatch:
+        raise
+    except Exception as error:
+        return "raised", form(error)
+
+
+# ------------------------------------------------------------------------------------ calls
+
+
+def call_imap_partly(task: Any, items: Any, given: Any) -> Any:
+    stream = task.imap(iter(items), **given)
+    found = [result for result, _ in zip(stream, items[:-1], strict=False)]
+    stream.close()
+    return found
+
+
+def call_together(task: Any, items: Any, given: Any) -> Any:
+    """Two threads make the same call, right after what was changed before."""
+    found: dict[int, Any] = {}
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    both = threading.Barrier(2)
+
+    def call(number: int) -> None:
+        both.wait()
+        found[number] = outcome(lambda: task.map(items, **given))
+
+    threads = [threading.Thread(target=call, args=(number,), daemon=True) for number in range(2)]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+    finally:
+        sys.setswitchinterval(interval)
+    if len(found) < 2:
+        raise TimeoutError("threads that call together hang")
+    same(found[0], found[1], "threads that call together")
+    return task.map(items, **given)
+
+
+def call_submit_then_cancel(task: Any, items: Any, given: Any) -> Any:
+    futures = [task.submit(item, **given) for item in (*items, *items)]
+    for future in futures[len(items) :]:
+        future.cancel()
+    return [future.result(PATIENCE) for future in futures[: len(items)]]
+
+
+CALLS: dict[str, Any] = {
+    "map": lambda task, items, given: task.map(items, **given),
+    "starmap": lambda task, items, given: task.starmap([(item,) for item in items], **given),
+    "imap": lambda task, items, given: list(task.imap(iter(items), **given)),
+    "imap partly": call_imap_partly,
+    "imap_unordered": lambda task, items, given: list(task.imap_unordered(items, **given)),
+    "submit": lambda task, items, given: [
+        future.result(PATIENCE) for future in [task.submit(item, **given) for item in items]
+    ],
+    "submit, cancel": call_submit_then_cancel,
+    "amap": lambda task, items, given: asyncio.run(task.amap(items, **given)),
+    "together": call_together,
+}
+
+
+AT_CALL: list[Any] = []  # what is to happen right before the next call, when the loop is over
+
+
+def check(function: Any, call: str = "map", items: Any = (0, 1, 2), **given: Any) -> None:
+    """Make a call, and compare it with a plain loop over deep copies.
+
+    Names with a leading underscore are options. The caller's own objects must be left as they were.
+    """
+    items = list(items)
+    options = {name[1:]: given.pop(name) for name in list(given) if name.startswith("_")}
+    options = {"backend": BACKEND, "workers": 2, **options}
+    task = function if hasattr(type(function), "_sharedtask_") else parallel(function)
+    plain = task.__wrapped__
+    kept = options.get("return_exceptions") and "submit" not in call
+    number = len(items) - 1 if call == "imap partly" else len(items)
+
+    def one(item: Any) -> Any:
+        try:
+            return plain(copy.deepcopy(item), **copy.deepcopy(given))
+        except Exception as error:
+            if kept:
+                return error
+            raise
+
+    before = seen((items, given))
+    wanted = outcome(lambda: [one(item) for item in items[:number]])
+    while AT_CALL:
+        AT_CALL.pop()()
+    found = outcome(lambda: CALLS[call](task.with_options(**options), items, given))
+    if call == "imap_unordered" and wanted[0] == found[0] == "returned":
+        wanted, found = sorted(wanted[1]), sorted(found[1])
+    same(wanted, found, f"{call} {options}")
+    same(before, seen((items, given)), f"the caller's own objects after {call} {options}")
+
+
+# ------------------------------------------------------------------- ways to use one value
+
+
+def use_shared(x: int, value: Shared[Any]) -> Any:
+    return x, seen(value)
+
+
+def use_nested(x: int, value: Shared[Any]) -> Any:
+    return x, seen(value["in"])
+
+
+def use_copy(x: int, value: CopyOnWrite[Any]) -> Any:
+    found = x, seen(value)
+    spoil(value)
+    return found
+
+
+def use_plain(x: int, value: Any) -> Any:
+    return x, seen(value)
+
+
+def use_plain_and_spoil(x: int, value: Any) -> Any:
+    found = x, seen(value)
+    spoil(value)
+    return found
+
+
+def use_item(value: Any) -> Any:
+    return seen(value)
+
+
+def give_back(x: int, value: Shared[Any]) -> Any:
+    return copy.copy(value)
+
+
+def use_global(x: int) -> Any:
+    return x, seen(THING)
+
+
+@dataclass
+class Holder:
+    held: Any
+
+    def use(self, x: int) -> Any:
+        return x, seen(self.held)
+
+
+THING: Any = None
+TASKS = {
+    use.__name__: parallel(use)
+    for use in (use_shared, use_nested, use_copy, use_plain, use_plain_and_spoil, use_item)
+}
+
+
+def spoil(value: Any) -> None:
+    """Change what can be changed."""
+    if isinstance(value, np.ndarray):
+        if value.flags.writeable:
+            value[...] = np.zeros((), value.dtype)
+    elif isinstance(value, dict | set | list | deque | bytearray):
+        for each in value.values() if isinstance(value, dict) else value:
+            spoil(each)
+        value.clear()
+    elif type(value).__name__ == "DataFrame":
+        value["spoilt"] = 0
+    elif hasattr(value, "__dict__"):
+        vars(value).update(dict.fromkeys(vars(value), 0))
+
+
+def look(value: Any, use: str = "shared", call: str = "map", **options: Any) -> None:
+    """Show a value to tasks in one of many ways; what they see is what the caller has."""
+    global THING
+    THING = value
+    if use == "item":
+        return check(TASKS["use_item"], call, [value, value], **options)
+    if use == "nested":
+        return check(TASKS["use_nested"], call, value={"in": value, "n": 1}, **options)
+    if use == "plain_and_spoil":
+        options["_chunksize"] = 1
+    if f"use_{use}" in TASKS:
+        return check(TASKS[f"use_{use}"], call, value=value, **options)
+    if use == "result":
+        return check(give_back, call, value=value, **options)
+    if use == "global":
+        return check(use_global, call, **options)
+    if use == "default":
+        return check(lambda x, value=value: (x, seen(value)), call, **options)
+    if use == "captured":
+        return check(lambda x: (x, seen(value)), call, **options)
+    if use == "self":
+        return check(Holder(value).use, call, **options)
+    raise ValueError(use)
+
+
+# ------------------------------------------------------------------------ odd circumstances
+
+
+class Event(ctypes.Structure):
+    """The sigevent of C: which signal a timer sends."""
+
+    _fields_ = (("value", ctypes.c_void_p), ("signal", ctypes.c_int), ("rest", ctypes.c_int * 13))
+
+
+def send_interrupt(seconds: float) -> None:
+    """Have the kernel send SIGINT after this time, whatever Python does by then."""
+    libc, timer = ctypes.CDLL(None, use_errno=True), ctypes.c_void_p()
+    if libc.timer_create(1, ctypes.byref(Event(signal=signal.SIGINT)), ctypes.byref(timer)):
+        raise OSError(ctypes.get_errno(), "timer_create")
+    times = (ctypes.c_long * 4)(0, 0, 0, int(seconds * 1e9) + 1)
+    libc.timer_settime(timer, 0, times, None)
+    TIMERS.append(lambda: libc.timer_delete(timer))
+
+
+TIMERS: list[Any] = []
+
+
+def interrupted(call: Any, seconds: float) -> None:
+    """Ctrl-C in the middle of a call, or soon after: it is raised once, and soon."""
+    began = time.monotonic()
+
+    def begin() -> None:
+        nonlocal began
+        began = time.monotonic()
+        send_interrupt(seconds)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        AT_CALL.append(begin)
+        call()
+        time.sleep(seconds + 1.0)
+    except KeyboardInterrupt:
+        late = time.monotonic() - began - seconds
+        if late > PATIENCE / 4:
+            raise Mismatch(f"Ctrl-C was raised after {late:.1f} seconds") from None
+        return
+    finally:
+        AT_CALL.clear()
+        while TIMERS:
+            TIMERS.pop()()
+    raise Mismatch("a Ctrl-C is lost")
+
+
+def forked(call: Any) -> None:
+    """Make a call in a forked child, while the parent makes it as well."""
+    told, tell = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            call()
+        except BaseException as error:
+            os.write(tell, repr(error).encode()[:4000] or b"?")
+        finally:
+            os._exit(0)
+    os.close(tell)
+    try:
+        call()
+        limit = time.monotonic() + PATIENCE
+        while os.waitpid(pid, os.WNOHANG)[0] == 0:
+            if time.monotonic() > limit:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise TimeoutError("a forked child hangs")
+            time.sleep(0.001)
+        wrong = os.read(told, 4000).decode()
+    finally:
+        os.close(told)
+    if wrong:
+        raise Mismatch(f"in a forked child: {wrong}")
+
+
+def descriptors() -> int:
+    """How many descriptors are open when nothing is held."""
+    from sharedtask.testing import forget_publications
+
+    forget_publications()
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+
+def check_descriptors(before: int) -> None:
+    """No descriptor is left open, when all that ends by itself has ended."""
+    limit = time.monotonic() + PATIENCE
+    while descriptors() > before:
+        if time.monotonic() > limit:
+            raise Mismatch(f"{descriptors() - before} descriptors are left open")
+        time.sleep(0.05)
+
+
+IGNORED: list[str] = []
+sys.unraisablehook = lambda told: IGNORED.append(f"{told.err_msg}: {told.exc_value!r}")
+threading.excepthook = lambda told: IGNORED.append(f"in {told.thread}: {told.exc_value!r}")
+
+
+def finish() -> None:
+    """The end of a program: no exception was lost on the way."""
+    gc.collect()
+    same([], IGNORED, "exceptions that were ignored")
