@@ -634,3 +634,57 @@ with share(Model(), name="model"):
 '''
     )
     assert "6\n[3, 6]\n\n" == out
+
+
+CELLS = """
+from sharedtask import ArgumentError, Shared, parallel
+
+CLASS = '''
+class Model:
+    rate = {rate}
+    def cost(self, x):
+        return self.rate * x
+'''
+TASK = '''
+@parallel(backend="process")
+def cost(x, model: Shared[Model]):
+    return model.cost(x), type(model) is Model
+'''
+def cell(text):
+    exec(compile(text, "<cell>", "exec"), globals())
+"""
+
+
+def test_cell_of_a_class_is_run_again(run: Run) -> None:
+    """A task takes values of the class that has the name now, also where its own cell is older."""
+    out = run(
+        CELLS
+        + """
+cell(CLASS.format(rate=2))
+cell(TASK)
+print(cost.map([1, 2], model=Model()))
+cell(CLASS.format(rate=3))
+model = Model()
+print(cost.map([1, 2], model=model))
+print(cost.map([1, 2], model=model))
+"""
+    )
+    assert ["[(2, True), (4, True)]", *["[(3, True), (6, True)]"] * 2] == out.splitlines()
+
+
+def test_value_of_an_older_class_is_refused(run: Run) -> None:
+    """A value that was made before both cells were run again is to be made again."""
+    out = run(
+        CELLS
+        + """
+cell(CLASS.format(rate=2))
+model = Model()
+cell(CLASS.format(rate=3))
+cell(TASK)
+try:
+    cost.map([1, 2], model=model)
+except ArgumentError as error:
+    print(error)
+"""
+    )
+    assert "got an older class of that name; make the value again" in out

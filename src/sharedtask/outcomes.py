@@ -6,6 +6,7 @@ An exception of the user's function arrives as itself: see ``exceptions.py``.
 from __future__ import annotations
 
 import re
+import sys
 import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -103,6 +104,8 @@ class RaisedError:
     @classmethod
     def of(cls, error: BaseException) -> RaisedError:
         """Pack ``error``; never raises."""
+        if isinstance(error, NameError) and _passes_a_script(error):
+            _add_note(error, _UNKNOWN_NAME)
         pickled = exceptions.packed(error) if isinstance(error, Exception) else None
         return cls(_class_name(error), _text_of(error), remote_text(error), pickled)
 
@@ -123,6 +126,22 @@ class RaisedError:
         except Exception:  # noqa: BLE001  user code runs here
             return None
         return error if isinstance(error, Exception) else None
+
+
+_UNKNOWN_NAME = (
+    "A worker knows of a script those globals that the code of its functions names. One that "
+    "stands in a text alone, as for eval() or DataFrame.query(), is to be named in the function "
+    "too, or passed."
+)
+
+
+def _passes_a_script(error: BaseException) -> bool:
+    """Whether a frame of it is of code that came by value, so that no module has its globals."""
+    frames = (frame.f_globals for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(
+        (known := sys.modules.get(found.get("__name__", ""))) is None or vars(known) is not found
+        for found in frames
+    )
 
 
 def noted(error: BaseException, task: str, index: int) -> BaseException:

@@ -73,7 +73,8 @@ def by_value(cls: type, attributes: dict[str, Any]) -> Any:
     """
     key = cloudpickle._get_or_create_tracker_id(cls)
     namespace = _namespace(cls)
-    start = key, _Here.name, type(cls), cls.__name__, cls.__bases__, namespace
+    metaclass = None if _is_of_ctypes(cls) else type(cls)  # one without a name
+    start = key, _Here.name, metaclass, cls.__name__, cls.__bases__, namespace
     if issubclass(cls, Enum):
         members = {name: member.value for name, member in cls.__members__.items()}
         kept = {name: attribute for name, attribute in attributes.items() if name not in members}
@@ -84,13 +85,15 @@ def by_value(cls: type, attributes: dict[str, Any]) -> Any:
 
 
 _OF_THE_MAKING = ("__module__", "__orig_bases__", "__dict__")
+# What ctypes lays memory out by; it makes the fields of it.
+_OF_CTYPES = ("_fields_", "_pack_", "_layout_", "_anonymous_", "_type_", "_length_")
 
 
 def _namespace(cls: type) -> dict[str, Any]:
     """What stands in the body of a class while Python makes it."""
     own = vars(cls)
     found: dict[str, Any] = {"__qualname__": cls.__qualname__}
-    for name in _OF_THE_MAKING:
+    for name in (*_OF_THE_MAKING, *(_OF_CTYPES if _is_of_ctypes(cls) else ())):
         if name in own and not isinstance(own[name], types.GetSetDescriptorType):
             found[name] = own[name]
     if "__slots__" in own:
@@ -100,7 +103,13 @@ def _namespace(cls: type) -> dict[str, Any]:
 
 
 def _is_slot(cls: type, value: object) -> bool:
-    return isinstance(value, types.MemberDescriptorType) and value.__objclass__ is cls
+    if isinstance(value, types.MemberDescriptorType):
+        return value.__objclass__ is cls
+    return type(value).__name__ == "CField" and _is_of_ctypes(cls)
+
+
+def _is_of_ctypes(cls: type) -> bool:
+    return type(cls).__module__ == "_ctypes"
 
 
 def _rest(cls: type, attributes: Mapping[str, Any], namespace: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,7 +188,7 @@ def find_class(key: str, module: str, qualname: str) -> type:
 def build_class(
     key: str,
     sender: bytes,
-    metaclass: type,
+    metaclass: type | None,
     name: str,
     bases: tuple[type, ...],
     namespace: dict[str, Any],
@@ -190,7 +199,7 @@ def build_class(
     if found is not None:
         return found
     with _making:
-        return _tracked(key, _made(metaclass, name, bases, namespace))
+        return _tracked(key, _made(metaclass or type(bases[0]), name, bases, namespace))
 
 
 def build_enum(
@@ -320,13 +329,15 @@ def renew(cls: type, state: State) -> None:
 
 def _apply(cls: type, built: _Built, state: State) -> None:
     new = state.attributes
+    # Not in the way of a metaclass of the script; one in C insists on its own.
+    set_ = setattr if _is_of_ctypes(cls) else type.__setattr__
     for name in built.names.difference(new):  # the owner took it away
         if name in vars(cls):
             with contextlib.suppress(AttributeError, TypeError):  # __doc__ always stays
                 type.__delattr__(cls, name)
     for name, value in new.items():
         if name != _REGISTRY:
-            type.__setattr__(cls, name, value)
+            set_(cls, name, value)
     for subclass in new.get(_REGISTRY, ()):
         if subclass is not None:
             abc.ABCMeta.register(cls, subclass)  # type: ignore[arg-type]

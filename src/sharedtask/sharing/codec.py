@@ -30,10 +30,10 @@ from cloudpickle.cloudpickle import _dynamic_class_reduce
 
 from sharedtask import interrupts
 from sharedtask.sharing import classes, extents, reducers
-from sharedtask.sharing.kinds import by_cloudpickle, find, found
+from sharedtask.sharing.kinds import by_cloudpickle, find, found, named
 from sharedtask.sharing.outgoing import Outgoing
 from sharedtask.sharing.payload import Payload
-from sharedtask.sharing.sources import reduce_code
+from sharedtask.sharing.sources import names_in_texts, reduce_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -223,9 +223,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
     def _by_value(self, obj: Any) -> Any:
         """A function or class, by value unless cloudpickle knows a name for it."""
         if not isinstance(obj, type):
-            if obj.__module__ == _MAIN_OF_A_CHILD:
-                return self._dynamic_function_reduce(obj)
-            return super().reducer_override(obj)
+            return self._function_by_value(obj)
         if self.out.back and classes.is_built(obj):
             return classes.by_key(obj)
         if obj.__module__ == _MAIN_OF_A_CHILD:
@@ -234,6 +232,18 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
             reduced = super().reducer_override(obj)
         if type(reduced) is tuple and len(reduced) == _WITH_SETTER:
             return classes.by_value(obj, reduced[2][0])
+        return reduced
+
+    def _function_by_value(self, function: FunctionType) -> Any:
+        reduced: Any
+        if function.__module__ == _MAIN_OF_A_CHILD:
+            reduced = self._dynamic_function_reduce(function)
+        else:
+            reduced = super().reducer_override(function)
+        if reduced is not NotImplemented and named.is_dispatcher(function):
+            return named.reduce_dispatcher(function)
+        if reduced is not NotImplemented:
+            _add_names_in_texts(function, reduced[2][1]["__globals__"])
         return reduced
 
 
@@ -254,6 +264,17 @@ def _has_plain_name(obj: Any) -> bool:
     if type(home) is not ModuleType or vars(home).get(obj.__qualname__) is not obj:
         return False
     return not cloudpickle.list_registry_pickle_by_value()
+
+
+# Of other kinds a word in a text may well be a global by accident, and need not pickle.
+_DATA = (int, float, complex, str, bytes, tuple, list, dict, set, frozenset, np.generic, np.ndarray)
+
+
+def _add_names_in_texts(function: FunctionType, found: dict[str, Any]) -> None:
+    for name in names_in_texts(function.__code__):
+        value = function.__globals__.get(name)
+        if name not in found and isinstance(value, (*_DATA, FunctionType)):
+            found[name] = value
 
 
 class _ByName(_Pickler):

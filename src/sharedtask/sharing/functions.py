@@ -15,6 +15,7 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.errors import SerializationError
+from sharedtask.sharing.sources import names_in_texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -156,7 +157,7 @@ def _parts(function: Any, depth: int = 3) -> list[Any] | None:
 
 def _names(code: CodeType) -> list[str]:
     """Names that the code, and code inside it, looks up."""
-    found = list(code.co_names)
+    found = [*code.co_names, *names_in_texts(code)]
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             found.extend(_names(constant))

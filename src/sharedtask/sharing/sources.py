@@ -1,4 +1,4 @@
-"""Code that travels by value keeps its file and its source.
+"""Code that travels by value keeps its file and its source, and the names in its texts.
 
 Tracebacks, warnings, profilers and ``inspect.getsource`` find a line by the name of its file.
 cloudpickle leaves the name out from 3.1.3 on. Where there is no such file, as for a cell of a
@@ -8,15 +8,16 @@ notebook, Python knows the text from whoever compiled it, and a worker has to be
 from __future__ import annotations
 
 import linecache
+import re
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from cloudpickle import cloudpickle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-__all__ = ["build_code", "reduce_code"]
+__all__ = ["build_code", "names_in_texts", "reduce_code"]
 
 # What cloudpickle writes instead of the file's name.
 _NO_NAME = "<dynamic-code>"
@@ -50,3 +51,21 @@ def build_code(name: str, lines: list[str], make: Callable[..., CodeType], args:
     """Code of a cell, whose text is known from now on."""
     linecache.cache[name] = sum(map(len, lines)), None, lines, name
     return make(*args)
+
+
+# ------------------------------------------------------------------------- names in texts
+
+# ``frame.query("a > @LIMIT")`` looks LIMIT up where nothing in the code names it.
+_READERS = frozenset(("eval", "exec", "query"))
+_NAME = re.compile(r"[^\W\d]\w*")
+
+
+def names_in_texts(code: CodeType) -> Iterator[str]:
+    """Words of the texts of code that has texts evaluated: some may be names of globals."""
+    if not _READERS.isdisjoint(code.co_names):
+        for constant in code.co_consts:
+            if type(constant) is str:
+                yield from _NAME.findall(constant)
+    for constant in code.co_consts:
+        if type(constant) is CodeType:
+            yield from names_in_texts(constant)

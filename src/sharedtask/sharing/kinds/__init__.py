@@ -7,7 +7,9 @@ package is loaded when a value of its kind is met, and by then the library is th
 from __future__ import annotations
 
 import array
+import functools
 import io
+import typing
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -19,7 +21,7 @@ import numpy as np
 
 from sharedtask.errors import DefinitionError
 from sharedtask.sharing import reducers
-from sharedtask.sharing.kinds import exceptions
+from sharedtask.sharing.kinds import exceptions, named
 from sharedtask.sharing.regions import Memory
 
 __all__ = ["by_cloudpickle", "find", "found", "register"]
@@ -32,6 +34,9 @@ _OURS: Mapping[type, _Reducer] = {
     memoryview: reducers.reduce_memoryview,
     io.TextIOWrapper: reducers.refuse_file,
     Memory: reducers.reduce_memory_place,
+    functools._lru_cache_wrapper: named.reduce_cached,
+    functools.cached_property: named.reduce_cached_property,
+    typing.NewType: named.reduce_new_type,
 }
 # Faster than their own way, and the same.
 _AS_THEIRS: Mapping[type, _Reducer] = {OrderedDict: reducers.reduce_ordered_dict}
@@ -56,6 +61,7 @@ _BY_BASE: Mapping[str, tuple[str, str]] = {
     "multiprocessing.managers.BaseProxy": ("processes", "reduce_proxy"),
     "multiprocessing.resource_sharer.DupFd": ("processes", "refuse_connection"),
     "selectors._BaseSelectorImpl": ("processes", "refuse_selector"),
+    "numba.core.serialize.ReduceMixin": ("compiled", "reduce_mixin"),
 }
 
 _registered: dict[type, Callable[[Any], Any]] = {}
@@ -101,8 +107,10 @@ def _look_up(cls: type) -> _Reducer | None:
         return reducers.for_subclass(cls)
     if issubclass(cls, BaseException):
         return exceptions.for_exception(cls)
-    named = _BY_NAME.get(_name(cls)) or _by_base(cls)
-    return None if named is None else _load(*named)
+    if named.names_itself(cls):
+        return named.reduce_named
+    known = _BY_NAME.get(_name(cls)) or _by_base(cls)
+    return None if known is None else _load(*known)
 
 
 def _by_base(cls: type) -> tuple[str, str] | None:
