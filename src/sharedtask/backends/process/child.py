@@ -51,7 +51,7 @@ def caller_name() -> str:
 
 def run_exit_functions() -> None:
     """Do what an interpreter does when it ends: wait for threads, then call what was registered."""
-    threading._shutdown()  # type: ignore[attr-defined]
+    threading._shutdown()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
