@@ -72,6 +72,8 @@ class Loop:
         self._turning = critical.object_lock()  # whose turn it is; user code may run under it
         self._processing = critical.table_lock()
         self._turns = 0
+        self._has_come = False  # a thread that waits, though another one turns
+        self._waiting: list[SimpleQueue[Any]] = []  # what threads wait for that do not turn
         self._attended = False  # by a thread that waits for results
         self._watched = False  # by the I/O thread, which sees where nobody turns
         self._wanted = False  # the I/O thread is to turn
@@ -130,7 +132,12 @@ class Loop:
         """
         self._refuse_inside()
         if not self._turning.acquire(blocking=False):
-            return _next_of(reports, until)
+            self._has_come = True
+            self._waiting.append(reports)
+            try:
+                return _next_of(reports, until)
+            finally:
+                self._waiting.remove(reports)
         was_attended, self._attended = self._attended, True
         if not self._watched:
             self._watch()
@@ -208,15 +215,13 @@ class Loop:
 
     def _take_over(self) -> None:
         """Turn the loop; beside the thread whose turn it is where that one is held up."""
-        # Called for, it waits for more; where it only helps out, it leaves as soon as it can.
-        linger = _LINGER_SECONDS if self._wanted else 0.0
-        self._wanted = False
+        helps, self._wanted = not self._wanted, False
         patience = _STALL_SECONDS
         while not self.closed:
             turns = self._turns
             if self._turning.acquire(timeout=patience):
                 try:
-                    self._turn_while_needed(linger)
+                    self._turn_while_waited_for() if helps else self._turn_while_needed()
                 finally:
                     self._turning.release()
                 return
@@ -225,12 +230,20 @@ class Loop:
                 self._turn(time.monotonic() + _STALL_SECONDS, beside=True)
                 patience = 0.0 if self._turns == turns + 1 else _STALL_SECONDS
 
-    def _turn_while_needed(self, linger: float) -> None:
+    def _turn_while_waited_for(self) -> None:
+        """Stay until those who came to wait have something: who comes next turns the loop."""
+        self._has_come = bool(self._waiting)
+        while not (self.closed or self._wanted) and self._duties.is_busy():
+            self._turn(time.monotonic() + _LINGER_SECONDS)
+            if self._has_come and not any(reports.empty() for reports in list(self._waiting)):
+                return
+
+    def _turn_while_needed(self) -> None:
         """Stay until nothing is under way and nobody has left anything here for a while.
 
         What others wait for does not count: the next of them turns the loop itself.
         """
-        lingers = time.monotonic() + linger
+        lingers = time.monotonic() + _LINGER_SECONDS
         while not self.closed:
             busy = self._duties.is_busy()
             if not busy and _is_past(lingers):
