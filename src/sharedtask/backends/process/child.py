@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import sys
 import threading
@@ -32,11 +33,16 @@ def _name(module: Any, birth: Birth) -> None:
     me = module._current_process
     me._name, me._identity = f"SharedtaskWorker-{birth.serial}", (birth.serial,)
     me._parent_pid = birth.caller
-    try:
-        sentinel = os.pidfd_open(birth.caller)
-    except (AttributeError, OSError):  # an old kernel, or the caller is gone: nothing to wait for
-        return
-    module._parent_process = module._ParentProcess(birth.caller_name, birth.caller, sentinel)
+
+    class Caller(module._ParentProcess):  # type: ignore[misc]
+        """The caller. What becomes readable when it ends is opened for those who wait for that."""
+
+        @functools.cached_property
+        def _sentinel(self) -> int:
+            return os.pidfd_open(birth.caller)
+
+    caller = module._parent_process = Caller(birth.caller_name, birth.caller, None)
+    del caller._sentinel  # which is None, set by its class
 
 
 def _track(module: Any, tracker: int) -> None:
