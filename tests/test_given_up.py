@@ -113,6 +113,47 @@ def assert_left_alone(backend: Any, array: Any) -> None:
 # ------------------------------------------------------------------------------- cancelled
 
 
+@QUEUES
+def test_cancelled_submit_leaves_the_array(backend: Any, tmp_path: Path) -> None:
+    """A future that is cancelled in the queue has let go of its arrays when ``cancel`` returns."""
+    array = np.zeros(3)
+    with all_busy(backend, tmp_path):
+        future = on(backend, look).submit(0, a=array)
+        array[:] = 4
+        assert future.cancel()
+        assert [4.0] * 3 == array.tolist()
+    assert_left_alone(backend, array)
+
+
+@QUEUES
+def test_time_limit_of_asyncio_leaves_the_array(backend: Any, tmp_path: Path) -> None:
+    """A coroutine that gives up waiting for a future gives up its arrays."""
+    array = np.zeros(3)
+
+    async def main() -> None:
+        future = on(backend, look).submit(0, a=array)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.wrap_future(future), 0.05)
+
+    with all_busy(backend, tmp_path):
+        asyncio.run(main())
+    assert_left_alone(backend, array)
+
+
+@QUEUES
+def test_cancelled_beside_one_that_writes(backend: Any, tmp_path: Path) -> None:
+    """What another call has written stays, when one that began nothing is cancelled after it."""
+    array = np.zeros(3)
+    first = on(backend, fill).submit(7.0, a=array)
+    with all_busy(backend, tmp_path):
+        future = on(backend, look).submit(0, a=array)
+        assert 7.0 == first.result(20)
+        array[:] = 8
+        assert future.cancel()
+        assert [8.0] * 3 == array.tolist()
+    assert_left_alone(backend, array)
+
+
 @pytest.mark.parametrize("task", [cut, add])
 def test_cancelled_submit_that_writes_otherwise(backend: Any, task: Any, tmp_path: Path) -> None:
     """Nothing of a cancelled item reaches a partitioned or a reduced array."""
@@ -223,6 +264,23 @@ def test_submit_that_a_shutdown_overtakes(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.undo()
     assert_left_alone("process", array)
     del kept
+
+
+# ----------------------------------------------------------------------------- pools that end
+
+
+@QUEUES
+@pytest.mark.parametrize("retries", [0, 2])
+def test_shutdown_resolves_what_waits(backend: Any, retries: int, tmp_path: Path) -> None:
+    """Futures in the queue of a pool that is shut down are ``ClosedError``, tried once."""
+    array = np.zeros(3)
+    busy = on(backend, wait_for).submit(str(tmp_path / "gate"))
+    until(busy.running)
+    future = on(backend, look, retries=retries).submit(0, a=array)
+    sharedtask.shutdown()
+    assert isinstance(future.exception(20), ClosedError)
+    (tmp_path / "gate").touch()
+    assert_left_alone(backend, array)
 
 
 # ------------------------------------------------------------------------------------- forks

@@ -635,9 +635,9 @@ assert future.result() == 3
 
 def test_cancelling_calls_back_at_once() -> None:
     """As the standard library does: in the thread that cancels."""
-    from sharedtask.futures import Promise
+    from sharedtask.futures import TaskFuture
 
-    future, seen = Promise(), list[bool]()
+    future, seen = TaskFuture[int](), list[bool]()
     future.add_done_callback(lambda f: seen.append(f.cancelled()))
     assert future.cancel()
     assert [True] == seen

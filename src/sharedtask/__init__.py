@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from sharedtask.errors import WorkerDiedError as WorkerDiedError
     from sharedtask.explaining.door import explain as explain
     from sharedtask.explaining.report import Explanation as Explanation
+    from sharedtask.futures import TaskFuture as TaskFuture
     from sharedtask.locked import Locked as Locked
     from sharedtask.multi import multi_process as multi_process
     from sharedtask.options import defaults as defaults
@@ -102,6 +103,7 @@ _MODULES = {
     ),
     "explaining.door": ("explain",),
     "explaining.report": ("Explanation",),
+    "futures": ("TaskFuture",),
     "locked": ("Locked",),
     "multi": ("multi_process",),
     "options": ("defaults",),
@@ -166,6 +168,7 @@ __all__ = [
     "StoreFullError",
     "Task",
     "TaskExitError",
+    "TaskFuture",
     "TaskTimeoutError",
     "UnknownNameError",
     "UnshareableError",

@@ -21,7 +21,7 @@ from sharedtask.annotations import Role
 from sharedtask.backends import registry
 from sharedtask.backends.base import TAKEN
 from sharedtask.chunks import Pace
-from sharedtask.futures import Submission
+from sharedtask.futures import Submission, TaskFuture
 from sharedtask.options import check_options, resolve
 from sharedtask.plan import CAPTURE_FROM, Plan, Target, plan_call, plan_map
 from sharedtask.randomness import Randomness
@@ -226,8 +226,10 @@ class _Runs(Generic[P, R]):
 
     def submit(
         self: _Runs[Concatenate[J, Q], R], item: J, /, *args: Q.args, **kwargs: Q.kwargs
-    ) -> Future[R]:
+    ) -> TaskFuture[R]:
         """Run the task for one item and return a future of its result.
+
+        It is a future of the standard library, with a ``kill()`` that ends an item as it runs.
 
         Example:
             >>> from sharedtask import parallel

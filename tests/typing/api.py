@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Annotated, assert_type
 
@@ -21,6 +20,7 @@ from sharedtask import (
     Rng,
     Shared,
     Task,
+    TaskFuture,
     multi_process,
     parallel,
     partition,
@@ -156,7 +156,9 @@ def many_items() -> None:
     assert_type(score.starmap([(1, model), (2, model)], threshold=0.1), list[float])
     assert_type(score.imap(numbers, model=model), Generator[float, None, None])
     assert_type(score.imap_unordered(numbers, model=model), Generator[float, None, None])
-    assert_type(score.submit(1, model=model), Future[float])
+    assert_type(score.submit(1, model=model), TaskFuture[float])
+    assert_type(score.submit(1, model=model).result(), float)
+    assert_type(score.submit(1, model=model).kill(), bool)
     assert_type(text.map([1], "a", "b", table=np.zeros(1)), list[str])
     assert_type(toss.map(numbers), list[int])
     assert_type(toss.with_options(seed=[1, 2]).imap(numbers, sides=6), Generator[int, None, None])
@@ -168,7 +170,7 @@ def totals(hist: Floats) -> None:
     """What tasks add to are the caller's own arrays."""
     assert_type(tally.map(numbers, hist=hist, best=hist.copy(), joined=hist.copy()), list[int])
     assert_type(tally_plain.map(numbers, hist, hist.copy()), list[None])
-    assert_type(tally_plain.submit(3, hist=hist, best=hist.copy()), Future[None])
+    assert_type(tally_plain.submit(3, hist=hist, best=hist.copy()), TaskFuture[None])
 
 
 def blocks(out: Floats) -> None:
@@ -177,7 +179,7 @@ def blocks(out: Floats) -> None:
     assert_type(square.map(partition(10, 3), out=out), list[int])
     assert_type(square.starmap([(slice(1),), (slice(1, 2),)], out=out, by=2), list[int])
     assert_type(square.imap(partition(10, 3), out), Generator[int, None, None])
-    assert_type(square.submit(slice(3), out=sharedtask.zeros(10)), Future[int])
+    assert_type(square.submit(slice(3), out=sharedtask.zeros(10)), TaskFuture[int])
     assert_type(square(slice(3), out), int)
     assert_type(paint.map([(slice(3), 0.5)], image=out, mask=out.copy()), list[None])
     assert_type(fill.map(range(3), out=sharedtask.array([1.0, 2.0, 3.0])), list[None])
@@ -214,7 +216,7 @@ def methods(one: Model, larger: Larger) -> None:
     assert_type(one.predict(1, scale=2.0), float)
     assert_type(one.predict.map(numbers, scale=2.0), list[float])
     assert_type(one.predict.with_options(workers=2).imap(numbers), Generator[float, None, None])
-    assert_type(one.label.submit(1), Future[str])
+    assert_type(one.label.submit(1), TaskFuture[str])
     assert_type(larger.predict.map(numbers), list[float])
     assert_type(Model.predict(one, 1), float)
     assert_type(Model.twice(1), int)
@@ -235,7 +237,7 @@ def handles() -> None:
         assert_type(score.map(numbers, handle), list[float])
         assert_type(score.map(numbers, model=handle), list[float])
         assert_type(score(1, model=handle), float)
-        assert_type(score.submit(1, model=handle, threshold=0.1), Future[float])
+        assert_type(score.submit(1, model=handle, threshold=0.1), TaskFuture[float])
         assert_type(find.map(["a"], words=share(["a"]), scratch=np.zeros(1)), list[int | None])
 
 

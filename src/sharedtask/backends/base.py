@@ -179,10 +179,10 @@ def require_process(pid: int) -> None:
         ClosedError: This is another process.
     """
     if pid != os.getpid():
-        raise ClosedError(_FORKED)
+        raise ClosedError(FORKED)
 
 
-_FORKED = "this call was begun in the process that was forked, and its workers are there."
+FORKED = "this call was begun in the process that was forked, and its workers are there."
 
 
 class Session(ABC):
@@ -257,6 +257,13 @@ class Session(ABC):
         part, can be closed as well; twice is once. May run in a finalizer, at any moment: with
         chunks in flight it takes no lock.
         """
+
+    def kill(self) -> None:
+        """End the call, and now what runs of it, where the backend can.
+
+        It waits a moment for that end, so that nothing is written after it returns.
+        """
+        self.close()
 
 
 class _Over(Session):

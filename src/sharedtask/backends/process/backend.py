@@ -226,6 +226,11 @@ class _ProcessSession(Session):
         gave_up = self._is_open and self._give_up()
         close_all(self._uses, wrote=self._is_open and self._call.entered, gave_up=gave_up)
 
+    def kill(self) -> None:
+        if self._is_open and not self._is_closed:
+            self._pool.kill(self._call)
+        self.close()
+
     def _give_up(self) -> bool:
         """Whether chunks were under way."""
         call = self._call

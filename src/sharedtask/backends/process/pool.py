@@ -17,7 +17,9 @@ socket, the item in hand gets the error, what was not begun is begun elsewhere.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import queue
 import selectors
 import signal
 import threading
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
 _PREFETCH_BELOW_SECONDS = 0.01
 # A chunk that was given up may finish its item in this time before its worker is killed.
 _GRACE_SECONDS = 0.4
+# One that was killed is out of its worker within milliseconds, or nobody waits for that any longer.
+_KILL_SECONDS = 0.5
 # Results are fetched at least this often, so that progress is smooth even in large chunks.
 _HURRY_SECONDS = 0.02
 # How often values are looked for that nobody but the cache holds.
@@ -123,12 +127,19 @@ class Pool:
         self._loop.attend()
 
     def _refuse(self) -> None:
-        if self._silent:  # a daemon thread at exit: the interpreter stops it here
+        # A daemon thread at exit: the interpreter stops it here. The main one runs handlers then.
+        if self._silent and threading.current_thread() is not threading.main_thread():
             threading.Event().wait()
         raise ClosedError(self._closed)
 
+    def require_loop(self) -> None:
+        """Refuse to wait for what will not come: at exit calls are ended without a word."""
+        if self._silent:
+            self._refuse()
+
     def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:
         """See ``Loop.wait``."""
+        self.require_loop()
         return self._loop.wait(reports, until, leaves=leaves)
 
     def hand_over(self) -> None:
@@ -140,8 +151,19 @@ class Pool:
         self._to_cancel.append(call)
         self.wake()
 
+    def kill(self, call: OpenCall) -> None:
+        """End what runs of a call, and wait for that: some milliseconds, or not for long."""
+        call.killed = queue.SimpleQueue()
+        call.closed = True
+        if not call.pending or self._closed:
+            return
+        self.give_up(call)
+        with contextlib.suppress(SharedTaskError):  # this thread is where nobody may wait
+            self.wait(call.killed, time.monotonic() + _KILL_SECONDS, leaves=True)
+
     def _cancel(self, call: OpenCall) -> None:
         """What is queued is dropped at once; what runs may finish its item for a moment."""
+        grace = _GRACE_SECONDS if call.killed is None else 0.0
         with self._lock:
             if not call.pending:
                 call.release()
@@ -154,7 +176,7 @@ class Pool:
                 for ticket in worker.tickets:
                     if ticket.call is call and not ticket.cancelled:
                         ticket.cancelled = True
-                        ticket.kill_at = time.monotonic() + _GRACE_SECONDS
+                        ticket.kill_at = time.monotonic() + grace
                         worker.cancel(ticket)
                         self._given_up.append(ticket)
 

@@ -16,6 +16,7 @@ from .wire import Frame, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from queue import SimpleQueue
 
     from sharedtask.backends.base import Chunk, Limits, Sink
     from sharedtask.backends.work.leasing import Leases
@@ -52,6 +53,7 @@ class OpenCall:
     stillborn: int = 0  # workers that died loading its values since the last chunk that was done
     closed: bool = False
     number: int = field(default_factory=lambda: next(_numbers))
+    killed: SimpleQueue[None] | None = None  # what runs is to be ended now; a word when it is
     unreleased: list[bool] = field(default_factory=lambda: [True])
 
     def note(self, seconds: float) -> None:
@@ -79,6 +81,8 @@ class OpenCall:
             return
         self.leases.release()
         self.constants.close()
+        if self.killed is not None:
+            self.killed.put(None)
 
 
 @dataclass(eq=False, slots=True)

@@ -284,14 +284,18 @@ class _RaySession(Session):
                 return found
         return super().wait(reports, monotonic(), leaves=leaves)
 
-    def close(self) -> None:
+    def close(self, *, kill: bool = False) -> None:
         if not self._is_open or self._call.closed:
             return
         self._call.close()
         if self._call.open_chunks:
-            self._dispatcher.close_call(self._call)
+            self._dispatcher.close_call(self._call, kill=kill)
         else:
             self._call.leases.release()
+
+    def kill(self) -> None:
+        """See ``Session``. Tasks have copies of the caller's arrays: nothing need be waited for."""
+        self.close(kill=True)
 
 
 def _encoders(

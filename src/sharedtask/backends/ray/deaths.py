@@ -72,7 +72,13 @@ def look(origin: bytes, number: int) -> tuple[Wreck | None, frozenset[str]]:
 
 
 def stop(origin: bytes, numbers: tuple[int, ...], *, kill: bool) -> None:
-    """Have these chunks ended, wherever they are; returns at once."""
+    """Have these chunks ended, wherever they are; returns at once.
+
+    On this node that is done from here: Ray may have to start a process for a task that does it.
+    """
+    if kill:
+        with contextlib.suppress(OSError):
+            ledger.stop(origin, numbers, kill=True)
     for node in runtime.all_nodes():
         if node["Alive"]:
             _on_node(node["NodeID"], ledger.stop, origin, numbers, kill=kill)

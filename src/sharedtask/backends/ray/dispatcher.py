@@ -76,9 +76,9 @@ class Dispatcher:
         if self._reason:
             self._drain()
 
-    def close_call(self, call: OpenCall) -> None:
-        """Give up the chunks of a call."""
-        self._inbox.put(lambda: self._close_call(call))
+    def close_call(self, call: OpenCall, *, kill: bool = False) -> None:
+        """Give up the chunks of a call; with ``kill`` nobody waits for the end of an item."""
+        self._inbox.put(lambda: self._close_call(call, kill=kill))
 
     def wake(self) -> None:
         """A value may have died: look soon."""
@@ -323,12 +323,15 @@ class Dispatcher:
 
     # ---------------------------------------------------------------------- ends
 
-    def _close_call(self, call: OpenCall) -> None:
+    def _close_call(self, call: OpenCall, *, kill: bool) -> None:
         call.leases.release()
         self._queue = deque(t for t in self._queue if t.call is not call)
-        for ticket in self._flying.values():
-            if ticket.call is call:
-                ticket.give_up_at = time.monotonic() + _PATIENCE_SECONDS
+        mine = [ticket for ticket in self._flying.values() if ticket.call is call]
+        for ticket in mine:
+            ticket.is_stopped = kill  # the word that asks it to stop is left out
+            ticket.give_up_at = time.monotonic() + _PATIENCE_SECONDS
+        if kill and mine:
+            self._stop(mine)
 
     def _tick(self) -> None:
         for ticket in list(self._flying.values()):

@@ -28,6 +28,7 @@ _FOLDER = "sharedtask"
 # Words of ours: bytes in the log, and the chunk that shall not go on.
 _LOGGED, _STOP = 20, 21
 _OLD_SECONDS = 600.0
+_STOP_SECONDS = 0.5
 _FRAME = struct.Struct("<QQQQQ")
 _MAX_LOG = 1 << 26
 
@@ -100,8 +101,30 @@ def stop(origin: bytes, numbers: tuple[int, ...], *, kill: bool) -> None:
             if words[Word.CHUNK] not in numbers or words[Word.PHASE] == Phase.IDLE:
                 continue
             if kill:
-                os.kill(_pid_of(path), signal.SIGKILL)
+                _kill_at(path, words[Word.CHUNK])
             os.pwrite(file.fileno(), words[Word.CHUNK].to_bytes(8, sys.byteorder), 8 * _STOP)
+
+
+def _kill_at(path: Path, number: int) -> None:
+    """Kill a worker at a chunk. It is stopped first: by now it may be at that of another call."""
+    pid, then = _pid_of(path), signal.SIGCONT
+    if path.name.split("-")[1] != str(_started(pid)):
+        return  # it is dead, or in another namespace, and this is another process
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        limit = time.monotonic() + _STOP_SECONDS
+        while not _has_stopped(pid) and time.monotonic() < limit:
+            time.sleep(0.001)
+        words = memoryview(path.read_bytes()[: 64 * 8]).cast("Q")
+        if words[Word.CHUNK] == number and words[Word.PHASE] != Phase.IDLE:
+            then = signal.SIGKILL
+    finally:
+        os.kill(pid, then)
+
+
+def _has_stopped(pid: int) -> bool:
+    state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return state in "TtZX"
 
 
 def _given_up_name(origin: bytes, number: int) -> str:
