@@ -259,7 +259,7 @@ def test_multi_process_in_threads_hands_the_very_objects_on(where: Any) -> None:
 @here
 def test_shared_values_beside_are_not_copied(where: Any) -> None:
     """What is marked is treated as ever: one array for all items, read-only, over its memory."""
-    table = np.ones(10)
+    table = np.ones(10_000)
 
     def look(_x: int, rows: Shared[Any], seen: Any) -> tuple[int, bool]:
         seen.append(1)

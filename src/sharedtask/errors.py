@@ -408,7 +408,10 @@ class LockOrderError(SharedTaskError, RuntimeError):
 
 
 class ChangedValueError(SharedTaskError, RuntimeError):
-    """Raised with ``strict=True`` when a task changed a shared value, which all items see.
+    """Raised when a task changed a shared value, which all items see.
+
+    With ``strict=True`` values are looked at. On "serial" and "thread" it is raised without it as
+    well, where native code has written into a small array.
 
     It stands at the last of ``items``; which of them it was is not known where there are several.
 

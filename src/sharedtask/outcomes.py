@@ -5,7 +5,6 @@ An exception of the user's function arrives as itself: see ``exceptions.py``.
 
 from __future__ import annotations
 
-import re
 import sys
 import traceback
 from dataclasses import dataclass, field
@@ -105,9 +104,9 @@ class RaisedError:
     def of(cls, error: BaseException) -> RaisedError:
         """Pack ``error``; never raises."""
         if isinstance(error, NameError) and _passes_a_script(error):
-            _add_note(error, _UNKNOWN_NAME)
+            add_note(error, _UNKNOWN_NAME)
         pickled = exceptions.packed(error) if isinstance(error, Exception) else None
-        return cls(_class_name(error), _text_of(error), remote_text(error), pickled)
+        return cls(_class_name(error), text_of(error), remote_text(error), pickled)
 
     def restore(self, task: str, index: int) -> BaseException:
         """The exception as the caller shall see it, naming its item."""
@@ -148,7 +147,7 @@ def noted(error: BaseException, task: str, index: int) -> BaseException:
     """``error`` with a note that names the item."""
     note = item_note(task, index)
     if note not in _notes(error):  # one object raised for several items
-        _add_note(error, note)
+        add_note(error, note)
     return error
 
 
@@ -157,7 +156,8 @@ def _notes(error: BaseException) -> list[Any]:
     return notes if isinstance(notes, list) else []
 
 
-def _add_note(error: BaseException, note: str) -> None:
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note, also to a frozen error."""
     _set(error, "__notes__", [*_notes(error), note])
 
 
@@ -179,32 +179,7 @@ def written_advice(error: WorkerDiedError, names: Sequence[str]) -> None:
             " written there, as torch does where a shared tensor is changed in place: give it a"
             " copy, or mark it CopyOnWrite."
         )
-        _add_note(error, note)
-
-
-def readonly_advice(error: BaseException, task: str, names: Sequence[str]) -> BaseException:
-    """Say what to do, where numpy says "assignment destination is read-only".
-
-    A memoryview says it by a TypeError.
-    """
-    is_refusal = type(error) in (ValueError, TypeError) and _REFUSAL.search(_text_of(error))
-    if names and is_refusal:
-        one = names[0] if len(names) == 1 else "x"
-        _add_note(
-            error,
-            f"{_listed(names)} of {task}() {'is' if len(names) == 1 else 'are'} Shared, and what "
-            "is shared is read-only in a task. To write, mark it CopyOnWrite (writable, private to "
-            f"each item, not copied until written) or work on a copy: {one} = {one}.copy().",
-        )
-    return error
-
-
-# What numpy, memoryview, Cython and pandas say. An error of the user's about a read-only file is
-# another matter.
-_REFUSAL = re.compile(
-    r"\b(array|destination|memory|buffer|source|values)\b.*read-only"
-    r"|read-only (array|memory|buffer)"
-)
+        add_note(error, note)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -215,7 +190,7 @@ def contained(error: BaseException, task: str, index: int) -> BaseException:
     """An error of a task that ran in this process, as the caller shall see it."""
     if isinstance(error, Exception):
         return noted(error, task, index)
-    exit_error = TaskExitError(task, _class_name(error), _text_of(error), remote_text(error), index)
+    exit_error = TaskExitError(task, _class_name(error), text_of(error), remote_text(error), index)
     exit_error.__cause__ = error
     return exit_error
 
@@ -228,7 +203,8 @@ def remote_text(error: BaseException) -> str:
         return f"{_class_name(error)} (its traceback could not be formatted)\n"
 
 
-def _text_of(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
+    """What the error says; never raises."""
     try:
         return str(error)
     except BaseException:  # noqa: BLE001  see above

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -162,15 +163,36 @@ def overwrite(_x: int, table: Shared[Any]) -> Any:
     return float(table.sum())
 
 
-def test_native_write_into_a_shared_array() -> None:
+@pytest.mark.parametrize("size", [10, 400_000])
+def test_native_write_into_a_shared_array(size: int) -> None:
     """Native code that writes through the pointer dies; nobody else's data is harmed."""
-    table = np.ones(400_000)
+    table = np.ones(size)
     task = parallel(overwrite).with_options(backend="process", return_exceptions=True, chunksize=1)
     results = task.map(range(4), table=table)
-    assert [400_000.0] * 3 == [results[0], *results[2:]]
+    assert [float(size)] * 3 == [results[0], *results[2:]]
     assert isinstance(results[1], WorkerDiedError)
     assert signal.SIGSEGV == results[1].signal
-    assert 400_000.0 == table.sum()
+    assert "'table' is read-only" in results[1].__notes__[-1]
+    assert float(size) == table.sum()
+
+
+def draw_into(x: int, table: Shared[Any]) -> float:
+    if x == 1:
+        torch = pytest.importorskip("torch")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.from_numpy(table).add_(1)
+    return float(table.sum())
+
+
+def test_write_through_another_library_into_a_small_array() -> None:
+    """So does a tensor over a small shared array."""
+    table = np.ones(10)
+    task = parallel(draw_into).with_options(backend="process", return_exceptions=True, chunksize=1)
+    results = task.map(range(3), table=table)
+    error: Any = results.pop(1)
+    assert [10.0] * 2 == results
+    assert isinstance(error, WorkerDiedError)
 
 
 def pid_after(seconds: float) -> Any:

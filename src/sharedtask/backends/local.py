@@ -1,9 +1,10 @@
 """The serial and the thread backend: tasks in this process, under the same rules.
 
-Shared values are encoded and decoded over *the same* memory, read-only: nothing is copied, and a
-task that writes into a shared array fails here as it fails in a worker. Nothing is published, so
-nothing is cached: the twin is made anew for every call, which costs as much as pickling what is not
-arrays. What is not marked is copied for each chunk: see ``work/unmarked.py``.
+Shared values are encoded and decoded over *the same* memory, read-only: nothing large is copied,
+and a task that writes into a shared array fails here as it fails in a worker: see
+``work/twins.py``. Nothing is published, so nothing is cached: the twin is made anew for every call,
+which costs as much as pickling what is not arrays. What is not marked is copied for each chunk: see
+``work/unmarked.py``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from sharedtask import critical, inside, interrupts, partitions
-from sharedtask.annotations import Role
 from sharedtask.backends.base import (
     INTO,
     PROMPT_SECONDS,
@@ -35,13 +35,12 @@ from sharedtask.backends.base import (
 from sharedtask.backends.work import locking
 from sharedtask.backends.work.strictness import Guard, Lent
 from sharedtask.backends.work.totals import Accumulator, Form, Gathering, keep_all, result_of
+from sharedtask.backends.work.twins import Twin
 from sharedtask.backends.work.unmarked import Unmarked, copied, with_copies
-from sharedtask.errors import ClosedError, SharedTaskError, TaskTimeoutError
+from sharedtask.errors import ChangedValueError, ClosedError, TaskTimeoutError
 from sharedtask.options import available_cpus
-from sharedtask.outcomes import Batch, Known, Report, contained, readonly_advice
-from sharedtask.sharing import codec, mapping
-from sharedtask.sharing.culprit import unshareable
-from sharedtask.sharing.handles import Handle
+from sharedtask.outcomes import Batch, Known, Report, contained
+from sharedtask.refusals import readonly_advice
 from sharedtask.sharing.originals import Original
 from sharedtask.uses import close_all
 
@@ -102,6 +101,8 @@ class ThreadBackend(_LocalBackend):
 
 
 class _LocalSession(Session):
+    running = 1  # chunks at a time
+
     def __init__(self, call: Call, sink: Sink) -> None:
         self._call = call
         self._sink = sink
@@ -112,10 +113,13 @@ class _LocalSession(Session):
     def open(self) -> None:
         call = self._call
         self._twins = [
-            _twin(call, name, value) for name, value in call.shared.items() if not value.role.writes
+            Twin.of(call, name, value)
+            for name, value in call.shared.items()
+            if not value.role.writes
         ]
         common = [twin for twin in self._twins if not twin.private]
         self._readonly = [twin.name for twin in common]
+        self._small = [twin for twin in common if twin.memory is not None]
         self._watched = _Watched(common) if call.strict else None
         self._values = {} if call.strict else {twin.name: twin.value() for twin in common}
         self._forms = Form.all_of(call)
@@ -177,8 +181,12 @@ class _LocalSession(Session):
             except BaseException as raised:
                 if interrupts.is_real(raised, interrupted):
                     raise
-                advised = readonly_advice(raised, call.task, self._readonly)
+                advised = readonly_advice(
+                    raised, call.task, self._readonly, call.function, turn.constants.named
+                )
                 value, error = None, contained(advised, call.task, chunk.first + offset)
+            if self._small:
+                error = self._restored(chunk.first + offset) or error
             if self._unmarked.changes and offset + 1 < len(chunk.items):
                 value = copied(value)  # later items may change a part of it
             batch.values.append(value)
@@ -186,6 +194,15 @@ class _LocalSession(Session):
                 batch.errors[offset] = error
                 if call.stops:
                     break
+
+    def _restored(self, index: int) -> BaseException | None:
+        """Undo what native code has written into small arrays; the error that says so."""
+        changed = [twin.name for twin in self._small if twin.restore()]
+        if not changed:
+            return None
+        task, items = self._call.task, range(index, index + 1)
+        error = ChangedValueError(task, changed[0], changed[0], items, self.running > 1)
+        return contained(error, task, index)
 
     def _run_one(self, item: Any, index: int, turn: _Turn) -> Any:
         call, began, accumulators = self._call, time.monotonic(), turn.accumulators
@@ -269,39 +286,6 @@ def _is_late(began: float) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Twin:
-    """A shared value as a task in this process sees it."""
-
-    name: str
-    private: bool
-    value: Callable[[], Any]
-    private_value: Callable[[], Any]
-
-
-def _twin(call: Call, name: str, shared: SharedValue) -> _Twin:
-    private = shared.role is Role.COPY_ON_WRITE
-    if isinstance(shared.value, Handle):
-        publication = shared.value.publication
-        return _Twin(name, private, publication.value, publication.private_value)
-    try:
-        payload = codec.encode_shared(shared.value)
-    except (SharedTaskError, MemoryError):
-        raise
-    except Exception as error:
-        raise unshareable(shared.value, name, error, f"{call.task}(): {name!r}") from error
-
-    head, buffers = payload.head, payload.buffers
-
-    def value() -> Any:
-        return codec.decode(head, [mapping.window(b, readonly=True) for b in buffers])
-
-    def private_value() -> Any:
-        return codec.decode(head, [bytearray(b) for b in buffers])
-
-    return _Twin(name, private, value, private_value)
-
-
-@dataclass(frozen=True, slots=True)
 class _Turn:
     """What the items of one chunk are run with; seconds that are ``left_out`` are not theirs."""
 
@@ -318,13 +302,13 @@ class _Watched:
     Threads that run chunks at the same time have the same twins: a change in one is seen by all.
     """
 
-    def __init__(self, twins: Iterable[_Twin]) -> None:
+    def __init__(self, twins: Iterable[Twin]) -> None:
         self._lock = critical.object_lock()
         self._lent = {twin.name: self._made(twin) for twin in twins}
         self._open = 0
         self._is_crowded = False
 
-    def _made(self, twin: _Twin) -> Lent:
+    def _made(self, twin: Twin) -> Lent:
         value = twin.value()
         lent = Lent(
             twin.name,
@@ -335,7 +319,7 @@ class _Watched:
         )
         return lent
 
-    def _renew(self, twin: _Twin, lent: Lent) -> None:
+    def _renew(self, twin: Twin, lent: Lent) -> None:
         made = self._made(twin)  # without the lock: it is unpickled
         with self._lock:
             if self._lent[twin.name] is lent:  # no other thread has done it

@@ -89,11 +89,36 @@ def view(fd: int, size: int, *, private: bool = False, writable: bool = False) -
     with interrupts.shield():  # a mapping without an owner would stay for ever
         address = map_aligned(fd, size, prot, kind)
         owner = Owner(address, size, readonly=not (private or writable))
-        mapped = _Mapped(owner, _unmap)
-        mapped.address, mapped.size = address, _pages(size)
-        _live[id(mapped)] = mapped
+        _unmap_with(owner, address, _pages(size))
     array: npt.NDArray[np.uint8] = np.asarray(owner)
     return array
+
+
+def _unmap_with(owner: Owner, address: int, size: int) -> None:
+    mapped = _Mapped(owner, _unmap)
+    mapped.address, mapped.size = address, size
+    _live[id(mapped)] = mapped
+
+
+class _Mirror(Owner):
+    """The base object of pages that are mapped a second time; its source keeps them in place."""
+
+    __slots__ = ()
+
+
+def mirror(address: int, size: int, source: object) -> npt.NDArray[np.uint8]:
+    """The same shared memory through pages that the hardware keeps from being written.
+
+    Raises:
+        OSError: It is not shared memory, or the system cannot map it twice.
+    """
+    begin = address // PAGE * PAGE
+    whole = _pages(address + size - begin)
+    with interrupts.shield():  # as in view()
+        again = libc.mapped_again(begin, whole)
+        owner = _Mirror(again + address - begin, size, readonly=True, source=source)
+        _unmap_with(owner, again, whole)
+    return np.asarray(owner)
 
 
 def window(array: npt.NDArray[np.uint8], *, readonly: bool = False) -> npt.NDArray[np.uint8]:
@@ -108,6 +133,8 @@ def is_protected(array: npt.NDArray[Any]) -> bool:
     base: Any = array
     while isinstance(base, (np.ndarray, memoryview)):
         base = base.base if isinstance(base, np.ndarray) else base.obj
+    if type(base) is _Mirror:
+        return True
     return type(base) is Owner and base.source is None and base.readonly
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from sharedtask.errors import SharedTaskError
+from sharedtask.errors import SharedTaskError, StoreFullError
 from sharedtask.sharing import codec, descriptors, mapping, segments
 from sharedtask.sharing.descriptors import Descriptor
 from sharedtask.sharing.marks import NONCE_BYTES, Mark
@@ -156,6 +157,19 @@ class BytesStore:
 
     def close(self) -> None:
         """Bytes go with their last user."""
+
+
+class ReceivedBytes(BytesStore):
+    """A small payload in a worker: arrays are decoded over pages that cannot be written."""
+
+    def value(self) -> Any:
+        """Decode the value; what has no arrays has no pages."""
+        head, buffers = self.parts()
+        if any(buffer.nbytes for buffer in buffers):
+            # Without room for a page numpy's own protection has to do.
+            with contextlib.suppress(StoreFullError):
+                head, buffers = self.layout.split(segments.protected(self._view))
+        return codec.decode(head, buffers)
 
 
 class RefusedStore:

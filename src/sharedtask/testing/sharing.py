@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from sharedtask import ClosedError, CopyOnWrite, Shared, share
+from sharedtask import (
+    ChangedValueError,
+    ClosedError,
+    CopyOnWrite,
+    Shared,
+    WorkerDiedError,
+    share,
+)
 
 from .strategies import DTYPES, array_of, assert_same
 from .tasks import Model, add_up, identity, on_backend, square, whole_of
@@ -21,8 +28,18 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
+MASK = [True, False] * 5
+
+
 def _write(_x: int, array: Shared[Any]) -> None:
     array[...] = array[...].copy()
+
+
+def _add_unasked(x: int, array: Shared[Any], where: Any) -> float:
+    """``ufunc.at`` does not ask numpy whether it may write."""
+    if x == 1:
+        np.add.at(array, where, 1)
+    return float(array.sum())
 
 
 def _write_into(_x: int, value: Shared[Any]) -> None:
@@ -178,6 +195,31 @@ class SharingContract:
         with pytest.raises(ValueError, match="WRITEABLE"):
             on_backend(backend, _force_write).map(range(2), array=array)
         assert 300_000.0 == array.sum()
+
+    @pytest.mark.parametrize("where", [[0], slice(1, 3), MASK], ids=str)
+    def test_write_that_asks_nobody_is_told(self, backend: str, where: Any) -> None:
+        """Code that passes numpy's flag by fails at its item, and writes for nobody else."""
+        array, flat = np.ones((4, 5)), np.ones(20)
+        for given in (flat[::2], *([] if where is MASK else [array, flat])):
+            task = on_backend(backend, _add_unasked, return_exceptions=True, chunksize=4)
+            total = float(given.sum())
+            found = task.map(range(4), array=given, where=where)
+            assert [total] * 3 == [found[0], *found[2:]]
+            refused = (ChangedValueError, WorkerDiedError, ValueError)
+            assert isinstance(found[1], refused)
+            told = " ".join([str(found[1]), *getattr(found[1], "__notes__", [])])
+            assert "array" in told
+            assert "CopyOnWrite" in told
+            assert [total] == task.map([0], array=given, where=where)
+        assert (20.0, 20.0) == (array.sum(), flat.sum())
+
+    def test_write_into_a_handle_that_asks_nobody(self, backend: str) -> None:
+        """So does a write into what was shared ahead."""
+        with share(np.ones(5)) as handle:
+            task = on_backend(backend, _add_unasked, return_exceptions=True)
+            found = task.map([1], array=handle, where=[0])
+            assert isinstance(found[0], ChangedValueError | WorkerDiedError)
+            assert [5.0] == task.map([0], array=handle, where=[0])
 
     @pytest.mark.parametrize("size", [5, 300_000])
     def test_copy_on_write_is_private_to_the_item(self, backend: str, size: int) -> None:

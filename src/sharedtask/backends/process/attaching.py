@@ -10,7 +10,7 @@ from sharedtask.errors import SharedTaskError
 from sharedtask.sharing import regions, stores
 from sharedtask.sharing.marks import Mark
 from sharedtask.sharing.segments import Layout
-from sharedtask.sharing.stores import BytesStore, SegmentStore, Store
+from sharedtask.sharing.stores import ReceivedBytes, SegmentStore, Store
 
 from .wire import Frame, Kind
 
@@ -43,7 +43,7 @@ def stores_of(frame: Frame) -> tuple[Store, list[regions.Received]]:
     layout, mark, private, data = pickle.loads(frame.body)
     if data is not None:
         beside = [regions.Received(fd) for fd in frame.fds]
-        return BytesStore(data, Layout(*layout)), beside
+        return ReceivedBytes(data, Layout(*layout)), beside
     fd, *others = frame.fds
     beside = [regions.Received(other) for other in others]
     try:

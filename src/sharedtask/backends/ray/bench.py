@@ -24,11 +24,11 @@ from sharedtask.backends.work.runner import Job, Runner
 from sharedtask.backends.work.values import Values
 from sharedtask.sharing import codec
 from sharedtask.sharing.segments import Layout
-from sharedtask.sharing.stores import BytesStore, SegmentStore, seal
+from sharedtask.sharing.stores import ReceivedBytes, SegmentStore, seal
 from sharedtask.version import VERSION
 
 from . import runtime
-from .box import Box
+from .box import Box, guarded
 from .ledger import Ledger
 from .message import MISSING, OTHER_VERSION, RAN, UNREADABLE, Answer, Message
 
@@ -146,7 +146,8 @@ class _BoxStore:
         return self._opened.head, self._opened.buffers
 
     def value(self) -> Any:
-        return codec.decode(*self.parts())
+        head, buffers = self.parts()
+        return codec.decode(head, buffers if self._opened is None else guarded(buffers))
 
     def private_value(self) -> Any:
         self.used = time.monotonic()
@@ -247,7 +248,7 @@ class _Bench:
             values.drop(token)
         for token, data, parts in message.small:
             if token not in values.stores:
-                values.attach(token, BytesStore(data, Layout(parts, len(data))))
+                values.attach(token, ReceivedBytes(data, Layout(parts, len(data))))
         for token, opened in zip(message.tokens, boxes, strict=False):
             if token not in values.stores:
                 values.attach(token, _BoxStore(opened))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
+from sharedtask.sharing import mapping, segments
 from sharedtask.sharing.mapping import memory_of
 from sharedtask.sharing.payload import Payload
 from sharedtask.sharing.segments import Layout
@@ -61,3 +62,34 @@ def _open(
 
 def _readonly(buffer: Any) -> memoryview:
     return memory_of(np.frombuffer(buffer, np.uint8)).toreadonly()
+
+
+# Ray keeps what is smaller than this in memory of its own, which cannot be mapped again.
+_COPIED = 1 << 20
+
+
+def guarded(buffers: list[memoryview]) -> list[memoryview]:
+    """The same buffers through pages that the hardware keeps from being written.
+
+    Ray maps its object store writable in every worker. Buffers that it keeps elsewhere are copied.
+    """
+    if not any(buffer.nbytes for buffer in buffers):
+        return buffers
+    arrays = [np.frombuffer(buffer, np.uint8) for buffer in buffers]
+    spans = [mapping.bounds(array) for array in arrays if array.nbytes]
+    low, high = min(low for low, _ in spans), max(high for _, high in spans)
+    try:
+        whole = mapping.mirror(low, high - low, buffers)
+    except OSError:
+        return _copied(arrays) or buffers
+    starts = [mapping.address_of(array) - low if array.nbytes else 0 for array in arrays]
+    view = memory_of(whole)
+    return [view[at : at + b.nbytes] for at, b in zip(starts, buffers, strict=True)]
+
+
+def _copied(arrays: list[npt.NDArray[np.uint8]]) -> list[memoryview] | None:
+    """Copies in pages of their own; None for what is too large to have twice."""
+    if sum(array.nbytes for array in arrays) > _COPIED:
+        return None
+    store = BytesStore.of(Payload(b"", tuple(arrays)))
+    return store.layout.split(segments.protected(np.frombuffer(store.data, np.uint8)))[1]

@@ -62,6 +62,11 @@ class CallHead:
     cwd: str  # where relative paths start
 
     @property
+    def readonly(self) -> list[str]:
+        """The parameters whose arrays a task must not write."""
+        return [shared.name for shared in self.shared if shared.is_readonly]
+
+    @property
     def by_age(self) -> list[int]:
         """Tokens of function and shared values; what may be older than this call comes first."""
         old = [shared.token for shared in self.shared if not shared.current]
@@ -91,6 +96,12 @@ class Constants:
     def parts(self) -> tuple[tuple[Any, ...], tuple[Any, ...], dict[str, Any]]:
         """As plain containers, which pickle without a class."""
         return self.bound, self.args, self.kwargs
+
+    def named(self) -> dict[str, Any]:
+        """Each by what a message calls it."""
+        by_place = {f"argument {k + 1}": value for k, value in enumerate(self.args)}
+        by_name = {repr(name): value for name, value in self.kwargs.items()}
+        return {**dict(zip(["'self'"], self.bound, strict=False)), **by_place, **by_name}
 
 
 # Most calls have none; their parcel is known by its bytes and need not be unpickled.

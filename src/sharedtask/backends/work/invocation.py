@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sharedtask.errors import SerializationError
 from sharedtask.outcomes import RaisedError
+from sharedtask.refusals import readonly_advice
 from sharedtask.sharing import codec
 
 from . import calls, parcels, results
@@ -98,10 +99,10 @@ class Caller:
     items: memoryview
     guard: Guard | None
 
-    @property
-    def readonly(self) -> list[str]:
-        """The parameters whose arrays a task must not write."""
-        return [shared.name for shared in self.head.shared if shared.is_readonly]
+    def advised(self, error: BaseException) -> BaseException:
+        """The error of an item, with what to do where it has written what is read-only."""
+        head = self.head
+        return readonly_advice(error, head.task, head.readonly, self.function, self.constants.named)
 
     @property
     def call(self) -> Callable[[Any], Any]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sharedtask.annotations import Role
 from sharedtask.backends.base import INTO, TAKEN
 from sharedtask.errors import SerializationError
-from sharedtask.outcomes import RaisedError, readonly_advice
+from sharedtask.outcomes import RaisedError
 
 from . import blas, calls, captured, invocation
 from . import board as boards
@@ -308,7 +308,7 @@ class Runner:
             try:
                 value = call(item)
             except BaseException as error:  # noqa: BLE001  a task may raise anything
-                outbox.add_error(readonly_advice(error, caller.head.task, caller.readonly))
+                outbox.add_error(caller.advised(error))
                 if caller.head.stops:
                     return False
             else:
