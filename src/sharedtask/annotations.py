@@ -35,7 +35,10 @@ Shared = Annotated[T, Role.SHARED]
 """Read-only in the task, in shared memory, never copied per item."""
 
 CopyOnWrite = Annotated[T, Role.COPY_ON_WRITE]
-"""Writable in the task and private to its item; the next item sees the original again."""
+"""Scratch: the caller never sees what is written there, nor does the next item.
+
+Writable in the task and private to its item. For results there are Partitioned and Reduced.
+"""
 
 Partitioned = Annotated[T, Role.PARTITIONED]
 """Writable in the task: the item's own block of the caller's array, and nothing else of it."""

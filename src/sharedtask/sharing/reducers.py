@@ -109,20 +109,20 @@ def fill_objects(array: npt.NDArray[Any], marked: tuple[Any, Any]) -> None:
 # ------------------------------------------------------------------------------- subclasses
 
 
-def for_subclass(cls: type) -> Callable[[Any, Outgoing], Any] | None:
-    """The reducer of a class derived from ``np.ndarray``, None where it pickles in its own way."""
+def for_subclass(cls: type) -> Callable[[Any, Outgoing], Any]:
+    """The reducer of a class derived from ``np.ndarray``."""
     if cls.__module__.startswith("numpy."):
         # np.recarray says that it stands in numpy.rec, which nobody may have loaded: cloudpickle
         # would send a copy of the class, and what arrives would be no recarray.
         import_module(cls.__module__)
     if issubclass(cls, np.memmap):
-        return reduce_memmap if cls is np.memmap else None
+        return reduce_memmap if cls is np.memmap else reduce_own_way
     own = (cls.__reduce__, cls.__reduce_ex__, getattr(cls, "__setstate__", None))
     for base in (np.ndarray, *filter(_is_masked, cls.__mro__)):
         theirs: Any = base
         if own == (theirs.__reduce__, theirs.__reduce_ex__, theirs.__setstate__):
             return reduce_subclass
-    return None
+    return reduce_own_way
 
 
 def _is_masked(cls: type) -> bool:
@@ -137,6 +137,30 @@ def reduce_subclass(array: npt.NDArray[Any], out: Outgoing) -> Any:
     made = build_subclass, (type(array), array.view(np.ndarray))
     # Set when the array is there: an attribute may refer to it.
     return made if state is None else (*made, state, None, None, set_attributes)
+
+
+def reduce_own_way(array: npt.NDArray[Any], out: Outgoing) -> Any:
+    """As the class says itself, which copies; what arrives is as writable as its neighbours."""
+    del out
+    reduced: Any = array.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+    if type(reduced) is not tuple:  # found by its name
+        return NotImplemented
+    parts: Any = reduced + (None,) * (6 - len(reduced))
+    build, args, state, items, pairs, setter = parts
+    return build, args, (MARK, state, setter), items, pairs, set_own_state
+
+
+def set_own_state(made: Any, marked: tuple[Any, Any, Callable[[Any, Any], object] | None]) -> None:
+    """Set the state as pickle would, then the flag."""
+    mark, state, setter = marked
+    if state is not None and setter is not None:
+        setter(made, state)
+    elif state is not None and hasattr(made, "__setstate__"):
+        made.__setstate__(state)
+    elif state is not None:
+        set_attributes(made, state)
+    if isinstance(made, np.ndarray) and memoryview(mark).readonly:
+        made.flags.writeable = False
 
 
 def build_subclass(cls: type[npt.NDArray[Any]], base: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -28,6 +28,27 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
+class Quantity(np.ndarray):
+    """An array with a unit that pickles in its own way, as those of astropy and unyt do."""
+
+    unit = ""
+
+    def __reduce__(self) -> Any:
+        reduced: Any = np.ndarray.__reduce__(self)
+        build, args, state = reduced
+        return build, args, (*state, self.unit)
+
+    def __setstate__(self, state: Any) -> None:
+        *own, self.unit = state
+        super().__setstate__(tuple(own))
+
+
+def _add_to(x: int, lengths: Shared[Any]) -> Any:
+    if x == 1:
+        lengths[0] += 1
+    return type(lengths).__name__, lengths.unit, float(lengths.sum())
+
+
 MASK = [True, False] * 5
 
 
@@ -212,6 +233,18 @@ class SharingContract:
             assert "CopyOnWrite" in told
             assert [total] == task.map([0], array=given, where=where)
         assert (20.0, 20.0) == (array.sum(), flat.sum())
+
+    def test_array_that_pickles_in_its_own_way_is_read_only(self, backend: str) -> None:
+        """So is an array of a class with a ``__reduce__`` of its own."""
+        lengths = np.ones(3).view(Quantity)
+        lengths.unit = "m"
+        task = on_backend(backend, _add_to, return_exceptions=True, chunksize=3)
+        for shared in (lengths, lengths.copy()):
+            shared.unit = "m"
+            found = task.map(range(3), lengths=shared)
+            assert [("Quantity", "m", 3.0)] * 2 == [found[0], found[2]]
+            assert "read-only" in str(found[1])
+        assert lengths.flags.writeable
 
     def test_write_into_a_handle_that_asks_nobody(self, backend: str) -> None:
         """So does a write into what was shared ahead."""
