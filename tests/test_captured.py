@@ -112,7 +112,7 @@ def test_array_of_self_is_stored_once(workers_of: Any) -> None:
 @in_workers
 def test_self_stays_private_to_its_chunk(workers_of: Any) -> None:
     """A task may write into its object; neither the caller nor another chunk sees it."""
-    model = Model()
+    model = Model(SMALL)
     task = model.scratch.with_options(backend=workers_of, chunksize=2)
     assert [1.0, 2.0, 1.0, 2.0] == task.map([1] * 4)
     assert 0.0 == model.weights[0]
@@ -171,13 +171,13 @@ def test_captured_array_is_read_only(workers_of: Any) -> None:
 
 @in_workers
 def test_unmarked_argument_is_its_chunks_own(workers_of: Any) -> None:
-    """A large argument without a mark is writable in the task, and the caller's stays as it is."""
+    """A small argument without a mark is writable in the task, and the caller's stays as it is."""
 
     def add(i: int, table: Any) -> float:
         table[0] += i
         return float(table[0])
 
-    table = np.zeros(LARGE)
+    table = np.zeros(SMALL)
     task = parallel(backend=workers_of, chunksize=1)(add)
     assert [1.0, 1.0] == task.map([1, 1], table=table)
     table[0] = 5

@@ -128,6 +128,13 @@ def window(array: npt.NDArray[np.uint8], *, readonly: bool = False) -> npt.NDArr
     return np.asarray(Owner(address_of(array), array.nbytes, readonly=readonly, source=array))
 
 
+def readonly(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same array as one that cannot be made writable."""
+    low, high = bounds(array)
+    base = np.asarray(Owner(low, high - low, readonly=True, source=array))
+    return np.ndarray(array.shape, array.dtype, base, address_of(array) - low, array.strides)
+
+
 def is_protected(array: npt.NDArray[Any]) -> bool:
     """True where the memory is a mapping of ours that the hardware keeps from being written."""
     base: Any = array

@@ -319,7 +319,7 @@ def _encoders(
     }
     function = leases.function.publication
     sent = functions.portable(call.function).value
-    encode = leases.captures.encoder(private=False)
+    encode = leases.captures.encoder()
     return {function.token: lambda: encode(sent), **of_shared, **of_captured}
 
 

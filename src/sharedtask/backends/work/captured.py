@@ -4,7 +4,7 @@ Pickled with the function or with the arguments they would be stored again whene
 them changes, and for every call. So each is published by itself, under the same rules as a shared
 value, and a reference stands in its place.
 
-    encode   array -> lease -> (fetch, token)          decode   (fetch, token) -> array
+    encode   array -> lease -> (fetch, token)          decode   (fetch, token) -> array, read-only
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import functools
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from sharedtask.sharing import codec
+from sharedtask.sharing import codec, regions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +24,17 @@ if TYPE_CHECKING:
     from sharedtask.sharing.payload import Payload
 
     from .values import Values
+
+
+def is_read_only(array: npt.NDArray[Any], least: int) -> bool:
+    """Whether tasks may not write what comes along unmarked: nobody would see what they write.
+
+    An array of ``least`` bytes is meant to be used from where it is, and so is one that was born in
+    shared memory.
+    """
+    if array.dtype.hasobject:
+        return False
+    return array.nbytes >= least or (array.base is not None and regions.find(array) is not None)
 
 
 class Captures:
@@ -46,12 +57,12 @@ class Captures:
     ) -> None:
         self._cache, self._least, self._verify = cache, least, verify
         self._encode = encode
-        self._found: dict[tuple[int, bool], tuple[weakref.ref[npt.NDArray[Any]], Lease]] = {}
+        self._found: dict[int, tuple[weakref.ref[npt.NDArray[Any]], Lease]] = {}
 
     @property
-    def leases(self) -> list[tuple[Lease, bool]]:
-        """What was leased, and whether each chunk gets pages of its own."""
-        return [(lease, private) for (_, private), (_, lease) in self._found.items()]
+    def leases(self) -> list[Lease]:
+        """What was leased."""
+        return [lease for _, lease in self._found.values()]
 
     def arrays(self) -> list[tuple[Lease, Callable[[], Any]]]:
         """What was leased, and how to find the array again."""
@@ -59,27 +70,24 @@ class Captures:
 
     def lease_of(self, array: npt.NDArray[Any]) -> Lease | None:
         """The lease of an array, if it was leased."""
-        for private in (False, True):
-            known = self._found.get((id(array), private))
-            if known is not None and known[0]() is array:
-                return known[1]
-        return None
+        known = self._found.get(id(array))
+        return known[1] if known is not None and known[0]() is array else None
 
-    def encoder(self, *, private: bool) -> Callable[[Any], Payload]:
-        """An ``encode`` that leaves them out: writable for each chunk, or read-only for all."""
+    def encoder(self) -> Callable[[Any], Payload]:
+        """An ``encode`` that leaves them out."""
         if self._least is None:
             return codec.encode
-        return functools.partial(codec.encode, refer=functools.partial(self._refer, private))
+        return functools.partial(codec.encode, refer=self._refer)
 
-    def _refer(self, private: bool, array: npt.NDArray[Any]) -> Any:
-        if array.nbytes < (self._least or 0) or array.dtype.hasobject:
+    def _refer(self, array: npt.NDArray[Any]) -> Any:
+        if not is_read_only(array, self._least or 0):
             return None
-        key = id(array), private
+        key = id(array)
         known = self._found.get(key)
         if known is None or known[0]() is not array:
             lease = self._cache.lease(array, verify=self._verify, encode=self._encode)
             self._found[key] = known = weakref.ref(array), lease
-        return fetch, (known[1].publication.token, private)
+        return fetch, (known[1].publication.token,)
 
     def release(self) -> None:
         """End all uses."""
@@ -97,7 +105,7 @@ def use(values: Values) -> None:
     _values[:] = [values]
 
 
-def fetch(token: int, private: bool) -> Any:
+def fetch(token: int) -> Any:
     """The array in whose place this stands."""
     (values,) = _values
-    return values.private_value(token) if private else values.value(token)
+    return values.value(token)

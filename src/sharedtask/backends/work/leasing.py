@@ -40,14 +40,14 @@ class Leases:
     @property
     def all(self) -> tuple[Lease, ...]:
         """All leases: of the function, of what the process is, of what is shared or captured."""
-        captured = (lease for lease, _ in self.captures.leases)
+        captured = self.captures.leases
         return (self.function, self.program, *(lease for _, lease in self.shared), *captured)
 
     @property
     def needs(self) -> tuple[tuple[Publication, bool], ...]:
         """What a worker must have, and whether it makes private copies of it."""
         shared = [(lease.publication, parameter.private) for parameter, lease in self.shared]
-        captured = [(lease.publication, private) for lease, private in self.captures.leases]
+        captured = [(lease.publication, False) for lease in self.captures.leases]
         own = [(lease.publication, False) for lease in (self.function, self.program)]
         return (*own, *shared, *captured)
 
@@ -55,7 +55,7 @@ class Leases:
     def shares(self) -> list[Share]:
         """What the task counts."""
         marked = [(p.name, lease) for p, lease in self.shared if not p.role.writes]
-        captured = [("captured", lease) for lease, _ in self.captures.leases]
+        captured = [("captured", lease) for lease in self.captures.leases]
         return [
             Share(name, lease.publication.token, lease.hit) for name, lease in marked + captured
         ]
@@ -96,7 +96,7 @@ def lease_all(
     taken: list[Lease] = []
     captures = Captures(cache, call.capture_from, verify=call.verify, encode=encode)
     try:
-        taken.append(_lease_function(cache, call, captures.encoder(private=False)))
+        taken.append(_lease_function(cache, call, captures.encoder()))
         taken.append(cache.lease(program, verify=False))
         shared = []
         for name, value in call.shared.items():

@@ -87,7 +87,7 @@ def pack_constants(call: Call, pack: Callable[[Payload], Parcel], captures: Capt
 
 def _encoded(call: Call, constants: calls.Constants, captures: Captures) -> Payload:
     try:
-        return captures.encoder(private=True)(constants.parts())
+        return captures.encoder()(constants.parts())
     except MemoryError:
         raise
     except Exception as error:

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharedtask.errors import SerializationError
-from sharedtask.sharing import codec
+from sharedtask.sharing import codec, mapping
 from sharedtask.sharing.codec import FAILURES
 from sharedtask.sharing.culprit import culprit
 from sharedtask.sharing.publication import Publication
 
 from . import parcels
 from .calls import Constants
+from .captured import is_read_only
 from .results import NUMPY_TYPES, PLAIN_TYPES
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class _Copies:
             raise
 
     def _refer(self, array: npt.NDArray[Any]) -> Any:
-        if self._large is None or array.nbytes < self._large or array.dtype.hasobject:
+        if self._large is None or not is_read_only(array, self._large):
             return None
         self._kept.append(_Kept(array))
         return self._kept[-1], ()
@@ -174,16 +175,18 @@ class _Copies:
 
 
 class _Kept:
-    """A large array in a segment, of which each chunk has private pages."""
+    """A large array in a segment, or one that was born in shared memory: read-only in tasks."""
 
     _sharedtask_ = True  # it is not copied itself
 
     def __init__(self, array: npt.NDArray[Any]) -> None:
-        self.publication = Publication(codec.encode(array), watched=False)
+        self.publication = Publication(codec.encode_shared(array), watched=False)
 
     def __call__(self) -> Any:
-        """A copy: of a page that is written, when it is written."""
-        return self.publication.private_value()
+        """The array; what native code writes to a copy stays in its chunk."""
+        if self.publication.is_in_place:
+            return self.publication.value()
+        return mapping.readonly(self.publication.private_value())
 
 
 def with_copies(call: Call, chunk: Chunk) -> Chunk:
