@@ -535,6 +535,19 @@ def test_sentinel_of_a_class_is_the_one_in_a_shared_value(backend: str) -> None:
         assert [True, True] == task.map(range(2), node=first)
 
 
+def test_class_beside_a_large_array_that_is_captured(backend: str) -> None:
+    """The array is decoded by itself while the function with the class is: both arrive."""
+
+    class Own:
+        factor = 1
+
+    held: Any = {"table": np.zeros(500_000), "own": Own()}
+    task = on(backend, lambda x: (x * held["own"].factor, float(held["table"][-1])))
+    for n in range(3):
+        Own.factor = held["table"][-1] = n
+        assert [(0, n), (n, n)] == task.map(range(2))
+
+
 # --------------------------------------------------------------------- whose class it is
 
 OWNER = """

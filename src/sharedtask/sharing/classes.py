@@ -20,6 +20,7 @@ import sys
 import threading
 import types
 import weakref
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -157,7 +158,7 @@ class State:
 # entry along.
 _built: dict[int, _Built] = {}
 _making = threading.RLock()
-_notes: list[list[tuple[type, State]]] = []
+_notes: ContextVar[list[tuple[type, State]] | None] = ContextVar("_notes", default=None)
 
 
 def is_built(cls: type) -> bool:
@@ -304,20 +305,24 @@ def set_attributes(cls: type, state: tuple[bytes, dict[str, Any], dict[str, Any]
     for name, own in members.items():
         vars(cls.__members__[name]).update(own)  # type: ignore[attr-defined]
     new = State(attributes)
-    for notes in _notes[-1:]:
+    notes = _notes.get()
+    if notes is not None:
         notes.append((cls, new))
     _apply(cls, built, new)
 
 
 @contextlib.contextmanager
 def noted() -> Generator[list[tuple[type, State]]]:
-    """Note the states of classes that come with a value."""
+    """Note the states of classes that come with a value.
+
+    Not those of a value inside it that is decoded by itself, nor of what other threads decode.
+    """
     notes: list[tuple[type, State]] = []
-    _notes.append(notes)
+    outer = _notes.set(notes)
     try:
         yield notes
     finally:
-        _notes.remove(notes)
+        _notes.reset(outer)
 
 
 def renew(cls: type, state: State) -> None:
