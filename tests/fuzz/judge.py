@@ -46,7 +46,7 @@ JOURNAL = os.path.join(tempfile.gettempdir(), f"fuzz-{os.getpid()}-{time.monoton
 ADDRESS = re.compile("0x[0-9a-f]+")
 
 
-class Mismatch(AssertionError):
+class Mismatch(Exception):
     """A call gave something else than the plain loop."""
 
 
