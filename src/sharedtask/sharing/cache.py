@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sharedtask import critical
 from sharedtask.sharing import codec, memory, stores
+from sharedtask.sharing.composition import same
 from sharedtask.sharing.publication import Publication
 from sharedtask.sharing.stores import SegmentStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from sharedtask.sharing.composition import Composition
     from sharedtask.sharing.payload import Payload
     from sharedtask.sharing.stores import PublishedStore
 
@@ -81,6 +83,11 @@ class _Entry:
         publication = self.publication
         return publication is not None and not publication.released
 
+    def is_made_of(self, composition: Composition | None) -> bool:
+        """Whether that is a function which is made of the same."""
+        publication = self.publication
+        return publication is not None and same(publication.composition, composition)
+
 
 class ShareCache:
     """Publications of the values that are alive, the most recently used ones last."""
@@ -108,8 +115,11 @@ class ShareCache:
         *,
         verify: bool = True,
         encode: Callable[[Any], Payload] = codec.encode,
+        composition: Composition | None = None,
     ) -> Lease:
         """Publish ``value``, or find that its publication still says the same.
+
+        A function need not be encoded for that where its ``composition`` is what was published.
 
         Raises whatever ``encode`` raises, and StoreFullError where there is no room.
         """
@@ -118,24 +128,33 @@ class ShareCache:
         lease = None
         while lease is None:
             # Pickling runs user code, which may bring the same value: it is done without the lock.
-            payload = encode(value) if verify or not entry.is_published() else None
+            known = entry.is_published() and (not verify or entry.is_made_of(composition))
+            payload = None if known else encode(value)
             critical.enter(entry.lock)
             try:
                 with entry.lock:  # two threads that bring the same value: one publishes
-                    lease = self._leased(entry, payload)
+                    lease = self._leased(entry, value, payload, composition, verify=verify)
             finally:
                 critical.leave(entry.lock)
         if not lease.hit or self._is_full:
             self._evict()
         return lease
 
-    def _leased(self, entry: _Entry, payload: Payload | None) -> Lease | None:
+    def _leased(
+        self,
+        entry: _Entry,
+        value: Any,
+        payload: Payload | None,
+        composition: Composition | None,
+        *,
+        verify: bool,
+    ) -> Lease | None:
         """Publish the payload where it says something new; None where one is needed for that."""
-        hit = self._is_current(entry, payload)
+        hit = self._is_current(entry, value, payload, composition, verify=verify)
         if not hit:
             if payload is None:
                 return None
-            self._publish(entry, payload)
+            self._publish(entry, value, payload)
         publication = entry.publication
         assert publication is not None  # noqa: S101  just made or found
         self._pin(entry, publication)
@@ -253,20 +272,34 @@ class ShareCache:
         self._dead.append(entry)
         self._wake()
 
-    def _is_current(self, entry: _Entry, payload: Payload | None) -> bool:
+    def _is_current(
+        self,
+        entry: _Entry,
+        value: Any,
+        payload: Payload | None,
+        composition: Composition | None,
+        *,
+        verify: bool,
+    ) -> bool:
         publication = entry.publication
         if publication is None or publication.released:
             return False
         stores.restore(publication.store)
-        return payload is None or publication.matches(payload)
+        if payload is None:  # another thread may have published something else since it was asked
+            return not verify or entry.is_made_of(composition)
+        if not publication.matches(payload):
+            return False
+        publication.composition = payload.composition(value)
+        return True
 
-    def _publish(self, entry: _Entry, payload: Payload) -> None:
+    def _publish(self, entry: _Entry, value: Any, payload: Payload) -> None:
         if entry.publication is not None:
             entry.changes += 1
             self.retire(entry.publication)
             entry.publication = None
         watched = entry.changes < _CHANGES_WATCHED
         entry.publication = Publication(payload, watched=watched, keep=self._keep)
+        entry.publication.composition = payload.composition(value)
         if not entry.weak:  # nothing will tell when it dies: somebody has to look from time to time
             self._wake()
 

@@ -54,6 +54,7 @@ def encode(
     by_name: bool = False,
     back: bool = False,
     here: bool = False,
+    by_value: Sequence[object] = (),
 ) -> Payload:
     """Encode ``value`` without copying the memory of its arrays.
 
@@ -64,14 +65,22 @@ def encode(
     ``by_name`` classes and functions of ``__main__`` are found there where it is decoded. With
     ``back`` the value goes where the classes that were built here came from. ``here`` is for
     ``decode_here``: functions, classes and modules are not copied, and what would free twice what
-    it has cannot be encoded.
+    it has cannot be encoded. Functions in ``by_value`` travel as they are, whatever their names
+    lead to.
     """
-    out = Outgoing(in_band=False, by_path=by_path, in_place=in_place, refer=refer, back=back)
+    out = Outgoing(
+        in_band=False,
+        by_path=by_path,
+        in_place=in_place,
+        refer=refer,
+        back=back,
+        by_value=by_value,
+    )
     pickler = _Here if here else _ByName if by_name else _Pickler
     head = _pickled(value, out, out.passed.append, pickler)
     sources, table = out.parts()
     head = head + table if table else head
-    return Payload(head, tuple(sources), tuple(out.held), tuple(out.descriptors))
+    return Payload(head, tuple(sources), tuple(out.held), tuple(out.descriptors), out.functions)
 
 
 def encode_shared(value: object) -> Payload:
@@ -217,13 +226,34 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         if reducer is None:  # most objects: cloudpickle would only look whether they are code
             return NotImplemented
         if reducer is by_cloudpickle:
-            return NotImplemented if _has_plain_name(obj) else self._by_value(obj)
+            if type(obj) is FunctionType:
+                return self._reduce_function(obj)
+            return NotImplemented if _has_plain_name(obj) else self._reduce_class(obj)
         return reducer(obj, self.out)
 
-    def _by_value(self, obj: Any) -> Any:
-        """A function or class, by value unless cloudpickle knows a name for it."""
+    def _reduce_function(self, function: FunctionType) -> Any:
+        """A function, by value unless cloudpickle knows a name for it."""
+        by_value = any(function is each for each in self.out.by_value)
+        if not by_value and _has_plain_name(function):
+            return NotImplemented
+        record = self.out.record()  # before cloudpickle reads anything
+        reduced: Any
+        if by_value or function.__module__ == _MAIN_OF_A_CHILD:
+            reduced = self._dynamic_function_reduce(function)
+        else:
+            reduced = super().reducer_override(function)
+        if reduced is NotImplemented:
+            return reduced
+        if named.is_dispatcher(function):
+            return named.reduce_dispatcher(function)
+        _add_names_in_texts(function, reduced[2][1]["__globals__"])
+        record.note(function, reduced)
+        return reduced
+
+    def _reduce_class(self, obj: Any) -> Any:
+        """A class, by value unless cloudpickle knows a name for it."""
         if not isinstance(obj, type):
-            return self._function_by_value(obj)
+            return super().reducer_override(obj)
         if self.out.back and classes.is_built(obj):
             return classes.by_key(obj)
         if obj.__module__ == _MAIN_OF_A_CHILD:
@@ -232,18 +262,6 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
             reduced = super().reducer_override(obj)
         if type(reduced) is tuple and len(reduced) == _WITH_SETTER:
             return classes.by_value(obj, reduced[2][0])
-        return reduced
-
-    def _function_by_value(self, function: FunctionType) -> Any:
-        reduced: Any
-        if function.__module__ == _MAIN_OF_A_CHILD:
-            reduced = self._dynamic_function_reduce(function)
-        else:
-            reduced = super().reducer_override(function)
-        if reduced is not NotImplemented and named.is_dispatcher(function):
-            return named.reduce_dispatcher(function)
-        if reduced is not NotImplemented:
-            _add_names_in_texts(function, reduced[2][1]["__globals__"])
         return reduced
 
 

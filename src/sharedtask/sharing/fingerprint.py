@@ -14,6 +14,7 @@ The order of a dict counts: a task can see it.
 
 from __future__ import annotations
 
+import contextlib
 import marshal
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -122,10 +123,10 @@ class Fingerprints:
     def parts(self, function: Callable[..., Any], name: str) -> dict[str, bytes]:
         """What decides about the results of a function, in words, and the digest of each part.
 
-        These are its code, its defaults, what it captures, and each global that it names. Functions
-        and classes of its own module, of ``__main__`` and of other functions are looked into in the
-        same way; those of other modules count by name, modules as well. What cannot be pickled
-        counts by its class.
+        These are its code, its defaults and attributes, what it captures, and each global that it
+        names. Functions and classes of its own module, of ``__main__`` and of other functions are
+        looked into in the same way; those of other modules count by name, modules as well. What
+        cannot be pickled counts by its class.
         """
         if type(function) is not FunctionType:
             return {f"the code of {name}()": self.of(function)}
@@ -133,6 +134,8 @@ class Fingerprints:
         defaults = function.__defaults__, function.__kwdefaults__
         if any(defaults):
             found[f"a default of {name}()"] = self._part(function, defaults)
+        for variable, value in sorted(function.__dict__.items()):
+            found[f"{name}.{variable}"] = self._part(function, value)
         for variable, value in _captured(function):
             found[f"{variable!r}, which {name}() captures"] = self._part(function, value)
         for variable, value in _globals(function):
@@ -296,6 +299,7 @@ def _of_function(pickler: _Canonical, function: FunctionType) -> Any:
         function.__code__,
         function.__defaults__,
         function.__kwdefaults__,
+        pickler.attempts(sorted(function.__dict__.items())),
         pickler.attempts(_captured(function)),
         pickler.attempts(_globals(function)),
     )
@@ -346,7 +350,8 @@ _NO_PART = frozenset(
 def _captured(function: FunctionType) -> Iterator[tuple[str, Any]]:
     names = function.__code__.co_freevars
     for name, cell in zip(names, function.__closure__ or (), strict=True):
-        yield name, functions._contents(cell)
+        with contextlib.suppress(ValueError):  # it is empty, which is not to hold None
+            yield name, cell.cell_contents
 
 
 def _globals(function: FunctionType) -> Iterator[tuple[str, Any]]:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import operator
 import sys
-import types
 import weakref
 import zlib
 from dataclasses import dataclass
-from importlib.machinery import SourceFileLoader, SourcelessFileLoader
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.errors import SerializationError
+from sharedtask.sharing import homes
+from sharedtask.sharing.composition import of_function, same
 from sharedtask.sharing.sources import names_in_texts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    from sharedtask.sharing.composition import Composition
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -26,13 +27,15 @@ class NamedFunction:
     """A function of an importable module.
 
     ``code`` is a checksum of what the function should do, 0 for unknown; ``generation`` counts how
-    often the caller's process has reloaded the module since it was first seen.
+    often the caller's process has reloaded the module since it was first seen. ``defaults`` are
+    those that it has in the caller, where another process can have them.
     """
 
     module: str
     qualname: str
     code: int
     generation: int
+    defaults: homes.Defaults | None = None
 
     def load(self) -> Callable[..., Any]:
         """Import the function.
@@ -55,6 +58,8 @@ class NamedFunction:
                 "which is what workers import. Save the file and reload the module."
             )
             raise SerializationError(msg)
+        if self.defaults is not None:
+            homes.set_defaults(function, self.defaults)
         return function
 
     def _differs_from(self, function: Callable[..., Any]) -> bool:
@@ -85,24 +90,25 @@ def _generation_of(module: str) -> int:
 class Portable:
     """What stands for a function when it is shared: its name, or the function itself.
 
-    ``fixed`` means that it cannot have changed since it was seen last, so nothing need be verified.
+    ``by_value`` are functions that travel as they are, though a worker could import them.
+    ``composition`` is what the function is made of now; None where that does not tell whether it
+    has changed.
     """
 
     value: Any
-    fixed: bool
+    by_value: tuple[Any, ...] = ()
+    composition: Composition | None = None
 
 
-class _Seen:
-    """The name by which a function was last sent, if it has one, and what it was made of then."""
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The name of a function, and its state when that name was found to lead to it."""
 
-    __slots__ = ("parts", "value")
-
-    def __init__(self, value: Any, parts: list[Any] | None) -> None:
-        self.value = value
-        self.parts = parts
+    named: NamedFunction
+    state: list[Any]
 
 
-_seen: weakref.WeakKeyDictionary[Any, _Seen] = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
 
 
 def portable(function: Callable[..., Any]) -> Portable:
@@ -110,49 +116,36 @@ def portable(function: Callable[..., Any]) -> Portable:
 
     Redefining a function, a global that it uses, or a function that it calls makes it another one.
     """
+    if type(function) is FunctionType and _has_no_name(function):
+        return Portable(function, (), of_function(function))
     try:
-        seen = _seen.get(function)
+        known = _known.get(function)
     except TypeError:  # neither hashable nor weakly referable
-        return Portable(function, fixed=False)
-    parts = _parts(function)
-    if seen is not None and _same(seen.parts, parts):
-        return Portable(seen.value or function, fixed=True)
-    seen = _Seen(by_name(function), parts)
+        return Portable(function)
+    state = homes.state(function)
+    if known is not None and same(known.state, state):
+        return Portable(known.named)
+    return _looked_up(function, known, state)
+
+
+def _looked_up(function: Any, known: _Known | None, state: list[Any]) -> Portable:
+    """Find the name of a function that is new, or has changed since it was seen first."""
+    named = by_name(function)
+    if named is None:
+        return _as_it_is(function, (function,))
+    if homes.was_changed(function, None if known is None else known.state, state):
+        return _as_it_is(function, tuple(homes.functions_of(function)))
     with contextlib.suppress(TypeError):
-        _seen[function] = seen
-    return Portable(seen.value or function, fixed=False)
+        _known[function] = _Known(named, state)
+    return Portable(named)
 
 
-def _same(old: list[Any] | None, new: list[Any] | None) -> bool:
-    if old is None or new is None or len(old) != len(new):
-        return False
-    return all(map(operator.is_, old, new))
+def _as_it_is(function: Any, by_value: tuple[Any, ...]) -> Portable:
+    return Portable(function, by_value, of_function(function, by_value))
 
 
-# Values that cannot change, so that the same object means the same contents.
-_CONSTANT = (int, float, bool, str, bytes, type(None), types.BuiltinFunctionType)
-
-
-def _parts(function: Any, depth: int = 3) -> list[Any] | None:
-    """All that a function is made of; None where some of it may change without being replaced."""
-    if type(function) is not types.FunctionType or function.__dict__ or depth == 0:
-        return None
-    parts: list[Any] = [function.__code__]
-    cells = [_contents(cell) for cell in function.__closure__ or ()]
-    names = [n for n in _names(function.__code__) if n in function.__globals__]
-    values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    for value in (*values, *cells, *(function.__globals__[n] for n in names)):
-        if type(value) is types.FunctionType:
-            parts.append(weakref.ref(value))  # one that calls itself would never go
-            inner = _parts(value, depth - 1)
-            if inner is None:
-                return None
-            parts.extend(inner)
-            continue
-        parts.append(value)
-        if not isinstance(value, _CONSTANT) and not _is_importable(value):
-            return None
-    return parts
+def _has_no_name(function: FunctionType) -> bool:
+    return function.__module__ == "__main__" or "<" in function.__qualname__
 
 
 def _names(code: CodeType) -> list[str]:
@@ -162,15 +155,6 @@ def _names(code: CodeType) -> list[str]:
         if isinstance(constant, CodeType):
             found.extend(_names(constant))
     return found
-
-
-def _is_importable(value: object) -> bool:
-    """True for modules and classes that travel by name."""
-    if isinstance(value, types.ModuleType):
-        return value.__spec__ is not None
-    if not isinstance(value, type):
-        return False
-    return value.__module__ != "__main__" and "<" not in value.__qualname__
 
 
 def _contents(cell: Any) -> Any:
@@ -193,8 +177,8 @@ def by_name(function: Callable[..., Any]) -> NamedFunction | None:
     home = sys.modules.get(module)
     if module == "__main__" or home is None or home.__spec__ is None:
         return None
-    if getattr(function, "__globals__", vars(home)) is not vars(home):
-        return None  # another module's function that took this one's name, as functools.wraps does
+    if not _is_written_in(function, vars(home)):
+        return None  # another module's function that took this one's name
     try:
         found = resolve(module, qualname)
     except (AttributeError, ImportError):
@@ -203,12 +187,18 @@ def by_name(function: Callable[..., Any]) -> NamedFunction | None:
         return None
     # A loader of somebody's own (pytest's, which rewrites assertions) makes other code of the file
     # than a worker will.
-    plain = type(home.__spec__.loader) in _PLAIN_LOADERS
+    plain = type(home.__spec__.loader) in homes.PLAIN_LOADERS
     code = code_checksum(function) if plain else 0
-    return NamedFunction(module, qualname, code, _generation_of(module))
+    return NamedFunction(module, qualname, code, _generation_of(module), homes.defaults(function))
 
 
-_PLAIN_LOADERS = (SourceFileLoader, SourcelessFileLoader)
+def _is_written_in(function: Any, home: Mapping[str, Any]) -> bool:
+    """True for a function of this module, and for a wrapper of one (``functools.wraps``)."""
+    while getattr(function, "__globals__", home) is not home:
+        function = getattr(function, "__wrapped__", None)
+        if function is None:
+            return False
+    return True
 
 
 def is_defined_as_task(function: Callable[..., Any]) -> bool:
@@ -247,7 +237,14 @@ def bare(function: Any) -> Callable[..., Any]:
 def code_checksum(function: Any) -> int:
     """A number that changes with the function's code and is the same in every process."""
     code = getattr(function, "__code__", None)
-    return 0 if code is None else _checksum(code)
+    if code is None:
+        return 0
+    total = _checksum(code)
+    for cell in getattr(function, "__closure__", None) or ():  # what its decorator was given
+        value = _contents(cell)
+        if homes.is_plain(value):
+            total = zlib.crc32(_constant(value), total)
+    return total
 
 
 def _checksum(code: CodeType) -> int:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from sharedtask.sharing import extents, mapping
+from sharedtask.sharing.composition import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Sequence
 
     import numpy.typing as npt
 
@@ -32,7 +33,8 @@ class Outgoing:
 
     ``views`` is set as soon as two parts may show the same memory. ``held`` keeps the memory that
     the pickle refers to where it is, and these ``descriptors`` lead to it. ``back`` says that the
-    value goes where the classes that were built here came from.
+    value goes where the classes that were built here came from. ``functions`` is there where a
+    function was pickled by value; those in ``by_value`` are, whatever their names lead to.
     """
 
     __slots__ = (
@@ -40,7 +42,9 @@ class Outgoing:
         "_roots",
         "back",
         "by_path",
+        "by_value",
         "descriptors",
+        "functions",
         "held",
         "in_band",
         "in_place",
@@ -57,10 +61,12 @@ class Outgoing:
         in_place: bool = False,
         refer: Callable[[npt.NDArray[Any]], Any] | None = None,
         back: bool = False,
+        by_value: Sequence[object] = (),
     ) -> None:
         self.back = back
         self.in_band, self.by_path, self.in_place = in_band, by_path, in_place
-        self.refer = refer
+        self.refer, self.by_value = refer, by_value
+        self.functions: Record | None = None
         self.passed: list[pickle.PickleBuffer] = []
         self.held: list[object] = []
         self.descriptors: list[int] = []
@@ -76,6 +82,12 @@ class Outgoing:
             return _pickle_buffer(data if data.flags.writeable else mapping.window(data))
         self._arrays.append(array)
         return _SLOT
+
+    def record(self) -> Record:
+        """What functions are made of is noted there."""
+        if self.functions is None:
+            self.functions = Record()
+        return self.functions
 
     def root(self, key: Hashable, make: Callable[[], object]) -> object:
         """One object for each ``key``, so that it is decoded once for all that refer to it."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharedtask.sharing import codec, functions
+from sharedtask.sharing.composition import is_named
 from sharedtask.sharing.kinds import exceptions
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def _of_partial(value: partial[Any]) -> Iterator[Part]:
 
 def _of_class(cls: type) -> Iterator[Part]:
     """Of a class that travels by value, what stands in its body."""
-    if not functions._is_importable(cls):
+    if not is_named(cls):
         skipped = {"__dict__", "__weakref__", "__module__", "__qualname__", "__doc__"}
         yield from ((f".{name}", v) for name, v in vars(cls).items() if name not in skipped)
 
@@ -189,7 +190,7 @@ def _of_reduced(cls: type, reduced: tuple[Any, ...]) -> Iterator[Part]:
     _, args, state, items, pairs = (*reduced, None, None, None)[:5]
     for place, argument in enumerate(args or ()):
         if argument is cls:
-            if not functions._is_importable(cls):
+            if not is_named(cls):
                 yield ".__class__", cls
         elif type(argument) not in ATOMS:
             yield f".__reduce__()[1][{place}]", argument

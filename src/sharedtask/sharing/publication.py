@@ -16,6 +16,7 @@ from sharedtask.sharing.scattered import Scattered
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
+    from sharedtask.sharing.composition import Composition
     from sharedtask.sharing.scattered import Source
     from sharedtask.sharing.stores import PublishedStore, Reader
 
@@ -23,7 +24,10 @@ _tokens = itertools.count(1)
 
 
 class Publication:
-    """A payload that workers can have, under a token that is never used again in this process."""
+    """A payload that workers can have, under a token that is never used again in this process.
+
+    ``composition`` tells what the function that it holds was made of as it was encoded.
+    """
 
     def __init__(
         self,
@@ -44,6 +48,7 @@ class Publication:
         self.descriptors = payload.descriptors
         self._holders: list[weakref.WeakMethod[Callable[[int], None]]] = []
         self._fingerprint: bytes | None = None
+        self.composition: Composition | None = None
         self.released = False
 
     @property

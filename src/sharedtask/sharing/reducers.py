@@ -14,6 +14,7 @@ import os
 import pickle
 from collections import OrderedDict
 from importlib import import_module
+from types import CellType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -338,6 +339,16 @@ def reduce_ordered_dict(values: OrderedDict[Any, Any], _: Outgoing) -> Any:
 
 
 _NO_ITEMS = OrderedDict, ()
+
+
+def reduce_cell(cell: CellType, out: Outgoing) -> Any:
+    """A variable of a closure; see ``composition``."""
+    return build_cell, out.record().read(cell)
+
+
+def build_cell(*contents: Any) -> CellType:
+    """A variable of a closure, with or without contents."""
+    return CellType(*contents)
 
 
 def refuse_file(file: io.TextIOWrapper, out: Outgoing) -> Any:

@@ -318,9 +318,9 @@ def _encoders(
         for lease, reference in leases.captures.arrays()
     }
     function = leases.function.publication
-    sent = functions.portable(call.function).value
-    encode = leases.captures.encoder()
-    return {function.token: lambda: encode(sent), **of_shared, **of_captured}
+    sent = functions.portable(call.function)
+    encode = leases.captures.encoder(by_value=sent.by_value)
+    return {function.token: lambda: encode(sent.value), **of_shared, **of_captured}
 
 
 def _encoded_again(connection: Connection, reference: Callable[[], Any]) -> Payload:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sharedtask.sharing import codec, regions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
@@ -73,11 +73,10 @@ class Captures:
         known = self._found.get(id(array))
         return known[1] if known is not None and known[0]() is array else None
 
-    def encoder(self) -> Callable[[Any], Payload]:
+    def encoder(self, by_value: Sequence[object] = ()) -> Callable[[Any], Payload]:
         """An ``encode`` that leaves them out."""
-        if self._least is None:
-            return codec.encode
-        return functools.partial(codec.encode, refer=self._refer)
+        refer = None if self._least is None else self._refer
+        return functools.partial(codec.encode, refer=refer, by_value=by_value)
 
     def _refer(self, array: npt.NDArray[Any]) -> Any:
         if not is_read_only(array, self._least or 0):

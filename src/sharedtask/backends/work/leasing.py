@@ -96,7 +96,7 @@ def lease_all(
     taken: list[Lease] = []
     captures = Captures(cache, call.capture_from, verify=call.verify, encode=encode)
     try:
-        taken.append(_lease_function(cache, call, captures.encoder()))
+        taken.append(_lease_function(cache, call, captures))
         taken.append(cache.lease(program, verify=False))
         shared = []
         for name, value in call.shared.items():
@@ -135,11 +135,12 @@ def head_of(call: Call, leases: Leases, blas: int, cwd: str) -> bytes:
     )
 
 
-def _lease_function(cache: ShareCache, call: Call, encode: Callable[[Any], Payload]) -> Lease:
+def _lease_function(cache: ShareCache, call: Call, captures: Captures) -> Lease:
     function = functions.portable(call.function)
+    encode = captures.encoder(private=False, by_value=function.by_value)
     try:
         with needed_for(call.task, "what the function captures does not fit"):
-            return cache.lease(function.value, verify=not function.fixed, encode=encode)
+            return cache.lease(function.value, encode=encode, composition=function.composition)
     except (SharedTaskError, MemoryError):
         raise
     except Exception as error:

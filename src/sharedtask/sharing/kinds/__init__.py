@@ -14,7 +14,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from types import FunctionType
+from types import CellType, FunctionType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -34,6 +34,7 @@ _OURS: Mapping[type, _Reducer] = {
     memoryview: reducers.reduce_memoryview,
     io.TextIOWrapper: reducers.refuse_file,
     Memory: reducers.reduce_memory_place,
+    CellType: reducers.reduce_cell,
     functools._lru_cache_wrapper: named.reduce_cached,
     functools.cached_property: named.reduce_cached_property,
     typing.NewType: named.reduce_new_type,
