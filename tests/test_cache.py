@@ -179,6 +179,34 @@ def test_verify_identity_trusts_the_caller() -> None:
     assert [[7]] == read.map([[0]], table=table)
 
 
+def test_verify_compare_sees_what_the_kernel_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``verify="compare"`` memory that hardware writes, past every watch, is compared."""
+    table = np.zeros(BIG, np.uint8)
+    assert [[0]] == read.map([[5]], table=table)  # watched from here on, where the kernel can
+    monkeypatch.setattr(freshness.Watch, "unchanged", lambda _: True)
+    comparing = read.with_options(verify="compare")
+    for value in (1, 2, 3, 0):
+        table[5] = value
+        assert [[value]] == comparing.map([[5]], table=table)
+    assert [[0]] == comparing.map([[5]], table=table)
+    assert 1 <= read.cache_info().hits
+
+
+@pytest.mark.parametrize("how", ["share", "copy"])
+def test_verify_compare_watches_nothing(how: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``verify="compare"`` no pages are watched, of shared arrays and of captured ones."""
+    monkeypatch.setattr(freshness, "watch_all", lambda spans: 1 / 0)
+    monkeypatch.setattr(freshness, "watch", lambda *span: 1 / 0)
+    table = np.zeros(BIG, np.uint8)
+    comparing = read.with_options(verify="compare")
+    capturing = parallel(lambda k: [int(table[k])])
+    capturing = capturing.with_options(backend="process", verify="compare", captured=how)
+    for value in (0, 1, 1, 2):
+        table[5] = value
+        assert [[value]] == comparing.map([[5]], table=table)
+        assert [[value]] == capturing.map([5])
+
+
 def test_reused_id_never_hits(watch: str) -> None:
     """An object at the address and id of a dead one is another value."""
     same_id = 0

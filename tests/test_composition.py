@@ -134,7 +134,7 @@ def attribute_of_a_number() -> Steps:
 
 @case
 def attribute_of_a_text() -> Steps:
-    text = Text("a")
+    text: Any = Text("a")
     text.size = 2
     return changing("def f(x): return t.size", {"t": text}, lambda _: setattr(text, "size", 5))
 
@@ -459,7 +459,7 @@ def task_as_a_global() -> Steps:
 @pytest.mark.parametrize("how", with_long(["share", "copy", "journal"], "copy"))
 @pytest.mark.parametrize("steps", CASES)
 def test_change_of_what_a_function_reaches_is_seen(
-    backend: str, steps: str, how: str, tmp_path: Path
+    backend: Any, steps: str, how: str, tmp_path: Path
 ) -> None:
     """A map gives what a loop gives, whatever was changed since the last map."""
     options: Any = {"journal": tmp_path / "j"} if how == "journal" else {"captured": how}
@@ -490,10 +490,10 @@ def test_other_backend_in_between() -> None:
 def test_ray_in_between(ray_runtime: None) -> None:
     """What was published in shared memory is compared with what was published there."""
     values = in_main("def f(x): return X", X=1)
-    for x, backends in ((1, ["process"]), (2, ["ray"]), (2, ["process"]), (1, ["ray", "process"])):
+    tasks = {name: parallel(backend=name)(values["f"]) for name in ("process", "ray")}
+    for x, names in ((1, ["process"]), (2, ["ray"]), (2, ["process"]), (1, ["ray", "process"])):
         values["X"] = x
-        for backend in backends:
-            assert [x] == parallel(backend=backend)(values["f"]).map([0])
+        assert [[x]] * len(names) == [tasks[name].map([0]) for name in names]
 
 
 @pytest.fixture
@@ -559,7 +559,7 @@ def composed(source: str, **given: Any) -> bool:
     return same(codec.encode(f).composition(f), of_function(f))
 
 
-CONSTANT = {
+CONSTANT: dict[str, tuple[str, dict[str, Any]]] = {
     "numbers": ("def f(x): return A", {"A": 1.5}),
     "texts in tuples": ("def f(x): return A", {"A": ("a", (b"b", None), frozenset({1}))}),
     "itself": ("def f(x): return f(x - 1) if x else 0", {}),
@@ -584,9 +584,6 @@ def test_function_of_constants_is_not_encoded_again(what: str) -> None:
     """What cannot change is not encoded to see that."""
     source, given = CONSTANT[what]
     assert composed(source, **given)
-
-
-class Meta(type): ...
 
 
 CHANGEABLE: dict[str, Any] = {
@@ -646,7 +643,7 @@ def test_functions_are_let_go() -> None:
 # --------------------------------------------------------------------------- shared functions
 
 
-def test_function_as_a_shared_value(backend: str) -> None:
+def test_function_as_a_shared_value(backend: Any) -> None:
     """A function, or one inside a value, is what it is when the call begins."""
     values = in_main("def f(x): return RATE", RATE=1)
 
@@ -724,7 +721,7 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_module_changed_in_memory(module: Any, backend: str, change: str) -> None:
+def test_module_changed_in_memory(module: Any, backend: Any, change: str) -> None:
     """A global or default of the module that was replaced since the first call is followed."""
     task = parallel(backend=backend, workers=1)(module.task)
     assert list(map(module.task, range(2))) == task.map(range(2))
@@ -735,7 +732,7 @@ def test_module_changed_in_memory(module: Any, backend: str, change: str) -> Non
 
 
 @pytest.mark.parametrize("change", ["global", "defaults", "keyword defaults"])
-def test_module_changed_before_the_first_call(module: Any, backend: str, change: str) -> None:
+def test_module_changed_before_the_first_call(module: Any, backend: Any, change: str) -> None:
     """A constant of the file, or a default, that was replaced before the first call is followed."""
     CHANGES[change](module)
     task = parallel(backend=backend, workers=1)(module.task)
@@ -768,7 +765,7 @@ def test_wrapped_function_of_a_module(module: Any) -> None:
     assert [10, 15] == task(module.wrapped).map(range(2))
 
 
-def test_plain_function_put_into_a_module(module: Any, backend: str) -> None:
+def test_plain_function_put_into_a_module(module: Any, backend: Any) -> None:
     """A function that was put under the name of another one is the one that runs."""
     other = in_main("def task(x): return -x - 1")["task"]
     other.__module__, other.__qualname__ = "memory_module", "task"

@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 Backend: TypeAlias = Literal["auto", "process", "thread", "serial", "ray"]
-Verify: TypeAlias = Literal["content", "identity"]
+Verify: TypeAlias = Literal["content", "compare", "identity"]
 Captured: TypeAlias = Literal["share", "copy"]
 Items: TypeAlias = tuple[tuple[str, Any], ...]
 
@@ -81,7 +81,8 @@ class Options:
         retries: How often a failed task is run again, 0 or more.
         retry_on: The exceptions after which it is run again.
         return_exceptions: Whether an exception stands in the results at its item's place.
-        verify: "content" looks for changes in shared values, "identity" trusts that none are made.
+        verify: "content" looks for changes in shared values; "compare" does so without asking the
+            kernel, for memory that hardware writes; "identity" trusts that none are made.
         captured: "share" puts large arrays that come along unmarked (in the function's closure, in
             ``self``, in arguments) into shared memory, each by itself and once; "copy" pickles them
             with what they are in.
@@ -254,7 +255,7 @@ def _ray_options() -> core_schema.CoreSchema:
 
 
 BACKENDS = ("auto", "process", "thread", "serial", "ray")
-VERIFICATIONS = ("content", "identity")
+VERIFICATIONS = ("content", "compare", "identity")
 CAPTURES = ("share", "copy")
 
 _SCHEMAS: dict[str, core_schema.CoreSchema] = {
@@ -289,7 +290,7 @@ _ALLOWED: dict[str, str] = {
     "retries": "a whole number from 0 up",
     "retry_on": "an Exception class or a tuple of them",
     "return_exceptions": "True or False",
-    "verify": "'content' or 'identity'",
+    "verify": "'content', 'compare' or 'identity'",
     "captured": "'share' or 'copy'",
     "strict": "True or False",
     "journal": "the path of a file, or None",

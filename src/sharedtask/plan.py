@@ -136,7 +136,7 @@ def plan_call(
         timeout=options.timeout,
         workers=options.workers,
         limits=Limits.of(options.memory_limit, options.tasks_per_worker),
-        verify=options.verify == "content",
+        verify=options.verify,
         capture_from=CAPTURE_FROM if options.captured == "share" else None,
         stops=stops,
         # Where tasks are watched, the last item of a chunk must be known when it runs.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from sharedtask.annotations import Role
     from sharedtask.cells import Regions
+    from sharedtask.options import Verify
     from sharedtask.outcomes import Batch, Report
     from sharedtask.randomness import Randomness
     from sharedtask.reductions import Operation
@@ -121,7 +122,7 @@ class Call:
     timeout: float | None
     workers: int | None
     limits: Limits | None
-    verify: bool
+    verify: Verify
     capture_from: int | None
     stops: bool
     splits: bool

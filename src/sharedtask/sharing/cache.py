@@ -13,7 +13,7 @@ import sys
 import weakref
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sharedtask import critical
 from sharedtask.sharing import codec, memory, stores
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from sharedtask.sharing.composition import Composition
     from sharedtask.sharing.payload import Payload
     from sharedtask.sharing.stores import PublishedStore
+
+# As the option: "content" may ask the kernel which pages were written, "compare" may not.
+Verify = Literal["content", "compare", "identity"]
 
 # A value that was found changed this often is no longer watched: after each publication the first
 # write to every page of a watched array costs ten times as much.
@@ -83,10 +86,12 @@ class _Entry:
         publication = self.publication
         return publication is not None and not publication.released
 
-    def is_made_of(self, composition: Composition | None) -> bool:
-        """Whether that is a function which is made of the same."""
+    def needs_no_look(self, composition: Composition | None, verify: Verify) -> bool:
+        """Whether it is trusted to be right, or a function that is made of the same."""
         publication = self.publication
-        return publication is not None and same(publication.composition, composition)
+        if publication is None or verify == "identity":
+            return publication is not None
+        return same(publication.composition, composition)
 
 
 class ShareCache:
@@ -113,13 +118,14 @@ class ShareCache:
         self,
         value: Any,
         *,
-        verify: bool = True,
+        verify: Verify = "content",
         encode: Callable[[Any], Payload] = codec.encode,
         composition: Composition | None = None,
     ) -> Lease:
         """Publish ``value``, or find that its publication still says the same.
 
         A function need not be encoded for that where its ``composition`` is what was published.
+        With ``verify="compare"`` every byte is compared, and with "identity" none.
 
         Raises whatever ``encode`` raises, and StoreFullError where there is no room.
         """
@@ -128,7 +134,7 @@ class ShareCache:
         lease = None
         while lease is None:
             # Pickling runs user code, which may bring the same value: it is done without the lock.
-            known = entry.is_published() and (not verify or entry.is_made_of(composition))
+            known = entry.is_published() and entry.needs_no_look(composition, verify)
             payload = None if known else encode(value)
             critical.enter(entry.lock)
             try:
@@ -147,14 +153,14 @@ class ShareCache:
         payload: Payload | None,
         composition: Composition | None,
         *,
-        verify: bool,
+        verify: Verify,
     ) -> Lease | None:
         """Publish the payload where it says something new; None where one is needed for that."""
         hit = self._is_current(entry, value, payload, composition, verify=verify)
         if not hit:
             if payload is None:
                 return None
-            self._publish(entry, value, payload)
+            self._publish(entry, value, payload, verify)
         publication = entry.publication
         assert publication is not None  # noqa: S101  just made or found
         self._pin(entry, publication)
@@ -279,25 +285,27 @@ class ShareCache:
         payload: Payload | None,
         composition: Composition | None,
         *,
-        verify: bool,
+        verify: Verify,
     ) -> bool:
         publication = entry.publication
         if publication is None or publication.released:
             return False
         stores.restore(publication.store)
         if payload is None:  # another thread may have published something else since it was asked
-            return not verify or entry.is_made_of(composition)
+            return entry.needs_no_look(composition, verify)
+        if verify == "compare":
+            publication.unwatch()
         if not publication.matches(payload):
             return False
         publication.composition = payload.composition(value)
         return True
 
-    def _publish(self, entry: _Entry, value: Any, payload: Payload) -> None:
+    def _publish(self, entry: _Entry, value: Any, payload: Payload, verify: Verify) -> None:
         if entry.publication is not None:
             entry.changes += 1
             self.retire(entry.publication)
             entry.publication = None
-        watched = entry.changes < _CHANGES_WATCHED
+        watched = entry.changes < _CHANGES_WATCHED and verify == "content"
         entry.publication = Publication(payload, watched=watched, keep=self._keep)
         entry.publication.composition = payload.composition(value)
         if not entry.weak:  # nothing will tell when it dies: somebody has to look from time to time

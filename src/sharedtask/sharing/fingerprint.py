@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharedtask.sharing import codec, extents, functions, mapping, reducers
+from sharedtask.sharing.lazy import reduce_lazy
 from sharedtask.sharing.outgoing import Outgoing
 from sharedtask.sharing.scattered import dense
 
@@ -220,6 +221,9 @@ class _Canonical(codec._Pickler):
             return tuple, ((self._once(obj, _of_class),),)
         if hasattr(type(obj), "_sharedtask_"):
             return tuple, ((self.function(functions.bare(obj)),),)
+        held = reduce_lazy(obj)
+        if held is not None:
+            return held
         return super().reducer_override(obj)
 
     def _looks_into(self, obj: Any, module: str) -> bool:

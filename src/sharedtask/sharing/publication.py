@@ -74,6 +74,10 @@ class Publication:
         except LookupError:  # a store on other machines may lose it
             return False
 
+    def unwatch(self) -> None:
+        """From now on compare all bytes: not every write is one that the kernel sees."""
+        self._release_checks()
+
     def fingerprint(self, value: Callable[[], object]) -> bytes:
         """The digest of the contents, made of ``value()`` when it is first asked for.
 

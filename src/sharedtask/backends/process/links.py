@@ -147,7 +147,18 @@ def _interrupt_blocked() -> Generator[None]:
 
 def _environment() -> dict[str, str]:
     """One BLAS thread until a call says otherwise: the starter must have no other threads."""
-    return {**dict.fromkeys(BLAS_VARIABLES, "1"), **os.environ}
+    return {**dict.fromkeys(BLAS_VARIABLES, "1"), **os.environ, **_hash_seed()}
+
+
+def _hash_seed() -> dict[str, str]:
+    """The seed of hashes that this process began with, whatever its environment says by now."""
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            began_with = file.read().split(b"\0")
+    except OSError:
+        return {}
+    seeds = [each for each in began_with if each.startswith(b"PYTHONHASHSEED=")]
+    return {"PYTHONHASHSEED": os.fsdecode(seeds[0].partition(b"=")[2])} if seeds else {}
 
 
 def working_directory() -> str:

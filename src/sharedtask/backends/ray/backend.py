@@ -89,7 +89,7 @@ class Connection:
     def lease_handle(self, handle: Handle[Any]) -> Lease:
         """Put the value behind a handle, once."""
         publication = handle.publication
-        lease = self.cache.lease(publication, verify=False, encode=self.payload_of)
+        lease = self.cache.lease(publication, verify="identity", encode=self.payload_of)
         self._of_handles[publication.token] = lease.publication.token
         publication.tell_on_release(self._drop_handle)
         lease.publication.tell_on_release(self.dispatcher.note_release)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from sharedtask.sharing.cache import Lease, ShareCache
+    from sharedtask.sharing.cache import Lease, ShareCache, Verify
     from sharedtask.sharing.payload import Payload
 
     from .values import Values
@@ -43,7 +43,7 @@ class Captures:
     Args:
         cache: Where they are published.
         least: Arrays of at least so many bytes; None for none.
-        verify: Whether a change since they were published is looked for.
+        verify: How a change since they were published is looked for.
         encode: How an array is encoded.
     """
 
@@ -52,7 +52,7 @@ class Captures:
         cache: ShareCache,
         least: int | None,
         *,
-        verify: bool,
+        verify: Verify,
         encode: Callable[[Any], Payload],
     ) -> None:
         self._cache, self._least, self._verify = cache, least, verify

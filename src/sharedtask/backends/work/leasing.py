@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sharedtask.backends.base import Call
-    from sharedtask.sharing.cache import Lease, ShareCache
+    from sharedtask.sharing.cache import Lease, ShareCache, Verify
     from sharedtask.sharing.payload import Payload
     from sharedtask.sharing.publication import Publication
 
@@ -138,9 +138,12 @@ def head_of(call: Call, leases: Leases, blas: int, cwd: str) -> bytes:
 def _lease_function(cache: ShareCache, call: Call, captures: Captures) -> Lease:
     function = functions.portable(call.function)
     encode = captures.encoder(private=False, by_value=function.by_value)
+    verify: Verify = "compare" if call.verify == "compare" else "content"  # arrays may be inside
     try:
         with needed_for(call.task, "what the function captures does not fit"):
-            return cache.lease(function.value, encode=encode, composition=function.composition)
+            return cache.lease(
+                function.value, verify=verify, encode=encode, composition=function.composition
+            )
     except (SharedTaskError, MemoryError):
         raise
     except Exception as error:
@@ -151,7 +154,7 @@ def _lease_function(cache: ShareCache, call: Call, captures: Captures) -> Lease:
 
 def _lease_lent(cache: ShareCache, lent: Any) -> Lease:
     if getattr(lent, "is_kept", False):
-        return cache.lease(lent, verify=False)
+        return cache.lease(lent, verify="identity")
     return cache.lease_once(codec.encode(lent))
 
 
