@@ -316,8 +316,8 @@ _METHODS_OF_CLASSES = (
 
 def is_named(obj: Any) -> bool:
     """True for a function or class that is found by its name; False says nothing."""
-    module = getattr(obj, "__module__", None)
-    home = None if module == "__main__" else sys.modules.get(module)  # type: ignore[arg-type]
+    module: Any = getattr(obj, "__module__", None)
+    home = None if module == "__main__" else sys.modules.get(module)
     if type(home) is not types.ModuleType:
         return False
     found: Any = home
@@ -329,5 +329,5 @@ def is_named(obj: Any) -> bool:
 
 
 def _is_loaded(module: types.ModuleType) -> bool:
-    name = getattr(module, "__name__", None)
-    return sys.modules.get(name) is module and not cloudpickle.list_registry_pickle_by_value()  # type: ignore[arg-type]
+    name: Any = getattr(module, "__name__", None)
+    return sys.modules.get(name) is module and not cloudpickle.list_registry_pickle_by_value()

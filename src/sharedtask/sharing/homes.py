@@ -88,8 +88,7 @@ def state(function: Any) -> list[Any]:
     The spec of the module comes first: another one says that it was reloaded. A global that one of
     them sets itself, such as a counter or what is made at its first use, does not count.
     """
-    home = sys.modules.get(getattr(function, "__module__", None))  # type: ignore[arg-type]
-    found: list[Any] = [getattr(home, "__spec__", None)]
+    found: list[Any] = [getattr(_module_of(function), "__spec__", None)]
     for each, read in _reads(functions_of(function)):
         found.extend(map(_held, own_parts(each, read)))
     return found
@@ -103,7 +102,7 @@ def was_changed(function: Any, known: list[Any] | None, now: list[Any]) -> bool:
     if known is not None and known[0] is now[0]:
         return not same(known, now)
     home = _home_of(function)
-    constants = _constants_of(sys.modules.get(getattr(function, "__module__", None)))  # type: ignore[arg-type]
+    constants = _constants_of(_module_of(function))
     return bool(constants) and any(
         name in constants and not _looks_like(constants[name], each.__globals__.get(name, home))
         for each, read in _reads(functions_of(function))
@@ -114,8 +113,13 @@ def was_changed(function: Any, known: list[Any] | None, now: list[Any]) -> bool:
 
 def _home_of(function: Any) -> Mapping[str, Any]:
     """The globals of the module that the function says it is of."""
-    home = sys.modules.get(getattr(function, "__module__", None))  # type: ignore[arg-type]
+    home = _module_of(function)
     return {} if home is None else vars(home)
+
+
+def _module_of(function: Any) -> ModuleType | None:
+    name: Any = getattr(function, "__module__", None)
+    return sys.modules.get(name)
 
 
 def _reads(functions: Iterable[Any]) -> list[tuple[FunctionType, tuple[str, ...]]]:

@@ -55,7 +55,8 @@ class Captures:
         verify: Verify,
         encode: Callable[[Any], Payload],
     ) -> None:
-        self._cache, self._least, self._verify = cache, least, verify
+        self._cache, self._least = cache, least
+        self._verify: Verify = verify
         self._encode = encode
         self._found: dict[int, tuple[weakref.ref[npt.NDArray[Any]], Lease]] = {}
 

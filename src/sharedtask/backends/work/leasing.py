@@ -97,7 +97,7 @@ def lease_all(
     captures = Captures(cache, call.capture_from, verify=call.verify, encode=encode)
     try:
         taken.append(_lease_function(cache, call, captures))
-        taken.append(cache.lease(program, verify=False))
+        taken.append(cache.lease(program, verify="identity"))
         shared = []
         for name, value in call.shared.items():
             if value.role.writes:
