@@ -531,13 +531,13 @@ def test_changes_while_it_is_encoded() -> None:
 
     def toggle() -> None:
         while not ends.is_set():
-            values["X"] = 1
-            values["X"] = 0
+            values.update(X=1)  # calls, for at these threads take turns
+            values.update(X=0)
 
     thread = threading.Thread(target=toggle)
     thread.start()
     try:
-        payloads = [codec.encode(f) for _ in range(300)]
+        payloads = [codec.encode(f) for _ in range(2000)]
     finally:
         ends.set()
         thread.join()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 __all__ = [
+    "MAIN",
     "Composition",
     "Record",
     "is_constant",
@@ -42,6 +43,9 @@ __all__ = [
 # Objects in the order in which they were met. The same objects in the same order are the same
 # function.
 Composition = list[Any]
+
+# The script; a process that multiprocessing has spawned knows it by the second name.
+MAIN = ("__main__", "__mp_main__")
 
 _NEXT = object()  # between two parts of a function
 _EMPTY = object()  # a cell without contents
@@ -317,7 +321,7 @@ _METHODS_OF_CLASSES = (
 def is_named(obj: Any) -> bool:
     """True for a function or class that is found by its name; False says nothing."""
     module: Any = getattr(obj, "__module__", None)
-    home = None if module == "__main__" else sys.modules.get(module)
+    home = None if module in MAIN else sys.modules.get(module)
     if type(home) is not types.ModuleType:
         return False
     found: Any = home

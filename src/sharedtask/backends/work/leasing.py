@@ -105,7 +105,7 @@ def lease_all(
             else:
                 lease = _lease_value(cache, call, name, of_handle, encode)
             taken.append(lease)
-            current = call.verify and not isinstance(value.value, Handle)
+            current = call.verify != "identity" and not isinstance(value.value, Handle)
             token = lease.publication.token
             shared.append((SharedParameter(name, token, value.role, current), lease))
     except BaseException:
