@@ -450,6 +450,11 @@ def ufunc_and_builtins() -> Steps:
 
 
 @case
+def name_inside_a_text() -> Steps:
+    return changing("def f(x): return eval('LIMIT + 1')", {"LIMIT": 1}, lambda v: v.update(LIMIT=2))
+
+
+@case
 def task_as_a_global() -> Steps:
     source = "@parallel\ndef g(x): return x + RATE\ndef f(x): return g(x)"
     return changing(source, {"parallel": parallel, "RATE": 1}, lambda v: v.update(RATE=2))

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cloudpickle
 
+from sharedtask.sharing.sources import names_in_texts
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -260,7 +262,7 @@ def stored_names(code: CodeType) -> tuple[str, ...]:
 
 def _look_at(code: CodeType) -> _Names:
     met = list(_global_names(code))
-    used = tuple(dict.fromkeys(name for _, name in met))
+    used = tuple(dict.fromkeys((*(name for _, name in met), *names_in_texts(code))))
     stored = tuple(dict.fromkeys(name for how, name in met if how == "STORE_GLOBAL"))
     found, key = _Names(used, stored), id(code)
 
