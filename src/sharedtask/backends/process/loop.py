@@ -198,7 +198,9 @@ class Loop:
         while not self.closed:
             turns, watched = self._turns, self._watched
             called = self._permit.acquire(timeout=self._rest_seconds())
-            if self._wanted or not (called or (watched and not self._is_stalled(turns))):
+            rested = not (called or watched)  # long enough to look for what is to be cleaned up
+            self._wanted = self._wanted or rested
+            if self._wanted or (not called and self._is_stalled(turns)):
                 self._take_over()
             looks = 0 if called or self._turns != turns else looks + 1
             self._watched = looks < _LOOKS or self._duties.is_busy()
