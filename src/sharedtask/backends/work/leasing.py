@@ -137,7 +137,7 @@ def head_of(call: Call, leases: Leases, blas: int, cwd: str) -> bytes:
 
 def _lease_function(cache: ShareCache, call: Call, captures: Captures) -> Lease:
     function = functions.portable(call.function)
-    encode = captures.encoder(private=False, by_value=function.by_value)
+    encode = captures.encoder(by_value=function.by_value)
     verify: Verify = "compare" if call.verify == "compare" else "content"  # arrays may be inside
     try:
         with needed_for(call.task, "what the function captures does not fit"):
