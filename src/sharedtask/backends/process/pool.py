@@ -85,12 +85,11 @@ class Pool:
         self._silent = False
         self._swept = self._hurried = self._weighed = 0.0
         self._sweeps = False
-        self._tracker = Tracker()
-        self._watches_tracker = False
         self._prints = relay.Prints()
         self._deaths = Deaths()
         self._court = Court(self._signal)
         self._loop = Loop(self)
+        self._tracker = Tracker(self._loop.watch, self._loop.unwatch)
 
     # ------------------------------------------------------------------- the callers' side
 
@@ -306,23 +305,10 @@ class Pool:
             self._loop.register(self._starter, self._on_starter)
         self._serial += 1
         worker = self._starter.spawn(self._serial, self._tracker.descriptor())
-        self._watch_tracker()
         self._workers[worker.serial] = worker
         self._loop.register(worker, lambda mask: self._on_worker(worker, mask))
         self._loop.want_write(self._starter)
         return worker
-
-    def _watch_tracker(self) -> None:
-        waiting = self._tracker.waiting
-        if waiting is not None and not self._watches_tracker:
-            self._watches_tracker = True
-            self._loop.watch(waiting.number, lambda: self._start_tracker(waiting.number))
-
-    def _start_tracker(self, number: int) -> None:
-        """A task has opened something by name."""
-        self._loop.unwatch(number)
-        self._watches_tracker = False
-        self._tracker.need()
 
     def _send(self, worker: WorkerLink, ticket: Ticket) -> None:
         call = ticket.call

@@ -15,19 +15,31 @@ import signal
 import subprocess
 import sys
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sharedtask.loading import when_loaded
 from sharedtask.sharing.descriptors import Descriptor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _MODULE = "multiprocessing.resource_tracker"
 _PROGRAM = f"from {_MODULE} import main; main({{}})"
 
 
 class Tracker:
-    """The pipe of a tracker that is started when it is needed, or of the one that runs already."""
+    """The pipe of a tracker that is started when it is needed, or of the one that runs already.
 
-    def __init__(self) -> None:
+    ``watch(descriptor, action)`` is to call the action when there is something to read, until
+    ``unwatch(descriptor)``.
+    """
+
+    def __init__(
+        self,
+        watch: Callable[[int, Callable[[], None]], None],
+        unwatch: Callable[[int], None],
+    ) -> None:
+        self._watch, self._unwatch = watch, unwatch
         self._ends: tuple[Descriptor, Descriptor] | None = None
 
     def descriptor(self) -> int:
@@ -41,23 +53,20 @@ class Tracker:
             self._ends = Descriptor.of(read), Descriptor.of(write)
             here = weakref.ref(self)
             when_loaded(_MODULE, lambda module: _start(here(), module))
+            self._watch(read, _need)
         return self._ends[1].number
-
-    @property
-    def waiting(self) -> Descriptor | None:
-        """What is readable as soon as the tracker must be started, None where it is."""
-        return None if self._ends is None else self._ends[0]
-
-    def need(self) -> None:
-        """A worker has written something: loading the module starts the tracker."""
-        importlib.import_module(_MODULE)
 
     def start(self, tracker: Any) -> None:
         """Start the process that reads the pipe, as the tracker of this process."""
         ends, self._ends = self._ends, None
-        if ends is None or tracker._fd is not None:
+        if ends is None:
             return
         read, write = ends
+        self._unwatch(read.number)  # before another file has the number
+        if tracker._fd is not None or not read.is_open():
+            read.close()
+            write.close()
+            return
         with _signals_blocked():
             process = subprocess.Popen(  # noqa: S603  our own interpreter
                 [sys.executable, "-c", _PROGRAM.format(read.number)],
@@ -71,8 +80,15 @@ class Tracker:
     def close(self) -> None:
         """Give the pipe back where nothing was written."""
         ends, self._ends = self._ends, None
+        if ends is not None:
+            self._unwatch(ends[0].number)
         for end in ends or ():
             end.close()
+
+
+def _need() -> None:
+    """A worker has written something: loading the module starts the tracker."""
+    importlib.import_module(_MODULE)
 
 
 def _start(tracker: Tracker | None, module: Any) -> None:
