@@ -20,8 +20,6 @@ from sharedtask import (
 )
 from sharedtask.testing import count_up, counted
 
-HERE = os.getpid()
-
 
 class Leaves(BaseException):
     """Caught by nothing that catches errors."""
@@ -44,8 +42,8 @@ def misbehave(how: str) -> None:
 class Grenade:
     """Misbehaves when it is pickled or unpickled, in the caller or in a worker."""
 
-    def __init__(self, when: str, how: str, caller: int = HERE) -> None:
-        self.parts = (when, how, caller)
+    def __init__(self, when: str, how: str, caller: int = 0) -> None:
+        self.parts = (when, how, caller or os.getpid())
 
     def __reduce__(self) -> Any:
         when, how, _caller = self.parts
@@ -360,7 +358,7 @@ def test_exception_that_misbehaves_when_rebuilt() -> None:
 
     class Nasty(ValueError):
         def __reduce__(self) -> Any:
-            return pull_error, (HERE,)
+            return pull_error, (0,)
 
     def fail(x: int) -> int:
         message = "nasty text"

@@ -32,8 +32,6 @@ pytestmark = [pytest.mark.timeout(90), pytest.mark.usefixtures("right_again")]
 
 Start = Callable[..., Any]
 
-HERE = os.getpid()
-
 
 @pytest.fixture
 def right_again(request: pytest.FixtureRequest) -> Iterator[None]:
@@ -103,7 +101,7 @@ def test_dead_worker_is_an_error_of_its_item(how: str, tmp_path: Path) -> None:
     assert [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11] == results
     assert isinstance(error, WorkerDiedError)
     assert (5, 5, WAYS[how]) == (error.index, error.item, error.signal)
-    assert error.pid not in (None, HERE)
+    assert error.pid not in (None, os.getpid())
     assert f"worker {error.pid}" in str(error)
     assert "risky(), item 5" in str(error)
     assert once(range(12)) == entered(tmp_path)
@@ -114,7 +112,6 @@ def test_segmentation_fault_shows_its_line(tmp_path: Path) -> None:
     """The error of a segmentation fault says what may be wrong, and where it happened."""
     error = risky.map([1], bad=[1], how="segfault", folder=str(tmp_path))[0]
     assert "SIGSEGV" in str(error)
-    assert "read-only" in str(error)
     assert "Segmentation fault" in str(error.__cause__)
     assert "in die" in str(error.__cause__)
 
@@ -251,8 +248,8 @@ def test_retries_after_a_death(chunksize: int, tmp_path: Path) -> None:
 class Grenade:
     """Misbehaves when it is pickled, or unpickled in a worker or in the caller."""
 
-    def __init__(self, when: str, how: str, caller: int = HERE) -> None:
-        self.parts = (when, how, caller)
+    def __init__(self, when: str, how: str, caller: int = 0) -> None:
+        self.parts = (when, how, caller or os.getpid())
 
     def __reduce__(self) -> Any:
         if self.parts[0] == "pickle":
@@ -309,7 +306,7 @@ def test_item_whose_unpickling_kills_the_worker(chunksize: int, tmp_path: Path) 
 def test_result_that_will_not_travel(when: str) -> None:
     """A result that cannot be pickled or unpickled is SerializationError at its index, alone."""
 
-    def give(x: int, caller: int = HERE) -> Any:
+    def give(x: int, caller: int = os.getpid()) -> Any:
         return Grenade(when, "raise", caller) if x == 2 else x
 
     task = parallel(give).with_options(backend="ray", return_exceptions=True, chunksize=5)
@@ -599,7 +596,9 @@ def judged(*, adds: bool, stops: bool) -> Any:
     from sharedtask.backends.work.board import Phase, Word
     from sharedtask.backends.work.parcels import Parcel
 
-    call: Any = SimpleNamespace(task="f", timeout=None, adds=adds, stops=stops)
+    call: Any = SimpleNamespace(
+        task="f", timeout=None, adds=adds, stops=stops, leases=SimpleNamespace(readonly=())
+    )
     ticket = tickets.Ticket(call, Chunk(1, 10, list(range(6))), calls.SCALARS, Parcel(b""))
     words = [0] * 16
     words[Word.BASE], words[Word.COUNT], words[Word.PHASE] = 3, 1, Phase.RUNNING

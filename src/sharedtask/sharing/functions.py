@@ -132,7 +132,7 @@ def _looked_up(function: Any, known: _Known | None, state: list[Any]) -> Portabl
     """Find the name of a function that is new, or has changed since it was seen first."""
     named = by_name(function)
     if named is None:
-        return _as_it_is(function, (function,))
+        return _as_it_is(function, () if _is_shown_elsewhere(function) else (function,))
     if homes.was_changed(function, None if known is None else known.state, state):
         return _as_it_is(function, tuple(homes.functions_of(function)))
     with contextlib.suppress(TypeError):
@@ -199,6 +199,13 @@ def _is_written_in(function: Any, home: Mapping[str, Any]) -> bool:
         if function is None:
             return False
     return True
+
+
+def _is_shown_elsewhere(function: Any) -> bool:
+    """True for a function of one module that says it is of another, as ``numpy.ones`` does."""
+    written = getattr(function, "__globals__", {})
+    home = sys.modules.get(written.get("__name__", ""))
+    return home is not None and vars(home) is written and home.__spec__ is not None
 
 
 def is_defined_as_task(function: Callable[..., Any]) -> bool:
