@@ -764,7 +764,7 @@ def test_few_addresses(run: Callable[..., str]) -> None:
 import os, resource
 from sharedtask import StoreFullError
 from sharedtask.sharing.arrays import zeros
-zeros(10)
+first = zeros(10)
 with open("/proc/self/statm") as file:
     used = int(file.read().split()[0]) * 4096
 resource.setrlimit(resource.RLIMIT_AS, (used + (40 << 20),) * 2)

@@ -873,6 +873,42 @@ def test_run_that_is_dropped_gives_the_lock_back(file: str, log: Any) -> None:
     assert [0, 1] == task.map(range(2), log=log.path)
 
 
+def test_lock_that_is_a_link(file: str, log: Any, tmp_path: Path) -> None:
+    """What a link in the lock's place leads to is not opened, and not emptied."""
+    other = tmp_path / "other"
+    other.write_text("precious")
+    os.symlink(other, f"{file}-lock")
+    task = logged.with_options(backend="serial", journal=file)
+    with pytest.raises(JournalError, match=r"-lock' is a link\. Look who made it"):
+        task.map(range(2), log=log.path)
+    assert "precious" == other.read_text()
+
+
+def _make_for_all(lock: str, _: Path) -> None:
+    Path(lock).touch()
+    os.chmod(lock, 0o666)
+
+
+LOCKS_OF_OTHERS: dict[str, tuple[Callable[[str, Path], object], str]] = {
+    "hard link": (lambda lock, other: os.link(other, lock), "has another name as well"),
+    "pipe": (lambda lock, _: os.mkfifo(lock, 0o600), "is no file"),
+    "writable": (_make_for_all, "mode 666"),
+}
+
+
+@pytest.mark.parametrize("kind", LOCKS_OF_OTHERS)
+def test_lock_that_is_not_ours(file: str, log: Any, tmp_path: Path, kind: str) -> None:
+    """A lock that others may write, or that is another file as well, is refused."""
+    make, said = LOCKS_OF_OTHERS[kind]
+    other = tmp_path / "other"
+    other.write_text("precious")
+    make(f"{file}-lock", other)
+    task = logged.with_options(backend="serial", journal=file)
+    with pytest.raises(JournalError, match=said):
+        task.map(range(2), log=log.path)
+    assert "precious" == other.read_text()
+
+
 # ---------------------------------------------------------------------------------- deaths
 
 MAPS = """

@@ -203,7 +203,7 @@ def test_mappings_are_listed_once(path: Path, monkeypatch: pytest.MonkeyPatch) -
     found = [mapfiles.source_of(table[k:]) for k in range(3)]
     assert [0, 8, 16] == [view.offset for view in found if view is not None]
     assert 1 == looked.call_count
-    mapfiles._seen[table._mmap] = 0, table.nbytes, None  # as if it had been elsewhere
+    mapfiles._seen.put(table._mmap, (0, table.nbytes, None))  # as if it had been elsewhere
     assert mapfiles.source_of(table) == found[0]
 
 

@@ -191,7 +191,7 @@ def test_huge_pages_that_are_refused(refused: str, monkeypatch: pytest.MonkeyPat
         def refuse(*_: Any) -> int:
             raise OSError(errno.ENOMEM, "no")
 
-        monkeypatch.setattr(segments, "map_aligned", refuse)
+        monkeypatch.setattr(segments, "mapped", refuse)
     else:
         monkeypatch.setattr(libc, "madvise", madvise)
     made = segments.write(codec.encode(data))

@@ -328,13 +328,13 @@ def _has_watches() -> bool:
 
 def _has_huge_pages() -> bool:
     """Whether new segments get them, found out by making one."""
-    from sharedtask.sharing import libc, mapping, segments
+    from sharedtask.sharing import mapping, segments
 
     fd = segments.scratch(mapping.HUGE)
     try:
-        address, ready = segments.collapse(fd, mapping.HUGE) or (0, 0)
-        if address:
-            libc.munmap(address, mapping.HUGE)
-        return ready > 0
+        huge = segments.collapse(fd, mapping.HUGE)
+        if huge is not None:
+            huge.room.close()
+        return huge is not None and huge.ready > 0
     finally:
         os.close(fd)

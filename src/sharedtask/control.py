@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from sharedtask import interrupts
 from sharedtask.backends import registry
 
 
+@interrupts.shielded
 def shutdown() -> None:
     """End all workers and give back all shared memory that no handle or result holds.
 

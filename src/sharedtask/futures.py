@@ -207,12 +207,13 @@ class Submission:
         self._session = backend.session(call, self)
         self._began = self._is_over = False
         try:
-            self._session.open()
-            on_shares(self._session.shares)
-            self.future._submission = self
-            _pending.add(self)
-            self._session.submit(Chunk(1, 0, [item]))
-            self._session.leave()
+            with interrupts.shield():
+                self._session.open()
+                on_shares(self._session.shares)
+                self.future._submission = self
+                _pending.add(self)
+                self._session.submit(Chunk(1, 0, [item]))
+                self._session.leave()
         except BaseException:
             self.give_up(running=True)
             raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from sharedtask import critical, partitions
 from sharedtask.cells import Cells, Regions
+from sharedtask.endings import Ending, Weak
 from sharedtask.errors import ArgumentError, RegionPoisonedError, UnshareableError
 from sharedtask.sharing import mapping
 from sharedtask.sharing.locks import Locks, Table
@@ -104,7 +104,7 @@ class Guarded:
         self._theirs = memory  # of the table, where another process made it
         self._table = Table(cells.count) if memory is None else None
         self._pid = os.getpid()
-        self.users: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.users: Weak[int, Any] = Weak()
         self.twin: Callable[[], Array | None] = _none
 
     @property
@@ -130,7 +130,7 @@ class Guarded:
     @property
     def is_used(self) -> bool:
         """Whether a call or a handle locks it, here or in the process that made the table."""
-        return self._theirs is not None or bool(self.users)
+        return self._theirs is not None or bool(self.users.values())
 
     @property
     def is_lost(self) -> bool:
@@ -176,7 +176,7 @@ class _Kept:
 
     def __init__(self) -> None:
         self._known: dict[int, Guarded] = {}
-        self._holders: dict[int, list[weakref.ref[Any]]] = {}
+        self._holders: dict[int, list[Ending]] = {}
 
     def add(self, guarded: Guarded, holder: Any) -> None:
         """Keep it while ``holder`` lives, also."""
@@ -186,19 +186,20 @@ class _Kept:
         if any(reference() is holder for reference in holders):
             return
 
-        def forget(gone: weakref.ref[Any]) -> None:  # at any moment: it takes no lock
-            left = self._holders.get(key, [])
-            if gone in left:
-                left.remove(gone)
+        def forget() -> None:  # at any moment: it takes no lock
+            left = [each for each in self._holders.get(key, []) if each() is not None]
+            if key in self._holders:
+                self._holders[key] = left
             if not left:
                 self.drop(guarded)
 
-        holders.append(weakref.ref(holder, forget))
+        holders.append(Ending(holder, forget))
 
     def drop(self, guarded: Guarded) -> None:
         """Forget it."""
         self._known.pop(id(guarded), None)
-        self._holders.pop(id(guarded), None)
+        for ending in self._holders.pop(id(guarded), ()):
+            ending.cancel()
 
     def all(self) -> list[Guarded]:
         """Those that are known."""

@@ -6,32 +6,42 @@ import contextlib
 import errno
 import fcntl
 import os
-import weakref
+import stat
 from dataclasses import dataclass, field
+from functools import partial
 
+from sharedtask import endings, interrupts
+from sharedtask.endings import Ending, Weak
 from sharedtask.errors import JournalError
 from sharedtask.sharing.descriptors import Descriptor
 
 __all__ = ["Lock"]
 
-_locks: weakref.WeakSet[Lock] = weakref.WeakSet()
+_locks: Weak[int, Lock] = Weak()
+
+# A link in its place would have another file emptied, and a pipe would be waited for.
+_FLAGS = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 @dataclass(eq=False)
 class Lock:
-    """A lock on a file beside the journal. On the journal itself SQLite has locks of its own."""
+    """A lock on a file beside the journal. On the journal itself SQLite has locks of its own.
+
+    It is given back with ``release()``, or when the run that has it is gone.
+    """
 
     path: str
     file: Descriptor | None = field(default=None, init=False)
     pid: int = field(default_factory=os.getpid)
 
     def __post_init__(self) -> None:
-        try:
-            self.file = self._locked()
-        except OSError as error:
-            reason = f"its lock {self._name!r} cannot be had ({error.strerror})."
-            raise JournalError(self.path, f"{reason} {_ELSEWHERE}") from None
-        _locks.add(self)
+        with interrupts.shield():
+            try:
+                self.file = self._locked()
+            except OSError as error:
+                raise JournalError(self.path, _why_not(self._name, error)) from None
+            self._ending = Ending(self, partial(_give_back, self.file, self._name, self.pid))
+            _locks.put(id(self), self)
 
     @property
     def _name(self) -> str:
@@ -44,12 +54,13 @@ class Lock:
 
     def _locked(self) -> Descriptor:
         while True:
-            fd = os.open(self._name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fd = os.open(self._name, _FLAGS, 0o600)
             try:
+                self._require_own(os.fstat(fd))
                 self._take(fd)
                 # Its last holder may have removed the file after we had opened it.
                 with contextlib.suppress(FileNotFoundError):
-                    if os.path.samestat(os.stat(self._name), os.fstat(fd)):
+                    if os.path.samestat(os.lstat(self._name), os.fstat(fd)):
                         self._sign(fd)
                         return Descriptor.of(fd)
             except BaseException:
@@ -57,14 +68,30 @@ class Lock:
                 raise
             os.close(fd)
 
+    def _require_own(self, status: os.stat_result) -> None:
+        """What others may write, or is another file as well, is not to be written into."""
+        if not stat.S_ISREG(status.st_mode):
+            reason = "is no file"
+        elif status.st_uid != os.geteuid():
+            reason = f"belongs to user {status.st_uid}"
+        elif status.st_mode & 0o022:
+            reason = f"can be written by others (mode {stat.S_IMODE(status.st_mode):o})"
+        elif status.st_nlink > 1:
+            reason = "has another name as well"
+        else:
+            return
+        raise JournalError(self.path, f"its lock {self._name!r} {reason}. {_LOOK}")
+
     def _take(self, fd: int) -> None:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno != errno.EWOULDBLOCK:
-                raise
-            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            raise JournalError(self.path, _in_use(holder, self.pid)) from None
+        except BlockingIOError:
+            endings.settle()  # a run of this process may be gone that had it
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+                raise JournalError(self.path, _in_use(holder, self.pid)) from None
 
     def _sign(self, fd: int) -> None:
         """Say who has it, where the disk is not full: others want to know."""
@@ -72,20 +99,28 @@ class Lock:
             os.ftruncate(fd, 0)
             os.pwrite(fd, b"%d" % self.pid, 0)
 
-    def __del__(self) -> None:
-        self.release()  # a run that nobody closed, because its caller was interrupted
-
     def release(self) -> None:
         """Give it back; twice is once."""
-        file, self.file = self.file, None
-        if file is None or not file.is_open():  # closed by the program: it may be another's by now
-            return
-        if self.pid == os.getpid():
-            with contextlib.suppress(OSError):
-                os.unlink(self._name)
-        file.close()
+        self.file = None
+        self._ending.now()
 
 
+def _give_back(file: Descriptor, name: str, pid: int) -> None:
+    if not file.is_open():  # closed by the program: it may be another's by now
+        return
+    if pid == os.getpid():
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+    file.close()
+
+
+def _why_not(name: str, error: OSError) -> str:
+    if error.errno == errno.ELOOP:
+        return f"its lock {name!r} is a link. {_LOOK}"
+    return f"its lock {name!r} cannot be had ({error.strerror}). {_ELSEWHERE}"
+
+
+_LOOK = "Look who made it, then remove it, or take another file."
 _ELSEWHERE = "Take a file in a folder that you can write to, on a disk of this machine."
 
 
@@ -100,7 +135,7 @@ def _in_use(holder: str, pid: int) -> str:
 
 def _leave_to_parent() -> None:
     """In a forked child: a copy of the descriptor would hold the lock for as long as it lives."""
-    for lock in list(_locks):
+    for lock in _locks.values():
         lock.release()
 
 

@@ -1,131 +1,256 @@
-"""Ctrl-C: told from a task that raises KeyboardInterrupt, and kept out of critical sections.
+"""Ctrl-C: raised where a call is ready for it, and told from a task that raises KeyboardInterrupt.
 
-Python runs signal handlers in the main thread between any two instructions. Within ``shield`` a
-SIGINT is noted and handled when the block ends, so that tables that several threads use are never
-left half changed; ``Leaving`` sees to it that a block with a lock is left in full. A handler for
-another signal that raises is the user's own risk.
+Python runs signal handlers in the main thread between any two instructions, also between those that
+belong together. So a call of ours is a ``shield``: a SIGINT is noted, and what handles it runs at
+the next place where it may raise:
+
+- in ``exposed``, where the user's code runs (it may raise anything at any time) and where the call
+  waits: at once;
+- in ``check``, within what may take long;
+- at the end of the call.
+
+``Leaving`` sees to it that a block with a lock is left in full. A handler for another signal that
+raises is the user's own risk.
 """
 
 from __future__ import annotations
 
+import functools
 import opcode
 import os
+import sys
 import threading
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Self, TypeVar
 
 if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Callable, Iterator
-    from types import CodeType, TracebackType
+    from types import CodeType, FrameType, TracebackType
 else:
     import _signal  # what ``signal`` wraps: making enumerations costs it microseconds at each call
 
+P = ParamSpec("P")
+R = TypeVar("R")
 _SIGINT = int(_signal.SIGINT)
-_main = threading.main_thread().ident
+_get_ident = threading.get_ident
 
 
-def _note_main() -> None:
-    """In a forked child: the thread that forked is its main one.
+class _Handler:
+    """SIGINT's handler within a shield: it does what the user's does, now or later."""
 
-    What the parent's main thread was in at that moment, no thread of the child will ever leave.
-    """
-    global _main  # noqa: PLW0603  a process has one
-    if in_main():
-        return
-    _main = threading.get_ident()
-    _state.holding, _state.pending = 0, False
-    handler: Any = _signal.getsignal(_SIGINT)
-    ours = handler
-    while isinstance(handler, (_Handler, Leaving)):
-        handler = handler.old
-    if handler is not ours:
-        _signal.signal(_SIGINT, handler)
+    __slots__ = ("firm", "held", "old", "pending", "raised")
 
+    def __init__(self, old: Callable[..., Any]) -> None:
+        self.old = old
+        self.held = 0  # shields that the main thread is in, since it was last exposed
+        self.firm = 0  # those of them that are not left before their end
+        self.pending = False
+        self.raised: BaseException | None = None
 
-os.register_at_fork(after_in_child=_note_main)
+    def __call__(self, number: int, frame: FrameType | None) -> Any:
+        # A second interrupt may find the handler of the first at work.
+        while frame is not None and frame.f_code is _HANDLING:
+            frame = frame.f_back
+        if self.held or (frame is not None and frame.f_code in _ON_THE_WAY):
+            self.pending = True
+            return None
+        return self.handle(number, frame)
 
-
-def in_main() -> bool:
-    """Whether this thread is the one in which Python runs signal handlers."""
-    return threading.get_ident() == _main
+    def handle(self, number: int, frame: FrameType | None) -> Any:
+        """Do what the user's handler does, also about what came before; it may raise."""
+        self.pending = False
+        try:
+            return self.old(number, frame)
+        except BaseException as error:
+            self.raised = error
+            raise
 
 
 class _State:
     """What the main thread knows of SIGINT."""
 
+    __slots__ = ("handler", "main")
+
     def __init__(self) -> None:
-        self.seen = 0
-        self.holding = 0
-        self.pending = False
+        self.main = threading.main_thread().ident
+        self.handler: _Handler | None = None  # the one in force
+
+    def enter_child(self) -> None:
+        """In a forked child the thread that forked is the main one.
+
+        What the parent's main thread was in at that moment, no thread of the child will ever leave.
+        """
+        if in_main():
+            return
+        self.main, self.handler = _get_ident(), None
+        handler: Any = _signal.getsignal(_SIGINT)
+        while isinstance(handler, (_Handler, Leaving)):
+            handler = handler.old
+        if handler is not _signal.getsignal(_SIGINT):
+            _signal.signal(_SIGINT, handler)
 
 
 _state = _State()
 
 
-class noticed:  # noqa: N801  used as a block, like contextlib.suppress
-    """Within this block ``count()`` rises when SIGINT arrives; what it does stays the same.
+def in_main() -> bool:
+    """Whether this thread is the one in which Python runs signal handlers."""
+    return _get_ident() == _state.main
 
-    In threads other than the main one, where no handler runs, it does nothing.
+
+os.register_at_fork(after_in_child=_state.enter_child)
+
+
+class shield:  # noqa: N801  used as a block, like contextlib.suppress
+    """Within this block SIGINT waits: its handler runs at the end, or in ``exposed``.
+
+    In threads other than the main one, where no handler runs, it does nothing; nor where SIGINT is
+    ignored, or left to the system.
     """
 
-    __slots__ = ("_old",)
+    __slots__ = ("_handler", "_is_first")
+    _firm = 0
+
+    # An interrupt within these two methods is noted as long as ours is SIGINT's handler. Before and
+    # after that, it may raise: the block is not begun yet, or is left already.
 
     def __enter__(self) -> Self:
-        self._old: Callable[..., Any] | None = None
-        if in_main():
+        self._handler: _Handler | None = None
+        self._is_first = False
+        if _get_ident() != _state.main:
+            return self
+        handler = _state.handler
+        if handler is None:
             old = _signal.getsignal(_SIGINT)
-            if callable(old) and type(old) is not _Handler and _installed(_Handler(old)):
-                self._old = old
+            if not callable(old):
+                return self
+            handler = _Handler(old)
+            try:
+                _signal.signal(_SIGINT, handler)
+            except ValueError:  # not the main interpreter
+                return self
+            _state.handler = handler
+            self._is_first = True
+        handler.held += 1
+        handler.firm += self._firm
+        self._handler = handler
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._old is not None:
-            _signal.signal(_SIGINT, self._old)
-
-
-class shield(noticed):  # noqa: N801  see above
-    """Within this block SIGINT waits: its handler runs at the end."""
-
-    __slots__ = ("_holds",)
-
-    def __enter__(self) -> Self:
-        super().__enter__()
-        self._holds = in_main()
-        _state.holding += self._holds
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if not self._holds:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        handler = self._handler
+        if handler is None:
             return
-        _state.holding -= 1
-        super().__exit__()
-        if _state.pending and not _state.holding:
-            _state.pending = False
-            _handle_now()
+        handler.held -= 1
+        handler.firm -= self._firm
+        if self._is_first:
+            _state.handler = None
+            _restore(handler)
+        if handler.held:
+            return
+        if handler.pending:
+            handler.handle(_SIGINT, sys._getframe())
+        if isinstance(error, _Passing):
+            error.reraise()
 
 
-def count() -> int:
-    """SIGINTs noticed so far."""
-    return _state.seen
+def shielded(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that is a shield."""
+
+    @functools.wraps(function)
+    def within(*args: P.args, **kwargs: P.kwargs) -> R:
+        with shield():
+            return function(*args, **kwargs)
+
+    return within
 
 
-def is_real(error: BaseException, before: int) -> bool:
-    """True where ``error`` is a Ctrl-C, ``before`` being the count when the work began."""
-    return isinstance(error, KeyboardInterrupt) and _state.seen != before
+class firm_shield(shield):  # noqa: N801  see above
+    """A shield within which nothing is exposed."""
+
+    __slots__ = ()
+    _firm = 1
 
 
-def came_from_outside(error: BaseException, before: int) -> bool:
+class _Passing(BaseException):
+    """An error of SIGINT's handler on its way through a call of ours, where errors are caught."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+        self.context = error.__context__
+
+    def reraise(self) -> NoReturn:
+        """At the end of the call it is itself again."""
+        try:
+            raise self.error
+        finally:
+            self.error.__context__ = self.context
+
+
+def exposed(function: Callable[..., Any], *args: Any) -> Any:
+    """Call what may be interrupted at any moment: the user's code, or what waits.
+
+    What it returns is lost where an interrupt comes at its end.
+    """
+    handler = _state.handler
+    if handler is None or handler.firm or _get_ident() != _state.main:
+        return function(*args)
+    held = handler.held
+    handler.held = 0
+    try:
+        if handler.pending:
+            handler.handle(_SIGINT, sys._getframe())
+        return function(*args)
+    except Exception as error:
+        if error is handler.raised:
+            raise _Passing(error) from None
+        raise
+    finally:
+        handler.held = held
+
+
+def check() -> None:
+    """A place within a shield where an interrupt may raise."""
+    handler = _state.handler
+    if handler is not None and handler.pending:
+        exposed(_nothing)
+
+
+def _nothing() -> None:
+    pass
+
+
+def acquire(lock: Any) -> None:
+    """Take a lock that may be held for long: an interrupt raises meanwhile, and never after."""
+    while not lock.acquire(timeout=_LOOK_SECONDS):
+        check()
+
+
+_LOOK_SECONDS = 0.1
+
+
+def is_real(error: BaseException) -> bool:
+    """True where SIGINT's handler has raised this in the call that the main thread is in.
+
+    What the user's code raises becomes the outcome of an item, or is told of a value; this is none
+    of both.
+    """
+    handler = _state.handler
+    return isinstance(error, _Passing) or (handler is not None and error is handler.raised)
+
+
+def came_from_outside(error: BaseException) -> bool:
     """True where ``error`` is a Ctrl-C, or was raised by the handler of a signal.
 
-    Where nothing counts, a KeyboardInterrupt in the main thread is a Ctrl-C unless a ``raise`` in
+    Outside of a shield, a KeyboardInterrupt in the main thread is a Ctrl-C unless a ``raise`` in
     Python is where it comes from: the usual handler is C code.
     """
     if not in_main():
         return False
-    if is_real(error, before) or _raised_by_handler(error):
+    if is_real(error) or _raised_by_handler(error):
         return True
-    counts = isinstance(_signal.getsignal(_SIGINT), _Handler)
-    return isinstance(error, KeyboardInterrupt) and not counts and not _raised_by_python(error)
+    outside = _state.handler is None
+    return isinstance(error, KeyboardInterrupt) and outside and not _raised_by_python(error)
 
 
 def _raised_by_handler(error: BaseException) -> bool:
@@ -147,33 +272,13 @@ def _traces(error: BaseException) -> Iterator[TracebackType]:
         trace = trace.tb_next
 
 
-class _Handler:
-    """Counts, then does what the user's handler does."""
-
-    def __init__(self, old: Callable[..., Any]) -> None:
-        self.old = old
-
-    def __call__(self, number: int, frame: Any) -> Any:
-        _state.seen += 1
-        if _state.holding:
-            _state.pending = True
-            return None
-        return self.old(number, frame)
+def _restore(handler: _Handler) -> None:
+    if _signal.getsignal(_SIGINT) is handler:
+        _signal.signal(_SIGINT, handler.old)
 
 
-def _installed(handler: _Handler) -> bool:
-    try:
-        _signal.signal(_SIGINT, handler)
-    except ValueError:  # not the main interpreter
-        return False
-    return True
-
-
-def _handle_now() -> None:
-    handler = _signal.getsignal(_SIGINT)
-    old = handler.old if isinstance(handler, _Handler) else handler
-    if callable(old):
-        old(_SIGINT, None)
+_HANDLING = _Handler.__call__.__code__
+_ON_THE_WAY = {shield.__enter__.__code__, shield.__exit__.__code__, _restore.__code__}
 
 
 # --------------------------------------------------------------------------- leaving a block

@@ -68,7 +68,7 @@ class Locked(Generic[T]):
     def __init__(self, array: T, regions: Regions = _ROWS) -> None:
         guarded = guard(array, "", regions)
         self._begin(array, guarded.cells, guarded.opening("", 0, regions), guarded)
-        guarded.users.add(self)
+        guarded.users.put(id(self), self)
 
     @classmethod
     def over(

@@ -126,11 +126,10 @@ class Recording:
         """The result in a row."""
         how = "does not fit its checksum"
         if row.is_sound:
-            interrupted = interrupts.count()
             try:
                 return journal.unpacked(row.value)
             except BaseException as error:  # unpickling runs user code, which may even exit
-                if interrupts.is_real(error, interrupted):
+                if interrupts.is_real(error):
                     raise
                 raise JournalError(self._journal.path, self._undecodable(row, error)) from error
         what = f"the result of item {row.place} of {self._task}(), run {row.run:x}, {how}"

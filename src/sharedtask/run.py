@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sharedtask import interrupts
 from sharedtask.backends.base import OVER, Chunk, Session, require_process
 from sharedtask.chunks import Chunker, Pace
+from sharedtask.endings import Ending
 from sharedtask.errors import ClosedError
 from sharedtask.outcomes import Known, Report
 from sharedtask.progress import open_bar, skip
@@ -58,6 +59,26 @@ class _Open:
     covered: int = 0
 
 
+class _Inbox:
+    """Where a session leaves its reports: it knows this, and not the run.
+
+    So a run that nobody has any more is found out, whatever its session still does.
+    """
+
+    only_notes = True  # see base.Sink
+
+    def __init__(self) -> None:
+        self.reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
+
+    def begun(self, chunk: int) -> bool:  # noqa: ARG002  a Sink's
+        """A chunk is about to run; a map takes none back."""
+        return True
+
+    def report(self, report: Report) -> None:
+        """Called from any thread."""
+        self.reports.put(report)
+
+
 class Run:
     """One map, from its first chunk to its last result."""
 
@@ -70,8 +91,11 @@ class Run:
     ) -> None:
         self._wanted = plan, on_shares
         self._options = plan.options
-        self._reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
-        self._session: Session = backend.session(plan.call, self)
+        inbox = _Inbox()
+        self._reports = inbox.reports
+        self._session: Session = backend.session(plan.call, inbox)
+        # For a stream whose end was interrupted before its first instruction.
+        self._ending: Ending | None = Ending(self, self._session.close)
         self._pid = os.getpid()
         self._pace = pace
         self._in_caller = backend.in_caller
@@ -90,6 +114,7 @@ class Run:
         self._block = plan.call.block
         self.taken = 0  # items whose results the caller has
 
+    @interrupts.shielded
     def open(self) -> None:
         """Begin; whatever it raises, ``close`` follows."""
         (plan, on_shares), session = self._wanted, self._session
@@ -112,25 +137,17 @@ class Run:
         if plan.options.journal is not None:
             from sharedtask.recording import Recording  # SQLite is for those who ask for it
 
-            self._recording = Recording.begin(plan.options.journal, plan.call, plan.total, session)
+            self._recording = interrupts.exposed(
+                Recording.begin, plan.options.journal, plan.call, plan.total, session
+            )
         self._bar = open_bar(plan.options, plan.total)
-
-    # ------------------------------------------------------------------- the backend's side
-
-    def begun(self, chunk: int) -> bool:  # noqa: ARG002  a Sink's
-        """A chunk is about to run; a map takes none back."""
-        return True
-
-    def report(self, report: Report) -> None:
-        """Called from any thread."""
-        self._reports.put(report)
 
     # --------------------------------------------------------------------- the caller's side
 
     def advance(self) -> list[Piece] | None:
         """Feed, wait for news, and return what is finished; None when nothing more will come."""
         require_process(self._pid)
-        with interrupts.noticed():
+        with interrupts.shield():
             self._soon = time.monotonic() + _SOON_SECONDS
             if self._failure is None and not self._stopped:
                 self._feed()
@@ -155,9 +172,10 @@ class Run:
     def finish(self) -> None:
         """The run has come to its end without an error."""
         if not self._stopped:
-            self._session.finish()
-            if self._recording is not None:
-                self._recording.finish(self._chunker.given)
+            with interrupts.shield():
+                interrupts.exposed(self._session.finish)
+                if self._recording is not None:
+                    self._recording.finish(self._chunker.given)
 
     @property
     def failed_at(self) -> int | None:
@@ -170,9 +188,13 @@ class Run:
         self._reports.put(None)
         self._session.nudge()
 
+    @interrupts.shielded
     def close(self) -> None:
         """End the run: what is under way is given up."""
         session, self._session = self._session, OVER
+        ending, self._ending = self._ending, None  # which would wake a thread for nothing
+        if ending is not None:
+            ending.cancel()
         session.close()
         if self._bar is not None:
             self._bar.close()
@@ -194,7 +216,7 @@ class Run:
             most = self._room()
             if most is not None and most <= 0:
                 return
-            chunk = self._chunker.next(most)
+            chunk = interrupts.exposed(self._chunker.next, most)
             if chunk is None:
                 self._end_of_items()
                 return
@@ -278,7 +300,7 @@ class Run:
             pieces = self._pieces(batch, state.chunk)
         if report.finished:  # by now it is known whether the run has failed
             self._begin_rest(state)
-        self._bar.update(sum(len(piece.values) for piece in pieces))
+        interrupts.exposed(self._bar.update, sum(len(piece.values) for piece in pieces))
         return pieces
 
     def _begin_rest(self, state: _Open) -> None:
@@ -340,6 +362,7 @@ def _part_with(report: Report, recording: Recording | None) -> None:
 # ---------------------------------------------------------------------------------- shapes
 
 
+@interrupts.shielded
 def collect(run: Run, total: int | None) -> list[Any]:
     """All results in the order of the items."""
     results: list[Any] = [None] * (total or 0)

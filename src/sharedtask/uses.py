@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from sharedtask import guards, interrupts
 from sharedtask.cells import Regions
+from sharedtask.endings import Weak
 from sharedtask.errors import ArgumentError, LockOrderError
 from sharedtask.guards import Array, Guarded, guard
 from sharedtask.locked import Locked
@@ -59,14 +60,14 @@ class Use:
         with guards.making:
             self._twin = guarded.twin()
             if self._twin is None and shared and find(array) is None:
-                if any(isinstance(user, Use) for user in guarded.users):
+                if any(isinstance(user, Use) for user in guarded.users.values()):
                     raise ArgumentError(
                         f"'{name}' is locked by a call in this process, and other processes cannot"
                         " see it. Make it by sharedtask.array(), or let that call end."
                     )
                 self._twin = arrays.array(array)
                 guarded.twin = weakref.ref(self._twin)
-            guarded.users.add(self)
+            guarded.users.put(id(self), self)
         base = array if self._twin is None else self._twin
         opening = guarded.opening(name, rank, rules)
         self.locked = Locked.over(base, guarded.cells, opening, guarded)
@@ -85,7 +86,7 @@ class Use:
                 self.array[...] = twin
         if self.is_open:
             self.is_open = False
-            self.guarded.users.discard(self)
+            self.guarded.users.drop(id(self))
 
 
 class _Order:
@@ -98,7 +99,7 @@ class _Order:
         self.pid = os.getpid()
 
 
-_orders: weakref.WeakSet[_Order] = weakref.WeakSet()
+_orders: Weak[int, _Order] = Weak()
 
 
 def use_all(
@@ -119,9 +120,9 @@ def use_all(
         uses[name].open(shared=shared)
     order = _Order(tuple(use.guarded for use in uses.values()))
     with guards.making:
-        running = [other for other in _orders if other.pid == order.pid]
+        running = [other for other in _orders.values() if other.pid == order.pid]
         _check_orders([*running, order], " and ".join(map(repr, uses)))
-        _orders.add(order)
+        _orders.put(id(order), order)
     for use in uses.values():
         use.order = order
 

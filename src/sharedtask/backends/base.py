@@ -14,6 +14,7 @@ from queue import Empty
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from sharedtask import interrupts
 from sharedtask.errors import ClosedError
 
 if TYPE_CHECKING:
@@ -225,7 +226,8 @@ class Session(ABC):
         """
         del leaves
         try:
-            return reports.get(timeout=None if until is None else max(until - monotonic(), 0.0))
+            seconds = None if until is None else max(until - monotonic(), 0.0)
+            return interrupts.exposed(reports.get, True, seconds)
         except Empty:
             return None
 

@@ -156,13 +156,14 @@ class _LocalSession(Session):
             accumulator.enter(0, chunk.number)
         if self._watched is None:
             turn = _Turn(self._call.function, constants, self._values, accumulators)
-            self._run_items(chunk, batch, turn, self._run_one)
+            interrupts.exposed(self._run_items, chunk, batch, turn, self._run_one)
         else:
             with self._watched.guarding(self._call, chunk, batch) as guard:
                 values = {**self._values, **guard.values}
                 function = guard.after(self._call.function)
                 turn = _Turn(function, constants, values, accumulators, lambda: guard.seconds)
-                self._run_items(chunk, batch, turn, guard.around(self._run_one))
+                run_one = guard.around(self._run_one)
+                interrupts.exposed(self._run_items, chunk, batch, turn, run_one)
         batch.partial = result_of(accumulators, chunk.first, len(batch.values))
         seconds = time.monotonic() - began - turn.left_out()
         self._sink.report(
@@ -172,14 +173,14 @@ class _LocalSession(Session):
     def _run_items(
         self, chunk: Chunk, batch: Batch, turn: _Turn, run_one: Callable[[Any, int, _Turn], Any]
     ) -> None:
-        call, began, interrupted = self._call, time.monotonic(), interrupts.count()
+        call, began = self._call, time.monotonic()
         for offset, item in enumerate(chunk.items):
             if self._closed or (call.prompt and offset and _is_late(began)):
                 break
             try:
                 value, error = self._context.run(run_one, item, chunk.first + offset, turn), None
             except BaseException as raised:
-                if interrupts.is_real(raised, interrupted):
+                if interrupts.is_real(raised):
                     raise
                 advised = readonly_advice(
                     raised, call.task, self._readonly, call.function, turn.constants.named

@@ -13,9 +13,11 @@ import sys
 import weakref
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sharedtask import critical
+from sharedtask import critical, endings, interrupts
+from sharedtask.endings import Ending
 from sharedtask.sharing import codec, memory, stores
 from sharedtask.sharing.composition import same
 from sharedtask.sharing.publication import Publication
@@ -53,23 +55,22 @@ class CacheInfo(NamedTuple):
 class Lease:
     """A publication that stays valid until ``release()``, whatever becomes of the value."""
 
-    __slots__ = ("_cache", "hit", "publication")
+    __slots__ = ("__del__", "_cache", "hit", "publication")
 
     def __init__(self, publication: Publication, cache: ShareCache, *, hit: bool) -> None:
         self.publication = publication
         self.hit = hit
         self._cache: ShareCache | None = cache
+        # For those who never gave it back, because they were interrupted. An attribute, so that
+        # the interpreter finds and calls it without an instruction of ours: see endings.py.
+        self.__del__ = endings.post(partial(cache.note_loss, publication))
 
     def release(self) -> None:
         """End the use; twice is once."""
         cache, self._cache = self._cache, None
         if cache is not None:
+            del self.__del__
             cache.unpin(self.publication)
-
-    def __del__(self) -> None:
-        # Whoever had it was interrupted, or never gave it back. A finalizer takes no lock.
-        if self._cache is not None:
-            self._cache.note_loss(self.publication)
 
 
 @dataclass(slots=True)
@@ -114,6 +115,7 @@ class ShareCache:
         self._lost: deque[Publication] = deque()
         self._is_full = False  # more than the bounds allow is in use
 
+    @interrupts.shielded
     def lease(
         self,
         value: Any,
@@ -138,8 +140,11 @@ class ShareCache:
             payload = None if known else encode(value)
             critical.enter(entry.lock)
             try:
-                with entry.lock:  # two threads that bring the same value: one publishes
+                interrupts.acquire(entry.lock)
+                try:  # two threads that bring the same value: one publishes
                     lease = self._leased(entry, value, payload, composition, verify=verify)
+                finally:
+                    entry.lock.release()
             finally:
                 critical.leave(entry.lock)
         if not lease.hit or self._is_full:
@@ -264,13 +269,11 @@ class ShareCache:
                 return held
 
             return _Entry(key, refer, weak=False)
-        # The callback may run in any thread, in the middle of anything, even of a call of ours:
-        # it takes no lock and only leaves a word.
-        entry.refer = weakref.ref(value, lambda _: self._note_death(entry))
+        entry.refer = Ending(value, partial(self._note_death, entry))
         return entry
 
     def note_loss(self, publication: Publication) -> None:
-        """A lease was lost; called by its finalizer."""
+        """A lease was lost. It takes no lock, and leaves a word."""
         self._lost.append(publication)
         self._wake()
 
@@ -315,6 +318,8 @@ class ShareCache:
         with self._lock:
             if self._entries.get(entry.key) is entry:
                 del self._entries[entry.key]
+        if isinstance(entry.refer, Ending):
+            entry.refer.cancel()
         with entry.lock:
             publication, entry.publication = entry.publication, None
         if publication is not None:

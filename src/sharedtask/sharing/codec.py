@@ -101,24 +101,26 @@ def encode_inband(
 
 def decode(head: bytes | memoryview, buffers: Iterable[Any] = ()) -> Any:
     """Rebuild a value; its arrays view ``buffers`` and are writable where these are."""
-    interrupted = interrupts.count()
     try:
-        return pickle.loads(head, buffers=extents.laid_out(head, buffers))
+        return interrupts.exposed(_loaded, head, extents.laid_out(head, buffers))
     except Exception:
         raise
     except BaseException as error:
-        raise _as_exception(error, interrupted, pickle.UnpicklingError) from error
+        raise _as_exception(error, pickle.UnpicklingError) from error
+
+
+def _loaded(head: bytes | memoryview, buffers: Iterable[Any]) -> Any:
+    return pickle.loads(head, buffers=buffers)
 
 
 def reduced(value: Any) -> Any:
     """What a value says of how it is pickled."""
-    interrupted = interrupts.count()
     try:
-        return value.__reduce_ex__(PROTOCOL)
+        return interrupts.exposed(value.__reduce_ex__, PROTOCOL)
     except Exception:
         raise
     except BaseException as error:
-        raise _as_exception(error, interrupted, pickle.PicklingError) from error
+        raise _as_exception(error, pickle.PicklingError) from error
 
 
 def decode_here(held: Sequence[object], head: bytes | memoryview, buffers: Iterable[Any]) -> Any:
@@ -153,23 +155,20 @@ def _pickled(
 
 def dump(pickler: pickle.Pickler, value: object) -> None:
     """Have a value pickled: user code runs here."""
-    interrupted = interrupts.count()
     try:
-        pickler.dump(value)
+        interrupts.exposed(pickler.dump, value)
     except Exception:
         raise
     except BaseException as error:
-        raise _as_exception(error, interrupted, pickle.PicklingError) from error
+        raise _as_exception(error, pickle.PicklingError) from error
 
 
-def _as_exception(
-    error: BaseException, interrupted: int, cls: type[pickle.PickleError]
-) -> BaseException:
+def _as_exception(error: BaseException, cls: type[pickle.PickleError]) -> BaseException:
     """What is raised in place of a SystemExit or its like, which would end the program.
 
     A Ctrl-C, and what the handler of a signal raises, is raised again as it is.
     """
-    if interrupts.came_from_outside(error, interrupted):
+    if interrupts.came_from_outside(error):
         raise error
     said = "".join(traceback.format_exception_only(error)).strip()
     return cls(f"it raised {said}")

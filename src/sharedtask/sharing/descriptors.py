@@ -8,8 +8,9 @@ whether it is still the same file, and closes nothing that is another's by now.
 from __future__ import annotations
 
 import os
-import weakref
 from dataclasses import dataclass
+
+from sharedtask.endings import Ending
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,6 @@ class Descriptor:
             os.close(self.number)
 
 
-def closing(owner: object, descriptor: Descriptor) -> weakref.finalize[..., object]:
-    """Close a descriptor when its owner is gone, or this is called; not at the program's end."""
-    finalizer = weakref.finalize(owner, descriptor.close)
-    finalizer.atexit = False
-    return finalizer
+def closing(owner: object, descriptor: Descriptor) -> Ending:
+    """Close a descriptor soon after its owner is gone, or by ``now()``."""
+    return Ending(owner, descriptor.close)

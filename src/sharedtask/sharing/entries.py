@@ -25,6 +25,7 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from sharedtask import interrupts
 from sharedtask.errors import (
     InvalidNameError,
     NameInUseError,
@@ -370,7 +371,7 @@ def _lock(opened: int, path: str, limit: float) -> bool:
             if time.monotonic() > limit:
                 msg = f"{path} is locked by a process that was stopped. Continue it, or end it."
                 raise SharedTaskError(msg) from None
-            time.sleep(0.001)
+            interrupts.exposed(time.sleep, 0.001)
         else:
             break
     if _is_at(path, os.fstat(opened)):

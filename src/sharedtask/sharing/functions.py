@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-import weakref
 import zlib
 from dataclasses import dataclass
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
+from sharedtask.endings import Known
 from sharedtask.errors import SerializationError
 from sharedtask.sharing import homes
 from sharedtask.sharing.composition import of_function, same
@@ -108,7 +108,7 @@ class _Known:
     state: list[Any]
 
 
-_known: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
+_known: Known[_Known] = Known()
 
 
 def portable(function: Callable[..., Any]) -> Portable:
@@ -118,10 +118,7 @@ def portable(function: Callable[..., Any]) -> Portable:
     """
     if type(function) is FunctionType and _has_no_name(function):
         return Portable(function, (), of_function(function))
-    try:
-        known = _known.get(function)
-    except TypeError:  # neither hashable nor weakly referable
-        return Portable(function)
+    known = _known.get(function)
     state = homes.state(function)
     if known is not None and same(known.state, state):
         return Portable(known.named)
@@ -136,7 +133,7 @@ def _looked_up(function: Any, known: _Known | None, state: list[Any]) -> Portabl
     if homes.was_changed(function, None if known is None else known.state, state):
         return _as_it_is(function, tuple(homes.functions_of(function)))
     with contextlib.suppress(TypeError):
-        _known[function] = _Known(named, state)
+        _known.put(function, _Known(named, state))
     return Portable(named)
 
 

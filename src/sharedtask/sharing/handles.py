@@ -116,6 +116,7 @@ class Handle(_FitsEverywhere, Generic[T]):
             self._require_open()
             return uses.adopt(self._publication)
 
+    @interrupts.shielded
     def close(self) -> None:
         """Give the memory back: at once, or when the calls that use it now are done.
 
@@ -131,6 +132,7 @@ class Handle(_FitsEverywhere, Generic[T]):
             _give_name_back(self._named.claim)
         self._own.release()
 
+    @interrupts.shielded
     def unlink(self) -> None:
         """Take the name away; whoever has the value keeps it, and nobody else can attach.
 
@@ -215,6 +217,18 @@ def share(value: T, name: str | None = None) -> Handle[T]:
         ...     row_sum.map(range(3), table=table)
         [4.0, 4.0, 4.0]
     """
+    handle = None
+    try:
+        with interrupts.shield():
+            handle = _share(value, name)
+    except BaseException:  # a name would stand, and nobody have the handle
+        if handle is not None:
+            handle.close()
+        raise
+    return handle
+
+
+def _share(value: T, name: str | None) -> Handle[T]:
     uses.sweep()
     if isinstance(value, Handle):
         msg = "this is a handle of a shared value already. Pass it on as it is."
@@ -226,6 +240,7 @@ def share(value: T, name: str | None = None) -> Handle[T]:
     return Handle(Publication(payload, watched=False), type(value).__name__)
 
 
+@interrupts.shielded
 def attach(name: str, *, writable: bool = False) -> Handle[Any]:
     """Use what another process has shared under ``name``.
 
@@ -267,15 +282,14 @@ def _share_named(value: T, name: str) -> Handle[T]:
     entries.require_free(name)  # before a copy is made
     with _blamed(value):
         kept = names.keep(value, name)
-    with interrupts.shield():  # an interrupt would leave the name to nobody
-        try:
-            claim = entries.claim(kept.entry)
-        except BaseException:
-            kept.publication.release()
-            raise
-        named = _Named(claim, kept.entry.nbytes, own=True)
-        handle: Handle[T] = Handle(kept.publication, type(value).__name__, named)
-        _named[claim.nonce] = handle
+    try:
+        claim = entries.claim(kept.entry)
+    except BaseException:
+        kept.publication.release()
+        raise
+    named = _Named(claim, kept.entry.nbytes, own=True)
+    handle: Handle[T] = Handle(kept.publication, type(value).__name__, named)
+    _named[claim.nonce] = handle
     return handle
 
 

@@ -14,7 +14,7 @@ MAP_SHARED, MAP_PRIVATE, MAP_FIXED = 1, 2, 16
 MAP_ANONYMOUS = 0x1000 if os.uname().sysname == "Darwin" else 0x20
 _MAP_FAILED = ctypes.c_void_p(-1).value
 MADV_COLLAPSE = 25
-_MREMAP_MAYMOVE = 1
+_MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
 PR_SET_PDEATHSIG, PR_GET_DUMPABLE = 1, 3
 
 _LIBC.mmap.restype = ctypes.c_void_p
@@ -41,22 +41,23 @@ def mmap(address: int, size: int, prot: int, flags: int, fd: int) -> int:
     return result
 
 
-def mapped_again(address: int, size: int) -> int:
+def map_again(address: int, size: int, at: int) -> None:
     """Map pages of shared memory a second time, to be read; OSError where that cannot be done."""
     if not hasattr(_LIBC, "mremap"):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     _LIBC.mremap.restype = ctypes.c_void_p
     # With an old size of 0 the old mapping stays.
     result: int | None = _LIBC.mremap(
-        ctypes.c_void_p(address), ctypes.c_size_t(0), ctypes.c_size_t(size), _MREMAP_MAYMOVE
+        ctypes.c_void_p(address),
+        ctypes.c_size_t(0),
+        ctypes.c_size_t(size),
+        _MREMAP_MAYMOVE | _MREMAP_FIXED,
+        ctypes.c_void_p(at),
     )
     if result is None or result == _MAP_FAILED:
         _raise()
-    if _LIBC.mprotect(result, size, PROT_READ):
-        code = ctypes.get_errno()
-        munmap(result, size)
-        raise OSError(code, os.strerror(code))
-    return result
+    if _LIBC.mprotect(ctypes.c_void_p(at), ctypes.c_size_t(size), PROT_READ):
+        _raise()
 
 
 def munmap(address: int, size: int) -> None:

@@ -99,7 +99,7 @@ class Table:
 
     def close(self) -> None:
         """Close the descriptor: nobody can open the table from now on; who has, keeps it."""
-        self._closing()
+        self._closing.now()
 
 
 def _is_alive(pid: int) -> bool:
@@ -169,7 +169,7 @@ class Locks:
     def close(self) -> None:
         """Let go as a death would: within a block that writes, its cells count as half written."""
         self.pid = 0
-        self._closing()
+        self._closing.now()
         self.writers = self.waited_for = np.empty(0, np.uint32)  # unmapped with the last view
 
     @property

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from sharedtask.endings import Known
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -61,14 +62,14 @@ def source_of(array: np.memmap[Any, Any]) -> FileView | None:
 
 # To look through the list of all mappings takes longer than the rest of a call. What an object maps
 # does not change, unless it is resized.
-_seen: weakref.WeakKeyDictionary[Any, tuple[int, int, Region | None]]
-_seen = weakref.WeakKeyDictionary()
+_seen: Known[tuple[int, int, Region | None]] = Known()
 
 
 def _region_of(mapping: Any, address: int, nbytes: int) -> Region | None:
     known = _seen.get(mapping)
     if known is None or known[:2] != (address, nbytes):
-        known = _seen[mapping] = address, nbytes, region_at(address)
+        known = address, nbytes, region_at(address)
+        _seen.put(mapping, known)
     return known[2]
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import itertools
 import mmap
-import weakref
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from sharedtask import interrupts
 from sharedtask.sharing import libc
 
 if TYPE_CHECKING:
@@ -35,45 +32,26 @@ class Owner:
     a segmentation fault.
     """
 
-    __slots__ = ("__array_interface__", "__weakref__", "readonly", "source")
+    __slots__ = ("__array_interface__", "__weakref__", "born", "readonly", "room", "source")
 
-    def __init__(self, address: int, size: int, *, readonly: bool, source: object = None) -> None:
+    def __init__(
+        self,
+        address: int,
+        size: int,
+        *,
+        readonly: bool,
+        source: object = None,
+        room: mmap.mmap | None = None,
+    ) -> None:
         self.source, self.readonly = source, readonly
+        self.room = room  # unmaps all that is mapped in it, when it goes
+        self.born: Any = None  # a Memory, of memory that was made to be shared: see regions.py
         self.__array_interface__ = {
             "data": (address, readonly),
             "shape": (size,),
             "typestr": "|u1",
             "version": 3,
         }
-
-
-class _Mapped(weakref.ref[Owner]):
-    """Tells when the owner of a mapping is gone, and what there is to unmap."""
-
-    __slots__ = ("address", "size")
-    address: int
-    size: int
-
-
-def _unmap(mapped: Any) -> None:
-    """Called when the last view is gone, at any moment: it takes no lock."""
-    found = _live.pop(id(mapped), None)
-    if found is not None:
-        libc.munmap(found.address, found.size)
-
-
-# By the identity of the reference, not by the address: that may be mapped anew, by another thread,
-# between the death of a view and the call that says so.
-_live: dict[int, _Mapped] = {}
-_views = itertools.count(1)
-_LOOK_EVERY = 64
-
-
-def _unmap_forgotten() -> None:
-    """A Ctrl-C that arrives as ``_unmap`` begins is ignored, and so is the rest of ``_unmap``."""
-    for mapped in list(_live.values()):
-        if mapped() is None:
-            _unmap(mapped)
 
 
 def view(fd: int, size: int, *, private: bool = False, writable: bool = False) -> Any:
@@ -83,21 +61,11 @@ def view(fd: int, size: int, *, private: bool = False, writable: bool = False) -
     every write with whoever maps the same file.
     """
     prot = libc.PROT_READ | (libc.PROT_WRITE if private or writable else 0)
-    if next(_views) % _LOOK_EVERY == 0:
-        _unmap_forgotten()
     kind = libc.MAP_PRIVATE if private else libc.MAP_SHARED
-    with interrupts.shield():  # a mapping without an owner would stay for ever
-        address = map_aligned(fd, size, prot, kind)
-        owner = Owner(address, size, readonly=not (private or writable))
-        _unmap_with(owner, address, _pages(size))
+    room, address = mapped(fd, size, prot, kind)
+    owner = Owner(address, size, readonly=not (private or writable), room=room)
     array: npt.NDArray[np.uint8] = np.asarray(owner)
     return array
-
-
-def _unmap_with(owner: Owner, address: int, size: int) -> None:
-    mapped = _Mapped(owner, _unmap)
-    mapped.address, mapped.size = address, size
-    _live[id(mapped)] = mapped
 
 
 class _Mirror(Owner):
@@ -114,11 +82,31 @@ def mirror(address: int, size: int, source: object) -> npt.NDArray[np.uint8]:
     """
     begin = address // PAGE * PAGE
     whole = _pages(address + size - begin)
-    with interrupts.shield():  # as in view()
-        again = libc.mapped_again(begin, whole)
-        owner = _Mirror(again + address - begin, size, readonly=True, source=source)
-        _unmap_with(owner, again, whole)
+    room, again = _room(whole)
+    libc.map_again(begin, whole, again)
+    owner = _Mirror(again + address - begin, size, readonly=True, source=source, room=room)
     return np.asarray(owner)
+
+
+def mapped(fd: int, size: int, prot: int, kind: int) -> tuple[mmap.mmap, int]:
+    """Map ``size`` bytes of ``fd``: an object that unmaps them when it goes, and the address."""
+    room, address = _room(_pages(size))
+    libc.mmap(address, _pages(size), prot, kind | libc.MAP_FIXED, fd)
+    return room, address
+
+
+def _room(size: int) -> tuple[mmap.mmap, int]:
+    """Reserve addresses, to be mapped over: an object that gives them back, and the first.
+
+    Python's own object is written in C: it has an owner from the first moment on, and no interrupt
+    comes between the death of the last view and the unmapping. From 2 MiB on it has more of them,
+    so that a mapping can begin where huge pages do: attaching 512 MiB of these takes 2 ms then,
+    44 ms otherwise.
+    """
+    reserved = size if size < HUGE else size + HUGE
+    room = mmap.mmap(-1, reserved, libc.MAP_PRIVATE | libc.MAP_ANONYMOUS, libc.PROT_NONE)
+    address = _address_told(np.frombuffer(room, np.uint8))
+    return room, address if size < HUGE else -(-address // HUGE) * HUGE
 
 
 def window(array: npt.NDArray[np.uint8], *, readonly: bool = False) -> npt.NDArray[np.uint8]:
@@ -143,28 +131,6 @@ def is_protected(array: npt.NDArray[Any]) -> bool:
     if type(base) is _Mirror:
         return True
     return type(base) is Owner and base.source is None and base.readonly
-
-
-def map_aligned(fd: int, size: int, prot: int, kind: int) -> int:
-    """Map at an address that huge pages can use: a reader gains only if its mapping is aligned.
-
-    Attaching 512 MiB of huge pages takes 2 ms through an aligned mapping, 44 ms otherwise.
-    """
-    size = _pages(size)
-    if size < HUGE:
-        return libc.mmap(0, size, prot, kind, fd)
-    base = libc.mmap(0, size + HUGE, libc.PROT_NONE, libc.MAP_PRIVATE | libc.MAP_ANONYMOUS, -1)
-    at = -(-base // HUGE) * HUGE
-    try:
-        libc.mmap(at, size, prot, kind | libc.MAP_FIXED, fd)
-    except OSError:
-        libc.munmap(base, size + HUGE)
-        raise
-    if at > base:
-        libc.munmap(base, at - base)
-    if at < base + HUGE:
-        libc.munmap(at + size, base + HUGE - at)
-    return at
 
 
 def address_of(array: npt.NDArray[Any]) -> int:

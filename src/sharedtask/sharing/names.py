@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sharedtask import interrupts
 from sharedtask.errors import NameRefusedError, SharedTaskError
 from sharedtask.sharing import arrays, codec, entries, memory, regions, segments, stores
 from sharedtask.sharing.entries import Claim, Entry
@@ -102,9 +101,8 @@ def _keep_array(value: npt.NDArray[Any], name: str) -> Kept:
 def _keep_value(value: Any, name: str) -> Kept:
     # Not in place: attached elsewhere it has to outlive the process that shared it.
     payload = codec.encode(value)
-    with interrupts.shield():  # an interrupt would leave the descriptor to nobody
-        store = _seal(payload)
-        publication = _publication_of(store)
+    store = _seal(payload)
+    publication = _publication_of(store)
     return Kept(publication, _entry_of(store, name, type(value).__name__, payload.nbytes))
 
 
@@ -199,7 +197,7 @@ def open_named(name: str, *, writable: bool = False) -> Opened:
         if writable:
             _require_writable(entry)
         memory = Memory(entry.pid, entry.fd, entry.device, entry.inode, entry.size)
-        with interrupts.shield(), segments.translated(entry.size):
+        with segments.translated(entry.size):
             try:
                 fd = regions.reopened(memory, writable=writable)
             except LookupError as error:

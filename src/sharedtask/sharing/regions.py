@@ -12,13 +12,13 @@ import ctypes
 import math
 import mmap
 import os
-import weakref
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sharedtask import interrupts
+from sharedtask.endings import Weak
 from sharedtask.errors import UnshareableError
 from sharedtask.sharing import descriptors, libc, mapfiles, mapping, segments
 from sharedtask.sharing.descriptors import Descriptor
@@ -58,8 +58,6 @@ class Region:
 
 # ------------------------------------------------------------------------- where it was born
 
-_born: weakref.WeakKeyDictionary[Any, Memory] = weakref.WeakKeyDictionary()
-
 
 def new(shape: tuple[int, ...], dtype: np.dtype[Any], order: Any) -> npt.NDArray[Any]:
     """An array of zero bytes in a segment of its own."""
@@ -82,7 +80,8 @@ def adopted(fd: int, size: int, *, writable: bool) -> npt.NDArray[np.uint8]:
         os.close(fd)
         raise
     descriptors.closing(view.base, here)
-    _born[view.base] = Memory(os.getpid(), fd, here.device, here.inode, size)
+    owner: Any = view.base
+    owner.born = Memory(os.getpid(), fd, here.device, here.inode, size)
     return view
 
 
@@ -101,7 +100,7 @@ def find(array: npt.NDArray[Any]) -> Found | None:
         UnshareableError: The memory was unmapped, or its file made smaller, under the array.
     """
     root: Any = _root(array)
-    memory = _born.get(root) if type(root) is mapping.Owner else None
+    memory: Memory | None = root.born if type(root) is mapping.Owner else None
     if memory is not None and not Descriptor(memory.fd, memory.device, memory.inode).is_open():
         return None  # the program has closed it: nobody else can map the memory any more
     if memory is not None:
@@ -172,7 +171,7 @@ def _foreign(array: npt.NDArray[Any], root: Any) -> tuple[int, Memory] | None:
 
 # ------------------------------------------------------------------------- where it is used
 
-_maps: weakref.WeakValueDictionary[tuple[int, int, bool], Any] = weakref.WeakValueDictionary()
+_maps: Weak[tuple[int, int, bool], Any] = Weak()
 
 
 def mapped(memory: Memory, *, private: bool, writable: bool) -> npt.NDArray[np.uint8]:
@@ -191,7 +190,7 @@ def mapped(memory: Memory, *, private: bool, writable: bool) -> npt.NDArray[np.u
             fd, memory.size, private=private, writable=writable
         )
         if not private:
-            _maps[key] = view
+            _maps.put(key, view)
         return view
 
 
@@ -273,10 +272,10 @@ class Received:
         self.fd = fd
         here = Descriptor.of(fd)
         descriptors.closing(self, here)
-        _received[here.device, here.inode] = self
+        _received.put((here.device, here.inode), self)
 
 
-_received: weakref.WeakValueDictionary[tuple[int, int], Received] = weakref.WeakValueDictionary()
+_received: Weak[tuple[int, int], Received] = Weak()
 
 
 def _at_hand(memory: Memory) -> int | None:

@@ -17,15 +17,17 @@ import errno
 import fcntl
 import functools
 import logging
+import mmap
 import os
 import stat
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sharedtask import interrupts
 from sharedtask.errors import OptionsError, StoreFullError
 from sharedtask.sharing import files, libc, memory
-from sharedtask.sharing.mapping import HUGE, PAGE, address_of, map_aligned, memory_of, view
+from sharedtask.sharing.mapping import HUGE, PAGE, address_of, mapped, memory_of, view
 from sharedtask.sharing.marks import refused
 from sharedtask.sharing.scattered import pieces
 
@@ -117,14 +119,18 @@ def write(payload: Payload, *, frozen: bool = True) -> Segment:
     """
     layout = Layout.of(payload)
     memory.require(layout.size)
-    with translated(layout.size):
+    with interrupts.shield(), translated(layout.size):
         fd = _create()
         try:
             _fill(fd, payload, layout)
-            return Segment(_finish(fd, frozen=frozen), layout)
+            readonly = _finish(fd, frozen=frozen)
         except BaseException:
             os.close(fd)
             raise
+        if readonly is None:
+            return Segment(fd, layout)
+        os.close(fd)
+        return Segment(readonly, layout)
 
 
 def check(fd: int, size: int, *, frozen: bool) -> os.stat_result:
@@ -151,7 +157,7 @@ def is_sealed(fd: int, wanted: int) -> bool:
 
 def scratch(size: int) -> int:
     """A descriptor of ``size`` zero bytes that two processes may both write."""
-    with translated(size):
+    with interrupts.shield(), translated(size):
         fd = _create()
         try:
             os.ftruncate(fd, size)
@@ -162,7 +168,7 @@ def scratch(size: int) -> int:
         except BaseException:
             os.close(fd)
             raise
-    return fd
+        return fd
 
 
 def writable(size: int) -> int:
@@ -172,16 +178,17 @@ def writable(size: int) -> int:
         StoreFullError: No room, no descriptors, or a limit of the process is in the way.
     """
     memory.require(size)
-    fd = scratch(size)
-    try:
-        with translated(size):
-            mapped = collapse(fd, size) if size >= COLLAPSE_FROM else None
-            if mapped is not None:
-                libc.munmap(mapped[0], -(-size // PAGE) * PAGE)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+    with interrupts.shield(), translated(size):
+        fd = scratch(size)
+        try:
+            if size >= COLLAPSE_FROM:
+                huge = collapse(fd, size)
+                if huge is not None:
+                    huge.room.close()
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
 
 def protected(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -191,14 +198,14 @@ def protected(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         StoreFullError: No room, no descriptors, or a limit of the process is in the way.
     """
     size = max(data.nbytes, 1)
-    with translated(size):
+    with interrupts.shield(), translated(size):
         fd = scratch(size)
         try:
             _write_at(fd, memory_of(data), 0)
-            mapped: npt.NDArray[np.uint8] = view(fd, size)
+            copied: npt.NDArray[np.uint8] = view(fd, size)
         finally:
             os.close(fd)
-    return mapped[: data.nbytes]
+    return copied[: data.nbytes]
 
 
 # ------------------------------------------------------------------------------ creating
@@ -256,15 +263,16 @@ def _room() -> int:
     return min(files.room(), memory.available())
 
 
-def _finish(fd: int, *, frozen: bool) -> int:
-    """Seal; readers get a descriptor that cannot write, which old kernels need to map it at all."""
+def _finish(fd: int, *, frozen: bool) -> int | None:
+    """Seal; readers get a descriptor that cannot write, which old kernels need to map it at all.
+
+    None where there is none but the one that wrote.
+    """
     if uses_memfd():
         fcntl.fcntl(fd, _F_ADD_SEALS, FROZEN if frozen else FIXED_SIZE)
     if not frozen or not os.path.exists("/proc/self/fd"):
-        return fd
-    readonly = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
-    os.close(fd)
-    return readonly
+        return None
+    return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
 
 
 # ------------------------------------------------------------------------------- filling
@@ -275,8 +283,8 @@ def _fill(fd: int, payload: Payload, layout: Layout) -> None:
 
     Both reserve the memory as they go, so a full store is an error here and never a SIGBUS.
     """
-    mapped = collapse(fd, layout.size) if layout.size >= COLLAPSE_FROM else None
-    address, ready = mapped or (0, 0)
+    huge = collapse(fd, layout.size) if layout.size >= COLLAPSE_FROM else None
+    address, ready = (huge.address, huge.ready) if huge else (0, 0)
     try:
         parts: tuple[Iterable[npt.NDArray[np.uint8] | bytes], ...]
         parts = (*map(pieces, payload.sources), (payload.head,))
@@ -288,9 +296,10 @@ def _fill(fd: int, payload: Payload, layout: Layout) -> None:
                     _copy_in(address + at, piece, quick)
                 _write_at(fd, memory_of(piece)[quick:], at + quick)
                 at += len(piece)
+                interrupts.check()
     finally:
-        if mapped:
-            libc.munmap(address, -(-layout.size // PAGE) * PAGE)
+        if huge:
+            huge.room.close()
 
 
 def _copy_in(target: int, part: bytes | npt.NDArray[np.uint8], length: int) -> None:
@@ -311,8 +320,17 @@ def _write_at(fd: int, data: memoryview, offset: int) -> None:
         data, offset = data[written:], offset + written
 
 
-def collapse(fd: int, size: int) -> tuple[int, int] | None:
-    """Map ``fd`` writable over huge pages: the address, and how many bytes have them.
+@dataclass(frozen=True, slots=True)
+class Huge:
+    """A writable mapping over huge pages: its address, and how many bytes have them."""
+
+    address: int
+    ready: int
+    room: mmap.mmap  # to be closed before the seal, which a writable mapping delays
+
+
+def collapse(fd: int, size: int) -> Huge | None:
+    """Map ``fd`` writable over huge pages.
 
     Each 2 MiB extent must hold a page before MADV_COLLAPSE (Linux 6.1) makes it huge.
     """
@@ -321,13 +339,13 @@ def collapse(fd: int, size: int) -> tuple[int, int] | None:
         _write_at(fd, memoryview(b"\0"), offset)
     os.ftruncate(fd, size)
     try:
-        address = map_aligned(fd, size, libc.PROT_READ | libc.PROT_WRITE, libc.MAP_SHARED)
+        room, address = mapped(fd, size, libc.PROT_READ | libc.PROT_WRITE, libc.MAP_SHARED)
     except OSError:
         return None
     try:
-        return address, _collapsed_bytes(address, whole)
-    except BaseException:  # Ctrl-C: it may take a second where the memory was never used
-        libc.munmap(address, -(-size // PAGE) * PAGE)
+        return Huge(address, _collapsed_bytes(address, whole), room)
+    except BaseException:
+        room.close()
         raise
 
 
@@ -340,6 +358,7 @@ def _collapsed_bytes(address: int, whole: int) -> int:
         slow += time.monotonic() - before > _SLOW_EXTENT_SECONDS
         if slow > _SLOW_EXTENTS:
             return offset + HUGE
+        interrupts.check()  # it may take a second where the memory was never used
     return whole
 
 

@@ -259,5 +259,5 @@ class SegmentStore:
 
     def close_descriptor(self) -> None:
         """Keep the mapping alone."""
-        self._closer()
+        self._closer.now()
         self.fd = None

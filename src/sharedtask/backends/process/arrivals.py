@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import weakref
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sharedtask.backends.work import results
 from sharedtask.backends.work.board import Word
+from sharedtask.endings import Ending
 from sharedtask.outcomes import Batch, Report
 
 from .wire import close_all
@@ -29,7 +30,8 @@ class SentResults:
         self._mode, self._frame, self._first, self._task = mode, frame, first, task
         self._prints = prints
         # Whoever waits may be interrupted after taking this and before opening it.
-        self._close = weakref.finalize(self, close_all, frame.fds) if frame.fds else _nothing
+        close = partial(close_all, frame.fds)
+        self._close = Ending(self, close).now if frame.fds else close
 
     @property
     def is_plain(self) -> bool:
@@ -47,10 +49,6 @@ class SentResults:
 
     def discard(self) -> None:
         self._close()
-
-
-def _nothing() -> None:
-    pass
 
 
 class SavedResults:

@@ -263,7 +263,7 @@ class Loop:
         events = self._events(max(patience, 0.0), beside=beside)
         if self.closed:  # meanwhile: nobody is left to serve
             return
-        with interrupts.shield():
+        with interrupts.firm_shield():
             with self._processing:
                 for key, mask in events:
                     key.data(mask)
@@ -277,7 +277,8 @@ class Loop:
             return self._events_beside(patience)
         self._waits = True
         try:
-            return self._selector.select(patience)
+            ready: list[Any] = interrupts.exposed(self._selector.select, patience)
+            return ready
         finally:
             self._waits = False
 
@@ -287,7 +288,8 @@ class Loop:
         with contextlib.suppress(RuntimeError, KeyError, ValueError):  # they change meanwhile
             for key in list(self._selector.get_map().values()):
                 selector.register(key.fileobj, key.events, key.data)
-        return selector.select(patience)
+        ready: list[Any] = interrupts.exposed(selector.select, patience)
+        return ready
 
     def _on_wake(self, _mask: int) -> None:
         with contextlib.suppress(OSError):
@@ -328,6 +330,7 @@ def _is_past(until: float | None) -> bool:
 
 def _next_of(reports: SimpleQueue[Any], until: float | None) -> Any:
     try:
-        return reports.get(timeout=None if until is None else max(until - time.monotonic(), 0.0))
+        seconds = None if until is None else max(until - time.monotonic(), 0.0)
+        return interrupts.exposed(reports.get, True, seconds)
     except Empty:
         return None

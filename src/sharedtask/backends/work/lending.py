@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from sharedtask import partitions
 from sharedtask.backends.base import INTO, TAKEN
+from sharedtask.endings import Known
 from sharedtask.sharing import arrays, regions
 
 if TYPE_CHECKING:
@@ -163,21 +163,15 @@ class Working:
 
 # Workers keep what they have mapped as long as they are asked for the same lender, which lives as
 # long as its array.
-_lenders: dict[int, tuple[weakref.ref[Any], InPlace]] = {}
+_lenders: Known[InPlace] = Known()
 
 
 def _kept_lender(array: npt.NDArray[Any], region: regions.Region, by: Any) -> InPlace:
-    key = id(array)
-    known = _lenders.get(key)
-    if known is not None and known[0]() is array and known[1].is_over(region, by):
-        return known[1]
-
-    def forget(gone: weakref.ref[Any]) -> None:
-        if key in _lenders and _lenders[key][0] is gone:
-            del _lenders[key]
-
+    known = _lenders.get(array)
+    if known is not None and known.is_over(region, by):
+        return known
     lender = InPlace(region, by, is_kept=True)
-    _lenders[key] = weakref.ref(array, forget), lender
+    _lenders.put(array, lender)
     return lender
 
 

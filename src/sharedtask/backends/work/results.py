@@ -177,7 +177,6 @@ def _load(
 def _load_record(
     status: int, data: memoryview, batch: Batch, offset: int, task: str, beside: Iterator[Any]
 ) -> None:
-    interrupted = interrupts.count()
     try:
         if status == RAISED:
             raised = RaisedError(*pickle.loads(data))
@@ -186,7 +185,7 @@ def _load_record(
         received = parcels.unpack(data, beside, private=False)
         batch.values[offset] = codec.decode(received.head, received.buffers)
     except BaseException as error:  # unpickling runs user code, which may even exit
-        if interrupts.is_real(error, interrupted):
+        if interrupts.is_real(error):
             raise
         index = batch.first + offset
         problem = SerializationError(

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from sharedtask.endings import Known, forgetting
 from sharedtask.errors import DefinitionError
 from sharedtask.sharing import reducers
 from sharedtask.sharing.kinds import exceptions, named
@@ -71,7 +72,7 @@ _registered: dict[type, Callable[[Any], Any]] = {}
 # class that is gone takes its entry along, before its identity can be another's. None stands for
 # Python's own way, and that is looked for with every object.
 found: dict[int, _Reducer | None] = {}
-_seen: dict[int, weakref.ref[type]] = {}
+_seen: Known[weakref.ref[type]] = Known()
 
 
 def by_cloudpickle(obj: Any, out: Any) -> Any:
@@ -82,15 +83,9 @@ def by_cloudpickle(obj: Any, out: Any) -> Any:
 
 def find(cls: type) -> _Reducer | None:
     """The reducer of a class: called with an object, and with what takes its memory."""
-    key = id(cls)
     reducer = _look_up(cls)
-
-    def forget(_: object) -> None:
-        found.pop(key, None)
-        _seen.pop(key, None)
-
-    _seen[key] = weakref.ref(cls, forget)
-    found[key] = reducer
+    found[id(cls)] = reducer
+    _seen.put(cls, weakref.ref(cls, forgetting(found, id(cls))))
     return reducer
 
 
