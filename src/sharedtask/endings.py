@@ -4,7 +4,8 @@ Python runs signal handlers in the main thread between any two instructions, tho
 included: what a handler raises there is printed as ignored and lost, and the rest of the finalizer
 is skipped. So nothing here runs Python code in the thread in which an object dies. The interpreter
 calls functions that are written in C, between whose instructions no handler runs, and a thread of
-ours, in which none runs either, does the rest.
+ours, in which none runs either, does the rest. Workers ignore SIGINT and stay without a thread:
+there it is done at once.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import weakref
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from sharedtask import inside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,14 +44,12 @@ class Ending(weakref.ref[Any]):
     __slots__ = ("_work",)
 
     def __new__(cls, owner: Any, work: Callable[[], object]) -> Ending:  # noqa: ARG004, PYI034
-        return super().__new__(cls, owner, _due.put)
+        return super().__new__(cls, owner, _when_due())
 
     def __init__(self, owner: Any, work: Callable[[], object]) -> None:
-        super().__init__(owner, _due.put)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # it takes both
+        super().__init__(owner, _when_due())  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # it takes both
         self._work = work
         _waiting[id(self)] = self
-        if not _thread.runs:
-            _thread.start()
 
     def now(self) -> None:
         """Do it now; twice is once."""
@@ -65,8 +66,19 @@ _waiting: dict[int, Ending] = {}
 _due: SimpleQueue[Ending | Callable[[], object]] = SimpleQueue()
 
 
-def post(work: Callable[[], object]) -> Callable[[], None]:
+def _when_due() -> Callable[[Any], object]:
+    """What a reference calls with itself."""
+    if inside.a_worker():
+        return Ending.now
+    if not _thread.runs:
+        _thread.start()
+    return _due.put
+
+
+def post(work: Callable[[], object]) -> Callable[[], object]:
     """What a finalizer may call, however it is interrupted: ``work()`` is done by our thread."""
+    if inside.a_worker():
+        return work
     if not _thread.runs:
         _thread.start()
     return partial(_due.put, work)
