@@ -61,7 +61,7 @@ $(VENV)/.torch: $(VENV)/.dev
 	@touch $@
 
 test: $(VENV)/.dev $(if $(CI),$(VENV)/.torch)
-	$(BIN)/python -m pytest $(if $(CI),,-m "not long")
+	$(if $(CI),.ci/halves $(BIN)/python,$(BIN)/python -m pytest -m "not long")
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -126,7 +126,8 @@ def test_fork_while_another_thread_holds_our_locks(run: Run, holder: str) -> Non
 from sharedtask import critical, interrupts
 def hold():
     with interrupts.shield():
-        locks = [lock for lock in list(critical._all) if lock.acquire(timeout=1)]
+        known = [reference() for reference in list(critical._all.values())]
+        locks = [lock for lock in known if lock is not None and lock.acquire(timeout=1)]
         held.set()
         ended.wait()
         for lock in locks:

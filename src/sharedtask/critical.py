@@ -11,6 +11,7 @@ then the objects that ``abandon`` what belongs to the parent are called.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import weakref
@@ -25,7 +26,8 @@ Lock = type(threading.RLock())
 
 _tables: list[weakref.ref[Any]] = []  # those that guard tables of the whole process
 _entered: list[Any] = []  # those that guard a single object, while a thread is at it
-_all: weakref.WeakSet[Any] = weakref.WeakSet()
+# By identity. A WeakSet would run Python code where a lock dies, which Ctrl-C could interrupt.
+_all: dict[int, weakref.ref[Any]] = {}
 
 
 class Abandons(Protocol):
@@ -49,7 +51,7 @@ def table_lock() -> Any:
 def object_lock() -> Any:
     """A lock of a single object; ``is_held`` knows it between ``enter`` and ``leave``."""
     lock = Lock()
-    _all.add(lock)
+    _all[id(lock)] = weakref.ref(lock, functools.partial(_all.pop, id(lock)))
     return lock
 
 
@@ -82,8 +84,10 @@ def abandon_in_child(heir: Abandons) -> None:
 
 
 def _reset() -> None:
-    for lock in list(_all):
-        lock._at_fork_reinit()
+    for reference in list(_all.values()):
+        lock = reference()
+        if lock is not None:
+            lock._at_fork_reinit()
     _entered.clear()
     for heir in list(_heirs):
         heir.abandon()

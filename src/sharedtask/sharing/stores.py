@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from sharedtask import interrupts
 from sharedtask.errors import SharedTaskError, StoreFullError
 from sharedtask.sharing import codec, descriptors, mapping, segments
 from sharedtask.sharing.descriptors import Descriptor
@@ -88,7 +89,8 @@ def keep(payload: Payload) -> PublishedStore:
 
 def seal(payload: Payload, table: bytes = b"") -> SegmentStore:
     """Store a payload in a segment of its own that ends with a random mark and the ``table``."""
-    with segments.translated(payload.nbytes):
+    # A descriptor without an owner would stay open: no interrupt comes in between.
+    with segments.translated(payload.nbytes), interrupts.shield():
         return SegmentStore(*_sealed(payload, table))
 
 
