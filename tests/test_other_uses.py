@@ -28,13 +28,11 @@ def private(x: int, table: CopyOnWrite[Any]) -> float:
     return float(table[x])
 
 
-def unmarked(x: int, table: Any) -> float:
-    table[x] += 1
-    return float(table[x])
+def unmarked(x: int, table: Any) -> tuple[float, bool]:
+    return float(table[x]), bool(table.flags.writeable)
 
 
 def both(x: int, table: Shared[Any], other: Any) -> tuple[float, float]:
-    other[x] += 1
     return float(table[x]), float(other[x])
 
 
@@ -48,9 +46,8 @@ class Model:
         self.table = table
 
     @parallel
-    def add(self, x: int) -> float:
-        self.table[x] += 1
-        return float(self.table[x])
+    def look(self, x: int) -> tuple[float, bool]:
+        return float(self.table[x]), bool(self.table.flags.writeable)
 
 
 def by_parameter(where: Any, table: Any) -> None:
@@ -86,7 +83,7 @@ def by_copy(where: Any, table: Any) -> None:
 
 def by_argument(where: Any, table: Any) -> None:
     task = parallel(backend=where, chunksize=1)(unmarked)
-    assert [table[1] + 1] * 4 == task.map([1] * 4, table=table)
+    assert [(table[1], False)] * 4 == task.map([1] * 4, table=table)
 
 
 def by_capture(where: Any, table: Any) -> None:
@@ -97,8 +94,8 @@ def by_capture(where: Any, table: Any) -> None:
 
 
 def by_self(where: Any, table: Any) -> None:
-    task = Model(table).add.with_options(backend=where, chunksize=1)
-    assert [table[1] + 1] * 4 == task.map([1] * 4)
+    task = Model(table).look.with_options(backend=where, chunksize=1)
+    assert [(table[1], False)] * 4 == task.map([1] * 4)
 
 
 def by_item(where: Any, table: Any) -> None:
@@ -107,13 +104,13 @@ def by_item(where: Any, table: Any) -> None:
 
 def by_two(where: Any, table: Any) -> None:
     task = parallel(backend=where, chunksize=1)(both)
-    assert [(table[1], table[1] + 1)] * 4 == task.map([1] * 4, table=table, other=table)
+    assert [(table[1], table[1])] * 4 == task.map([1] * 4, table=table, other=table)
 
 
 def by_submit(where: Any, table: Any) -> None:
     task = parallel(backend=where)(unmarked)
     futures = [task.submit(1, table=table) for _ in range(3)]
-    assert [table[1] + 1] * 3 == [future.result() for future in futures]
+    assert [(table[1], False)] * 3 == [future.result() for future in futures]
 
 
 USES: dict[str, Callable[[Any, Any], None]] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
 import os
 import queue
@@ -198,6 +199,7 @@ class Submission:
         self._options = options
         self._left = options.retries
         self._item = item
+        self._numbers = itertools.count(1)  # of its tries, each a chunk of its own
         self._arrived: deque[Report] = deque()
         self._waiting = threading.Lock()  # held by the one thread that waits for reports
         self._news: queue.SimpleQueue[bool] = queue.SimpleQueue()  # what wakes it
@@ -212,7 +214,7 @@ class Submission:
                 on_shares(self._session.shares)
                 self.future._submission = self
                 _pending.add(self)
-                self._session.submit(Chunk(1, 0, [item]))
+                self._session.submit(Chunk(next(self._numbers), 0, [item]))
                 self._session.leave()
         except BaseException:
             self.give_up(running=True)
@@ -311,7 +313,7 @@ class Submission:
         if not self._left or self._is_over:
             return False
         self._left -= 1
-        self._session.submit(Chunk(1, 0, [self._item]))
+        self._session.submit(Chunk(next(self._numbers), 0, [self._item]))
         self._session.leave()
         return True
 
