@@ -63,6 +63,9 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
                 item.add_marker(pytest.mark.timeout(60))
         if _backend_of(item) in MANY.get(item.path.name, ()):
             item.add_marker(pytest.mark.long)
+        if _backend_of(item) in BESIDES.get(item.path.name, ()):
+            item.add_marker(pytest.mark.long)
+            item.add_marker(pytest.mark.besides)
 
 
 # What they test does not depend on the backend much, and is tested on another in any case.
@@ -74,6 +77,15 @@ MANY = {
     "test_reentry.py": ("serial", "thread", "ray"),
     "test_rng.py": ("thread", "ray"),
     "test_strict.py": ("thread", "ray"),
+}
+
+
+# The same program on backends that share the code in question: run by hand, not each time.
+BESIDES = {
+    "test_composition.py": ("thread", "ray"),
+    "test_exceptions.py": ("serial", "thread"),
+    "test_interrupted.py": ("serial", "thread"),
+    "test_reentry.py": ("serial", "ray"),
 }
 
 

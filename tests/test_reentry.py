@@ -329,6 +329,8 @@ while "".join(stream.parts).count("item") < 5:
 @pytest.mark.parametrize("way", ["", "sys.stdout = io.TextIOWrapper(io.BytesIO())"])
 def test_stream_that_maps_when_it_is_written_to(run: Run, backend: str, way: str) -> None:
     """What tasks print goes to the caller's stream, which may be a class of the user's."""
+    if backend == "ray":
+        pytest.skip("Ray brings what tasks print, by its own ways")
     passes(run, PRINTING.format(way), backend)
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 import ray.exceptions
 
-from sharedtask import background, critical
+from sharedtask import background, critical, inside
 from sharedtask.errors import (
     BackendUnavailableError,
     ClosedError,
@@ -99,6 +99,8 @@ class Dispatcher:
     # ---------------------------------------------------------------------- in the thread
 
     def _serve(self) -> None:
+        # A finalizer of the user's may run here, and map: it would wait for this very thread.
+        inside.enter_thread()
         keeps = due = False
         while not self._reason:
             busy = bool(self._flying or self._queue)
