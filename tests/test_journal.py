@@ -126,7 +126,8 @@ def test_after_an_exception_only_the_rest_runs(
     there = recorded(file)[0][1]
     assert there >= 28
     assert [x * x for x in range(40)] == task.map(range(40), log=log.path, marker=str(marker))
-    assert 40 - there == len(log())
+    # A chunk of the first call that was on its way may end only now: its items enter twice.
+    assert 40 - there == len(set(log()))
     assert 30 in first
 
 
