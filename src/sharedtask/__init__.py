@@ -12,6 +12,7 @@ them, start fast.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sharedtask import loading as _loading
 from sharedtask import version as _version
 
 if TYPE_CHECKING:
@@ -193,7 +194,9 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         msg = f"module 'sharedtask' has no attribute {name!r}"
         raise AttributeError(msg)
-    value = getattr(import_module(f"sharedtask.{_HOMES[name]}"), name)
+    home = f"sharedtask.{_HOMES[name]}"
+    with _loading.undisturbed(home):
+        value = getattr(import_module(home), name)
     globals()[name] = value
     return value
 

@@ -24,6 +24,7 @@ from pydantic_core import (
 )
 
 from sharedtask.hints import Choice, Placeholder
+from sharedtask.loading import undisturbed
 from sharedtask.wording import one_of
 
 __all__ = ["Check", "build_check"]
@@ -114,7 +115,8 @@ def _with_metadata(schema: CoreSchema, choice: Choice) -> CoreSchema:
         return schema
     # Imported here because pydantic's own part takes longer to load than all of this package, and
     # whoever wrote such metadata has loaded it.
-    from pydantic import TypeAdapter
+    with undisturbed("pydantic.type_adapter"):
+        from pydantic import TypeAdapter
 
     annotation: Any = Annotated
     adapter: Any = TypeAdapter(annotation[(choice.type_, _Ready(schema), *metadata)])

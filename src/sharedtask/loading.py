@@ -1,14 +1,106 @@
-"""Actions for a module that take place when it is loaded: nothing is imported for their sake."""
+"""Modules that are loaded late: imports that nothing interrupts, and actions that follow an import.
+
+A signal handler runs between any two instructions of the main thread, and a garbage collection runs
+finalizers in any thread. Either may call the library while its own thread is importing a module of
+the library: it would find that module half executed. So the library makes each late import of its
+own in an ``undisturbed`` block.
+"""
 
 from __future__ import annotations
 
+import gc
 import sys
+import threading
+from collections import deque
 from importlib.machinery import ModuleSpec, PathFinder
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import signal as _signal
     from collections.abc import Callable, Sequence
-    from types import ModuleType
+    from types import FrameType, ModuleType
+else:
+    import _signal  # what ``signal`` wraps: its enumerations are not needed here
+
+
+class undisturbed:  # noqa: N801  used as a block, like contextlib.suppress
+    """Within this block the named module is imported; handlers of signals run after it.
+
+    Costs a look into ``sys.modules`` where the module is loaded already.
+
+    Example:
+        >>> with undisturbed("decimal"):
+        ...     import decimal
+    """
+
+    __slots__ = ("_collects", "_later", "_loads")
+
+    def __init__(self, name: str) -> None:
+        self._loads = name not in sys.modules
+
+    def __enter__(self) -> None:
+        if self._loads:
+            self._later = _Later()
+            self._collects = gc.isenabled()
+            gc.disable()
+
+    def __exit__(self, *_: object) -> None:
+        if self._loads:
+            if self._collects:
+                gc.enable()
+            self._later.end(sys._getframe(1))
+
+
+class _Later:
+    """The handler of each signal that has one in Python, from the beginning to ``end``."""
+
+    def __init__(self) -> None:
+        self._came: deque[int] = deque()
+        self._old: dict[int, Callable[[int, FrameType | None], object]] = {}
+        if threading.current_thread() is threading.main_thread():
+            try:
+                self._install()
+            except BaseException:
+                self.end(None)
+                raise
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Note that a signal has come."""
+        del frame
+        if number not in self._came:
+            self._came.append(number)
+
+    def _install(self) -> None:
+        for number in _signal.valid_signals():
+            old = _signal.getsignal(number)
+            if callable(old):
+                self._old[number] = old
+                _signal.signal(number, self)
+
+    def end(self, frame: FrameType | None) -> None:
+        """Have the old handlers in force, and call those whose signals have come."""
+        try:
+            self._put_back()
+        finally:
+            self._tell(frame)
+
+    def _put_back(self) -> None:
+        try:
+            for number, old in self._old.items():
+                if _signal.getsignal(number) is self:
+                    _signal.signal(number, old)
+        except BaseException:
+            self._put_back()  # one that is back has raised; the others come back as well
+            raise
+
+    def _tell(self, frame: FrameType | None) -> None:
+        try:
+            while self._came:
+                number = self._came.popleft()
+                self._old[number](number, frame)
+        finally:
+            if self._came:
+                self._tell(frame)
 
 
 def when_loaded(name: str, action: Callable[[Any], object]) -> None:

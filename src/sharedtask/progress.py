@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sharedtask.loading import undisturbed
+
 if TYPE_CHECKING:
     from sharedtask.options import Options
 
@@ -45,7 +47,8 @@ def open_bar(options: Options, total: int | None) -> Bar:
     """A bar where the options ask for one, in the terminal or the notebook cell."""
     if not options.shows_progress:
         return _NO_BAR
-    from tqdm.auto import tqdm
+    with undisturbed("tqdm.auto"):
+        from tqdm.auto import tqdm
 
     bar: Bar = tqdm(total=total, desc=options.desc, unit="item", dynamic_ncols=True, leave=True)
     return bar

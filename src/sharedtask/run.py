@@ -22,6 +22,7 @@ from sharedtask.backends.base import OVER, Chunk, Session, require_process
 from sharedtask.chunks import Chunker, Pace
 from sharedtask.endings import Ending
 from sharedtask.errors import ClosedError
+from sharedtask.loading import undisturbed
 from sharedtask.outcomes import Known, Report
 from sharedtask.progress import open_bar, skip
 from sharedtask.tracebacks import shorten
@@ -135,7 +136,8 @@ class Run:
         # must see to the workers meanwhile.
         self._leaves = plan.streams or self._chunker.is_lazy
         if plan.options.journal is not None:
-            from sharedtask.recording import Recording  # SQLite is for those who ask for it
+            with undisturbed("sharedtask.recording"):  # SQLite is for those who ask for it
+                from sharedtask.recording import Recording
 
             self._recording = interrupts.exposed(
                 Recording.begin, plan.options.journal, plan.call, plan.total, session

@@ -22,6 +22,7 @@ from sharedtask.backends import registry
 from sharedtask.backends.base import TAKEN
 from sharedtask.chunks import Pace
 from sharedtask.futures import Submission, TaskFuture
+from sharedtask.loading import undisturbed
 from sharedtask.options import check_options, resolve
 from sharedtask.plan import CAPTURE_FROM, Plan, Target, plan_call, plan_map
 from sharedtask.randomness import Randomness
@@ -295,7 +296,8 @@ class _Runs(Generic[P, R]):
             >>> {row.path: row.travels for row in told.rows}
             {'table': 'zero-copy', 'scale': 'copied'}
         """
-        from sharedtask.explaining.calls import explain_call  # of no use to who does not ask
+        with undisturbed("sharedtask.explaining.calls"):
+            from sharedtask.explaining.calls import explain_call
 
         target, explicit, _ = self._parts()
         apart = CAPTURE_FROM if resolve(explicit).captured == "share" else None
@@ -329,7 +331,8 @@ class _Runs(Generic[P, R]):
 
 async def _in_thread(function: Callable[..., Any], *args: Any) -> Any:
     """Run a blocking call in a thread of its own: the loop's own few threads may all be waiting."""
-    import asyncio  # its user has it loaded; for others it would be 10 ms of the import
+    with undisturbed("asyncio"):  # its user has it loaded; for others it takes 10 ms
+        import asyncio
 
     future: Future[tuple[Any, BaseException | None]] = Future()
     future.set_running_or_notify_cancel()  # whoever awaits it may be cancelled; the call goes on
@@ -649,6 +652,7 @@ def rebuild(
 
     While a function that refers to its own task is unpickled, it has no annotations yet.
     """
-    from sharedtask.decorator import make_task
+    with undisturbed("sharedtask.decorator"):
+        from sharedtask.decorator import make_task
 
     return make_task(wrapped, lists, options)

@@ -7,7 +7,7 @@ import sys
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from sharedtask import critical, inside
+from sharedtask import critical, inside, loading
 from sharedtask.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ def _ray_is_initialized() -> bool:
 def _load(name: str) -> Backend:
     module, _, attribute = _CLASSES[name].partition(":")
     try:
-        backend: Backend = getattr(importlib.import_module(module), attribute)()
+        with loading.undisturbed(module):
+            made = getattr(importlib.import_module(module), attribute)
+        backend: Backend = made()
     except ImportError as error:
         if (error.name or "").partition(".")[0] != name:
             raise

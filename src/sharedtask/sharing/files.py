@@ -6,6 +6,7 @@ import os
 import stat
 
 from sharedtask.errors import SharedTaskError
+from sharedtask.loading import undisturbed
 from sharedtask.sharing import memory
 
 _O_PATH = getattr(os, "O_PATH", os.O_RDONLY)
@@ -46,7 +47,8 @@ def room() -> int:
 
 
 def _create(where: str, opened: int, prefix: str) -> int:
-    import secrets  # 2 ms of the import, for this way alone
+    with undisturbed("secrets"):  # 2 ms of the import, for this way alone
+        import secrets
 
     name = prefix + secrets.token_hex(16)
     fd = os.open(name, _NEW, 0o600, dir_fd=opened)

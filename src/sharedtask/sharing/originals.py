@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from sharedtask.loading import undisturbed
 from sharedtask.sharing import codec, mapfiles, mapping, reducers
 from sharedtask.sharing.codec import FAILURES
 from sharedtask.sharing.differences import differences
@@ -112,7 +113,8 @@ def _print_or_none(value: Any) -> _Print | None:
 
 
 def _print(value: Any) -> _Print:
-    import hashlib  # here: it takes 3 ms to load, and is for those alone who ask to be watched
+    with undisturbed("hashlib"):  # it takes 3 ms to load, and only watched values need it
+        import hashlib
 
     held: list[npt.NDArray[Any]] = []
 

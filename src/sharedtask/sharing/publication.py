@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from sharedtask.loading import undisturbed
 from sharedtask.sharing import freshness, mapping, stores
 from sharedtask.sharing.payload import Payload
 from sharedtask.sharing.scattered import Scattered
@@ -83,7 +84,8 @@ class Publication:
 
         Memory that the caller goes on writing is read each time.
         """
-        from sharedtask.sharing import fingerprint  # of no use to who records nothing
+        with undisturbed("sharedtask.sharing.fingerprint"):  # only a journal needs it
+            from sharedtask.sharing import fingerprint
 
         found = self._fingerprint
         if found is None:

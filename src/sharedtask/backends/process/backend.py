@@ -20,6 +20,7 @@ from sharedtask.backends.work.lending import Working
 from sharedtask.backends.work.parcels import Parcel
 from sharedtask.backends.work.room import needed_for
 from sharedtask.errors import BackendUnavailableError, StoreFullError
+from sharedtask.loading import undisturbed
 from sharedtask.options import available_cpus
 from sharedtask.outcomes import Report
 from sharedtask.sharing.cache import ShareCache
@@ -207,12 +208,14 @@ class _ProcessSession(Session):
         self._places.take()
 
     def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:
-        from sharedtask.backends.work import contents  # of no use to who records nothing
+        with undisturbed("sharedtask.backends.work.contents"):  # only a journal needs it
+            from sharedtask.backends.work import contents
 
         return contents.of_leased(self._call.leases, shared)
 
     def fingerprint_of(self, array: npt.NDArray[Any]) -> bytes | None:
-        from sharedtask.backends.work import contents
+        with undisturbed("sharedtask.backends.work.contents"):
+            from sharedtask.backends.work import contents
 
         return contents.of_captured(self._call.leases, array)
 

@@ -21,6 +21,7 @@ import struct
 import sys
 import time
 
+from sharedtask.loading import undisturbed
 from sharedtask.sharing import libc
 
 from . import wire
@@ -189,7 +190,8 @@ def command(fd: int, *modules: str) -> list[str]:
 
     ``modules`` are imported besides what every worker needs.
     """
-    from subprocess import _args_from_interpreter_flags  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+    with undisturbed("subprocess"):
+        from subprocess import _args_from_interpreter_flags  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
 
     code = (
         f"import sys; sys.path[:] = {[os.path.abspath(p) for p in sys.path]!r}; "

@@ -17,6 +17,7 @@ from sharedtask.backends.work import locking, packing, parcels, program
 from sharedtask.backends.work.leasing import head_of, lease_all
 from sharedtask.backends.work.lending import ByCopy, Taken, accept_returned
 from sharedtask.backends.work.totals import Accumulator, Form, Gathering
+from sharedtask.loading import undisturbed
 from sharedtask.sharing import codec, functions
 from sharedtask.sharing.cache import Lease, ShareCache
 from sharedtask.sharing.handles import Handle, uses
@@ -251,12 +252,14 @@ class _RaySession(Session):
         self._gathering.add(batch.partial)
 
     def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:
-        from sharedtask.backends.work import contents  # of no use to who records nothing
+        with undisturbed("sharedtask.backends.work.contents"):  # only a journal needs it
+            from sharedtask.backends.work import contents
 
         return contents.of_leased(self._call.leases, shared)
 
     def fingerprint_of(self, array: npt.NDArray[Any]) -> bytes | None:
-        from sharedtask.backends.work import contents
+        with undisturbed("sharedtask.backends.work.contents"):
+            from sharedtask.backends.work import contents
 
         return contents.of_captured(self._call.leases, array)
 

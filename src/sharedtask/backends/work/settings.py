@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from sharedtask.loading import when_loaded
+from sharedtask.loading import undisturbed, when_loaded
 
 from . import import_path
 from .blas import BLAS_VARIABLES
@@ -171,7 +171,8 @@ _FLAGS = 6
 
 def _write_decimal(fields: tuple[Any, ...] | None) -> None:
     if fields is not None:
-        import decimal  # of the caller's choice
+        with undisturbed("decimal"):  # of the caller's choice
+            import decimal
 
         context: Any = decimal.Context
         decimal.setcontext(context(*fields[:_FLAGS], [], *fields[_FLAGS:]))
