@@ -23,7 +23,8 @@ from benchmarks.kinds_work import KINDS, Kind, installed
 from benchmarks.measure import ROOT
 from benchmarks.report import number
 from sharedtask import Shared, parallel
-from sharedtask.sharing import codec, mapping
+from sharedtask.memory import mapping
+from sharedtask.serialization import codec
 from sharedtask.testing.strategies import in_segment
 
 PAGE = ROOT / "docs" / "kinds" / "index.md"

@@ -13,7 +13,7 @@ import sharedtask
 from benchmarks.work import WORKERS
 from benchmarks.writing_work import BINS, Array, Histogram, Square, Statistics, Writing
 from sharedtask import Locked, Partitioned, Reduced, Shared, parallel, partition
-from sharedtask.overlaps import check_overlap
+from sharedtask.writing.partitioned.overlaps import check_overlap
 
 
 @parallel

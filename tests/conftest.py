@@ -23,7 +23,7 @@ from processes import slowness
 import sharedtask
 from sharedtask import parallel
 from sharedtask.backends import registry
-from sharedtask.backends.process import starter
+from sharedtask.backends.process import forkserver
 
 pytest.register_assert_rewrite("sharedtask.testing")
 
@@ -145,9 +145,9 @@ def loaded_starter(request: pytest.FixtureRequest) -> Iterator[None]:
     needed = ["sharedtask.testing" if "\nfrom sharedtask.testing import" in text else "pytest"]
     if "\nfrom light import" in text:  # so that workers need not even that, nor its memory
         needed = []
-    command = starter.command
+    command = forkserver.command
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(starter, "command", lambda fd, *modules: command(fd, *modules, *needed))
+        patch.setattr(forkserver, "command", lambda fd, *modules: command(fd, *modules, *needed))
         yield
 
 

@@ -19,7 +19,7 @@ from itertools import pairwise, repeat
 from types import CodeType, FrameType
 from typing import Any
 
-from sharedtask import interrupts
+from sharedtask.system import interrupts
 
 _CHECKED = {"CALL", "CALL_FUNCTION_EX", "CALL_KW", "JUMP_BACKWARD"}
 _ENTRY = -1

@@ -35,8 +35,8 @@ from sharedtask import (
     share,
     shutdown,
 )
-from sharedtask.sharing import mapfiles, regions
-from sharedtask.sharing.arrays import array, empty, zeros
+from sharedtask.memory import locations, proc_maps
+from sharedtask.memory.arrays import array, empty, zeros
 from sharedtask.testing import (
     DTYPES,
     Belongings,
@@ -74,7 +74,7 @@ def inode(_x: int, table: Shared[Any]) -> int:
 
 
 def inode_of(table: Any) -> int:
-    region = mapfiles.region_at(table.__array_interface__["data"][0])
+    region = proc_maps.region_at(table.__array_interface__["data"][0])
     return 0 if region is None else region.inode
 
 
@@ -106,7 +106,7 @@ def numbers_of(buffer: Any) -> Any:
 
 def mapped_again(table: Any, **how: bool) -> Any:
     """The array as another process would map it; None for one that is not in shared memory."""
-    found = regions.find(table)
+    found = locations.find(table)
     return None if found is None else found.region.view(**how)
 
 
@@ -717,7 +717,7 @@ def test_many_at_once(backend: str) -> None:
 
 def test_many_do_not_slow_others_down() -> None:
     """Encoding ordinary arrays takes no longer for all the arrays that lie in shared memory."""
-    from sharedtask.sharing import codec
+    from sharedtask.serialization import codec
 
     def seconds() -> float:
         times = []
@@ -739,7 +739,7 @@ def test_few_descriptors(run: Callable[..., str]) -> None:
     text = """
 import resource, sharedtask
 from sharedtask import StoreFullError, parallel
-from sharedtask.sharing.arrays import array
+from sharedtask.memory.arrays import array
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 task = parallel(lambda x, tables: sum(int(t.sum()) for t in tables), shared=["tables"])
 task = task.with_options(backend="process")
@@ -763,7 +763,7 @@ def test_few_addresses(run: Callable[..., str]) -> None:
     text = """
 import os, resource
 from sharedtask import StoreFullError
-from sharedtask.sharing.arrays import zeros
+from sharedtask.memory.arrays import zeros
 first = zeros(10)
 with open("/proc/self/statm") as file:
     used = int(file.read().split()[0]) * 4096
@@ -807,7 +807,7 @@ def test_forked_child_uses_it(run: Callable[..., str]) -> None:
 import os, sys, warnings
 import numpy as np, sharedtask
 from sharedtask import parallel
-from sharedtask.sharing.arrays import array, zeros
+from sharedtask.memory.arrays import array, zeros
 warnings.simplefilter("ignore", DeprecationWarning)  # fork while threads run
 task = parallel(lambda x, t: float(t.sum()), shared=["t"]).with_options(backend="process")
 table, inherited = zeros(100_000), array(np.ones(10))

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 from sharedtask import ClosedError, CopyOnWrite, Shared, UnshareableError, parallel, share, shutdown
-from sharedtask.sharing import codec, freshness, memory
-from sharedtask.sharing.cache import ShareCache
-from sharedtask.sharing.publication import Publication
+from sharedtask.memory import capacity, dirty_pages
+from sharedtask.serialization import codec
+from sharedtask.store.cache import ShareCache
+from sharedtask.store.publication import Publication
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -183,7 +184,7 @@ def test_verify_compare_sees_what_the_kernel_does_not(monkeypatch: pytest.Monkey
     """With ``verify="compare"`` memory that hardware writes, past every watch, is compared."""
     table = np.zeros(BIG, np.uint8)
     assert [[0]] == read.map([[5]], table=table)  # watched from here on, where the kernel can
-    monkeypatch.setattr(freshness.Watch, "unchanged", lambda _: True)
+    monkeypatch.setattr(dirty_pages.Watch, "unchanged", lambda _: True)
     comparing = read.with_options(verify="compare")
     for value in (1, 2, 3, 0):
         table[5] = value
@@ -195,8 +196,8 @@ def test_verify_compare_sees_what_the_kernel_does_not(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("how", ["share", "copy"])
 def test_verify_compare_watches_nothing(how: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With ``verify="compare"`` no pages are watched, of shared arrays and of captured ones."""
-    monkeypatch.setattr(freshness, "watch_all", lambda spans: 1 / 0)
-    monkeypatch.setattr(freshness, "watch", lambda *span: 1 / 0)
+    monkeypatch.setattr(dirty_pages, "watch_all", lambda spans: 1 / 0)
+    monkeypatch.setattr(dirty_pages, "watch", lambda *span: 1 / 0)
     table = np.zeros(BIG, np.uint8)
     comparing = read.with_options(verify="compare")
     capturing = parallel(lambda k: [int(table[k])])
@@ -550,7 +551,7 @@ def test_nothing_piles_up_in_a_warm_pool() -> None:
 def test_watch_is_used_here_or_cannot_be() -> None:
     """Where the kernel can watch memory, a large private array is watched."""
     table = np.zeros(BIG, np.uint8)
-    watch = freshness.watch(table.ctypes.data, table.nbytes)
+    watch = dirty_pages.watch(table.ctypes.data, table.nbytes)
     if watch is None:
         pytest.skip("userfaultfd is not to be had here")
     assert watch.unchanged()
@@ -562,7 +563,7 @@ def test_watch_is_used_here_or_cannot_be() -> None:
 @pytest.fixture
 def needs_watches() -> None:
     table = np.zeros(BIG, np.uint8)
-    watch = freshness.watch(table.ctypes.data, table.nbytes)
+    watch = dirty_pages.watch(table.ctypes.data, table.nbytes)
     if watch is None:
         pytest.skip("userfaultfd is not to be had here")
     watch.release()
@@ -570,11 +571,11 @@ def needs_watches() -> None:
 
 def test_each_of_many_is_watched_by_itself(needs_watches: None) -> None:
     """A write is noted by the watch over it and by no other, in whatever order they go."""
-    whole = np.zeros(16 * freshness.WATCH_FROM, np.uint8)
+    whole = np.zeros(16 * dirty_pages.WATCH_FROM, np.uint8)
     parts = np.split(whole, 16)
     order = [3, 0, 15, 7, 1, 2, *range(8, 15), 4, 5, 6]
     spans = [(parts[n].ctypes.data, parts[n].nbytes) for n in order]
-    watches = [watch for watch in freshness.watch_all(spans) if watch is not None]
+    watches = [watch for watch in dirty_pages.watch_all(spans) if watch is not None]
     assert 16 == len(watches)
     parts[7][len(parts[7]) // 2] = 1
     assert [n != 7 for n in order] == [watch.unchanged() for watch in watches]
@@ -588,10 +589,10 @@ def test_each_of_many_is_watched_by_itself(needs_watches: None) -> None:
 
 def test_small_ones_and_too_many_are_compared(needs_watches: None, monkeypatch: Any) -> None:
     """The kernel's record of mappings is not filled with watches."""
-    monkeypatch.setattr(freshness, "_MOST", len(freshness._the_tracker()._watches) + 2)
-    sizes = [100, *[freshness.WATCH_FROM + (1 << 13)] * 3, freshness.WATCH_FROM - 1]
+    monkeypatch.setattr(dirty_pages, "_MOST", len(dirty_pages._the_tracker()._watches) + 2)
+    sizes = [100, *[dirty_pages.WATCH_FROM + (1 << 13)] * 3, dirty_pages.WATCH_FROM - 1]
     tables = [np.zeros(size, np.uint8) for size in sizes]
-    watches = freshness.watch_all([(table.ctypes.data, table.nbytes) for table in tables])
+    watches = dirty_pages.watch_all([(table.ctypes.data, table.nbytes) for table in tables])
     assert [False, True, True, False, False] == [watch is not None for watch in watches]
     for watch in watches:
         if watch is not None:
@@ -617,11 +618,11 @@ def test_shared_pages_are_never_watched(tmp_path: Path) -> None:
     """Memory that others may write through another mapping is compared, not watched."""
     shared = mmap.mmap(-1, 4 << 20)
     array = np.frombuffer(shared, np.uint8)
-    assert freshness.watch(array.ctypes.data, array.nbytes) is None
+    assert dirty_pages.watch(array.ctypes.data, array.nbytes) is None
     path = tmp_path / "file"
     path.write_bytes(bytes(4 << 20))
     mapped = np.memmap(path, np.uint8, "c")
-    assert freshness.watch(mapped.ctypes.data, mapped.nbytes) is None
+    assert dirty_pages.watch(mapped.ctypes.data, mapped.nbytes) is None
 
 
 def test_array_over_shared_memory_is_seen_changed() -> None:
@@ -760,7 +761,7 @@ def test_reference_counts_are_kept() -> None:
 
 def test_bound_in_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Values that hold a descriptor each are given up, the oldest first, before there are none."""
-    monkeypatch.setattr(memory, "open_files", lambda: 40)
+    monkeypatch.setattr(capacity, "open_files", lambda: 40)
     cache = ShareCache(limit=1 << 30)
     values = [np.full(300_000, k, np.uint8) for k in range(60)]
     small = [np.full(3, k, np.uint8) for k in range(60)]
@@ -775,4 +776,4 @@ def test_bound_in_files(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_files_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where as many files may be open as one likes, values are kept."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
-    assert 1 << 30 < memory.open_files()
+    assert 1 << 30 < capacity.open_files()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sharedtask import OptionsError, defaults, parallel, share
-from sharedtask.sharing import mapfiles
+from sharedtask.memory import proc_maps
 from sharedtask.testing import no_leaks  # noqa: F401
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Model:
     @parallel
     def is_mapped(self, _: int) -> bool:
         """Whether the array lies in a mapping of a file or a segment."""
-        region = mapfiles.region_at(self.weights.__array_interface__["data"][0])
+        region = proc_maps.region_at(self.weights.__array_interface__["data"][0])
         return region is not None and bool(region.inode)
 
 

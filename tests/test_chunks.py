@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sharedtask.backends.base import Chunk, Crew
-from sharedtask.backends.work import results
-from sharedtask.chunks import Chunker, Pace
+from sharedtask.task.chunking import Chunker, Pace
+from sharedtask.worker import result_format
 
 CREW = Crew(workers=4, cpus=2)
 
@@ -109,9 +109,9 @@ SCALARS = st.one_of(
 @given(st.one_of(st.lists(SCALARS), st.lists(SLICES), st.builds(range, st.integers(-9, 9))))
 def test_scalars_and_slices_travel_as_they_are(items: Any) -> None:
     """Numbers, texts, ranges and slices come back equal, and of the same types."""
-    data = results.dump_items(items)
+    data = result_format.dump_items(items)
     assert data is not None
-    loaded = results.load_items(data)
+    loaded = result_format.load_items(data)
     assert repr(list(items)) == repr(list(loaded))
     assert list(map(type, items)) == list(map(type, loaded))
 
@@ -130,12 +130,12 @@ def test_scalars_and_slices_travel_as_they_are(items: Any) -> None:
 )
 def test_other_items_are_left_to_the_codec(items: Any) -> None:
     """What marshal would change, or cannot write, is not given to it."""
-    assert results.dump_items(items) is None
+    assert result_format.dump_items(items) is None
 
 
 def test_texts_that_are_not_unicode_travel() -> None:
     """A surrogate in an item, as in the name of a file, is no reason to fail."""
     items = ["\udcff", "a"]
-    data = results.dump_items(items)
+    data = result_format.dump_items(items)
     assert data is not None
-    assert items == results.load_items(data)
+    assert items == result_format.load_items(data)

@@ -17,7 +17,7 @@ import pydantic
 import pytest
 
 from sharedtask import Shared, explain, parallel, share
-from sharedtask.sharing import classes, codec
+from sharedtask.serialization import classes, codec
 
 Run = Callable[..., str]
 T = TypeVar("T")

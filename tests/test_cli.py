@@ -15,7 +15,7 @@ import pytest
 
 import sharedtask
 from sharedtask import cli, share, zeros
-from sharedtask.sharing import entries
+from sharedtask.store import name_registry
 
 ROOT = Path(__file__).parent.parent
 
@@ -114,7 +114,7 @@ def test_list_as_json() -> None:
     """JSON has every field of the entry, and the state."""
     with share(zeros(3), name="grid"):
         (told,) = json.loads(said("ls", "--json"))
-        entry = entries.find("grid")[0]
+        entry = name_registry.find("grid")[0]
     assert ("grid", "alive", os.getpid(), 24) == (
         told["name"], told["state"], told["pid"], told["nbytes"],
     )  # fmt: skip

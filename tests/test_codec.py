@@ -8,9 +8,10 @@ from budget import examples
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from sharedtask.sharing import codec, mapfiles, mapping, segments
-from sharedtask.sharing.payload import Payload
-from sharedtask.sharing.publication import Publication
+from sharedtask.memory import mapping, proc_maps, segments
+from sharedtask.memory.payload import Payload
+from sharedtask.serialization import codec
+from sharedtask.store.publication import Publication
 from sharedtask.testing import DTYPES, array_of, arrays, assert_same, nested_values
 
 pytestmark = pytest.mark.timeout(60)
@@ -123,7 +124,7 @@ def test_decoded_array_lies_in_the_mapped_segment(dtype: str) -> None:
         found = publication.value()
         for array in (found["rows"], found["more"][0]):
             at = array.__array_interface__["data"][0]
-            region = mapfiles.region_at(at)
+            region = proc_maps.region_at(at)
             assert region is not None
             assert region.inode in segments_mapped()
             assert 0 == at % 64

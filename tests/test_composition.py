@@ -21,8 +21,8 @@ import pytest
 from budget import with_long
 
 from sharedtask import Shared, multi_process, parallel, share, shutdown
-from sharedtask.sharing import codec, functions
-from sharedtask.sharing.composition import is_constant, of_function, same
+from sharedtask.serialization import codec, functions
+from sharedtask.serialization.composition import is_constant, noted, of_function, same
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -550,7 +550,9 @@ def test_changes_while_it_is_encoded() -> None:
         values["X"] = x
         now = of_function(f)
         wrong = [
-            p for p in payloads if same(p.composition(f), now) and codec.decode(p.head)(0) != x
+            payload
+            for payload in payloads
+            if same(noted(payload.functions, f), now) and codec.decode(payload.head)(0) != x
         ]
         assert [] == wrong
 
@@ -561,7 +563,7 @@ def test_changes_while_it_is_encoded() -> None:
 def composed(source: str, **given: Any) -> bool:
     """Whether the function ``f`` need not be encoded to see that it is unchanged."""
     f = in_main(source, **given)["f"]
-    return same(codec.encode(f).composition(f), of_function(f))
+    return same(noted(codec.encode(f).functions, f), of_function(f))
 
 
 CONSTANT: dict[str, tuple[str, dict[str, Any]]] = {

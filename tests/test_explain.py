@@ -32,8 +32,8 @@ from sharedtask import (
     parallel,
     share,
 )
-from sharedtask.sharing import codec
-from sharedtask.sharing.culprit import culprit
+from sharedtask.serialization import codec
+from sharedtask.serialization.unpicklable import culprit
 from sharedtask.testing import nested_values
 
 pytestmark = pytest.mark.timeout(60)

@@ -19,14 +19,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sharedtask import parallel
-from sharedtask.sharing import codec
-from sharedtask.sharing.fingerprint import SIZE, Fingerprints, fingerprint
+from sharedtask.serialization import codec
+from sharedtask.serialization.hashing import SIZE, Fingerprints, fingerprint
 from sharedtask.testing import arrays
 
 SERVER = """
 import struct, sys
-from sharedtask.sharing.codec import decode
-from sharedtask.sharing.fingerprint import fingerprint
+from sharedtask.serialization.codec import decode
+from sharedtask.serialization.hashing import fingerprint
 read, write = sys.stdin.buffer, sys.stdout.buffer
 while head := read.read(8):
     write.write(fingerprint(decode(read.read(*struct.unpack("<Q", head)))))
@@ -233,7 +233,7 @@ def test_what_cannot_be_pickled_is_refused() -> None:
 SCRIPT = '''
 import dataclasses, enum, sys
 from sharedtask import parallel
-from sharedtask.sharing.fingerprint import Fingerprints, fingerprint
+from sharedtask.serialization.hashing import Fingerprints, fingerprint
 {blank}
 @dataclasses.dataclass
 class Item:

@@ -123,7 +123,7 @@ everything()
 def test_fork_while_another_thread_holds_our_locks(run: Run, holder: str) -> None:
     """All locks are reset, and Ctrl-C is not held back by a block that no thread will leave."""
     text = f"""
-from sharedtask import critical, interrupts
+from sharedtask.system import critical_sections, interrupts
 def hold():
     with interrupts.shield():
         known = [reference() for reference in list(critical._all.values())]

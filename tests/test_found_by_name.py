@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from sharedtask.sharing import codec
-from sharedtask.sharing.kinds import compiled, named
+from sharedtask.serialization import codec
+from sharedtask.serialization.kinds import compiled, named
 
 Run = Callable[..., str]
 

@@ -17,7 +17,7 @@ import sharedtask.annotations as st
 from sharedtask.annotations import CopyOnWrite, Role, Shared
 from sharedtask.annotations import Shared as ReadOnly
 from sharedtask.errors import ArgumentError, DefinitionError
-from sharedtask.spec import build_spec
+from sharedtask.task.signature.spec import build_spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -44,9 +44,9 @@ def test_programs_for_longer(backend: str) -> None:
 
 # Results are returned in the wrong order.
 WRONG = """
-import sharedtask.task
-collect = sharedtask.task.collect
-sharedtask.task.collect = lambda *given: collect(*given)[::-1]
+import sharedtask.task.task
+collect = sharedtask.task.task.collect
+sharedtask.task.task.collect = lambda *given: collect(*given)[::-1]
 """
 
 

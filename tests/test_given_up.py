@@ -22,7 +22,7 @@ from sharedtask import (
     SerializationError,
     parallel,
 )
-from sharedtask.uses import Use
+from sharedtask.writing.locked.acquire import Use
 
 pytestmark = pytest.mark.timeout(60)
 

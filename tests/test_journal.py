@@ -35,14 +35,13 @@ from sharedtask import (
     Rng,
     SerializationError,
     Shared,
-    journal,
     parallel,
-    recovery,
     share,
     zeros,
 )
-from sharedtask.backends.work import contents
-from sharedtask.sharing import fingerprint
+from sharedtask.backends import fingerprints
+from sharedtask.journal import database, recovery
+from sharedtask.serialization import hashing
 from sharedtask.testing import Belongings, assert_nothing_left, assert_same
 
 pytestmark = pytest.mark.timeout(60)
@@ -95,7 +94,7 @@ def weighed(x: int, table: Shared[Any], log: str) -> float:
 
 
 def recorded(file: str) -> list[tuple[str, int]]:
-    return [(told.row.task, told.recorded) for told in journal.reading(file)]
+    return [(told.row.task, told.recorded) for told in database.reading(file)]
 
 
 # ------------------------------------------------------------------------------------- resume
@@ -269,7 +268,7 @@ def test_no_items(file: str, log: Any) -> None:
 
 
 def state(file: str) -> str:
-    (told,) = journal.reading(file)
+    (told,) = database.reading(file)
     return "finished" if told.row.finished else "unfinished"
 
 
@@ -557,8 +556,8 @@ def test_a_value_is_digested_once(
     file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Calls that find a value published find its digest there; a changed one is digested anew."""
-    seen = mock.Mock(wraps=fingerprint.fingerprint)
-    monkeypatch.setattr(fingerprint, "fingerprint", seen)
+    seen = mock.Mock(wraps=hashing.fingerprint)
+    monkeypatch.setattr(hashing, "fingerprint", seen)
     task = parallel(shared=["t"])(lambda x, t: float(t[x]))
     task = task.with_options(backend="process", journal=file)
     table = np.ones(200_000)
@@ -599,13 +598,13 @@ def test_captured_arrays_are_digested_once(file: str, monkeypatch: pytest.Monkey
     big = np.ones(1 << 18)
     task = parallel(lambda x: float(big[x])).with_options(backend="process", journal=file)
     asked: list[bytes | None] = []
-    original = contents.of_captured
+    original = fingerprints.of_captured
 
     def noted(leases: Any, array: Any) -> bytes | None:
         asked.append(original(leases, array))
         return asked[-1]
 
-    monkeypatch.setattr(contents, "of_captured", noted)
+    monkeypatch.setattr(fingerprints, "of_captured", noted)
     task.map(range(2))
     assert any(asked)
     big[1] = 3
@@ -772,13 +771,17 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     assert [] == ran
 
 
-def test_newer_format_is_refused(file: str) -> None:
-    """A journal of a later format is left to the version that wrote it."""
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [(1, "format 1, of sharedtask before 0.1.0, and this"), (3, "format 3, and this")],
+)
+def test_other_format_is_refused(file: str, version: int, said: str) -> None:
+    """A journal of another format is left to the version that wrote it, which is named."""
     task = parallel(lambda x: x).with_options(backend="serial", journal=file)
     task.map(range(3))
     with contextlib.closing(sqlite3.connect(file)) as db:
-        db.execute("PRAGMA user_version = 2")
-    with pytest.raises(JournalError, match="format 2"):
+        db.execute(f"PRAGMA user_version = {version}")
+    with pytest.raises(JournalError, match=said):
         task.map(range(3))
 
 
@@ -1095,10 +1098,10 @@ def test_damage_is_seen_or_harmless(file: str, tmp_path: Path) -> None:
     task = filled(file)
     whole = Path(file).read_bytes()
     dice = random.Random(1)
-    pages = len(whole) // journal.PAGE
+    pages = len(whole) // database.PAGE
     refused = said_so = 0
     for place in (0, 1, 18, 28, 60, 68, 100, 103, 4096, 4099, *(
-        page * journal.PAGE + dice.choice([0, 3, 5, 8, 12, 200, dice.randrange(journal.PAGE)])
+        page * database.PAGE + dice.choice([0, 3, 5, 8, 12, 200, dice.randrange(database.PAGE)])
         for page in dice.sample(range(pages), 50)
     )):  # fmt: skip
         broken = bytearray(whole)
@@ -1263,7 +1266,7 @@ import sys
 from sharedtask import parallel
 import numpy as np
 parallel(shared=["t"])(lambda x, t: t[x]).map(range(3), t=np.ones(5))
-print({"sqlite3", "_sqlite3", "sharedtask.journal", "sharedtask.sharing.fingerprint"}
+print({"sqlite3", "_sqlite3", "sharedtask.journal.database", "sharedtask.serialization.hashing"}
       & set(sys.modules))
 """
     ran = subprocess.run(

@@ -27,9 +27,9 @@ from sharedtask import (
     share,
     shutdown,
 )
-from sharedtask.sharing import codec, kinds
-from sharedtask.sharing.cache import ShareCache
-from sharedtask.sharing.publication import Publication
+from sharedtask.serialization import codec, kinds
+from sharedtask.store.cache import ShareCache
+from sharedtask.store.publication import Publication
 from sharedtask.testing import arrays, assert_same
 from sharedtask.testing.strategies import bits_of, in_segment, views
 

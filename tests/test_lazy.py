@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from sharedtask import Shared, parallel
-from sharedtask.sharing.fingerprint import fingerprint
+from sharedtask.serialization.hashing import fingerprint
 
 
 def frame(**attributes: Any) -> Any:

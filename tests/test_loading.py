@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from budget import with_long
 
-from sharedtask.loading import undisturbed
+from sharedtask.system.loading import undisturbed
 
 Run = Callable[..., str]
 

@@ -193,9 +193,9 @@ def inode_in(_k: int, grid: Locked[Any]) -> int:
 
 
 def inode_of(array: Any) -> int:
-    from sharedtask.sharing import mapfiles, mapping
+    from sharedtask.memory import mapping, proc_maps
 
-    region = mapfiles.region_at(mapping.address_of(array))
+    region = proc_maps.region_at(mapping.address_of(array))
     assert region is not None
     return region.inode
 

@@ -22,9 +22,10 @@ import pytest
 
 import sharedtask
 from sharedtask.errors import ClosedError, LockOrderError, RegionPoisonedError
-from sharedtask.sharing import locks, regions
-from sharedtask.sharing.locks import Locks, Span, Table
+from sharedtask.memory import locations
 from sharedtask.testing import Belongings, assert_nothing_left
+from sharedtask.writing.locked import rwlock
+from sharedtask.writing.locked.rwlock import Locks, Span, Table
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -32,7 +33,7 @@ CELLS = 16
 PROGRAM = """
 import base64, contextlib, pickle, sys
 from sharedtask.errors import *
-from sharedtask.sharing.locks import Locks, Span
+from sharedtask.writing.locked.rwlock import Locks, Span
 
 memory, cells, data = pickle.loads(base64.b64decode(sys.argv[1]))
 mine = Locks(memory, cells, name="grid")
@@ -149,7 +150,7 @@ def is_free(table: Table, start: int = 0, stop: int = CELLS, *, write: bool = Tr
         try:
             kind = fcntl.F_WRLCK if write else fcntl.F_RDLCK
             for first in (start, CELLS + start):  # the cells, and their turnstiles
-                flock = locks._FLOCK(kind, 0, first, stop - start, 0)
+                flock = rwlock._FLOCK(kind, 0, first, stop - start, 0)
                 fcntl.fcntl(mine.fd, fcntl.F_OFD_SETLK, flock)
         except BlockingIOError:
             return False
@@ -204,7 +205,7 @@ def test_no_update_is_lost_between_processes(
 ) -> None:
     """Writers in four processes are in the same cells one after the other."""
     array = sharedtask.zeros(2, np.int64)
-    found = regions.find(array)
+    found = locations.find(array)
     assert found is not None
     counting = [other(COUNTS, (found.region, spans, 2000)) for _ in range(4)]
     for each in counting:
@@ -736,7 +737,7 @@ def test_interrupt_at_the_end_of_a_block(
     # Seen here, while the exception and with it every frame still lives.
     assert caught.value is not None
     assert is_free(table)
-    assert [] == locks._here.held
+    assert [] == rwlock._here.held
     assert handler is signal.getsignal(signal.SIGINT)
 
 
@@ -782,18 +783,18 @@ def test_interrupt_while_entering_is_undone(
     dead: int, table: Table, opened: Callable[..., Locks], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An interrupt that arrives as a refused entry gives back its locks waits until it has."""
-    leave = locks.Hold._leave
+    leave = rwlock.Hold._leave
 
     def interrupted(self: Any, **how: Any) -> None:
         signal.raise_signal(signal.SIGINT)
         leave(self, **how)
 
-    monkeypatch.setattr(locks.Hold, "_leave", interrupted)
+    monkeypatch.setattr(rwlock.Hold, "_leave", interrupted)
     with pytest.raises(KeyboardInterrupt) as caught, opened().hold(ALL, write=True):
         pass
     assert isinstance(caught.value.__context__, RegionPoisonedError)
     assert is_free(table)
-    assert [] == locks._here.held
+    assert [] == rwlock._here.held
 
 
 def test_handlers_of_blocks_that_cross(opened: Callable[..., Locks]) -> None:
@@ -814,7 +815,7 @@ def test_handlers_of_blocks_that_cross(opened: Callable[..., Locks]) -> None:
 
 STORM = """
 import fcntl, os, signal, subprocess
-from sharedtask.sharing import locks
+from sharedtask.writing.locked import rwlock
 
 armed = False
 
@@ -902,7 +903,7 @@ def test_forked_child_leaves_the_lock_alone(table: Table, opened: Callable[..., 
         if child == 0:
             code = 1
             try:
-                locks._here.held[-1].__exit__(None)
+                rwlock._here.held[-1].__exit__(None)
                 mine.hold([Span(8, 9)], write=True).__enter__()
             except ClosedError:
                 code = 7
@@ -924,7 +925,7 @@ def test_forked_child_opens_its_own(table: Table, opened: Callable[..., Locks]) 
             try:
                 theirs = Locks(table.memory, CELLS)
                 with theirs.hold([Span(0, 2)], write=True):
-                    flock = locks._FLOCK(fcntl.F_RDLCK, 0, 5, 1, 0)
+                    flock = rwlock._FLOCK(fcntl.F_RDLCK, 0, 5, 1, 0)
                     fcntl.fcntl(theirs.fd, fcntl.F_OFD_SETLK, flock)
             except BlockingIOError:
                 code = 7
@@ -935,7 +936,7 @@ def test_forked_child_opens_its_own(table: Table, opened: Callable[..., Locks]) 
 
 def test_value_of_the_block(opened: Callable[..., Locks]) -> None:
     """A block can give a value, and can be entered again."""
-    block = locks.Hold(opened(), ALL, "value", write=True)
+    block = rwlock.Hold(opened(), ALL, "value", write=True)
     values = []
     for _ in range(2):
         with block as value:
@@ -971,7 +972,7 @@ def test_table_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_example_of_the_docstring() -> None:
     """The example runs."""
-    examples = doctest.DocTestFinder().find(Table, "Table", globs=vars(locks).copy())
+    examples = doctest.DocTestFinder().find(Table, "Table", globs=vars(rwlock).copy())
     runner = doctest.DocTestRunner()
     assert [(0, 5)] == [tuple(runner.run(each)) for each in examples if each.examples]
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from sharedtask import TaskTimeoutError, parallel
-from sharedtask.backends.process.loop import Loop
+from sharedtask.backends.process.event_loop import Loop
 
 
 @parallel(backend="process")

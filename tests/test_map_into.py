@@ -25,8 +25,8 @@ from sharedtask import (
     parallel,
     zeros,
 )
-from sharedtask.backends.work import results
 from sharedtask.testing import arrays, count_up
+from sharedtask.worker import result_format
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -84,14 +84,14 @@ def unreadable(k: int) -> Any:
 def traffic(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Bytes of each message of results from a worker, and -1 for each descriptor beside it."""
     seen: list[int] = []
-    load = results.load_batch
+    load = result_format.load_batch
 
     def counting(mode: int, body: Any, items: int, first: int, task: str, fds: Any) -> Any:
         beside = list(fds)
         seen.extend([len(body), *[-1] * len(beside)])
         return load(mode, body, items, first, task, iter(beside))
 
-    monkeypatch.setattr(results, "load_batch", counting)
+    monkeypatch.setattr(result_format, "load_batch", counting)
     return seen
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sharedtask import CopyOnWrite, Shared, SharedTaskError, parallel
-from sharedtask.sharing import mapfiles
+from sharedtask.memory import proc_maps
 from sharedtask.testing import assert_same
 
 pytestmark = pytest.mark.timeout(60)
@@ -197,14 +197,14 @@ def test_memmap_of_every_kind(tmp_path: Path, dtype: str) -> None:
 
 def test_mappings_are_listed_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a file is mapped is looked for at the first use, and again if it has moved."""
-    looked = mock.Mock(wraps=mapfiles.region_at)
-    monkeypatch.setattr(mapfiles, "region_at", looked)
+    looked = mock.Mock(wraps=proc_maps.region_at)
+    monkeypatch.setattr(proc_maps, "region_at", looked)
     table: Any = np.memmap(path, np.float64, "r")
-    found = [mapfiles.source_of(table[k:]) for k in range(3)]
+    found = [proc_maps.source_of(table[k:]) for k in range(3)]
     assert [0, 8, 16] == [view.offset for view in found if view is not None]
     assert 1 == looked.call_count
-    mapfiles._seen.put(table._mmap, (0, table.nbytes, None))  # as if it had been elsewhere
-    assert mapfiles.source_of(table) == found[0]
+    proc_maps._seen.put(table._mmap, (0, table.nbytes, None))  # as if it had been elsewhere
+    assert proc_maps.source_of(table) == found[0]
 
 
 def test_npy_file(tmp_path: Path) -> None:

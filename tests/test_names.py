@@ -44,7 +44,8 @@ from sharedtask import (
     shutdown,
     zeros,
 )
-from sharedtask.sharing import entries, handles, regions, segments
+from sharedtask.memory import locations, segments
+from sharedtask.store import handles, name_registry
 from sharedtask.testing import Belongings, assert_nothing_left, assert_same
 
 pytestmark = pytest.mark.timeout(60)
@@ -58,8 +59,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield path
     assert {} == handles._named
     assert {"gone"} >= set(states().values())
-    assert KILLED >= {each.entry.pid for each in entries.listing() if each.entry}
-    entries.clean()
+    assert KILLED >= {each.entry.pid for each in name_registry.listing() if each.entry}
+    name_registry.clean()
     assert not path.exists()
 
 
@@ -134,15 +135,15 @@ def kill(process: Any) -> None:
 
 
 def states() -> dict[str, str]:
-    return {each.name: each.state for each in entries.listing()}
+    return {each.name: each.state for each in name_registry.listing()}
 
 
 def forge(place: Path, which: str, **changes: Any) -> None:
     """Write an entry anew, with other fields and the right checksum."""
     path = place / which
-    entry = entries.loads(which, path.read_bytes())
+    entry = name_registry.loads(which, path.read_bytes())
     form = {**entry.form, **changes.pop("form", {})}
-    path.write_bytes(entries.dumps(dataclasses.replace(entry, **changes, form=form)))
+    path.write_bytes(name_registry.dumps(dataclasses.replace(entry, **changes, form=form)))
 
 
 # -------------------------------------------------------------------------- from far and near
@@ -264,7 +265,7 @@ def test_attached_array_is_partitioned_in_place(backend: str) -> None:
         out[...] = 5
 
     with share(np.zeros(1000), name="out") as mine, attach("out", writable=True) as other:
-        assert regions.find(other.value) is not None
+        assert locations.find(other.value) is not None
         on(backend, fill).map(partition(1000, 4), out=other.value)
         assert 5000 == mine.value.sum()
 
@@ -467,7 +468,7 @@ def test_one_of_many_gets_the_name(
     ends = [each.stdout.readline().strip() for each in racers]
     assert ["lost"] * 7 + ["won"] == sorted(ends)
     winner = racers[ends.index("won")]
-    assert winner.pid == entries.listing()[0].entry.pid  # type: ignore[union-attr]
+    assert winner.pid == name_registry.listing()[0].entry.pid  # type: ignore[union-attr]
     os.kill(winner.pid, signal.SIGUSR1)
     assert [0] * 8 == [each.end() for each in racers]
 
@@ -594,7 +595,7 @@ def test_killed_owner(owner: Any, place: Path, name: str) -> None:
     """After ``kill -9`` the name is unknown, its entry goes, and it can be taken."""
     process = owner(name)
     kill(process)
-    assert entries.started(process.pid) is None  # though it is a zombie still
+    assert name_registry.started(process.pid) is None  # though it is a zombie still
     assert {name: "gone"} == states()
     with pytest.raises(UnknownNameError, match=f"Process {process.pid}, which had shared it"):
         attach(name)
@@ -614,7 +615,7 @@ def test_memory_has_no_name(owner: Any) -> None:
     process = owner("array", "born", "dict", "text")
     assert set() == in_dev_shm(process.pid)
     kill(process)
-    assert ["array", "born", "dict", "text"] == [each.name for each in entries.clean()]
+    assert ["array", "born", "dict", "text"] == [each.name for each in name_registry.clean()]
 
 
 def in_dev_shm(pid: int) -> set[str]:
@@ -680,14 +681,14 @@ def test_modes(place: Path) -> None:
 def test_default_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the variable the register is in /tmp, under the user's number."""
     monkeypatch.delenv("SHAREDTASK_NAMES_DIR")
-    assert f"/tmp/sharedtask-{os.geteuid()}" == entries.directory()
+    assert f"/tmp/sharedtask-{os.geteuid()}" == name_registry.directory()
     monkeypatch.setenv("TMPDIR", "/elsewhere")
-    assert f"/tmp/sharedtask-{os.geteuid()}" == entries.directory()
+    assert f"/tmp/sharedtask-{os.geteuid()}" == name_registry.directory()
 
 
 def refusals(place: Path, match: str) -> None:
     """Every way to the register is refused."""
-    for use in (lambda: share(1, name="one"), lambda: attach("one"), states, entries.clean):
+    for use in (lambda: share(1, name="one"), lambda: attach("one"), states, name_registry.clean):
         with pytest.raises(NameRefusedError, match=match) as caught:
             use()
         assert isinstance(caught.value, PermissionError)
@@ -701,7 +702,7 @@ def test_files_beside_the_register_are_left_alone(place: Path, tmp_path: Path) -
         (tmp_path / name).write_text("mine")
     share(1, name="one").close()
     share(1, name="two").unlink()
-    entries.clean()
+    name_registry.clean()
     assert [".profile", "notes.txt"] == sorted(os.listdir(tmp_path))
     assert not place.exists()
 
@@ -760,9 +761,9 @@ def test_another_user_reaches_neither_register_nor_memory(
     monkeypatch.setenv("SHAREDTASK_NAMES_DIR", str(top))
     try:
         with share("secret", name="secret"):
-            path = entries.find("secret")[0].path
+            path = name_registry.find("secret")[0].path
             assert "NameRefusedError" in as_nobody(lambda: attach("secret"))
-            assert "NameRefusedError" in as_nobody(entries.clean)
+            assert "NameRefusedError" in as_nobody(name_registry.clean)
             assert "NameRefusedError" in as_nobody(lambda: share(1, name="mine"))
             assert "PermissionError" in as_nobody(lambda: os.open(path, os.O_RDONLY))
             assert "secret" == attach("secret").value
@@ -785,7 +786,7 @@ def fails_with(code: int) -> Callable[..., int]:
 def test_owner_that_lets_nobody_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that has changed its user may refuse even those of the same user."""
     with share(1, name="one"):
-        monkeypatch.setattr(regions, "reopened", fails_with(errno.EACCES))
+        monkeypatch.setattr(locations, "reopened", fails_with(errno.EACCES))
         with pytest.raises(NameRefusedError, match="same user, with the same rights"):
             attach("one")
         assert {"one": "alive"} == states()
@@ -794,7 +795,7 @@ def test_owner_that_lets_nobody_in(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_descriptors_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where this process may open no more files, that is said, and not of the name."""
     with share(1, name="one"):
-        monkeypatch.setattr(regions, "reopened", fails_with(errno.EMFILE))
+        monkeypatch.setattr(locations, "reopened", fails_with(errno.EMFILE))
         with pytest.raises(StoreFullError, match="ulimit -n"):
             attach("one")
 
@@ -809,9 +810,9 @@ def test_living_is_not_taken_for_dead_without_descriptors(place: Path) -> None:
             ends = []
             for use in (
                 lambda: attach("one"),
-                entries.clean,
+                name_registry.clean,
                 lambda: share(2, name="one"),
-                lambda: entries.started(os.getpid()),
+                lambda: name_registry.started(os.getpid()),
             ):
                 try:
                     use()
@@ -860,7 +861,7 @@ def bad_entry(place: Path) -> str:
     with pytest.raises(NameRefusedError):
         share(2, name="one")
     assert {"one": "damaged"} == states()
-    assert ["one"] == [each.name for each in entries.clean()]
+    assert ["one"] == [each.name for each in name_registry.clean()]
     assert not place.exists()
     return str(caught.value)
 
@@ -904,7 +905,7 @@ def test_directory_as_entry_stays(place: Path) -> None:
     (place / "one").mkdir()
     with pytest.raises(NameRefusedError, match="no file"):
         attach("one")
-    assert [] == entries.clean()
+    assert [] == name_registry.clean()
     (place / "one").rmdir()
 
 
@@ -1073,7 +1074,7 @@ def test_segment_that_is_not_the_entrys_is_refused(place: Path, changes: Any) ->
 def test_unsealed_segment_is_refused(place: Path) -> None:
     """Memory that somebody could still write is not unpickled, though every byte is right."""
     with share({"a": 1}, name="one"):
-        entry = entries.find("one")[0]
+        entry = name_registry.find("one")[0]
         fd = segments.scratch(entry.size)
         os.pwrite(fd, Path(entry.path).read_bytes(), 0)
         status = os.fstat(fd)
@@ -1089,7 +1090,7 @@ def test_flipped_bytes_of_the_segment_are_refused(place: Path) -> None:
     value = {"rows": np.arange(3.0), "name": "text"}
     refused = 0
     with share(value, name="one") as mine:
-        entry = entries.find("one")[0]
+        entry = name_registry.find("one")[0]
         whole = Path(entry.path).read_bytes()
         head: Any = mine.publication.store
         for at in range(head.layout.parts[-1][0], len(whole)):
@@ -1113,7 +1114,7 @@ def test_flipped_bytes_of_the_segment_are_refused(place: Path) -> None:
 def test_segment_of_another_user_is_refused(place: Path) -> None:
     """What another user has made is not unpickled, wherever an entry leads."""
     with share({"a": 1}, name="one"):
-        os.chown(entries.find("one")[0].path, NOBODY, NOBODY)
+        os.chown(name_registry.find("one")[0].path, NOBODY, NOBODY)
         with pytest.raises(NameRefusedError, match=f"its memory belongs to user {NOBODY}"):
             attach("one")
 
@@ -1137,7 +1138,7 @@ def test_name_of_another_namespace(place: Path) -> None:
             attach("one")
         with pytest.raises(NameInUseError, match="another process"):
             share(2, name="one")
-        assert [] == entries.clean()
+        assert [] == name_registry.clean()
         forge(place, "one", namespace=os.stat("/proc/self/ns/pid").st_ino)
 
 
@@ -1155,7 +1156,7 @@ def test_draft_of_a_killed_process_goes(place: Path) -> None:
 
 def test_locked_register_is_told(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that was stopped while it had the lock does not stop all others for ever."""
-    monkeypatch.setattr(entries, "_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(name_registry, "_LOCK_SECONDS", 0.05)
     with share(1, name="one") as handle:
         fd = os.open(place, os.O_RDONLY)
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -1170,8 +1171,8 @@ def test_register_that_keeps_vanishing_is_told(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the directory is never the one that was locked, that ends with an error too."""
-    monkeypatch.setattr(entries, "_LOCK_SECONDS", 0.05)
-    monkeypatch.setattr(entries, "_is_at", lambda *_: False)
+    monkeypatch.setattr(name_registry, "_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(name_registry, "_is_at", lambda *_: False)
     with pytest.raises(SharedTaskError, match="keeps changing"):
         share(2, name="two")
     place.rmdir()
@@ -1193,7 +1194,7 @@ def test_names_come_and_go_together(place: Path) -> None:
 
 def test_no_room_leaves_no_name(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no memory for the value there is no entry of it."""
-    monkeypatch.setattr("sharedtask.sharing.memory.available", lambda: 1 << 20)
+    monkeypatch.setattr("sharedtask.memory.capacity.available", lambda: 1 << 20)
     for value in (np.ones(1 << 23), {"a": np.ones(1 << 23)}):
         with pytest.raises(StoreFullError):
             share(value, name="large")

@@ -9,10 +9,10 @@ import pytest
 from budget import with_long
 
 from sharedtask import CopyOnWrite, Shared, parallel, share
-from sharedtask.backends.work import values
-from sharedtask.backends.work.values import Values
-from sharedtask.sharing import codec
-from sharedtask.sharing.stores import BytesStore
+from sharedtask.serialization import codec
+from sharedtask.store import decoded
+from sharedtask.store.decoded import Values
+from sharedtask.store.stores import BytesStore
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -160,7 +160,7 @@ def test_one_use_after_another_when_it_was_given_up(where: Any) -> None:
 
 def test_value_that_a_chunk_needs_is_not_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """However large what is decoded: what the chunk in hand needs stays."""
-    monkeypatch.setattr(values, "_KEEP_HEAD_BYTES", 0)
+    monkeypatch.setattr(decoded, "_KEEP_HEAD_BYTES", 0)
     known = Values()
     for token in range(4):
         known.attach(token, BytesStore.of(codec.encode([token])))

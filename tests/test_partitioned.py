@@ -31,7 +31,7 @@ from sharedtask import (
     partition,
     zeros,
 )
-from sharedtask.sharing import mapfiles, mapping
+from sharedtask.memory import mapping, proc_maps
 from sharedtask.testing import Belongings
 
 pytestmark = pytest.mark.timeout(60)
@@ -71,7 +71,7 @@ def inode_at(_index: Any, out: Partitioned[Any]) -> int:
 
 
 def inode_of(array: Any) -> int:
-    region = mapfiles.region_at(mapping.address_of(array))
+    region = proc_maps.region_at(mapping.address_of(array))
     assert region is not None
     return region.inode
 

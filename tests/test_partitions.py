@@ -11,15 +11,15 @@ from budget import examples
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from sharedtask import overlaps
 from sharedtask.errors import (
     ArgumentError,
     DefinitionError,
     OverlapError,
     UnshareableError,
 )
-from sharedtask.overlaps import check_overlap
-from sharedtask.partitions import (
+from sharedtask.writing.partitioned import overlaps
+from sharedtask.writing.partitioned.overlaps import check_overlap
+from sharedtask.writing.partitioned.partitions import (
     Partition,
     block,
     check_base,

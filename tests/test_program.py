@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from sharedtask import parallel
-from sharedtask.backends.work import import_path, program
+from sharedtask.worker import import_path, program
 
 # Threads have an error state and a decimal context of their own, and share all the rest.
 OF_PROCESSES = ("process", "ray")

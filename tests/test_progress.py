@@ -10,8 +10,8 @@ import pytest
 import tqdm.auto
 
 from sharedtask import defaults, parallel
-from sharedtask import progress as progress_module
 from sharedtask.options import Options
+from sharedtask.task import progress as progress_module
 from sharedtask.testing import count_up
 
 pytestmark = pytest.mark.timeout(60)

@@ -184,10 +184,10 @@ def test_cluster_that_does_not_answer(script: Start) -> None:
 @ours
 def test_another_version_on_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
     """A node with another version of sharedtask is an error that names both."""
-    from sharedtask.backends.ray import dispatcher, tickets
+    from sharedtask.backends.ray import dispatcher, work_items
     from sharedtask.version import VERSION
 
-    monkeypatch.setattr(tickets, "VERSION", "99.1")
+    monkeypatch.setattr(work_items, "VERSION", "99.1")
     monkeypatch.setattr(dispatcher, "VERSION", "99.1")
     with pytest.raises(BackendUnavailableError) as caught:
         parallel(backend="ray")(lambda x: x).map([1])
@@ -561,8 +561,8 @@ def test_an_object_put_again_is_for_its_calls_alone() -> None:
 def test_what_is_compared_is_what_was_put(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A write while a value is put, and taken back later: what matches is what workers get."""
     from sharedtask.backends.ray import store
-    from sharedtask.sharing import codec
-    from sharedtask.sharing.publication import Publication
+    from sharedtask.serialization import codec
+    from sharedtask.store.publication import Publication
 
     table = np.zeros(size)
     value = {"table": table, "others": np.ones(100_000)}

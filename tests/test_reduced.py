@@ -36,12 +36,12 @@ from sharedtask import (
     WorkerDiedError,
     parallel,
 )
-from sharedtask.backends.process.places import Places
-from sharedtask.backends.work.totals import Form, Slot, Slots
-from sharedtask.belongings import descendants
-from sharedtask.reductions import operation
-from sharedtask.sharing import arrays
+from sharedtask.backends.process.slots import Places
+from sharedtask.memory import arrays
+from sharedtask.resources import descendants
 from sharedtask.testing import Belongings, count_up, counted
+from sharedtask.writing.reduced.accumulators import Form, Slot, Slots
+from sharedtask.writing.reduced.operations import operation
 
 pytestmark = pytest.mark.timeout(90)
 

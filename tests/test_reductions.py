@@ -17,9 +17,9 @@ from sharedtask import (
     Shared,
     parallel,
 )
-from sharedtask.reductions import Operation, operation
 from sharedtask.testing import assert_same
 from sharedtask.testing.reduced import OPERATIONS
+from sharedtask.writing.reduced.operations import Operation, operation
 
 
 def made(op: Any, array: Any, **options: Any) -> Operation:

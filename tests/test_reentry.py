@@ -89,11 +89,11 @@ LOCKS = {
     "loop": "lock = backend.pool._loop._processing",
     "turn": "lock = backend.pool._loop._turning",
     "cache": "lock = backend._cache._lock",
-    "handles": "from sharedtask.sharing import handles; lock = handles.uses._lock",
-    "tracker": "from sharedtask.sharing import freshness; lock = freshness._the_tracker()._lock",
-    "trackers": "from sharedtask.sharing import freshness; lock = freshness._trackers_lock",
-    "guards": "from sharedtask import guards; lock = guards.making",
-    "totals": "from sharedtask.backends.work import totals; lock = totals._finishing",
+    "handles": "from sharedtask.store import handles; lock = handles.uses._lock",
+    "tracker": "from sharedtask.memory import dirty_pages; lock = dirty_pages._the_tracker()._lock",
+    "trackers": "from sharedtask.memory import dirty_pages; lock = dirty_pages._trackers_lock",
+    "guards": "from sharedtask.writing.locked import registry; lock = registry.making",
+    "totals": "from sharedtask.writing.reduced import accumulators; lock = accumulators._finishing",
 }
 
 
@@ -637,7 +637,7 @@ assert future.result() == 3
 
 def test_cancelling_calls_back_at_once() -> None:
     """As the standard library does: in the thread that cancels."""
-    from sharedtask.futures import TaskFuture
+    from sharedtask.task.futures import TaskFuture
 
     future, seen = TaskFuture[int](), list[bool]()
     future.add_done_callback(lambda f: seen.append(f.cancelled()))

@@ -20,10 +20,12 @@ from hypothesis.stateful import (
 )
 
 from sharedtask import CopyOnWrite, Shared, parallel
-from sharedtask.sharing import codec, freshness, mapping, stores
-from sharedtask.sharing.payload import Payload
-from sharedtask.sharing.publication import Publication
-from sharedtask.sharing.scattered import Scattered
+from sharedtask.memory import dirty_pages, mapping
+from sharedtask.memory.payload import Payload
+from sharedtask.memory.strided import Scattered
+from sharedtask.serialization import codec
+from sharedtask.store import stores
+from sharedtask.store.publication import Publication
 from sharedtask.testing import arrays, assert_same
 from sharedtask.testing.strategies import views
 
@@ -49,7 +51,7 @@ def watch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 def watching() -> None:
     """Where the kernel watches no memory, everything is compared."""
     base = np.zeros(COUNT)
-    found = freshness.watch(base.ctypes.data, base.nbytes)
+    found = dirty_pages.watch(base.ctypes.data, base.nbytes)
     if found is None:
         pytest.skip("userfaultfd is not to be had here")
     found.release()
@@ -361,16 +363,16 @@ def test_watches_that_overlap_do_not_forget_for_one_another() -> None:
     """A page has one mark for all watches: who wipes it out lets the others know."""
     memory = np.zeros(8 << 20, np.uint8)
     start = memory.ctypes.data
-    first, second = freshness.watch(start, 4 << 20), freshness.watch(start + (2 << 20), 4 << 20)
+    first, second = dirty_pages.watch(start, 4 << 20), dirty_pages.watch(start + (2 << 20), 4 << 20)
     assert first is not None
     assert second is not None
     memory[3 << 20] = 1
-    third = freshness.watch(start, 8 << 20)
+    third = dirty_pages.watch(start, 8 << 20)
     assert third is not None
     assert [False, False, True] == [w.unchanged() for w in (first, second, third)]
     first.release()
     third.release()
-    again = freshness.watch(start, 8 << 20)
+    again = dirty_pages.watch(start, 8 << 20)
     assert again is not None
     second.release()
     assert again.unchanged()
@@ -396,7 +398,7 @@ class Watches(RuleBasedStateMachine):
     @rule(target=watches, start=st.integers(0, 700), length=st.integers(256, 1024))
     def begin(self, start: int, length: int) -> Any:
         pages = range(start, min(start + length, self.PAGES))
-        begun = freshness.watch(self.pages[start].ctypes.data, len(pages) * PAGE)
+        begun = dirty_pages.watch(self.pages[start].ctypes.data, len(pages) * PAGE)
         if begun is None:
             return multiple()
         self.begun[id(begun)] = begun, pages

@@ -14,7 +14,9 @@ import pytest
 from programs import ALL
 
 from sharedtask import SharedTaskError, StoreFullError, parallel, share, shutdown
-from sharedtask.sharing import codec, libc, mapping, memory, segments
+from sharedtask.memory import capacity, mapping, segments
+from sharedtask.serialization import codec
+from sharedtask.system import libc
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -392,7 +394,7 @@ def test_what_is_not_marked_and_does_not_fit(tiny_tmpfs: Path, run: Callable[...
 def test_value_larger_than_the_machine() -> None:
     """A value that cannot fit is refused before a byte is written."""
     with pytest.raises(StoreFullError, match="needed"):
-        memory.require(1 << 46)
+        capacity.require(1 << 46)
 
 
 @pytest.mark.parametrize("count", [300])
@@ -458,7 +460,7 @@ except PermissionError:
 """
         for number in numbers
     )
-    imports = "import os\nfrom sharedtask.sharing import libc\n"
+    imports = "import os\nfrom sharedtask.system import libc\n"
     assert "OK\n" == run(f"{SECCOMP}\ndeny{numbers}\n{imports}{checks}{ALL}")
 
 

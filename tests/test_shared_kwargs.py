@@ -25,14 +25,13 @@ from sharedtask import (
     Shared,
     TaskTimeoutError,
     WorkerDiedError,
-    multi,
     multi_process,
     parallel,
     share,
 )
-from sharedtask.multi import WORDS
 from sharedtask.options import Options, resolve
-from sharedtask.sharing.cache import Lease, ShareCache
+from sharedtask.store.cache import Lease, ShareCache
+from sharedtask.task.multi_process import WORDS, _Map
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -506,7 +505,7 @@ def test_gpus_become_an_option_of_ray(gpus: float, monkeypatch: pytest.MonkeyPat
         asked.append(resolve(run._explicit))
         return []
 
-    monkeypatch.setattr(multi._Map, "to_list", run_nothing)
+    monkeypatch.setattr(_Map, "to_list", run_nothing)
     task = parallel(backend="ray", ray_options={"num_cpus": 2, "num_gpus": 8})(double)
     quiet(task, [1], gpus=gpus)
     quiet(double, [1], backend="ray", gpus=gpus)

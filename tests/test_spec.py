@@ -52,7 +52,7 @@ import pytest
 import sharedtask.annotations as st
 from sharedtask.annotations import CopyOnWrite, Role, Shared
 from sharedtask.errors import ArgumentError, DefinitionError, UnshareableError
-from sharedtask.spec import build_spec, refuse_unshareable
+from sharedtask.task.signature.spec import build_spec, refuse_unshareable
 
 SHARED, COPY = Role.SHARED, Role.COPY_ON_WRITE
 
@@ -956,9 +956,9 @@ def test_check_never_reads_the_contents(type_: Any) -> None:
 def test_import_takes_neither_ray_nor_pydantic_models() -> None:
     """Decorating imports no ray, pandas or torch, and not the slow part of pydantic."""
     code = (
-        "import sys, sharedtask.spec, sharedtask.options\n"
+        "import sys, sharedtask.task.signature.spec, sharedtask.options\n"
         "def f(x, m: sharedtask.annotations.Shared[dict] = None, *, k: int = 3): ...\n"
-        "sharedtask.spec.build_spec(f); sharedtask.options.resolve({})\n"
+        "sharedtask.task.signature.spec.build_spec(f); sharedtask.options.resolve({})\n"
         "slow = {'ray', 'pandas', 'torch', 'pydantic.main', 'asyncio', 'socket'}\n"
         "print(sorted(slow & set(sys.modules)))\n"
     )

@@ -27,14 +27,14 @@ from sharedtask import (
 )
 from sharedtask.backends.base import Call, Crew
 from sharedtask.backends.local import SerialBackend
-from sharedtask.backends.work.strictness import Guard, Lent
-from sharedtask.backends.work.values import Values
-from sharedtask.chunks import Chunker, Pace
-from sharedtask.sharing import codec
-from sharedtask.sharing.differences import differences
-from sharedtask.sharing.originals import Original
-from sharedtask.sharing.stores import BytesStore
+from sharedtask.serialization import codec
+from sharedtask.serialization.diff import differences
+from sharedtask.serialization.snapshot import Original
+from sharedtask.store.decoded import Values
+from sharedtask.store.stores import BytesStore
+from sharedtask.task.chunking import Chunker, Pace
 from sharedtask.testing import count_up, counted, no_leaks  # noqa: F401
+from sharedtask.worker.mutation_guard import Guard, Lent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

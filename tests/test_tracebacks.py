@@ -73,7 +73,7 @@ def test_variable_shows_all_frames(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_fault_of_ours_keeps_its_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     """An error that no task and no refusal explains shows where it comes from."""
-    monkeypatch.setattr("sharedtask.run.Run.advance", lambda _: [].missing)  # type: ignore[attr-defined]
+    monkeypatch.setattr("sharedtask.task.run.Run.advance", lambda _: [].missing)  # type: ignore[attr-defined]
     with pytest.raises(AttributeError) as caught:
         on("serial", fail).map([0])
     assert "<lambda>" == names(caught.value)[-1]

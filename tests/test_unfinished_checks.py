@@ -13,9 +13,10 @@ import pytest
 from users import in_child
 
 from sharedtask import Shared, StoreFullError, array, parallel, share
-from sharedtask.sharing import freshness, stores
-from sharedtask.sharing.cache import ShareCache
-from sharedtask.sharing.scattered import Scattered
+from sharedtask.memory import dirty_pages
+from sharedtask.memory.strided import Scattered
+from sharedtask.store import stores
+from sharedtask.store.cache import ShareCache
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -83,8 +84,8 @@ def published(cache: ShareCache, value: Any) -> Any:
 def interrupted(cache: ShareCache, value: Any, interruption: Interruption, patch: Any) -> None:
     """Look for changes, and be interrupted by the comparison."""
     with patch.context() as patched, contextlib.suppress(KeyboardInterrupt, StoreFullError):
-        same = interruption.before(freshness.same_bytes)
-        patched.setattr(freshness, "same_bytes", same)
+        same = interruption.before(dirty_pages.same_bytes)
+        patched.setattr(dirty_pages, "same_bytes", same)
         patched.setattr(Scattered, "equals", interruption.before(Scattered.equals))
         published(cache, value)
 
@@ -299,8 +300,8 @@ def test_call_after_one_that_failed_sees_the_change(
         with monkeypatch.context() as patched:
             interruption = Interruption(0)
             if by == "comparison":
-                same = interruption.before(freshness.same_bytes)
-                patched.setattr(freshness, "same_bytes", same)
+                same = interruption.before(dirty_pages.same_bytes)
+                patched.setattr(dirty_pages, "same_bytes", same)
             elif by == "pickling":
                 part.refusals = iter((True,))
             else:
@@ -313,7 +314,7 @@ def test_call_after_one_that_failed_sees_the_change(
 def refuse_to_store(where: str, interruption: Interruption, patched: Any) -> None:
     """Interrupt what would store the changed value."""
     if where == "process":
-        from sharedtask.sharing import segments
+        from sharedtask.memory import segments
 
         patched.setattr(segments, "write", interruption.before(segments.write))
     else:
@@ -337,8 +338,8 @@ def test_handle_and_captured_array_over_the_same_pages(monkeypatch: Any) -> None
             rows[3] = n
             interruption = Interruption(0)
             with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
-                same = interruption.before(freshness.same_bytes)
-                patched.setattr(freshness, "same_bytes", same)
+                same = interruption.before(dirty_pages.same_bytes)
+                patched.setattr(dirty_pages, "same_bytes", same)
                 adds.map([0], table=table)
             assert [float(n)] == reads.map([3])
             assert [float(n)] == adds.map([0], table=table)
@@ -349,7 +350,7 @@ SIGINT = """
 import contextlib, os, signal
 import numpy as np
 from sharedtask import Shared, parallel
-from sharedtask.sharing import libc
+from sharedtask.system import libc
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 memcmp, interrupts = libc.memcmp, []

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from sharedtask import SerializationError, Shared, multi_process, parallel
-from sharedtask.backends.work import unmarked
-from sharedtask.backends.work.unmarked import copied, is_fixed
+from sharedtask.backends import private_copies
+from sharedtask.backends.private_copies import copied, is_fixed
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -223,7 +223,7 @@ def test_full_store_is_told(where: Any, monkeypatch: pytest.MonkeyPatch) -> None
     def full(*_: Any, **__: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(unmarked, "Publication", full)
+    monkeypatch.setattr(private_copies, "Publication", full)
     with pytest.raises(MemoryError):
         parallel(backend=where)(given).map([1], value=np.ones(1 << 19))
 

@@ -12,17 +12,14 @@ them, start fast.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from sharedtask import loading as _loading
 from sharedtask import version as _version
+from sharedtask.system import loading as _loading
 
 if TYPE_CHECKING:
     from sharedtask.annotations import CopyOnWrite as CopyOnWrite
     from sharedtask.annotations import Partitioned as Partitioned
     from sharedtask.annotations import Reduced as Reduced
     from sharedtask.annotations import Shared as Shared
-    from sharedtask.cells import Regions as Regions
-    from sharedtask.control import shutdown as shutdown
-    from sharedtask.decorator import parallel as parallel
     from sharedtask.errors import ArgumentError as ArgumentError
     from sharedtask.errors import BackendUnavailableError as BackendUnavailableError
     from sharedtask.errors import ChangedValueError as ChangedValueError
@@ -46,26 +43,29 @@ if TYPE_CHECKING:
     from sharedtask.errors import UnknownNameError as UnknownNameError
     from sharedtask.errors import UnshareableError as UnshareableError
     from sharedtask.errors import WorkerDiedError as WorkerDiedError
-    from sharedtask.explaining.door import explain as explain
+    from sharedtask.explaining.explain import explain as explain
     from sharedtask.explaining.report import Explanation as Explanation
-    from sharedtask.futures import TaskFuture as TaskFuture
-    from sharedtask.locked import Locked as Locked
-    from sharedtask.multi import multi_process as multi_process
+    from sharedtask.memory.arrays import array as array
+    from sharedtask.memory.arrays import empty as empty
+    from sharedtask.memory.arrays import zeros as zeros
     from sharedtask.options import defaults as defaults
-    from sharedtask.partitions import Partition as Partition
-    from sharedtask.partitions import partition as partition
-    from sharedtask.reductions import Reduction as Reduction
-    from sharedtask.rng import Rng as Rng
-    from sharedtask.rng import per_item as per_item
-    from sharedtask.sharing.arrays import array as array
-    from sharedtask.sharing.arrays import empty as empty
-    from sharedtask.sharing.arrays import zeros as zeros
-    from sharedtask.sharing.cache import CacheInfo as CacheInfo
-    from sharedtask.sharing.handles import Handle as Handle
-    from sharedtask.sharing.handles import attach as attach
-    from sharedtask.sharing.handles import share as share
-    from sharedtask.sharing.kinds import register as register
-    from sharedtask.task import Task as Task
+    from sharedtask.serialization.kinds import register as register
+    from sharedtask.store.cache import CacheInfo as CacheInfo
+    from sharedtask.store.handles import Handle as Handle
+    from sharedtask.store.handles import attach as attach
+    from sharedtask.store.handles import share as share
+    from sharedtask.task.decorator import parallel as parallel
+    from sharedtask.task.futures import TaskFuture as TaskFuture
+    from sharedtask.task.multi_process import multi_process as multi_process
+    from sharedtask.task.rng import Rng as Rng
+    from sharedtask.task.rng import per_item as per_item
+    from sharedtask.task.shutdown import shutdown as shutdown
+    from sharedtask.task.task import Task as Task
+    from sharedtask.writing.locked.locked import Locked as Locked
+    from sharedtask.writing.locked.regions import Regions as Regions
+    from sharedtask.writing.partitioned.partitions import Partition as Partition
+    from sharedtask.writing.partitioned.partitions import partition as partition
+    from sharedtask.writing.reduced.operations import Reduction as Reduction
 
 _MODULES = {
     "annotations": (
@@ -74,9 +74,9 @@ _MODULES = {
         "Reduced",
         "Shared",
     ),
-    "cells": ("Regions",),
-    "control": ("shutdown",),
-    "decorator": ("parallel",),
+    "writing.locked.regions": ("Regions",),
+    "task.shutdown": ("shutdown",),
+    "task.decorator": ("parallel",),
     "errors": (
         "ArgumentError",
         "BackendUnavailableError",
@@ -102,34 +102,34 @@ _MODULES = {
         "UnshareableError",
         "WorkerDiedError",
     ),
-    "explaining.door": ("explain",),
+    "explaining.explain": ("explain",),
     "explaining.report": ("Explanation",),
-    "futures": ("TaskFuture",),
-    "locked": ("Locked",),
-    "multi": ("multi_process",),
+    "task.futures": ("TaskFuture",),
+    "writing.locked.locked": ("Locked",),
+    "task.multi_process": ("multi_process",),
     "options": ("defaults",),
-    "partitions": (
+    "writing.partitioned.partitions": (
         "Partition",
         "partition",
     ),
-    "reductions": ("Reduction",),
-    "rng": (
+    "writing.reduced.operations": ("Reduction",),
+    "task.rng": (
         "Rng",
         "per_item",
     ),
-    "sharing.arrays": (
+    "memory.arrays": (
         "array",
         "empty",
         "zeros",
     ),
-    "sharing.cache": ("CacheInfo",),
-    "sharing.handles": (
+    "store.cache": ("CacheInfo",),
+    "store.handles": (
         "Handle",
         "attach",
         "share",
     ),
-    "sharing.kinds": ("register",),
-    "task": ("Task",),
+    "serialization.kinds": ("register",),
+    "task.task": ("Task",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -19,14 +19,15 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sharedtask.errors import SharedTaskError
-from sharedtask.sharing import entries, memory
+from sharedtask.memory import capacity
+from sharedtask.store import name_registry
 from sharedtask.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from sharedtask.journal import Told
-    from sharedtask.sharing.entries import Listed
+    from sharedtask.journal.database import Told
+    from sharedtask.store.name_registry import Listed
 
     _Command = Callable[[argparse.Namespace], None]
 
@@ -96,7 +97,7 @@ def _say(*lines: str) -> None:
 
 
 def _ls(given: argparse.Namespace) -> None:
-    _list(given, entries.listing(), _as_json, _table, _fields)
+    _list(given, name_registry.listing(), _as_json, _table, _fields)
 
 
 def _list(
@@ -147,7 +148,7 @@ def _fields(each: Listed, size: Callable[[int], str] = str, age: Callable[[int],
 def _table(found: list[Listed]) -> list[str]:
     if not found:
         return ["nothing is shared under a name."]
-    return _aligned([_HEADING, *(_fields(each, memory.human, _age) for each in found)])
+    return _aligned([_HEADING, *(_fields(each, capacity.human, _age) for each in found)])
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
@@ -163,7 +164,7 @@ def _age(seconds: int) -> str:
 
 
 def _clean(_given: argparse.Namespace) -> None:
-    removed = entries.clean()
+    removed = name_registry.clean()
     _say(*map(_removal, removed))
     if not removed:
         _say("nothing to remove.")
@@ -179,16 +180,16 @@ def _removal(each: Listed) -> str:
 
 
 def _journal(given: argparse.Namespace) -> None:
-    from sharedtask import journal  # loads SQLite, and numpy
+    from sharedtask.journal import database  # loads SQLite, and numpy
 
     if given.recover is not None:
         _recover(given.file, given.recover)
         return
-    _list(given, journal.reading(given.file), _run_as_json, _run_table, _run_fields)
+    _list(given, database.reading(given.file), _run_as_json, _run_table, _run_fields)
 
 
 def _recover(path: str, new: str) -> None:
-    from sharedtask import recovery
+    from sharedtask.journal import recovery
 
     found = recovery.recover(path, new)
     _say(f"{new}: {found.results} results of {found.runs} runs.")
@@ -244,7 +245,7 @@ _TELLING = ("the code", "the value", "the argument", "the global")
 def _run_table(found: list[Told]) -> list[str]:
     if not found:
         return ["nothing is recorded."]
-    return _aligned([_RUN_HEADING, *(_run_fields(each, memory.human, _ago) for each in found)])
+    return _aligned([_RUN_HEADING, *(_run_fields(each, capacity.human, _ago) for each in found)])
 
 
 def _ago(when: float) -> str:
@@ -255,7 +256,7 @@ def _ago(when: float) -> str:
 
 
 def _info(_given: argparse.Namespace) -> None:
-    facts = {**_versions(), **_defaults(), **_machine(), "names": entries.directory()}
+    facts = {**_versions(), **_defaults(), **_machine(), "names": name_registry.directory()}
     width = max(map(len, facts))
     _say(*(f"{name.ljust(width)}  {value}" for name, value in facts.items()))
 
@@ -294,9 +295,9 @@ def _defaults() -> dict[str, str]:
 
 
 def _machine() -> dict[str, str]:
-    total, available = memory.total(), memory.available()
+    total, available = capacity.total(), capacity.available()
     return {
-        "memory": f"{memory.human(total)}, {memory.human(available)} available",
+        "memory": f"{capacity.human(total)}, {capacity.human(available)} available",
         "memfd": _yes(_has_memfd()),
         "userfaultfd": _yes(_has_watches()),
         "huge pages": _yes(_has_huge_pages()),
@@ -308,7 +309,7 @@ def _yes(works: bool) -> str:
 
 
 def _has_memfd() -> bool:
-    from sharedtask.sharing import segments
+    from sharedtask.memory import segments
 
     return segments.uses_memfd()
 
@@ -317,10 +318,10 @@ def _has_watches() -> bool:
     """Whether the kernel tells of writes, so that unchanged arrays need not be compared."""
     import numpy as np
 
-    from sharedtask.sharing import freshness, mapping
+    from sharedtask.memory import dirty_pages, mapping
 
-    array = np.zeros(2 * freshness.WATCH_FROM, np.uint8)
-    watch = freshness.watch(mapping.address_of(array), array.nbytes)
+    array = np.zeros(2 * dirty_pages.WATCH_FROM, np.uint8)
+    watch = dirty_pages.watch(mapping.address_of(array), array.nbytes)
     if watch is not None:
         watch.release()
     return watch is not None
@@ -328,7 +329,7 @@ def _has_watches() -> bool:
 
 def _has_huge_pages() -> bool:
     """Whether new segments get them, found out by making one."""
-    from sharedtask.sharing import mapping, segments
+    from sharedtask.memory import mapping, segments
 
     fd = segments.scratch(mapping.HUGE)
     try:

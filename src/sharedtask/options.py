@@ -20,9 +20,9 @@ from typing import Any, Literal, TypeAlias, TypedDict, Unpack, cast
 
 from pydantic_core import SchemaValidator, ValidationError, core_schema
 
-from sharedtask.cgroups import MEMBERSHIP, MOUNT, directories
 from sharedtask.errors import OptionsError
-from sharedtask.wording import did_you_mean
+from sharedtask.system.cgroups import MEMBERSHIP, MOUNT, directories
+from sharedtask.text import did_you_mean
 
 __all__ = [
     "OPTION_NAMES",

@@ -1,6 +1,6 @@
 """What became of the items: values, errors, and how the caller sees an error.
 
-An exception of the user's function arrives as itself: see ``exceptions.py``.
+An exception of the user's function arrives as itself: see ``serialization/exceptions.py``.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sharedtask import exceptions
 from sharedtask.errors import RemoteTraceback, TaskExitError, WorkerDiedError, item_note
-from sharedtask.sharing import codec
+from sharedtask.serialization import codec, exceptions
 from sharedtask.tracebacks import user_frames
 
 if TYPE_CHECKING:

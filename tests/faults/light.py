@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sharedtask.backends.process.wear import private_bytes
+from sharedtask.worker.limits import private_bytes
 
 MB = 1_000_000
 kept: list[Any] = []

@@ -14,9 +14,9 @@ import pytest
 from light import enter, entered, linger, poisoned
 
 from sharedtask import WorkerDiedError, parallel
-from sharedtask.backends.process.memory_events import OutOfMemoryKills
-from sharedtask.belongings import Belongings
-from sharedtask.cgroups import MEMBERSHIP, MOUNT, directories
+from sharedtask.resources import Belongings
+from sharedtask.system.cgroups import MEMBERSHIP, MOUNT, directories
+from sharedtask.system.oom_events import OutOfMemoryKills
 
 pytestmark = [pytest.mark.timeout(60)]
 checked = pytest.mark.usefixtures("common_check")

@@ -121,11 +121,11 @@ def test_arrays_of_a_process_that_nobody_may_look_into() -> None:
 def test_descriptors_travel_where_nobody_may_look() -> None:
     """Also where /proc would do: handing descriptors over changes nothing else."""
     hidden = "import ctypes; assert 0 == ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)"
-    check = "from sharedtask.sharing import regions; assert not regions.is_reachable()"
+    check = "from sharedtask.memory import locations; assert not locations.is_reachable()"
     run(hidden, check, WORK, LOCK)
 
 
 def test_proc_is_enough_where_it_leads_to_us() -> None:
     """In an ordinary process no further descriptors travel."""
     assert 1 == ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)
-    run("from sharedtask.sharing import regions; assert regions.is_reachable()")
+    run("from sharedtask.memory import locations; assert locations.is_reachable()")

@@ -591,24 +591,24 @@ def judged(*, adds: bool, stops: bool) -> Any:
     from types import SimpleNamespace
 
     from sharedtask.backends.base import Chunk
-    from sharedtask.backends.ray import deaths, ledger, tickets
-    from sharedtask.backends.work import calls, results
-    from sharedtask.backends.work.board import Phase, Word
-    from sharedtask.backends.work.parcels import Parcel
+    from sharedtask.backends.ray import deaths, status_file, work_items
+    from sharedtask.worker import call_header, result_format
+    from sharedtask.worker.envelope import Parcel
+    from sharedtask.worker.status_page import Phase, Word
 
     call: Any = SimpleNamespace(
         task="f", timeout=None, adds=adds, stops=stops, leases=SimpleNamespace(readonly=())
     )
-    ticket = tickets.Ticket(call, Chunk(1, 10, list(range(6))), calls.SCALARS, Parcel(b""))
+    ticket = work_items.Ticket(call, Chunk(1, 10, list(range(6))), call_header.SCALARS, Parcel(b""))
     words = [0] * 16
     words[Word.BASE], words[Word.COUNT], words[Word.PHASE] = 3, 1, Phase.RUNNING
     # Item 0 was never written down; 3 stands in the log and, not yet counted there, in the outbox.
     column = [7, 8, 9]
     frames: Any = [
-        (results.INTS, 1, 3, 0, memoryview(array("q", column)).tobytes(), None),
-        (results.INTS, 3, 1, 0, memoryview(array("q", [9])).tobytes(), None),
+        (result_format.INTS, 1, 3, 0, memoryview(array("q", column)).tobytes(), None),
+        (result_format.INTS, 3, 1, 0, memoryview(array("q", [9])).tobytes(), None),
     ]
-    wreck = ledger.Wreck(4127, words, frames, "")
+    wreck = status_file.Wreck(4127, words, frames, "")
     report = deaths.judge(ticket, wreck, RuntimeError("gone")).report
     assert report is not None
     batch = report.delivery.open()

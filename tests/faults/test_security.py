@@ -40,9 +40,11 @@ from sharedtask import (
 )
 from sharedtask.backends.process import wire
 from sharedtask.backends.process.wire import Frame, Kind, ProtocolError
-from sharedtask.backends.work import parcels, results
-from sharedtask.sharing import codec, files, segments, stores
-from sharedtask.sharing.segments import Layout
+from sharedtask.memory import segments, unlinked_files
+from sharedtask.memory.segments import Layout
+from sharedtask.serialization import codec
+from sharedtask.store import stores
+from sharedtask.worker import envelope, result_format
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -352,7 +354,7 @@ def test_file_is_made_for_its_user_alone(file_store: Path, monkeypatch: pytest.M
     monkeypatch.setattr(os, "open", spy)
     before = os.umask(0)
     try:
-        fd = files.create("sharedtask-")
+        fd = unlinked_files.create("sharedtask-")
     finally:
         os.umask(before)
     (name, flags, mode) = made[-1]
@@ -371,11 +373,11 @@ def test_folder_where_everybody_renames(file_store: Path, mode: int, taken: bool
     """A folder that everybody may write is taken only with the sticky bit."""
     file_store.chmod(mode)
     if taken:
-        os.close(files.create("x"))
+        os.close(unlinked_files.create("x"))
         assert [] == os.listdir(file_store)
         return
     with pytest.raises(SharedTaskError, match=r"mode 777.*SHAREDTASK_STORE_DIR"):
-        files.create("x")
+        unlinked_files.create("x")
 
 
 @pytest.mark.parametrize("spoils", ["link", "owner"])
@@ -389,7 +391,7 @@ def test_file_that_others_have_is_refused(
         monkeypatch.setattr(os, "geteuid", lambda: NOBODY + 1)
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(SharedTaskError, match="keeps a name, or has another owner"):
-        files.create("x")
+        unlinked_files.create("x")
     assert before == len(os.listdir("/proc/self/fd"))
 
 
@@ -677,28 +679,28 @@ def test_garbage_from_a_worker_is_its_end(common_check: None) -> None:
 
 
 def loaded(mode: int, data: bytes, count: int) -> Any:
-    return results.load_batch(mode, data, count, 5, "task", iter(()))
+    return result_format.load_batch(mode, data, count, 5, "task", iter(()))
 
 
 @pytest.mark.parametrize(
     ("mode", "value"),
     [
-        (results.FLOATS, 1.5),
-        (results.INTS, 7),
-        (results.BOOLS, True),
-        (results.SCALARS, "text"),
-        (results.NUMPY, np.float32(2.5)),
-        (results.RECORDS, {"a": np.arange(9)}),
+        (result_format.FLOATS, 1.5),
+        (result_format.INTS, 7),
+        (result_format.BOOLS, True),
+        (result_format.SCALARS, "text"),
+        (result_format.NUMPY, np.float32(2.5)),
+        (result_format.RECORDS, {"a": np.arange(9)}),
     ],
 )
 def test_cut_results_are_errors_of_their_items(mode: int, value: Any) -> None:
     """Results that end too early are the errors of these items, never a value."""
-    if mode in results.COLUMN_MODES:
-        data = struct.pack(results.COLUMN_MODES[mode], value)
-    elif mode == results.RECORDS:
-        data = results.record(results.OK, parcels.pack_inline(codec.encode(value)))
+    if mode in result_format.COLUMN_MODES:
+        data = struct.pack(result_format.COLUMN_MODES[mode], value)
+    elif mode == result_format.RECORDS:
+        data = result_format.record(result_format.OK, envelope.pack_inline(codec.encode(value)))
     else:
-        data = results.dump_scalar(value)
+        data = result_format.dump_scalar(value)
     assert {} == loaded(mode, data, 1).errors
     for length in range(len(data)):
         batch = loaded(mode, data[:length], 1)
@@ -708,7 +710,10 @@ def test_cut_results_are_errors_of_their_items(mode: int, value: Any) -> None:
 
 
 @settings(max_examples=examples(200), deadline=None)
-@given(st.integers(7, 127) | st.sampled_from(sorted(results.COLUMN_MODES)), st.binary(max_size=40))
+@given(
+    st.integers(7, 127) | st.sampled_from(sorted(result_format.COLUMN_MODES)),
+    st.binary(max_size=40),
+)
 def test_random_results_have_an_outcome_each(mode: int, data: bytes) -> None:
     """Whatever a message says it has, each item has an outcome and each error is ours."""
     batch = loaded(mode, data, 3)
@@ -729,20 +734,20 @@ def test_random_results_have_an_outcome_each(mode: int, data: bytes) -> None:
 )
 def test_damaged_parcel_is_refused(change: Any, reason: str) -> None:
     """A parcel is taken only where its lengths fit the message."""
-    data = parcels.pack_inline(codec.encode([b"x" * 100_000, bytearray(b"y" * 100_000)])).data
-    with pytest.raises(parcels.DAMAGED, match=reason):
-        parcels.unpack(memoryview(change(data)), iter(()), private=False)
+    data = envelope.pack_inline(codec.encode([b"x" * 100_000, bytearray(b"y" * 100_000)])).data
+    with pytest.raises(envelope.DAMAGED, match=reason):
+        envelope.unpack(memoryview(change(data)), iter(()), private=False)
 
 
 @pytest.mark.parametrize("part", [(1 << 40, 8), (0, 1 << 40)])
 def test_parcel_beyond_its_segment_is_refused(part: tuple[int, int]) -> None:
     """A parcel in a segment is taken only where its lengths fit the segment."""
-    parcel = parcels.pack(codec.encode(np.ones(200_000)), frozen=False)
+    parcel = envelope.pack(codec.encode(np.ones(200_000)), frozen=False)
     assert parcel.file is not None
     data = bytearray(parcel.data)
     struct.pack_into("<QQ", data, 5, *part)
     with pytest.raises(SharedTaskError, match="do not lie within"):
-        parcels.unpack(memoryview(data), iter((parcel.file.number,)), private=False)
+        envelope.unpack(memoryview(data), iter((parcel.file.number,)), private=False)
     parcel.close()
 
 

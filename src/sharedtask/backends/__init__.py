@@ -1,1 +1,5 @@
-"""Where tasks run: one small interface (`base`) and the backends that implement it."""
+"""Where tasks run: serial, thread, process, ray, behind one small interface.
+
+Each decides how chunks reach workers and reports come back. Must not know how items are chosen or
+retried.
+"""

@@ -2,7 +2,7 @@
 
 A backend makes a session of a call, which is then *opened*; chunks of items are *submitted* to it,
 and reports of them arrive at the sink in any order, from any thread. That is all the conductor
-(``run.py``) knows of a backend.
+(``task/run.py``) knows of a backend.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from queue import Empty
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from sharedtask import interrupts
 from sharedtask.errors import ClosedError
+from sharedtask.system import interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from sharedtask.annotations import Role
-    from sharedtask.cells import Regions
     from sharedtask.options import Verify
     from sharedtask.outcomes import Batch, Report
-    from sharedtask.randomness import Randomness
-    from sharedtask.reductions import Operation
+    from sharedtask.worker.randomness import Randomness
+    from sharedtask.writing.locked.regions import Regions
+    from sharedtask.writing.partitioned.partitions import Blocks
+    from sharedtask.writing.reduced.operations import Total
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,33 +40,8 @@ class SharedValue:
     role: Role
 
 
-# The name under which ``Call.blocks`` has the array that takes the results themselves: no function
-# can have a parameter of that name.
-INTO = "map_into()"
 # See ``Call.prompt``.
 PROMPT_SECONDS = 0.05
-# What stands among the results for one that was written there: a bool travels fastest.
-TAKEN = True
-
-
-@dataclass(frozen=True, slots=True)
-class Blocks:
-    """A partitioned array of the caller: ``indices[k]`` names the block of item k.
-
-    ``by`` is the rule that finds the index in an item.
-    """
-
-    array: npt.NDArray[Any]
-    by: Any
-    indices: Sequence[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Total:
-    """An array of the caller into which what the tasks add is combined at the end."""
-
-    array: npt.NDArray[Any]
-    operation: Operation
 
 
 @dataclass(frozen=True, slots=True)

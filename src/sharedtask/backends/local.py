@@ -2,9 +2,9 @@
 
 Shared values are encoded and decoded over *the same* memory, read-only: nothing large is copied,
 and a task that writes into a shared array fails here as it fails in a worker: see
-``work/twins.py``. Nothing is published, so nothing is cached: the twin is made anew for every call,
-which costs as much as pickling what is not arrays. What is not marked is copied for each chunk: see
-``work/unmarked.py``.
+``local_views.py``. Nothing is published, so nothing is cached: each call makes its own view, which
+costs as much as pickling what is not arrays. What is not marked is copied for each chunk: see
+``private_copies.py``.
 """
 
 from __future__ import annotations
@@ -19,11 +19,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from sharedtask import critical, inside, interrupts, partitions
+from sharedtask import context
 from sharedtask.backends.base import (
-    INTO,
     PROMPT_SECONDS,
-    TAKEN,
     Backend,
     Call,
     Chunk,
@@ -32,24 +30,34 @@ from sharedtask.backends.base import (
     SharedValue,
     Sink,
 )
-from sharedtask.backends.work import locking
-from sharedtask.backends.work.strictness import Guard, Lent
-from sharedtask.backends.work.totals import Accumulator, Form, Gathering, keep_all, result_of
-from sharedtask.backends.work.twins import Twin
-from sharedtask.backends.work.unmarked import Unmarked, copied, with_copies
 from sharedtask.errors import ChangedValueError, ClosedError, TaskTimeoutError
-from sharedtask.loading import undisturbed
 from sharedtask.options import available_cpus
 from sharedtask.outcomes import Batch, Known, Report, contained
-from sharedtask.refusals import readonly_advice
-from sharedtask.sharing.originals import Original
-from sharedtask.uses import close_all
+from sharedtask.serialization.snapshot import Original
+from sharedtask.system import critical_sections, interrupts
+from sharedtask.system.loading import undisturbed
+from sharedtask.worker.mutation_guard import Guard, Lent
+from sharedtask.worker.refusals import readonly_advice
+from sharedtask.writing.locked.acquire import close_all, leaving_locks
+from sharedtask.writing.partitioned import partitions
+from sharedtask.writing.partitioned.partitions import INTO, TAKEN
+from sharedtask.writing.reduced.accumulators import (
+    Accumulator,
+    Form,
+    Gathering,
+    keep_all,
+    result_of,
+)
+
+from . import locking
+from .local_views import Twin
+from .private_copies import Unmarked, copied, with_copies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
 
-    from sharedtask.backends.work.calls import Constants
-    from sharedtask.uses import Use
+    from sharedtask.worker.call_header import Constants
+    from sharedtask.writing.locked.acquire import Use
 
 
 _NOTHING = object()
@@ -87,7 +95,7 @@ class ThreadBackend(_LocalBackend):
 
     def __init__(self) -> None:
         self._threads = _Threads()
-        critical.abandon_in_child(self)
+        critical_sections.abandon_in_child(self)
 
     def abandon(self) -> None:
         """In a forked child there are no threads, whatever was counted."""
@@ -123,8 +131,8 @@ class _LocalSession(Session):
         self._small = [twin for twin in common if twin.memory is not None]
         self._watched = _Watched(common) if call.strict else None
         self._values = {} if call.strict else {twin.name: twin.value() for twin in common}
-        self._forms = Form.all_of(call)
-        self._gathering = Gathering.of(call)
+        self._forms = Form.all_of(call.totals, itemwise=call.itemwise)
+        self._gathering = Gathering(call.totals, call.block, stops=call.stops)
         locking.open_uses(self._uses, call, shared=False)
         self._values.update((name, use.locked) for name, use in self._uses.items())
         self._unmarked.open()
@@ -132,7 +140,7 @@ class _LocalSession(Session):
 
     def submit(self, chunk: Chunk) -> None:
         if self._sink.begun(chunk.number):
-            with inside.recorded() if self._call.prompt else contextlib.nullcontext():
+            with context.recorded() if self._call.prompt else contextlib.nullcontext():
                 self._run(with_copies(self._call, chunk))
 
     def fail(self, chunk: Chunk, error: BaseException) -> None:
@@ -230,7 +238,7 @@ class _LocalSession(Session):
 
     def _called(self, function: Callable[[Any], Any], item: Any) -> Any:
         if self._call.locked:
-            function = locking.leaving_locks(self._call.task, function)
+            function = leaving_locks(self._call.task, function)
         return function(item)
 
     def _shared(self, index: int, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,10 +256,10 @@ class _LocalSession(Session):
         self._gathering.add(batch.partial)
 
     def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:
-        with undisturbed("sharedtask.backends.work.contents"):  # only a journal needs it
-            from sharedtask.backends.work import contents
+        with undisturbed("sharedtask.backends.fingerprints"):  # only a journal needs it
+            from . import fingerprints
 
-        return {name: contents.of_value(value.value) for name, value in shared.items()}
+        return {name: fingerprints.of_value(value.value) for name, value in shared.items()}
 
     def finish(self) -> None:
         self._gathering.finish()
@@ -306,7 +314,7 @@ class _Watched:
     """
 
     def __init__(self, twins: Iterable[Twin]) -> None:
-        self._lock = critical.object_lock()
+        self._lock = critical_sections.object_lock()
         self._lent = {twin.name: self._made(twin) for twin in twins}
         self._open = 0
         self._is_crowded = False
@@ -375,7 +383,7 @@ class _Threads:
     """Daemon threads that serve all sessions; no session has more of them than it asked for."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(critical.table_lock())
+        self._changed = threading.Condition(critical_sections.table_lock())
         self._queue: deque[tuple[_ThreadSession, Chunk]] = deque()
         self._count = self._idle = 0
         self._closed = False
@@ -403,7 +411,7 @@ class _Threads:
             session.fail(chunk, ClosedError("the thread backend was shut down."))
 
     def _serve(self) -> None:
-        inside.enter_thread()
+        context.enter_thread()
         while self._serve_one():
             pass
 

@@ -7,8 +7,9 @@ import sys
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from sharedtask import critical, inside, loading
+from sharedtask import context
 from sharedtask.errors import BackendUnavailableError
+from sharedtask.system import critical_sections, loading
 
 if TYPE_CHECKING:
     from sharedtask.backends.base import Backend
@@ -23,7 +24,7 @@ _CLASSES = MappingProxyType(
 )
 
 _made: dict[str, Backend] = {}
-_lock = critical.table_lock()
+_lock = critical_sections.table_lock()
 
 
 def get(name: str) -> Backend:
@@ -35,7 +36,7 @@ def get(name: str) -> Backend:
     Raises:
         BackendUnavailableError: The backend cannot run here; the text says what to do.
     """
-    if inside.a_task() or critical.is_held():
+    if context.a_task() or critical_sections.is_held():
         name = "serial"
     elif name == "auto":
         name = "ray" if _ray_is_initialized() else "process"

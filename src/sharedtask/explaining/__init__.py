@@ -1,1 +1,4 @@
-"""What is inside a value and how it travels: walked, weighed, told as a table."""
+"""``explain``: how a value would travel, what it costs, and which parts cannot.
+
+Decides what is said of a value. Must not change it, publish it, or know of calls.
+"""

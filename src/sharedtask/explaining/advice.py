@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sharedtask.explaining.weighing import is_strided
-from sharedtask.sharing.libraries import package
+from sharedtask.serialization.libraries import package
+
+from .sizes import is_strided
 
 if TYPE_CHECKING:
-    from sharedtask.explaining.weighing import Weight
+    from .sizes import Weight
 
 # Below this, whatever is done is not felt: a megabyte of pickle takes 10 ms in each worker.
 LARGE = 1 << 20

@@ -6,18 +6,20 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sharedtask.explaining import costs
 from sharedtask.explaining.report import Explanation, Row, Totals
 from sharedtask.explaining.tree import Node, Walk, blame
-from sharedtask.explaining.weighing import Weight, of_payload
-from sharedtask.sharing import codec, memory
-from sharedtask.sharing.codec import FAILURES
-from sharedtask.sharing.handles import Handle
+from sharedtask.memory import capacity
+from sharedtask.serialization import codec
+from sharedtask.serialization.codec import FAILURES
+from sharedtask.store.handles import Handle
+
+from . import timings
+from .sizes import Weight, of_payload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sharedtask.explaining.folding import Ways
+    from .rows import Ways
 
 # Seconds: for the walk, for encoding all of a value, and after which nothing more is begun.
 _WALK, _ENCODE, _ENOUGH = 0.8, 0.8, 1.5
@@ -52,7 +54,7 @@ class Found:
         """What a worker needs to decode it, measured or estimated."""
         if self.attach is not None:
             return self.attach
-        return self.weight.inside / costs.PICKLE_BYTES_PER_SECOND
+        return self.weight.inside / timings.PICKLE_BYTES_PER_SECOND
 
 
 class Measure:
@@ -98,7 +100,7 @@ class Measure:
         else:
             node.scale_to(weight)
         # Decoding takes about as long as encoding did.
-        attach = None if self._is_late(weight.seconds) else costs.decode_seconds(payload)
+        attach = None if self._is_late(weight.seconds) else timings.decode_seconds(payload)
         return replace(found, weight=weight, exact=True, attach=attach)
 
     def _is_late(self, needed: float = 0.0) -> bool:
@@ -125,8 +127,8 @@ def told(title: str, rows: Sequence[Row], found: Sequence[tuple[Found, Ways]]) -
     notes = tuple(_notes(values))
     if any(each.refused for each in values):
         return Explanation(title, tuple(rows), totals, notes=notes)
-    speed = costs.bandwidth(shared.inside + shared.outside)
-    put = costs.put_seconds(shared, speed)
+    speed = timings.bandwidth(shared.inside + shared.outside)
+    put = timings.put_seconds(shared, speed)
     return Explanation(
         title, tuple(rows), totals, put, attach, (*notes, _about_times(values, speed))
     )
@@ -146,10 +148,10 @@ def _notes(found: Sequence[Found]) -> Iterator[str]:
 
 
 def _about_times(found: Sequence[Found], speed: float | None) -> str:
-    rate = f"{memory.human(speed or costs.BYTES_PER_SECOND)}/s into shared memory"
+    rate = f"{capacity.human(speed or timings.BYTES_PER_SECOND)}/s into shared memory"
     how = "measured now" if speed else "a usual figure"
     if any(each.attach is None and each.weight.inside > _LARGE_PICKLE for each in found):
-        decoding = f"decoding at {memory.human(costs.PICKLE_BYTES_PER_SECOND)}/s, not tried"
+        decoding = f"decoding at {capacity.human(timings.PICKLE_BYTES_PER_SECOND)}/s, not tried"
     else:
         decoding = "decoding tried here once"
     return f"Times are estimates: {rate}, {how}; {decoding}."

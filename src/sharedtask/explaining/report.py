@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from sharedtask.sharing import memory
+from sharedtask.memory import capacity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,7 +128,7 @@ class Explanation:
     def _summary(self) -> Iterator[str]:
         for way, nbytes in self.totals.ways():
             if nbytes:
-                yield f"{way:15}  {memory.human(nbytes):>9}  {_MEANINGS[way]}"
+                yield f"{way:15}  {capacity.human(nbytes):>9}  {_MEANINGS[way]}"
         if any(row.travels == "cannot" for row in self.rows):
             yield f"{'cannot':15}  {'':9}  {_MEANINGS['cannot']}"
         if self.put_seconds is not None:
@@ -161,7 +161,7 @@ def _table(rows: tuple[Row, ...]) -> Iterator[str]:
 
 
 def _fields(row: Row) -> tuple[str, str, str, str]:
-    nbytes = memory.human(row.nbytes) if row.nbytes else "-"
+    nbytes = capacity.human(row.nbytes) if row.nbytes else "-"
     return _short(row.path, _PATH), _short(row.kind, _KIND), nbytes, row.travels
 
 
@@ -189,7 +189,7 @@ def _short(text: str, limit: int) -> str:
 
 def _html_row(row: Row) -> str:
     path = f"{row.section}: {row.path}" if row.section else row.path
-    nbytes = memory.human(row.nbytes) if row.nbytes else ""
+    nbytes = capacity.human(row.nbytes) if row.nbytes else ""
     fields = (path, row.kind, nbytes, row.travels, row.why, row.advice)
     return f"<tr>{''.join(f'<td>{html.escape(field)}</td>' for field in fields)}</tr>"
 

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharedtask.explaining.advice import Tip, tip_for
-from sharedtask.explaining.looks import look
-from sharedtask.explaining.weighing import Weight, weigh, weigh_sample
-from sharedtask.sharing import parts
-from sharedtask.sharing.codec import FAILURES
-from sharedtask.sharing.culprit import Culprit, class_name, find_culprit
-from sharedtask.sharing.handles import Handle
-from sharedtask.sharing.libraries import is_data, is_frame
-from sharedtask.unshareable import cure_for_value
+from sharedtask.serialization import traversal
+from sharedtask.serialization.codec import FAILURES
+from sharedtask.serialization.libraries import is_data, is_frame
+from sharedtask.serialization.unpicklable import Culprit, class_name, find_culprit
+from sharedtask.serialization.unshareable import cure_for_value
+from sharedtask.store.handles import Handle
+
+from .describe import look
+from .sizes import Weight, weigh, weigh_sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,13 +132,13 @@ class Walk:
             node.own = weigh(value, in_place=self.in_place, alone=not depth)
             if self._apart is not None and _is_array(value) and value.nbytes >= self._apart:
                 node.own = replace(node.own, outside=0, apart=node.own.outside)
-        elif _is_plain(value) or (parts.count(value) or 0) > _ALL:
+        elif _is_plain(value) or (traversal.count(value) or 0) > _ALL:
             self._fill_by_sample(node, value)
         else:
             self._fill_by_parts(node, value, depth)
 
     def _fill_by_sample(self, node: Node, value: Any) -> None:
-        total = node.small = parts.count(value) or 0
+        total = node.small = traversal.count(value) or 0
         node.sampled = total > _ALL
         if node.sampled:
             node.own = weigh_sample(value, total, in_place=self.in_place)
@@ -145,7 +146,7 @@ class Walk:
             node.own = weigh(value, in_place=self.in_place)
 
     def _fill_by_parts(self, node: Node, value: Any, depth: int) -> None:
-        found = parts.parts(value)
+        found = traversal.parts(value)
         plain = type(value) in _BUILT_IN
         node.own = Weight(inside=_HEADER, seconds=_ATOM_SECONDS if plain else _OBJECT_SECONDS)
         for step, part in found:
@@ -165,7 +166,7 @@ class Walk:
         """The time is over: parts that were not seen are taken to be like those that were."""
         self.cut = node.sampled = True
         seen = len(node.children) + node.small
-        unseen = (parts.count(value) or seen) - seen
+        unseen = (traversal.count(value) or seen) - seen
         if unseen > 0:
             node.sum_up()
             node.own += node.total.times(unseen / seen)
@@ -174,7 +175,7 @@ class Walk:
     def _fill_frame(self, node: Node, frame: Any) -> None:
         """A DataFrame column by column: numbers are one thing, Python objects another."""
         node.own = Weight(inside=_HEADER)
-        for step, column in parts.columns(frame):
+        for step, column in traversal.columns(frame):
             node.children.append(_column(column, node.path + step))
         node.children.append(self.visit(frame.index, f"{node.path}.index"))
 
@@ -210,17 +211,17 @@ def _weigh_handle(node: Node, handle: Handle[Any]) -> None:
 
 
 def _is_array(value: Any) -> bool:
-    return type(value) is np.ndarray and not parts.is_object_array(value)
+    return type(value) is np.ndarray and not traversal.is_object_array(value)
 
 
 def _is_leaf(value: Any) -> bool:
     """Whether a value is one thing, which is weighed and not taken apart."""
     cls = type(value)
-    if cls in parts.ATOMS or cls in _NAMED or issubclass(cls, type):
+    if cls in traversal.ATOMS or cls in _NAMED or issubclass(cls, type):
         return True
     if cls is FunctionType:
-        return not parts.is_sent_by_value(value)
-    return is_data(value) and not parts.is_object_array(value)
+        return not traversal.is_sent_by_value(value)
+    return is_data(value) and not traversal.is_object_array(value)
 
 
 _NAMED = (BuiltinFunctionType, ModuleType)
@@ -228,7 +229,7 @@ _NAMED = (BuiltinFunctionType, ModuleType)
 
 def _is_plain(value: Any) -> bool:
     """Whether a container of some length holds nothing but small values."""
-    if (parts.count(value) or 0) < _FEW or parts.is_object_array(value):
+    if (traversal.count(value) or 0) < _FEW or traversal.is_object_array(value):
         return False
     held = value.values() if type(value) is dict else value
     kinds = set(map(type, islice(held, _ALL)))
@@ -246,7 +247,7 @@ def is_small(value: Any) -> bool:
     cls = type(value)
     if cls in (str, bytes, bytearray):
         return len(value) < _LARGE_ATOM
-    return cls in parts.ATOMS
+    return cls in traversal.ATOMS
 
 
 def _atom_bytes(value: Any) -> int:

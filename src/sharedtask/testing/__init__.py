@@ -15,7 +15,7 @@ Needs pytest and hypothesis: ``pip install sharedtask[test]``.
 
 from __future__ import annotations
 
-from sharedtask.belongings import Belongings
+from sharedtask.resources import Belongings
 
 from .contract import BackendContract
 from .errors import ErrorsContract

@@ -11,7 +11,7 @@ import pytest
 
 from sharedtask import parallel, shutdown
 from sharedtask.backends import registry
-from sharedtask.belongings import Belongings, nap, report
+from sharedtask.resources import Belongings, nap, report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,1 +1,5 @@
-"""Worker processes on this machine: a starter that forks them, a pool that feeds them."""
+"""Worker processes: a forkserver, a pool, one connection for each worker.
+
+Decides who runs which chunk and what becomes of the dead. Must not know what the caller does with
+results.
+"""

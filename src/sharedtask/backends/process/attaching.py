@@ -7,15 +7,16 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.errors import SharedTaskError
-from sharedtask.sharing import regions, stores
-from sharedtask.sharing.marks import Mark
-from sharedtask.sharing.segments import Layout
-from sharedtask.sharing.stores import ReceivedBytes, SegmentStore, Store
+from sharedtask.memory import locations
+from sharedtask.memory.integrity import Mark
+from sharedtask.memory.segments import Layout
+from sharedtask.store import stores
+from sharedtask.store.stores import ReceivedBytes, SegmentStore, Store
 
 from .wire import Frame, Kind
 
 if TYPE_CHECKING:
-    from sharedtask.sharing.publication import Publication
+    from sharedtask.store.publication import Publication
 
 # What else a value refers to is found in /proc, or not at all.
 _MOST_BESIDE = 12
@@ -29,12 +30,12 @@ def frame_of(publication: Publication, *, private: bool) -> Frame:
     mark, data = (tuple(store.mark), None) if in_segment else (None, store.data)
     body = pickle.dumps((layout, mark, private, data))
     fds: Any = (store.fd,) if in_segment else ()
-    if publication.descriptors and not regions.is_reachable():
+    if publication.descriptors and not locations.is_reachable():
         fds += tuple(dict.fromkeys(publication.descriptors))[:_MOST_BESIDE]
     return Frame(Kind.ATTACH, chunk=publication.token, body=body, fds=fds)
 
 
-def stores_of(frame: Frame) -> tuple[Store, list[regions.Received]]:
+def stores_of(frame: Frame) -> tuple[Store, list[locations.Received]]:
     """Map a segment; the descriptor stays open where private copies will be asked for.
 
     What is refused stays refused: every item that needs the value says why. Beside it: memory that
@@ -42,10 +43,10 @@ def stores_of(frame: Frame) -> tuple[Store, list[regions.Received]]:
     """
     layout, mark, private, data = pickle.loads(frame.body)
     if data is not None:
-        beside = [regions.Received(fd) for fd in frame.fds]
+        beside = [locations.Received(fd) for fd in frame.fds]
         return ReceivedBytes(data, Layout(*layout)), beside
     fd, *others = frame.fds
-    beside = [regions.Received(other) for other in others]
+    beside = [locations.Received(other) for other in others]
     try:
         store = stores.unseal(fd, Layout(*layout), Mark(*mark))
     except SharedTaskError as error:

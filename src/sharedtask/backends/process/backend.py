@@ -12,26 +12,27 @@ import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sharedtask import critical
+from sharedtask.backends import encoding, locking
 from sharedtask.backends.base import Backend, Call, Chunk, Crew, Session, Sink
-from sharedtask.backends.work import locking, packing, parcels, program
-from sharedtask.backends.work.leasing import head_of, lease_all
-from sharedtask.backends.work.lending import Working
-from sharedtask.backends.work.parcels import Parcel
-from sharedtask.backends.work.room import needed_for
+from sharedtask.backends.leasing import head_of, lease_all
 from sharedtask.errors import BackendUnavailableError, StoreFullError
-from sharedtask.loading import undisturbed
+from sharedtask.memory.room import needed_for
 from sharedtask.options import available_cpus
 from sharedtask.outcomes import Report
-from sharedtask.sharing.cache import ShareCache
-from sharedtask.sharing.handles import bells, uses
-from sharedtask.uses import close_all
+from sharedtask.store.cache import ShareCache
+from sharedtask.store.handles import bells, uses
+from sharedtask.system import critical_sections
+from sharedtask.system.loading import undisturbed
+from sharedtask.worker import envelope, program
+from sharedtask.worker.envelope import Parcel
+from sharedtask.writing.locked.acquire import close_all
+from sharedtask.writing.partitioned.transport import Working
 
-from . import tickets
-from .links import working_directory
-from .places import Places
+from . import work_items
+from .connections import working_directory
 from .pool import Pool
-from .tickets import OpenCall
+from .slots import Places
+from .work_items import OpenCall
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
@@ -40,9 +41,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from sharedtask.backends.base import SharedValue
+    from sharedtask.memory.payload import Payload
     from sharedtask.outcomes import Batch
-    from sharedtask.sharing.payload import Payload
-    from sharedtask.uses import Use
+    from sharedtask.writing.locked.acquire import Use
 
 
 class ProcessBackend(Backend):
@@ -56,10 +57,10 @@ class ProcessBackend(Backend):
             raise BackendUnavailableError(msg)
         self._cache = ShareCache(wake=self._wake)
         self._pool: Pool | None = None
-        self._lock = critical.table_lock()
+        self._lock = critical_sections.table_lock()
         bells.append(self._wake)
         _alive.add(self)
-        critical.abandon_in_child(self)
+        critical_sections.abandon_in_child(self)
 
     @property
     def pool(self) -> Pool:
@@ -137,7 +138,7 @@ class _ProcessSession(Session):
         self._pool.renew(here.generation)
         leases = lease_all(cache, call, here, self._lend)
         try:
-            constants = packing.pack_constants(call, _pack_frozen, leases.captures)
+            constants = encoding.pack_constants(call, _pack_frozen, leases.captures)
         except BaseException:
             leases.release()
             raise
@@ -169,23 +170,23 @@ class _ProcessSession(Session):
 
     def submit(self, chunk: Chunk) -> None:
         try:
-            ticket = tickets.encode(self._call, chunk)
+            ticket = work_items.encode(self._call, chunk)
         except StoreFullError as full:
             small = self._without_large(chunk, full)
             if small is None:
                 return
             ticket = small
         except Exception:  # noqa: BLE001  pickling runs user code
-            ticket = tickets.encode_each(self._call, chunk)
+            ticket = work_items.encode_each(self._call, chunk)
         self._pool.dispatch(ticket)
 
-    def _without_large(self, chunk: Chunk, full: StoreFullError) -> tickets.Ticket | None:
+    def _without_large(self, chunk: Chunk, full: StoreFullError) -> work_items.Ticket | None:
         """The chunk without the items that are large; None where even so it does not fit."""
         try:
-            return tickets.encode_small(self._call, chunk, full)
+            return work_items.encode_small(self._call, chunk, full)
         except StoreFullError as error:
             still = error
-        nothing = tickets.Ticket(self._call, chunk, 0, Parcel(b""))
+        nothing = work_items.Ticket(self._call, chunk, 0, Parcel(b""))
         self._report(nothing.all_failed(lambda _: still))
         return None
 
@@ -208,16 +209,16 @@ class _ProcessSession(Session):
         self._places.take()
 
     def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:
-        with undisturbed("sharedtask.backends.work.contents"):  # only a journal needs it
-            from sharedtask.backends.work import contents
+        with undisturbed("sharedtask.backends.fingerprints"):  # only a journal needs it
+            from sharedtask.backends import fingerprints
 
-        return contents.of_leased(self._call.leases, shared)
+        return fingerprints.of_leased(self._call.leases, shared)
 
     def fingerprint_of(self, array: npt.NDArray[Any]) -> bytes | None:
-        with undisturbed("sharedtask.backends.work.contents"):
-            from sharedtask.backends.work import contents
+        with undisturbed("sharedtask.backends.fingerprints"):
+            from sharedtask.backends import fingerprints
 
-        return contents.of_captured(self._call.leases, array)
+        return fingerprints.of_captured(self._call.leases, array)
 
     def finish(self) -> None:
         self._places.finish()
@@ -255,7 +256,7 @@ def _crew(call: Call, workers: int, cpus: int) -> Crew:
 
 
 def _pack_frozen(payload: Payload) -> Parcel:
-    return parcels.pack(payload, frozen=True)
+    return envelope.pack(payload, frozen=True)
 
 
 # ------------------------------------------------------------------------------------- end

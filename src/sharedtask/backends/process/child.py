@@ -10,7 +10,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from sharedtask.loading import when_loaded
+from sharedtask.system.loading import when_loaded
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from sharedtask.backends.work.board import Phase, Word
+from sharedtask.worker.status_page import Phase, Word
 
 if TYPE_CHECKING:
-    from .links import WorkerLink
+    from .connections import WorkerLink
 
 
 def is_timed(worker: WorkerLink) -> bool:

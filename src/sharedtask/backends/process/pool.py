@@ -8,11 +8,11 @@
                                               |
                              sink.report() of the call   (decoded by whoever waits for it)
 
-A caller's thread writes straight into the socket of a free worker. Whoever turns the loop
-(``loop.py``) reads all sockets, hands out what is queued, has stopped what runs too long
-(``court.py``), and buries the dead (``deaths.py``). One lock guards the tables; nothing blocks
-under it. A death is an ordinary event: what the worker had finished is on its board or in the
-socket, the item in hand gets the error, what was not begun is begun elsewhere.
+A caller's thread writes straight into the socket of a free worker. The thread that runs the loop
+(``event_loop.py``) reads all sockets, hands out what is queued, stops what runs too long
+(``watchdog.py``), and reaps the dead (``worker_death.py``). One lock guards the tables; nothing
+blocks under it. A death is an ordinary event: what the worker had finished is on its status page or
+in the socket, the item in hand gets the error, what was not begun is begun elsewhere.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from sharedtask import background, critical, interrupts
-from sharedtask.backends.work import results
-from sharedtask.backends.work.board import Phase, Word, fence
 from sharedtask.errors import ClosedError, SharedTaskError
 from sharedtask.outcomes import Report
-from sharedtask.sharing import functions
+from sharedtask.serialization import functions
+from sharedtask.system import background, critical_sections, interrupts
+from sharedtask.worker import result_format
+from sharedtask.worker.status_page import Phase, Word, fence
 
-from . import attaching, clocks, relay, starter, tickets, wear
-from .arrivals import SentResults
-from .court import Court
-from .deaths import Deaths
-from .links import StarterLink, WorkerLink
-from .loop import INSIDE, Loop
+from . import attaching, clocks, forkserver, recycling, stdio, work_items
+from .connections import StarterLink, WorkerLink
+from .event_loop import INSIDE, Loop
+from .received import SentResults
 from .tracker import Tracker
+from .watchdog import Court
 from .wire import Frame, Kind, close_all
+from .worker_death import Deaths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from queue import SimpleQueue
 
-    from sharedtask.sharing.publication import Publication
+    from sharedtask.store.publication import Publication
 
-    from .tickets import OpenCall, Ticket
+    from .work_items import OpenCall, Ticket
 
 # A second chunk waits in a worker's socket while its chunks take less than this: then the way to
 # the caller and back counts. Longer ones wait in the queue, for whichever worker is free first.
@@ -73,7 +73,7 @@ class Pool:
 
     def __init__(self, sweep: Callable[[], bool]) -> None:
         self._sweep = sweep
-        self._lock = critical.table_lock()
+        self._lock = critical_sections.table_lock()
         self._workers: dict[int, WorkerLink] = {}
         self._queue: deque[Ticket] = deque()
         self._given_up: list[Ticket] = []
@@ -85,7 +85,7 @@ class Pool:
         self._silent = False
         self._swept = self._hurried = self._weighed = 0.0
         self._sweeps = False
-        self._prints = relay.Prints()
+        self._prints = stdio.Prints()
         self._deaths = Deaths()
         self._court = Court(self._signal)
         self._loop = Loop(self)
@@ -274,7 +274,7 @@ class Pool:
         staying = [worker for worker in self._workers.values() if not worker.leaving]
         if len(staying) < call.limit:
             return True
-        worn = (w for w in staying if not w.tickets and not wear.suits(w, call))
+        worn = (w for w in staying if not w.tickets and not recycling.suits(w, call))
         worker = next(worn, None)
         if worker is not None:
             self._dismiss(worker)
@@ -292,7 +292,7 @@ class Pool:
         """Whether a worker may take a chunk: no call uses more of them than it asked for."""
         if worker.ended or worker.verdict is not None or worker.suspicion is not None:
             return False
-        if worker.leaving or (call.limits is not None and not wear.suits(worker, call)):
+        if worker.leaving or (call.limits is not None and not recycling.suits(worker, call)):
             return False
         return len(call.users) < call.limit or worker.serial in call.users
 
@@ -300,7 +300,7 @@ class Pool:
         if self._starter is None:
             # A module that defines tasks imports the whole library: once in the starter is faster
             # than once in each worker.
-            modules = ["sharedtask.decorator"] * functions.is_defined_as_task(call.function)
+            modules = ["sharedtask.task.decorator"] * functions.is_defined_as_task(call.function)
             self._starter = StarterLink(*modules)
             self._loop.register(self._starter, self._on_starter)
         self._serial += 1
@@ -320,7 +320,9 @@ class Pool:
             self._attach(worker, publication, private=private)
         ticket.slot = worker.free_slot()
         if call.limits is not None:
-            ticket.allowance = wear.allowance(worker, call.limits, cuts=not call.places.ordered)
+            ticket.allowance = recycling.allowance(
+                worker, call.limits, cuts=not call.places.ordered
+            )
         worker.prepare(ticket.slot)
         worker.tickets.append(ticket)
         call.enter(worker.serial, ticket)
@@ -352,7 +354,7 @@ class Pool:
                 self._queue.remove(ticket)
                 self._send(worker, ticket)
         idle = self._queue and not worker.tickets
-        if idle and any(not wear.suits(worker, ticket.call) for ticket in self._queue):
+        if idle and any(not recycling.suits(worker, ticket.call) for ticket in self._queue):
             self._spread()  # it makes place for one that may run these
 
     def _done(self, ticket: Ticket, worker: WorkerLink | None = None) -> None:
@@ -423,7 +425,7 @@ class Pool:
             elif frame.kind == Kind.STOPPED:
                 self._judge(worker)
         if frame.kind == Kind.EXITED:
-            worker.exit = starter.exit_status(frame.body)
+            worker.exit = forkserver.exit_status(frame.body)
             self._bury(worker)
 
     def _on_starter_end(self, link: StarterLink) -> None:
@@ -470,12 +472,12 @@ class Pool:
             ticket = _find(worker, frame.chunk)
             if ticket is None:
                 return []
-            mode = frame.body[0] & ~results.FINISHED
-            finished = bool(frame.body[0] & results.FINISHED)
+            mode = frame.body[0] & ~result_format.FINISHED
+            finished = bool(frame.body[0] & result_format.FINISHED)
             ticket.received = frame.first + frame.items
             call = ticket.call
             if finished:
-                if not ticket.received and wear.says_so(worker, ticket):
+                if not ticket.received and recycling.says_so(worker, ticket):
                     return self._not_begun(worker, ticket)
                 self._deaths.note_life(call)
                 call.note(frame.elapsed / 1e9)
@@ -495,7 +497,7 @@ class Pool:
         """A worker is through with a chunk: it gets another one, or it goes."""
         self._done(ticket, worker)
         self._forget_given_up(ticket)
-        is_worn = ticket.call.limits is not None and wear.is_worn(worker, ticket)
+        is_worn = ticket.call.limits is not None and recycling.is_worn(worker, ticket)
         if worker.leaving or is_worn:
             self._dismiss(worker)
             self._spread()
@@ -510,7 +512,7 @@ class Pool:
         reports = []
         if not worker.ran and not ticket.cancelled:
             has = worker.board.words[Word.BEFORE]
-            failed = ticket.all_failed(lambda at: wear.too_large(worker, ticket, at, has))
+            failed = ticket.all_failed(lambda at: recycling.too_large(worker, ticket, at, has))
             reports.append((ticket.call, failed))
         elif not ticket.cancelled:
             ticket.call.pending += 1
@@ -538,7 +540,7 @@ class Pool:
 
     def _encode_again(self, ticket: Ticket) -> None:
         """Pickling runs user code: in a thread of its own, without the lock."""
-        again = tickets.encode_each(ticket.call, ticket.chunk)
+        again = work_items.encode_each(ticket.call, ticket.chunk)
         with self._lock:
             ticket.call.pending -= 1
             closed = self._closed

@@ -17,8 +17,8 @@ import sys
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from sharedtask.loading import when_loaded
-from sharedtask.sharing.descriptors import Descriptor
+from sharedtask.system.descriptors import Descriptor
+from sharedtask.system.loading import when_loaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable

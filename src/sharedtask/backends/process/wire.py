@@ -27,7 +27,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sharedtask.errors import SharedTaskError
-from sharedtask.sharing.descriptors import Descriptor
+from sharedtask.system.descriptors import Descriptor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

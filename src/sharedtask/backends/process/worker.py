@@ -17,25 +17,26 @@ import sys
 import types
 from typing import TYPE_CHECKING
 
-from sharedtask import inside
-from sharedtask.backends.work import board as boards
-from sharedtask.backends.work import calls, parcels, results
-from sharedtask.backends.work.board import Word
-from sharedtask.backends.work.outbox import Outbox, Sent
-from sharedtask.backends.work.program import Follower
-from sharedtask.backends.work.runner import Job, Runner
-from sharedtask.backends.work.values import Values
+from sharedtask import context
+from sharedtask.store.decoded import Values
+from sharedtask.worker import call_header, envelope, result_format
+from sharedtask.worker import status_page as boards
+from sharedtask.worker.job import Job
+from sharedtask.worker.limits import Allowance, Wear
+from sharedtask.worker.program import Follower
+from sharedtask.worker.result_writer import Outbox, Sent
+from sharedtask.worker.runner import Runner
+from sharedtask.worker.status_page import Word
 
 from . import attaching, child, wire
-from .relay import redirect_prints
-from .wear import Allowance, Wear
+from .stdio import redirect_prints
 from .wire import Frame, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sharedtask.backends.work.parcels import Parcel
-    from sharedtask.sharing.payload import Payload
+    from sharedtask.memory.payload import Payload
+    from sharedtask.worker.envelope import Parcel
 
 
 def main(socket_fd: int, board_fd: int, tracker_fd: int, birth: bytes) -> int:
@@ -52,7 +53,7 @@ def main(socket_fd: int, board_fd: int, tracker_fd: int, birth: bytes) -> int:
 
 def _settle(sender: wire.Sender, birth: child.Birth, tracker_fd: int) -> None:
     """Make the forked process a place of its own."""
-    inside.enter()
+    context.enter()
     sys.modules["__main__"] = types.ModuleType("__main__")  # the caller's is not imported here
     with contextlib.suppress(OSError):  # the caller's directory may be gone
         os.chdir(birth.cwd)
@@ -69,10 +70,10 @@ class _SocketWay:
         self._sender = sender
 
     def pack(self, payload: Payload) -> Parcel:
-        return parcels.pack(payload, frozen=False)
+        return envelope.pack(payload, frozen=False)
 
     def send(self, sent: Sent) -> None:
-        flag = results.FINISHED if sent.finished else 0
+        flag = result_format.FINISHED if sent.finished else 0
         frame = Frame(
             Kind.RESULTS,
             chunk=sent.chunk,
@@ -117,8 +118,8 @@ class _Worker:
 
     def _run(self, frame: Frame) -> None:
         body = memoryview(frame.body)
-        mode, note, place, length, call, memory, most, cuts = calls.PREFIX.unpack_from(body)
-        body = body[calls.PREFIX.size :]
+        mode, note, place, length, call, memory, most, cuts = call_header.PREFIX.unpack_from(body)
+        body = body[call_header.PREFIX.size :]
         heed = functools.partial(self._heed, Word.NOTE + note, [self._words[Word.NOTE + note]])
         is_limited = bool(memory or most)
         if is_limited:

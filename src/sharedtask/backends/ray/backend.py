@@ -11,21 +11,23 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import ray
 
-from sharedtask import critical
-from sharedtask.backends.base import INTO, Backend, Call, Chunk, Crew, Session, Sink
-from sharedtask.backends.work import locking, packing, parcels, program
-from sharedtask.backends.work.leasing import head_of, lease_all
-from sharedtask.backends.work.lending import ByCopy, Taken, accept_returned
-from sharedtask.backends.work.totals import Accumulator, Form, Gathering
-from sharedtask.loading import undisturbed
-from sharedtask.sharing import codec, functions
-from sharedtask.sharing.cache import Lease, ShareCache
-from sharedtask.sharing.handles import Handle, uses
+from sharedtask.backends import encoding, locking
+from sharedtask.backends.base import Backend, Call, Chunk, Crew, Session, Sink
+from sharedtask.backends.leasing import head_of, lease_all
+from sharedtask.serialization import codec, functions
+from sharedtask.store.cache import Lease, ShareCache
+from sharedtask.store.handles import Handle, uses
+from sharedtask.system import critical_sections
+from sharedtask.system.loading import undisturbed
+from sharedtask.worker import envelope, program
+from sharedtask.writing.partitioned.partitions import INTO
+from sharedtask.writing.partitioned.transport import ByCopy, Taken, accept_returned
+from sharedtask.writing.reduced.accumulators import Accumulator, Form, Gathering
 
-from . import bench, runtime, store, tickets
+from . import runtime, store, work_items, worker
 from .dispatcher import Dispatcher
 from .runtime import Capacity, Runtime
-from .tickets import OpenCall
+from .work_items import OpenCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -34,8 +36,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from sharedtask.backends.base import SharedValue
+    from sharedtask.memory.payload import Payload
     from sharedtask.outcomes import Batch
-    from sharedtask.sharing.payload import Payload
 
 # A task to a worker and back.
 _OVERHEAD_SECONDS = 0.004
@@ -52,14 +54,14 @@ class Connection:
 
     def __init__(self, runtime_: Runtime) -> None:
         self.runtime = runtime_
-        self._origin = os.urandom(bench.ORIGIN_BYTES)
+        self._origin = os.urandom(worker.ORIGIN_BYTES)
         self.capacity = Capacity()
         # Half of the object store may hold values that are only kept in case they come again.
         limit = runtime.store_memory() // 2
         self.cache = ShareCache(limit, self._wake, store.keep)
         self.dispatcher = Dispatcher(self._sweep)
         self._of_handles: dict[int, int] = {}
-        self._plain: Any = ray.remote(max_retries=0)(bench.run_chunk)
+        self._plain: Any = ray.remote(max_retries=0)(worker.run_chunk)
         self._remotes: dict[Any, Any] = {}
         environment: Any = ray.get_runtime_context().runtime_env
         self.moves = not environment.get("working_dir")
@@ -120,10 +122,10 @@ class RayBackend(Backend):
     name: ClassVar[str] = "ray"
 
     def __init__(self) -> None:
-        self._lock = critical.table_lock()
+        self._lock = critical_sections.table_lock()
         self._connection: Connection | None = None
         _alive.add(self)
-        critical.abandon_in_child(self)
+        critical_sections.abandon_in_child(self)
 
     def connect(self) -> Connection:
         """The connection; another one where Ray was shut down or started anew since."""
@@ -192,14 +194,14 @@ class _RaySession(Session):
         self.crew = Crew(call.workers or cpus, cpus, _OVERHEAD_SECONDS, _LARGEST_CHUNK)
         self._dispatcher, self._runtime = connection.dispatcher, connection.runtime
         self._blocks = call.blocks
-        self._forms = Form.all_of(call)
-        self._gathering = Gathering.of(call)
+        self._forms = Form.all_of(call.totals, itemwise=call.itemwise)
+        self._gathering = Gathering(call.totals, call.block, stops=call.stops)
         there = program.current(here=False)
         leases = lease_all(
             connection.cache, call, there, self._lend, connection.lease_handle, connection.encode
         )
         try:
-            constants = packing.pack_constants(call, parcels.pack_beside, leases.captures)
+            constants = encoding.pack_constants(call, envelope.pack_beside, leases.captures)
             remote = connection.remote(call.task, options)
         except BaseException:
             leases.release()
@@ -252,25 +254,25 @@ class _RaySession(Session):
         self._gathering.add(batch.partial)
 
     def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:
-        with undisturbed("sharedtask.backends.work.contents"):  # only a journal needs it
-            from sharedtask.backends.work import contents
+        with undisturbed("sharedtask.backends.fingerprints"):  # only a journal needs it
+            from sharedtask.backends import fingerprints
 
-        return contents.of_leased(self._call.leases, shared)
+        return fingerprints.of_leased(self._call.leases, shared)
 
     def fingerprint_of(self, array: npt.NDArray[Any]) -> bytes | None:
-        with undisturbed("sharedtask.backends.work.contents"):
-            from sharedtask.backends.work import contents
+        with undisturbed("sharedtask.backends.fingerprints"):
+            from sharedtask.backends import fingerprints
 
-        return contents.of_captured(self._call.leases, array)
+        return fingerprints.of_captured(self._call.leases, array)
 
     def finish(self) -> None:
         self._gathering.finish()
 
     def submit(self, chunk: Chunk) -> None:
         try:
-            ticket = tickets.encode(self._call, chunk)
+            ticket = work_items.encode(self._call, chunk)
         except Exception:  # noqa: BLE001  pickling runs user code
-            ticket = tickets.encode_each(self._call, chunk)
+            ticket = work_items.encode_each(self._call, chunk)
         self._call.open_chunks.add(chunk.number)
         self._dispatcher.submit(ticket)
 

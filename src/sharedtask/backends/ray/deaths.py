@@ -12,20 +12,20 @@ import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sharedtask.backends.work import calls
-from sharedtask.backends.work.board import Phase, Word
 from sharedtask.errors import RemoteTraceback, TaskTimeoutError, WorkerDiedError
 from sharedtask.outcomes import written_advice
+from sharedtask.worker import call_header
+from sharedtask.worker.status_page import Phase, Word
 
-from . import ledger, runtime
+from . import runtime, status_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sharedtask.outcomes import Report
 
-    from .ledger import Wreck
-    from .tickets import Ticket
+    from .status_file import Wreck
+    from .work_items import Ticket
 
 _LOOK_SECONDS, _LOOKS = 15.0, 3
 
@@ -59,7 +59,7 @@ class Verdict:
 def look(origin: bytes, number: int) -> tuple[Wreck | None, frozenset[str]]:
     """What a dead worker left on any node, and the nodes that answered. Takes 10 ms to 1 s."""
     nodes = [node["NodeID"] for node in runtime.all_nodes() if node["Alive"]]
-    node_of = {_on_node(node, ledger.find, origin, number): node for node in nodes}
+    node_of = {_on_node(node, status_file.find, origin, number): node for node in nodes}
     ready, _ = ray.wait(list(node_of), num_returns=len(node_of), timeout=_LOOK_SECONDS)
     answered = set()
     for ref in ready:
@@ -78,10 +78,10 @@ def stop(origin: bytes, numbers: tuple[int, ...], *, kill: bool) -> None:
     """
     if kill:
         with contextlib.suppress(OSError):
-            ledger.stop(origin, numbers, kill=True)
+            status_file.stop(origin, numbers, kill=True)
     for node in runtime.all_nodes():
         if node["Alive"]:
-            _on_node(node["NodeID"], ledger.stop, origin, numbers, kill=kill)
+            _on_node(node["NodeID"], status_file.stop, origin, numbers, kill=kill)
 
 
 def _on_node(node: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -118,7 +118,7 @@ def judge(ticket: Ticket, wreck: Wreck, error: BaseException) -> Verdict:
     phase = wreck.words[Word.PHASE]
     if phase == Phase.LOADING:
         return Verdict(_all_died(ticket, wreck, _WHILE[phase], str(error)))
-    if phase == Phase.UNPACKING and ticket.mode != calls.EACH and len(ticket.chunk.items) > 1:
+    if phase == Phase.UNPACKING and ticket.mode != call_header.EACH and len(ticket.chunk.items) > 1:
         return Verdict(again=True, each=True)
     done = wreck.words[Word.BASE] + wreck.words[Word.COUNT]
     begun = min(done + (phase != Phase.IDLE), len(ticket.chunk.items))

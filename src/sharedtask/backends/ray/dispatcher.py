@@ -18,26 +18,27 @@ from typing import TYPE_CHECKING, Any
 import ray
 import ray.exceptions
 
-from sharedtask import background, critical, inside
+from sharedtask import context
 from sharedtask.errors import (
     BackendUnavailableError,
     ClosedError,
     SerializationError,
     StoreFullError,
 )
+from sharedtask.system import background, critical_sections
 from sharedtask.version import VERSION
 
-from . import deaths, runtime, tickets
-from .box import Box
-from .holders import Holders
+from . import deaths, runtime, work_items
+from .locality import Holders
 from .message import MISSING, OTHER_VERSION, RAN, UNREADABLE, Answer
+from .objects import Box
 from .runtime import SHUT_DOWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .deaths import Verdict
-    from .tickets import OpenCall, Ticket
+    from .work_items import OpenCall, Ticket
 
 _TICK_SECONDS, _SWEEP_SECONDS = 0.25, 0.5
 # Most chunks that are given up are over soon; the others are asked to end, and then made to.
@@ -61,7 +62,7 @@ class Dispatcher:
         self._swept = self._ticked = time.monotonic()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._holders = Holders()
-        self._putting = critical.object_lock()
+        self._putting = critical_sections.object_lock()
         self._queue: deque[Ticket] = deque()
         self._flying: dict[int, Ticket] = {}
         self._released: deque[int] = deque(maxlen=_RELEASED_KEPT)
@@ -100,7 +101,7 @@ class Dispatcher:
 
     def _serve(self) -> None:
         # A finalizer of the user's may run here, and map: it would wait for this very thread.
-        inside.enter_thread()
+        context.enter_thread()
         keeps = due = False
         while not self._reason:
             busy = bool(self._flying or self._queue)
@@ -251,7 +252,7 @@ class Dispatcher:
         """Encode each item on its own. Pickling runs user code, so another thread does it."""
 
         def encode() -> None:
-            again = tickets.encode_each(ticket.call, ticket.chunk)
+            again = work_items.encode_each(ticket.call, ticket.chunk)
             self._inbox.put(lambda: self._accept(again))
 
         background.put(encode)

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from sharedtask import critical
 from sharedtask.errors import BackendUnavailableError, ClosedError, OptionsError
 from sharedtask.options import available_cpus
+from sharedtask.system import critical_sections
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -62,7 +62,7 @@ class Runtime:
         return ray.is_initialized() and _key() == self.key
 
 
-_lock = critical.table_lock()
+_lock = critical_sections.table_lock()
 _started: list[str] = []  # the keys of runtimes that were started here
 _forked = threading.Event()
 os.register_at_fork(after_in_child=_forked.set)

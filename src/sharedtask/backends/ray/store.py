@@ -10,15 +10,17 @@ import ray
 import ray.exceptions
 
 from sharedtask.errors import StoreFullError
-from sharedtask.sharing import codec, memory, stores
+from sharedtask.memory import capacity
+from sharedtask.serialization import codec
+from sharedtask.store import stores
 
 from . import runtime
-from .box import Box, Opened
+from .objects import Box, Opened
 
 if TYPE_CHECKING:
-    from sharedtask.sharing.payload import Payload
-    from sharedtask.sharing.scattered import Bytes
-    from sharedtask.sharing.stores import PublishedStore, Reader
+    from sharedtask.memory.payload import Payload
+    from sharedtask.memory.strided import Bytes
+    from sharedtask.store.stores import PublishedStore, Reader
 
 _KEEP_BYTES = 1 << 20
 _FULL = (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError)
@@ -128,8 +130,8 @@ def put(payload: Payload) -> Any:
         return ray.put(Box(payload))
     except _FULL as error:
         msg = (
-            f"Ray's object store has no room for {memory.human(payload.nbytes)}. It was given "
-            f"object_store_memory={memory.human(runtime.store_memory())} on this node. Start "
+            f"Ray's object store has no room for {capacity.human(payload.nbytes)}. It was given "
+            f"object_store_memory={capacity.human(runtime.store_memory())} on this node. Start "
             "Ray with more, as in ray.init(object_store_memory=...), or share less at a time. "
             f"({error})"
         )

@@ -1,0 +1,109 @@
+"""The caller's end of the way out: items and constants, encoded for a worker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sharedtask.errors import SerializationError, StoreFullError
+from sharedtask.memory.room import needed_for
+from sharedtask.outcomes import RaisedError, remote_text
+from sharedtask.serialization import codec
+from sharedtask.serialization.unpicklable import culprit, encodes
+from sharedtask.worker import call_header, result_format
+from sharedtask.worker.envelope import SEGMENT_FROM, Parcel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from sharedtask.memory.payload import Payload
+    from sharedtask.store.captured import Captures
+
+    from .base import Call
+
+
+def pack_items(items: Sequence[Any], pack: Callable[[Payload], Parcel]) -> tuple[int, Parcel]:
+    """Encode items in one piece and say how; raises what pickling one of them raises."""
+    data = result_format.dump_items(items)
+    if data is not None and len(data) < SEGMENT_FROM:
+        return call_header.SCALARS, Parcel(data)
+    return call_header.TOGETHER, pack(codec.encode(items))
+
+
+def pack_each(
+    task: str, first: int, items: Sequence[Any], pack: Callable[[Payload], Parcel]
+) -> tuple[int, Parcel]:
+    """Encode every item on its own, so that a bad one can be told from its neighbours.
+
+    An item that cannot be pickled is replaced by its error, which the worker sends back in place.
+    """
+    encoded = [_item_or_error(task, first + k, item) for k, item in enumerate(items)]
+    return call_header.EACH, pack(codec.encode(encoded))
+
+
+def pack_small(
+    task: str,
+    first: int,
+    items: Sequence[Any],
+    pack: Callable[[Payload], Parcel],
+    full: StoreFullError,
+) -> tuple[int, Parcel]:
+    """As ``pack_each``, but without the items that are large, which have ``full`` as their error.
+
+    Raises:
+        StoreFullError: The others do not fit either.
+    """
+    encoded = [_item_or_error(task, first + k, item) for k, item in enumerate(items)]
+    for k, data in enumerate(encoded):
+        if len(data) >= SEGMENT_FROM:
+            problem = StoreFullError(f"{task}(): item {first + k} does not fit: {full}")
+            encoded[k] = _told(problem, full)
+    return call_header.EACH, pack(codec.encode(encoded))
+
+
+def _item_or_error(task: str, index: int, item: Any) -> Any:
+    try:
+        return codec.encode_inband(item)
+    except Exception as error:  # noqa: BLE001  pickling runs user code
+        where = culprit(item, f"item {index}")
+        text = f"{task}(): item {index} cannot be pickled: {where}. ({error})"
+        return _told(SerializationError(text), error)
+
+
+def _told(problem: Exception, cause: Exception) -> tuple[Any, ...]:
+    """What stands for an item that is not sent: see ``RaisedError``."""
+    raised = RaisedError.of(problem)
+    return raised.class_name, raised.text, remote_text(cause), raised.pickled
+
+
+def pack_constants(call: Call, pack: Callable[[Payload], Parcel], captures: Captures) -> Parcel:
+    """Encode what every item of a call gets besides the shared values."""
+    if not (call.bound or call.args or call.kwargs):
+        return call_header.NO_CONSTANTS
+    constants = call_header.Constants(call.bound, call.args, dict(call.kwargs))
+    with needed_for(call.task, lambda: f"{_largest(call)} does not fit"):
+        return pack(_encoded(call, constants, captures))
+
+
+def _encoded(call: Call, constants: call_header.Constants, captures: Captures) -> Payload:
+    try:
+        return captures.encoder()(constants.parts())
+    except MemoryError:
+        raise
+    except Exception as error:
+        where = next((culprit(v, n) for n, v in _named(call) if not encodes(v)), None)
+        place = "" if where is None else f" {where}."
+        msg = f"{call.task}(): an argument cannot be sent to a worker:{place} ({error})"
+        raise SerializationError(msg) from error
+
+
+def _largest(call: Call) -> str:
+    """The name of the argument that takes the most room."""
+    sizes = {name: codec.encode(value).nbytes for name, value in _named(call)}
+    name = max(sizes, key=sizes.__getitem__)
+    return repr(name) if name.isidentifier() else name
+
+
+def _named(call: Call) -> Iterator[tuple[str, Any]]:
+    yield from call.kwargs.items()
+    yield from ((f"argument {k + 1}", v) for k, v in enumerate(call.args))
+    yield from (("self", value) for value in call.bound)

@@ -1,0 +1,177 @@
+"""What a call shares, leased from a cache: the function and the shared values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sharedtask.errors import SerializationError, SharedTaskError
+from sharedtask.memory.room import needed_for
+from sharedtask.serialization import codec, functions
+from sharedtask.serialization.unpicklable import culprit, unshareable
+from sharedtask.store.captured import Captures
+from sharedtask.store.handles import Handle
+from sharedtask.worker import call_header
+from sharedtask.worker.call_header import SharedParameter
+
+from .base import Share
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from sharedtask.memory.payload import Payload
+    from sharedtask.store.cache import Lease, ShareCache, Verify
+    from sharedtask.store.publication import Publication
+    from sharedtask.worker.program import Program
+
+    from .base import Call
+
+
+@dataclass(frozen=True, slots=True)
+class Leases:
+    """The publications that a call uses, until they are released."""
+
+    function: Lease
+    program: Lease
+    shared: tuple[tuple[SharedParameter, Lease], ...]
+    captures: Captures
+
+    @property
+    def all(self) -> tuple[Lease, ...]:
+        """All leases: of the function, of what the process is, of what is shared or captured."""
+        captured = self.captures.leases
+        return (self.function, self.program, *(lease for _, lease in self.shared), *captured)
+
+    @property
+    def needs(self) -> tuple[tuple[Publication, bool], ...]:
+        """What a worker must have, and whether it makes private copies of it."""
+        shared = [(lease.publication, parameter.private) for parameter, lease in self.shared]
+        captured = [(lease.publication, False) for lease in self.captures.leases]
+        own = [(lease.publication, False) for lease in (self.function, self.program)]
+        return (*own, *shared, *captured)
+
+    @property
+    def shares(self) -> list[Share]:
+        """What the task counts."""
+        marked = [(p.name, lease) for p, lease in self.shared if not p.role.writes]
+        captured = [("captured", lease) for lease in self.captures.leases]
+        return [
+            Share(name, lease.publication.token, lease.hit) for name, lease in marked + captured
+        ]
+
+    @property
+    def parameters(self) -> tuple[SharedParameter, ...]:
+        """What a worker is told."""
+        return tuple(parameter for parameter, _ in self.shared)
+
+    @property
+    def readonly(self) -> list[str]:
+        """The parameters whose memory no task may write."""
+        return [parameter.name for parameter, _ in self.shared if parameter.is_readonly]
+
+    def release(self) -> None:
+        """End all uses; twice is once."""
+        for lease in self.all:
+            lease.release()
+
+
+def lease_all(
+    cache: ShareCache,
+    call: Call,
+    program: Program,
+    lend: Callable[[str], Any],
+    of_handle: Callable[[Handle[Any]], Lease] = Handle.lease,
+    encode: Callable[[Any], Payload] = codec.encode_shared,
+) -> Leases:
+    """Publish what the call shares, or find it published.
+
+    ``lend`` makes what workers get of a parameter that they write.
+
+    Raises:
+        SerializationError: The function cannot be encoded.
+        UnshareableError: A shared value cannot be encoded.
+        StoreFullError: A shared value does not fit.
+    """
+    taken: list[Lease] = []
+    captures = Captures(cache, call.capture_from, verify=call.verify, encode=encode)
+    try:
+        taken.append(_lease_function(cache, call, captures))
+        taken.append(cache.lease(program, verify="identity"))
+        shared = []
+        for name, value in call.shared.items():
+            if value.role.writes:
+                lease = _lease_lent(cache, lend(name))
+            else:
+                lease = _lease_value(cache, call, name, of_handle, encode)
+            taken.append(lease)
+            current = call.verify != "identity" and not isinstance(value.value, Handle)
+            token = lease.publication.token
+            shared.append((SharedParameter(name, token, value.role, current), lease))
+    except BaseException:
+        captures.release()
+        for lease in taken:
+            lease.release()
+        raise
+    return Leases(taken[0], taken[1], tuple(shared), captures)
+
+
+def head_of(call: Call, leases: Leases, blas: int, cwd: str) -> bytes:
+    """What workers are told of a call; see ``CallHead``."""
+    return call_header.dump_head(
+        call.task,
+        leases.function.publication.token,
+        leases.parameters,
+        call.star,
+        call.timeout is not None,
+        call.stops,
+        call.strict,
+        call.bound_name,
+        blas,
+        bool(call.locked),
+        call.randomness,
+        leases.program.publication.token,
+        cwd,
+    )
+
+
+def _lease_function(cache: ShareCache, call: Call, captures: Captures) -> Lease:
+    function = functions.portable(call.function)
+    encode = captures.encoder(by_value=function.by_value)
+    verify: Verify = "compare" if call.verify == "compare" else "content"  # arrays may be inside
+    try:
+        with needed_for(call.task, "what the function captures does not fit"):
+            return cache.lease(
+                function.value, verify=verify, encode=encode, composition=function.composition
+            )
+    except (SharedTaskError, MemoryError):
+        raise
+    except Exception as error:
+        where = culprit(call.function, call.task)
+        msg = f"{call.task}(): the function cannot be sent to a worker: {where}. ({error})"
+        raise SerializationError(msg) from error
+
+
+def _lease_lent(cache: ShareCache, lent: Any) -> Lease:
+    if getattr(lent, "is_kept", False):
+        return cache.lease(lent, verify="identity")
+    return cache.lease_once(codec.encode(lent))
+
+
+def _lease_value(
+    cache: ShareCache,
+    call: Call,
+    name: str,
+    of_handle: Callable[[Handle[Any]], Lease],
+    encode: Callable[[Any], Payload],
+) -> Lease:
+    value = call.shared[name].value
+    try:
+        with needed_for(call.task, f"{name!r} does not fit"):
+            if isinstance(value, Handle):
+                return of_handle(value)
+            return cache.lease(value, verify=call.verify, encode=encode)
+    except (SharedTaskError, MemoryError):
+        raise
+    except Exception as error:
+        raise unshareable(value, name, error, f"{call.task}(): {name!r}") from error

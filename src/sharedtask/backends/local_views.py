@@ -1,0 +1,107 @@
+"""A shared value as tasks in the caller's own process see it.
+
+Large arrays are the caller's memory, and read-only as far as numpy says so. ``ufunc.at`` and native
+code do not ask numpy. In a worker they meet pages that cannot be written, and the worker ends; here
+the program would. So small arrays, which cost nothing to copy, are copied: what is written to
+them is seen after the item, and undone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sharedtask.annotations import Role
+from sharedtask.errors import SharedTaskError
+from sharedtask.memory import mapping
+from sharedtask.serialization import codec
+from sharedtask.serialization.unpicklable import unshareable
+from sharedtask.store.handles import Handle
+from sharedtask.store.stores import SEGMENT_FROM, BytesStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sharedtask.memory.payload import Payload
+
+    from .base import Call, SharedValue
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """A shared value; ``memory`` holds its arrays where they are small."""
+
+    name: str
+    private: bool
+    value: Callable[[], Any]
+    private_value: Callable[[], Any]
+    memory: Copy | None = None
+
+    @classmethod
+    def of(cls, call: Call, name: str, shared: SharedValue) -> Twin:
+        """A value that a call was given.
+
+        Raises:
+            UnshareableError: It cannot be pickled.
+        """
+        private = shared.role is Role.COPY_ON_WRITE
+        if isinstance(shared.value, Handle):
+            publication = shared.value.publication
+            if publication.nbytes >= SEGMENT_FROM:
+                return cls(name, private, publication.value, publication.private_value)
+            return cls._over(name, private, publication.payload())
+        return cls._over(name, private, _encoded(call, name, shared.value))
+
+    @classmethod
+    def _over(cls, name: str, private: bool, payload: Payload) -> Twin:
+        head, buffers = payload.head, payload.buffers
+
+        def value() -> Any:
+            return codec.decode(head, [mapping.window(b, readonly=True) for b in buffers])
+
+        def private_value() -> Any:
+            return codec.decode(head, [bytearray(b) for b in buffers])
+
+        is_small = payload.nbytes < SEGMENT_FROM and any(buffer.nbytes for buffer in buffers)
+        if private or not is_small:
+            return cls(name, private, value, private_value)
+        copy = Copy(payload)
+        return cls(name, private, copy.value, private_value, copy)
+
+    def restore(self) -> bool:
+        """Undo what was written into small arrays; whether there was something."""
+        return self.memory is not None and self.memory.restore()
+
+
+def _encoded(call: Call, name: str, value: object) -> Payload:
+    try:
+        return codec.encode_shared(value)
+    except (SharedTaskError, MemoryError):
+        raise
+    except Exception as error:
+        raise unshareable(value, name, error, f"{call.task}(): {name!r}") from error
+
+
+class Copy:
+    """A small payload in memory of its own, and what it was."""
+
+    __slots__ = ("_layout", "_memory", "_original", "_view")
+
+    def __init__(self, payload: Payload) -> None:
+        store = BytesStore.of(payload)
+        self._original, self._layout = bytearray(store.data), store.layout
+        self._memory = bytearray(store.data)  # compared at the speed of memcmp
+        self._view = mapping.window(np.frombuffer(self._memory, np.uint8), readonly=True)
+
+    def value(self) -> Any:
+        """Decode the value over this memory."""
+        return codec.decode(*self._layout.split(self._view))
+
+    def restore(self) -> bool:
+        """Undo what was written; whether there was something."""
+        if self._memory == self._original:
+            return False
+        self._memory[:] = self._original
+        return True

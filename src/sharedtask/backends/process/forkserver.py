@@ -1,0 +1,200 @@
+"""The starter: a small process that forks the workers.
+
+It has numpy loaded and one thread only, so forking it is safe and takes a millisecond or two; the
+caller's own process, with its threads, is never forked. It does not run the user's script. It is
+the workers' parent: it alone can wait for them, so it tells the caller how each of them ended, and
+it sends the signals, since only a parent knows that a pid still means the same process. When the
+caller dies, the socket ends, the starter ends, and the kernel kills the workers with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import select
+import selectors
+import signal
+import socket
+import struct
+import sys
+import time
+
+from sharedtask.system import libc
+from sharedtask.system.loading import undisturbed
+
+from . import wire
+from .wire import Frame, Kind
+
+# What tasks have registered for the end of a worker may take so long.
+_EXIT_SECONDS = 1.0
+_STATUS = struct.Struct("<qqq")
+_SHARED_WITHOUT_A_NAME = 1 << 1  # of the kinds of memory in core(5)
+
+
+def main(fd: int, caller: int, *modules: str) -> None:
+    """Serve the caller on the socket ``fd`` until it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The caller's mask is inherited, and it may block anything. Children that end are told by
+    # SIGCHLD, and workers get the signals that a process usually gets.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.set_inheritable(fd, False)
+    _dump_no_shared_memory()
+    starter = _Starter(socket.socket(fileno=fd))
+    if os.getppid() == caller:
+        with contextlib.suppress(ConnectionError):  # the caller ended while it was being told
+            starter.serve(modules)
+        starter.kill_all()
+    os._exit(0)
+
+
+def _dump_no_shared_memory() -> None:
+    """The workers inherit it: in the core of each, shared memory would stand once more."""
+    with (
+        contextlib.suppress(OSError, ValueError),
+        open("/proc/self/coredump_filter", "r+", encoding="ascii") as file,
+    ):
+        kinds = int(file.read(), 16)
+        file.seek(0)
+        file.write(hex(kinds & ~_SHARED_WITHOUT_A_NAME))
+
+
+class _Starter:
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._reader = wire.Reader(sock)
+        self._pids: dict[int, int] = {}  # serial number -> pid
+        self._wake, wakes = socket.socketpair()
+        for end in (self._wake, wakes):
+            end.setblocking(False)
+        self._wakes = wakes
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
+
+    def serve(self, modules: tuple[str, ...]) -> None:
+        # What is loaded here, the workers inherit.
+        for module in ("numpy", f"{__package__}.worker", *modules):
+            importlib.import_module(module)
+        gc.collect()
+        gc.freeze()  # what is here stays: collections in the workers need not copy its pages
+        selector = selectors.DefaultSelector()
+        selector.register(self._sock, selectors.EVENT_READ)
+        selector.register(self._wake, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is self._wake:
+                    self._reap()
+                elif not self._read():
+                    return
+
+    def _read(self) -> bool:
+        try:
+            alive = self._reader.fill()
+        except OSError:
+            return False
+        for frame in self._reader.frames():
+            if frame.kind == Kind.SPAWN:
+                self._spawn(frame)
+            elif frame.kind == Kind.SIGNAL and frame.chunk in self._pids:
+                os.kill(self._pids[frame.chunk], frame.first)
+            elif frame.kind == Kind.END:
+                self._await_workers()
+                return False
+        return alive
+
+    def _await_workers(self) -> None:
+        """They were told to end, and run what tasks have registered for the end."""
+        until = time.monotonic() + _EXIT_SECONDS
+        while self._pids and time.monotonic() < until:
+            select.select([self._wake], (), (), until - time.monotonic())
+            self._reap()
+
+    def _spawn(self, frame: Frame) -> None:
+        starter = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            body = _STATUS.pack(0, 0, -(error.errno or 1))
+            answer = Frame(Kind.EXITED, chunk=frame.chunk, body=body)
+        else:
+            if pid == 0:
+                self._become_worker(frame, starter)
+            self._pids[frame.chunk] = pid
+            answer = Frame(Kind.SPAWNED, chunk=frame.chunk, first=pid)
+        wire.close_all(frame.fds)
+        wire.send_all(self._sock, answer)
+
+    def _become_worker(self, frame: Frame, starter: int) -> None:
+        """In the child. Nothing of this may return into the starter's loop."""
+        code = 1
+        try:
+            libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != starter:  # it died before the kernel knew of our wish
+                return
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for end in (self._sock, self._wake, self._wakes):
+                end.close()
+            from . import worker
+
+            socket_fd, board_fd, tracker_fd = frame.fds
+            code = worker.main(socket_fd, board_fd, tracker_fd, bytes(frame.body))
+        finally:
+            os._exit(code)
+
+    def _reap(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake.recv(4096)
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._tell(pid, status)
+
+    def _tell(self, pid: int, status: int) -> None:
+        serial = next((s for s, p in self._pids.items() if p == pid), None)
+        if serial is None:
+            return
+        if os.WIFSTOPPED(status):
+            wire.send_all(self._sock, Frame(Kind.STOPPED, chunk=serial))
+            return
+        del self._pids[serial]
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        exitcode = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0
+        body = _STATUS.pack(pid, number, exitcode)
+        wire.send_all(self._sock, Frame(Kind.EXITED, chunk=serial, body=body))
+
+    def kill_all(self) -> None:
+        for pid in self._pids.values():
+            os.kill(pid, signal.SIGKILL)
+        for pid in self._pids.values():
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+
+def exit_status(body: bytes | memoryview) -> tuple[int, int | None, int | None]:
+    """Pid, signal and exit code (one of them None) from an EXITED frame.
+
+    A worker that could not be forked has the reason, an errno, as a negative exit code.
+    """
+    pid, number, exitcode = _STATUS.unpack(body)
+    return pid, number or None, None if number else exitcode
+
+
+def command(fd: int, *modules: str) -> list[str]:
+    """The command that starts a starter: this interpreter, its flags, its import path.
+
+    ``modules`` are imported besides what every worker needs.
+    """
+    with undisturbed("subprocess"):
+        from subprocess import _args_from_interpreter_flags  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+
+    code = (
+        f"import sys; sys.path[:] = {[os.path.abspath(p) for p in sys.path]!r}; "
+        f"from {__name__} import main; main({fd}, {os.getpid()}, *{modules!r})"
+    )
+    return [sys.executable, *_args_from_interpreter_flags(), "-P", "-c", code]

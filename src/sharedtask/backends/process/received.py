@@ -1,0 +1,97 @@
+"""Results as they arrive from a worker, or are found on the board of a dead one."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from sharedtask.outcomes import Batch, Report
+from sharedtask.system.finalizers import Ending
+from sharedtask.worker import result_format
+from sharedtask.worker.status_page import Word
+
+from .wire import close_all
+
+if TYPE_CHECKING:
+    from . import stdio
+    from .connections import WorkerLink
+    from .wire import Frame
+    from .work_items import Ticket
+
+
+class SentResults:
+    """The body of a RESULTS frame, decoded when it is opened."""
+
+    __slots__ = ("__weakref__", "_close", "_first", "_frame", "_mode", "_prints", "_task")
+
+    def __init__(
+        self, mode: int, frame: Frame, first: int, task: str, prints: stdio.Prints
+    ) -> None:
+        self._mode, self._frame, self._first, self._task = mode, frame, first, task
+        self._prints = prints
+        # Whoever waits may be interrupted after taking this and before opening it.
+        close = partial(close_all, frame.fds)
+        self._close = Ending(self, close).now if frame.fds else close
+
+    @property
+    def is_plain(self) -> bool:
+        return result_format.is_plain(self._mode) and not self._prints.pending
+
+    def open(self) -> Batch:
+        if self._prints.pending:
+            self._prints.wait()
+        frame = self._frame
+        body, fds = memoryview(frame.body)[1:], iter(frame.fds)
+        try:
+            return result_format.load_batch(
+                self._mode, body, frame.items, self._first, self._task, fds
+            )
+        finally:
+            self._close()
+
+    def discard(self) -> None:
+        self._close()
+
+
+class SavedResults:
+    """Results from a dead worker's outbox, without the first ``skip``, which had arrived."""
+
+    __slots__ = ("_count", "_data", "_first", "_mode", "_skip", "_task")
+
+    def __init__(self, worker: WorkerLink, ticket: Ticket, skip: int) -> None:
+        words = worker.board.words
+        self._mode = words[Word.MODE]
+        self._data = worker.board.outbox()
+        self._count, self._skip = words[Word.COUNT], skip
+        self._first, self._task = ticket.chunk.first + words[Word.BASE], ticket.call.task
+
+    @property
+    def is_plain(self) -> bool:
+        return result_format.is_plain(self._mode)
+
+    def open(self) -> Batch:
+        skip = self._skip
+        batch = result_format.load_batch(
+            self._mode, self._data, self._count, self._first, self._task, iter(())
+        )
+        errors = {offset - skip: e for offset, e in batch.errors.items() if offset >= skip}
+        return Batch(self._first + skip, batch.values[skip:], errors)
+
+    def discard(self) -> None:
+        pass
+
+
+def saved_results(worker: WorkerLink, ticket: Ticket) -> Report | None:
+    """A report of the results in the outbox that were never sent, or None.
+
+    What crashed may have written over the board: counts that cannot be are not believed.
+    """
+    words = worker.board.words
+    if words[Word.BASE] + words[Word.COUNT] > len(ticket.chunk.items):
+        return None
+    skip = max(ticket.received - words[Word.BASE], 0)
+    count = words[Word.COUNT] - skip
+    if count <= 0:
+        return None
+    saved = SavedResults(worker, ticket, skip)
+    return Report(ticket.chunk.number, saved, count, finished=False)

@@ -1,0 +1,91 @@
+"""When a worker is replaced: its memory grew beyond the limit, or it has run its count of items.
+
+The worker looks at itself before each item; see ``worker/limits.py``. The caller looks at the
+memory that it uses while an item runs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sharedtask.errors import MemoryLimitError
+from sharedtask.worker.limits import Allowance, private_bytes
+from sharedtask.worker.status_page import Phase, Word
+
+if TYPE_CHECKING:
+    from sharedtask.backends.base import Limits
+
+    from .connections import WorkerLink
+    from .work_items import OpenCall, Ticket
+
+
+def allowance(worker: WorkerLink, limits: Limits, *, cuts: bool) -> Allowance:
+    """What the next chunk of a call may use of a worker."""
+    items = limits.items - worker.ran if limits.items is not None and cuts else 0
+    return Allowance(limits.memory or 0, items, cuts)
+
+
+def suits(worker: WorkerLink, call: OpenCall) -> bool:
+    """Whether a worker may still run an item of a call.
+
+    Where items are counted, none wait in its socket: how many it will have run is not known.
+    """
+    limits = call.limits
+    if limits is None or limits.items is None:
+        return True
+    return not worker.tickets and worker.ran < limits.items
+
+
+def says_so(worker: WorkerLink, ticket: Ticket) -> bool:
+    """Whether the worker ended this chunk because it has too much memory."""
+    return worker.board.words[Word.WORN] == ticket.number
+
+
+def is_worn(worker: WorkerLink, ticket: Ticket) -> bool:
+    """Whether another worker should take the place of one that has just ended this chunk."""
+    limits = ticket.call.limits
+    if limits is None:
+        return False
+    if limits.items is not None and worker.ran >= limits.items:
+        return True
+    if limits.memory is None or worker.pid is None:
+        return False
+    used = private_bytes(worker.pid)
+    return says_so(worker, ticket) or (used is not None and used > limits.memory)
+
+
+def excess(worker: WorkerLink) -> int:
+    """How much memory the item in hand has its worker use, where that is too much, else 0.
+
+    It is too much where the item would pass the limit in a fresh worker as well. Where it does so
+    because of what earlier items have left behind, it may finish.
+    """
+    ticket, words = worker.tickets[0], worker.board.words
+    limits = ticket.call.limits
+    if limits is None or limits.memory is None or worker.pid is None:
+        return 0
+    if words[Word.CHUNK] != ticket.number or words[Word.PHASE] != Phase.RUNNING:
+        return 0
+    used = private_bytes(worker.pid) or 0
+    grown = used - words[Word.BEFORE]
+    is_its_own = words[Word.FRESH] + grown > limits.memory
+    return used if used > limits.memory and is_its_own else 0
+
+
+def too_large(worker: WorkerLink, ticket: Ticket, at: int, reached: int) -> MemoryLimitError:
+    """The error of the item at this position of a chunk."""
+    limits = ticket.call.limits
+    pid, number, exitcode = worker.exit or (worker.pid, None, None)
+    return MemoryLimitError(
+        ticket.call.task,
+        ticket.chunk.first + at,
+        ticket.chunk.items[at],
+        pid,
+        number,
+        exitcode,
+        "",
+        False,
+        worker.board.words[Word.BEFORE],
+        reached,
+        (limits and limits.memory) or 0,
+    )

@@ -1,0 +1,112 @@
+"""Where the chunks of a call add up: which slot a worker has, and what it leaves there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from sharedtask.memory.room import needed_for
+from sharedtask.outcomes import Partial
+from sharedtask.writing.reduced.accumulators import Form, Gathering, Slots
+
+if TYPE_CHECKING:
+    from sharedtask.backends.base import Call, Chunk
+    from sharedtask.writing.reduced.accumulators import Accumulator
+
+
+# At most this many chunks are with a worker at a time; see Pool._refill.
+_WITH_A_WORKER = 2
+
+
+class Counted(Protocol):
+    """A chunk on its way, with the number of its results that have arrived."""
+
+    chunk: Chunk
+    number: int
+    received: int
+
+
+class Places:
+    """The slots of a call: one for each worker, or for each chunk where the order counts."""
+
+    def __init__(self, call: Call, workers: int) -> None:
+        self._gathering = Gathering(call.totals, call.block, stops=call.stops)
+        self._ended: deque[Partial] = deque()  # what chunks have added that nobody took yet
+        self._by_chunk = call.block is not None
+        count = (workers * _WITH_A_WORKER if self._by_chunk else workers) if call.totals else 0
+        self._slots = {}
+        for name, form in Form.all_of(call.totals, itemwise=call.itemwise).items():
+            with needed_for(call.task, f"{name!r} does not fit once for each of the workers"):
+                self._slots[name] = Slots(form, count)
+        self._free = list(reversed(range(count)))
+        self._taken: dict[int, int] = {}
+        self._users: Counter[int] = Counter()
+
+    @property
+    def ordered(self) -> bool:
+        """Whether chunks are added up as they were cut."""
+        return self._by_chunk
+
+    def accumulator(self, name: str) -> Accumulator:
+        """What the workers get for a parameter."""
+        return self._slots[name].accumulator()
+
+    def enter(self, worker: int, ticket: Counted) -> int:
+        """The slot for a chunk that goes to a worker."""
+        if not self._slots:
+            return 0
+        key = self._key(worker, ticket)
+        self._users[key] += 1
+        if key not in self._taken:
+            self._taken[key] = self._free.pop()
+        return self._taken[key]
+
+    def leave(self, worker: int, ticket: Counted) -> None:
+        """A chunk is not with a worker any more."""
+        if not self._slots:
+            return
+        key = self._key(worker, ticket)
+        self._users[key] -= 1
+        if not self._users[key]:
+            del self._users[key]
+            self._free.append(self._taken.pop(key))
+
+    def _key(self, worker: int, ticket: Counted) -> int:
+        return ticket.number if self._by_chunk else worker
+
+    def bury(self, worker: int, ticket: Counted) -> None:
+        """A worker died with this chunk in hand; results that it left are counted as received."""
+        for slots in self._slots.values():
+            slots[self._taken[self._key(worker, ticket)]].settle(ticket.number, ticket.received)
+        self.note(worker, ticket)
+
+    def note(self, worker: int, ticket: Counted) -> None:
+        """A chunk is over: take what it has added, where that counts chunk by chunk."""
+        if self._by_chunk:
+            at = self._taken[self._key(worker, ticket)]
+            slots = {name: slots[at] for name, slots in self._slots.items()}
+            parts = {
+                name: np.array(slot.current())
+                for name, slot in slots.items()
+                if slot.has_any_of(ticket.number)
+            }
+            self._ended.append(Partial(ticket.chunk.first, ticket.received, parts))
+            for slot in slots.values():
+                slot.reset()
+
+    def take(self) -> None:
+        """Combine what was added, by a function that may be the user's: where no lock is held."""
+        with contextlib.suppress(IndexError):
+            while self._ended:
+                self._gathering.add(self._ended.popleft())
+
+    def finish(self) -> None:
+        """Everything was run: combine it into the caller's arrays."""
+        self.take()
+        for name, slots in self._slots.items():
+            for part in slots.used():
+                self._gathering.add(Partial(0, 0, {name: part}))
+        self._gathering.finish()

@@ -1,0 +1,121 @@
+"""What a task prints, on its way to the caller."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import threading
+import time
+from collections import deque
+from typing import Any
+
+from sharedtask.system import background, critical_sections
+
+from . import wire
+from .wire import Frame, Kind
+
+
+def redirect_prints(sender: wire.Sender) -> None:
+    """From now on ``print`` in this process reaches the caller's streams."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        buffer = io.BufferedWriter(Relay(sender, number))
+        stream = io.TextIOWrapper(buffer, "utf-8", "backslashreplace", line_buffering=True)
+        setattr(sys, name, stream)
+
+
+class Relay(io.RawIOBase):
+    """Sends what is printed to the caller, which may be a notebook or a captured stream."""
+
+    def __init__(self, sender: wire.Sender, number: int) -> None:
+        self._sender = sender
+        self._number = number
+        self._pid = os.getpid()
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._number
+
+    def write(self, data: Any) -> int:
+        text = bytes(data)
+        if os.getpid() != self._pid:  # a process that the task forked: the socket is not its own
+            return os.write(self._number, text)
+        self._sender.send(Frame(Kind.OUTPUT, first=self._number, body=text))
+        return len(text)
+
+
+class Prints:
+    """What workers printed, on its way to where the caller prints.
+
+    A terminal or a file is written at once. Another stream may run user code, as a notebook's does:
+    it is written by a background thread, in order, and results that came later wait for it, unless
+    it takes long.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Any, str]] = deque()
+        self._lock = critical_sections.object_lock()
+        self._writer = 0  # the thread that writes
+        self._since = 0.0
+        self.pending = False
+
+    def show(self, frame: Frame) -> None:
+        """Write what a worker printed, or have it written."""
+        stream = sys.stdout if frame.first == 1 else sys.stderr
+        text = bytes(frame.body).decode("utf-8", "replace")
+        if _is_plain(stream) and not self.pending:
+            _write(stream, text)
+            return
+        self._waiting.append((stream, text))
+        with self._lock:
+            if self.pending:
+                return
+            self.pending, self._since = True, time.monotonic()
+        background.put(self._write_all)
+
+    def _write_all(self) -> None:
+        self._writer = threading.get_ident()
+        while self._has_more():
+            self._since = time.monotonic()
+            with contextlib.suppress(BaseException):  # this thread goes on, whatever it raised
+                _write(*self._waiting.popleft())
+
+    def _has_more(self) -> bool:
+        with self._lock:
+            self.pending = bool(self._waiting)
+            if not self.pending:
+                self._writer = 0
+            return self.pending
+
+    def wait(self) -> None:
+        """Wait until it is written: not in a write itself, nor longer than one may take."""
+        while self.pending and self._writer != threading.get_ident():
+            if time.monotonic() > self._since + _WRITE_SECONDS:
+                return
+            time.sleep(_LOOK_SECONDS)
+
+
+# A stream that takes longer may itself be waiting for the results that would wait for it.
+_WRITE_SECONDS = 0.25
+_LOOK_SECONDS = 0.0005
+
+
+def _is_plain(stream: Any) -> bool:
+    """Whether a stream is of Python's own classes throughout, so that no user code runs."""
+    if type(stream) is not io.TextIOWrapper or not _NAMES.isdisjoint(vars(stream)):
+        return stream is None
+    raw = getattr(stream.buffer, "raw", stream.buffer)
+    return type(stream.buffer) in _BUFFERS and type(raw) is io.FileIO
+
+
+_NAMES = {"write", "flush"}
+_BUFFERS = {io.BufferedWriter, io.FileIO}
+
+
+def _write(stream: Any, text: str) -> None:
+    with contextlib.suppress(Exception):
+        stream.write(text)
+        stream.flush()

@@ -1,0 +1,170 @@
+"""Chunks on their way through the pool, and the calls that they belong to."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sharedtask.backends import encoding
+from sharedtask.outcomes import Batch, Known, Report
+from sharedtask.worker import call_header, envelope
+from sharedtask.worker.envelope import Parcel
+from sharedtask.worker.limits import ANY
+
+from .wire import Frame, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from queue import SimpleQueue
+
+    from sharedtask.backends.base import Chunk, Limits, Sink
+    from sharedtask.backends.leasing import Leases
+    from sharedtask.errors import StoreFullError
+    from sharedtask.memory.payload import Payload
+    from sharedtask.store.publication import Publication
+    from sharedtask.worker.limits import Allowance
+
+    from .slots import Places
+
+_numbers = itertools.count(1)
+
+
+@dataclass(eq=False, slots=True)
+class OpenCall:
+    """What all chunks of a call have in common, and where they are now."""
+
+    task: str
+    head: bytes
+    constants: Parcel
+    leases: Leases
+    needs: tuple[tuple[Publication, bool], ...]  # True: with a descriptor for private copies
+    limit: int
+    timeout: float | None
+    limits: Limits | None
+    splits: bool  # chunks may be cut anew
+    function: Callable[..., Any]
+    sink: Sink
+    places: Places
+    users: Counter[int] = field(default_factory=Counter)  # serial of worker -> chunks it has
+    pending: int = 0  # chunks in the queue and in workers
+    entered: bool = False  # a worker got a chunk: from then on tasks may have written
+    seconds: float | None = None  # how long a chunk takes, smoothed
+    stillborn: int = 0  # workers that died loading its values since the last chunk that was done
+    closed: bool = False
+    number: int = field(default_factory=lambda: next(_numbers))
+    killed: SimpleQueue[None] | None = None  # what runs is to be ended now; a word when it is
+    unreleased: list[bool] = field(default_factory=lambda: [True])
+
+    def note(self, seconds: float) -> None:
+        """Remember how long a chunk took."""
+        self.seconds = seconds if self.seconds is None else (self.seconds + seconds) / 2
+
+    def enter(self, serial: int, ticket: Ticket) -> None:
+        """A worker gets a chunk of this call."""
+        self.entered = True
+        self.users[serial] += 1
+        ticket.place = self.places.enter(serial, ticket)
+
+    def leave(self, serial: int, ticket: Ticket) -> None:
+        """A worker has one chunk of this call less."""
+        self.places.leave(serial, ticket)
+        self.users[serial] -= 1
+        if not self.users[serial]:
+            del self.users[serial]
+
+    def release(self) -> None:
+        """Let go of the shared values: no chunk needs them any more."""
+        try:
+            self.unreleased.pop()  # one thread closes the call while another ends its last chunk
+        except IndexError:
+            return
+        self.leases.release()
+        self.constants.close()
+        if self.killed is not None:
+            self.killed.put(None)
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """A chunk, encoded. It keeps its items until it is done: they may have to be sent again."""
+
+    call: OpenCall
+    chunk: Chunk
+    mode: int
+    parcel: Parcel
+    number: int = field(default_factory=lambda: next(_numbers))
+    received: int = 0
+    slot: int = 0
+    place: int = 0  # where it adds up
+    allowance: Allowance = ANY
+    cancelled: bool = False
+    kill_at: float | None = None
+
+    def again(self) -> Ticket:
+        """The same chunk under a new number; what it holds passes to the new ticket."""
+        parcel, self.parcel = self.parcel, Parcel(b"")
+        return Ticket(self.call, self.chunk, self.mode, parcel)
+
+    def frame(self) -> Frame:
+        """The chunk as a message."""
+        fds = self.call.constants.fds + self.parcel.fds
+        head = self.call.head
+        may = self.allowance
+        prefix = call_header.PREFIX.pack(
+            self.mode,
+            self.slot,
+            self.place,
+            len(head),
+            self.call.number,
+            may.memory,
+            may.items,
+            may.cuts,
+        )
+        return Frame(
+            Kind.CHUNK,
+            chunk=self.number,
+            first=self.chunk.first,
+            items=len(self.chunk.items),
+            body=b"".join((prefix, head, self.call.constants.data, self.parcel.data)),
+            fds=fds,
+        )
+
+    def report(self, batch: Batch, *, finished: bool, seconds: float = 0.0) -> Report:
+        """A report of outcomes that are known here."""
+        return Report(self.chunk.number, Known(batch), len(batch.values), finished, seconds)
+
+    def failed(self, error: BaseException, *, finished: bool = True) -> Report:
+        """A report that the next item ended with ``error``."""
+        batch = Batch(self.chunk.first + self.received, [None], {0: error})
+        self.received += 1
+        return self.report(batch, finished=finished)
+
+    def all_failed(self, error_at: Callable[[int], BaseException]) -> Report:
+        """A report that every item without an outcome failed, with an error by its position."""
+        at = range(self.received, len(self.chunk.items))
+        errors = {k: error_at(position) for k, position in enumerate(at)}
+        batch = Batch(self.chunk.first + self.received, [None] * len(at), errors)
+        self.received += len(at)
+        return self.report(batch, finished=True)
+
+
+def encode(call: OpenCall, chunk: Chunk) -> Ticket:
+    """Encode a chunk in one piece; raises what pickling an item raises, or StoreFullError."""
+    return Ticket(call, chunk, *encoding.pack_items(chunk.items, _pack))
+
+
+def encode_each(call: OpenCall, chunk: Chunk) -> Ticket:
+    """Encode every item on its own, so that a bad one can be told from its neighbours."""
+    return Ticket(call, chunk, *encoding.pack_each(call.task, chunk.first, chunk.items, _pack))
+
+
+def encode_small(call: OpenCall, chunk: Chunk, full: StoreFullError) -> Ticket:
+    """Encode a chunk without its large items; raises StoreFullError where it does not fit yet."""
+    packed = encoding.pack_small(call.task, chunk.first, chunk.items, _pack, full)
+    return Ticket(call, chunk, *packed)
+
+
+def _pack(payload: Payload) -> Parcel:
+    return envelope.pack(payload, frozen=False)

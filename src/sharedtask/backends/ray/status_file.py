@@ -1,0 +1,203 @@
+"""A worker's board as a file: what it did can be read on its node after its death.
+
+A Ray worker has no parent of ours that could hold its memory, so the board that a local worker
+shares with its caller is a file in the session's folder here, with results that were sent on their
+way during a chunk appended to it. It belongs to one worker process and one caller. A worker removes
+the files of dead ones as it starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import struct
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sharedtask.worker import status_page as boards
+from sharedtask.worker.status_page import Phase, Word
+
+from . import runtime
+
+_FOLDER = "sharedtask"
+# Words of ours: bytes in the log, and the chunk that shall not go on.
+_LOGGED, _STOP = 20, 21
+_OLD_SECONDS = 600.0
+_STOP_SECONDS = 0.5
+_FRAME = struct.Struct("<QQQQQ")
+_MAX_LOG = 1 << 26
+
+
+class Wreck(NamedTuple):
+    """What a dead worker left: its board's words, the results written down, the crash report."""
+
+    pid: int
+    words: list[int]
+    frames: list[Any]
+    crash: str
+
+
+class Ledger:
+    """The worker's side."""
+
+    def __init__(self, origin: bytes) -> None:
+        folder = _folder()
+        _sweep(folder)
+        self._path = folder / f"{os.getpid()}-{_started(os.getpid())}-{origin.hex()}"
+        self._given_up = folder / _given_up_name(origin, 0)[:-1]
+        self.fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        os.posix_fallocate(self.fd, 0, boards.SIZE)  # a full disk would be SIGBUS later
+        self.words = boards.open_words(self.fd)
+        self.outbox = boards.open_outbox(self.fd)
+        self.crash_log = boards.open_crash_log(self.fd)
+
+    def close(self) -> None:
+        """Take the file away."""
+        self._path.unlink(missing_ok=True)
+        os.close(self.crash_log)
+        os.close(self.fd)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the caller gave up the chunk in hand."""
+        return self.words[_STOP] == self.words[Word.CHUNK]
+
+    def is_given_up(self, number: int) -> bool:
+        """Whether the caller gave up a chunk that had not been begun anywhere."""
+        return os.path.exists(f"{self._given_up}{number}")
+
+    def begin(self) -> None:
+        """A chunk begins: the log is empty."""
+        self.words[_LOGGED] = 0
+
+    def log(self, mode: int, first: int, items: int, elapsed: int, data: bytes) -> bool:
+        """Keep results that left the outbox in the middle of a chunk; False where it is full."""
+        at = self.words[_LOGGED]
+        record = _FRAME.pack(mode, first, items, elapsed, len(data)) + data
+        if at + len(record) > _MAX_LOG:
+            return False
+        os.pwrite(self.fd, record, boards.SIZE + at)
+        self.words[_LOGGED] = at + len(record)
+        return True
+
+
+def stop(origin: bytes, numbers: tuple[int, ...], *, kill: bool) -> None:
+    """Have the workers of this node end these chunks after the item in hand, or at once.
+
+    Ray could cancel its tasks, but one that ends by itself at the same moment takes the whole
+    process of the caller with it (ray-project/ray, pull request 54785).
+    """
+    folder = _folder()
+    for number in numbers:
+        (folder / _given_up_name(origin, number)).touch()
+    for path in folder.glob(f"[0-9]*-{origin.hex()}"):
+        with contextlib.suppress(OSError), path.open("r+b", buffering=0) as file:
+            words = memoryview(file.read(64 * 8)).cast("Q")
+            if words[Word.CHUNK] not in numbers or words[Word.PHASE] == Phase.IDLE:
+                continue
+            if kill:
+                _kill_at(path, words[Word.CHUNK])
+            os.pwrite(file.fileno(), words[Word.CHUNK].to_bytes(8, sys.byteorder), 8 * _STOP)
+
+
+def _kill_at(path: Path, number: int) -> None:
+    """Kill a worker at a chunk. It is stopped first: by now it may be at that of another call."""
+    pid, then = _pid_of(path), signal.SIGCONT
+    if path.name.split("-")[1] != str(_started(pid)):
+        return  # it is dead, or in another namespace, and this is another process
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        limit = time.monotonic() + _STOP_SECONDS
+        while not _has_stopped(pid) and time.monotonic() < limit:
+            time.sleep(0.001)
+        words = memoryview(path.read_bytes()[: 64 * 8]).cast("Q")
+        if words[Word.CHUNK] == number and words[Word.PHASE] != Phase.IDLE:
+            then = signal.SIGKILL
+    finally:
+        os.kill(pid, then)
+
+
+def _has_stopped(pid: int) -> bool:
+    state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return state in "TtZX"
+
+
+def _given_up_name(origin: bytes, number: int) -> str:
+    return f"stop-{origin.hex()}-{number}"
+
+
+def _pid_of(path: Path) -> int:
+    return int(path.name.partition("-")[0])
+
+
+def find(origin: bytes, number: int) -> Wreck | None:
+    """What the worker that had this chunk in hand left on this node; None if it was not here."""
+    for path in _folder().glob(f"[0-9]*-{origin.hex()}"):
+        with contextlib.suppress(OSError):
+            data = memoryview(path.read_bytes())
+            words = data[: 64 * 8].cast("Q")
+            if words[Word.CHUNK] == number:
+                return _read(path, data, words)
+    return None
+
+
+def _read(path: Path, data: memoryview, words: memoryview) -> Wreck:
+    size = boards.SIZE - boards.CRASH_SIZE
+    frames = list(_logged(data[boards.SIZE : boards.SIZE + words[_LOGGED]]))
+    outbox = bytes(data[boards.WORDS_SIZE : size])
+    frames.append((words[Word.MODE], words[Word.BASE], words[Word.COUNT], 0, outbox, None))
+    crash = bytes(data[size : boards.SIZE]).rstrip(b"\0").decode("utf-8", "replace")
+    return Wreck(_pid_of(path), list(words[:16]), frames, crash)
+
+
+def _logged(log: memoryview) -> Any:
+    while log:
+        mode, first, items, elapsed, length = _FRAME.unpack_from(log)
+        data = bytes(log[_FRAME.size : _FRAME.size + length])
+        yield mode, first, items, elapsed, data, None
+        log = log[_FRAME.size + length :]
+
+
+def _folder() -> Path:
+    """A folder of this user alone, in the session's own."""
+    node = getattr(runtime.internal("_private.worker").global_worker, "node", None)
+    base = node.get_session_dir_path() if node is not None else tempfile.gettempdir()
+    folder = Path(base) / f"{_FOLDER}-{os.getuid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.lstat()
+    if status.st_uid != os.getuid() or not folder.is_dir() or folder.is_symlink():
+        msg = f"{folder} belongs to somebody else"
+        raise PermissionError(msg)
+    return folder
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what nobody will ask for any more: dead workers' files and words about chunks.
+
+    A caller may still come to see what a worker left. So the file is marked as that of a dead one
+    first, by its mode and time, and goes when it has been so for long.
+    """
+    for path in folder.iterdir():
+        found = re.fullmatch(r"(\d+)-(\d+)-[0-9a-f]+", path.name)
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            if found and status.st_mode & 0o200:
+                if str(_started(int(found[1]))) != found[2]:
+                    os.utime(path)
+                    path.chmod(0o400)
+            elif status.st_mtime < time.time() - _OLD_SECONDS:
+                path.unlink()
+
+
+def _started(pid: int) -> int:
+    """When the process started, in ticks since the machine did; 0 for none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return 0 if fields[0] in "ZX" else int(fields[19])

@@ -1,0 +1,233 @@
+"""Chunks on their way through Ray, and the calls that they belong to."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sharedtask.backends import encoding
+from sharedtask.backends.base import PROMPT_SECONDS
+from sharedtask.outcomes import Batch, Known, Report
+from sharedtask.serialization import codec
+from sharedtask.store.stores import BytesStore
+from sharedtask.version import VERSION
+from sharedtask.worker import envelope, result_format
+
+from .message import Message
+from .store import RayStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sharedtask.backends.base import Chunk, Sink
+    from sharedtask.backends.leasing import Leases
+    from sharedtask.memory.payload import Payload
+    from sharedtask.worker.envelope import Parcel
+
+    from .message import Answer, Frame
+    from .objects import Opened
+    from .runtime import Runtime
+
+_numbers = itertools.count(1)
+
+# A chunk hands in what it has after this time, so that results flow and the rest can be shared out.
+_CHUNK_SECONDS = 0.2
+
+
+class _Nobody:
+    """The sink of a call that is closed."""
+
+    def begun(self, chunk: int) -> bool:
+        del chunk
+        return False
+
+    def report(self, report: Report) -> None:
+        report.delivery.discard()
+
+
+@dataclass(eq=False, slots=True)
+class OpenCall:
+    """What all chunks of a call have in common.
+
+    ``again`` makes the payload of a value anew, should its object be lost; ``limit`` tells how many
+    chunks Ray may be given at a time.
+    """
+
+    task: str
+    runtime: Runtime
+    origin: bytes
+    remote: Any
+    head: bytes
+    constants: Parcel
+    leases: Leases
+    again: dict[int, Callable[[], Payload]]
+    limit: Callable[[], int]
+    alive_nodes: Callable[[], frozenset[str]]
+    timeout: float | None
+    splits: bool
+    prompt: bool  # results are not to wait for the end of their chunk
+    adds: bool  # what a chunk adds up comes with its answer, or is lost
+    stops: bool
+    sink: Sink
+    closed: bool = False
+    open_chunks: set[int] = field(default_factory=set)
+
+    def report(self, report: Report) -> None:
+        """Tell what became of a chunk, once, unless nobody wants to know."""
+        try:
+            self.open_chunks.remove(report.chunk)
+        except KeyError:  # another thread was faster
+            return
+        self.sink.report(report)
+
+    def close(self) -> None:
+        """Let go of the caller's values, and of the caller, now rather than at a collection."""
+        self.closed, self.sink = True, _Nobody()
+        self.again = {}
+
+    def stores(self) -> dict[int, Any]:
+        """The values that travel as arguments, by token."""
+        return {
+            lease.publication.token: lease.publication.store
+            for lease in self.leases.all
+            if isinstance(lease.publication.store, RayStore)
+        }
+
+    def stored(self) -> tuple[int, ...]:
+        """The values of which workers make private copies: what they have decoded does not do."""
+        return tuple(publication.token for publication, copies in self.leases.needs if copies)
+
+    def small(self) -> tuple[tuple[int, bytes, Any], ...]:
+        """The values that travel inside the message."""
+        stores = [(lease.publication.token, lease.publication.store) for lease in self.leases.all]
+        return tuple(
+            (token, store.data, store.layout.parts)
+            for token, store in stores
+            if isinstance(store, BytesStore)
+        )
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """A chunk, encoded."""
+
+    call: OpenCall
+    chunk: Chunk
+    mode: int
+    parcel: Parcel
+    number: int = field(default_factory=lambda: next(_numbers))
+    ref: Any = None  # kept until the answer is here: Ray ends the process otherwise
+    arguments: dict[int, Any] = field(default_factory=dict)  # references of the shared values
+    nodes: frozenset[str] = frozenset()  # those that were alive when it was given to Ray
+    failures: int = 0
+    brings_values: bool = False  # though workers may have them
+    give_up_at: float | None = None
+    is_stopped: bool = False
+
+    def message(self, released: tuple[int, ...], tokens: tuple[int, ...], beside: int) -> Message:
+        """What the worker is told."""
+        call, chunk = self.call, self.chunk
+        return Message(
+            VERSION,
+            call.origin,
+            self.number,
+            chunk.first,
+            len(chunk.items),
+            self.mode,
+            call.head,
+            call.constants.data + self.parcel.data,
+            call.small(),
+            tokens,
+            call.stored(),
+            released,
+            beside,
+            PROMPT_SECONDS if call.prompt else _CHUNK_SECONDS if call.splits else 0.0,
+            call.timeout or 0.0,
+        )
+
+    def beside(self) -> list[Payload]:
+        """What travels beside the message, in the order in which it will be asked for."""
+        parcels_ = (self.call.constants, self.parcel)
+        return [parcel.payload for parcel in parcels_ if parcel.payload is not None]
+
+    def with_values(self) -> Ticket:
+        """The same chunk, for a worker that lacks a value."""
+        return Ticket(
+            self.call,
+            self.chunk,
+            self.mode,
+            self.parcel,
+            failures=self.failures,
+            brings_values=True,
+        )
+
+    def renumbered(self) -> Ticket:
+        """The same chunk, to be run from its beginning."""
+        return Ticket(self.call, self.chunk, self.mode, self.parcel, failures=self.failures + 1)
+
+    def all_failed(self, error: BaseException) -> Report:
+        """A report that every item ended with ``error``."""
+        count = len(self.chunk.items)
+        batch = Batch(self.chunk.first, [None] * count, dict.fromkeys(range(count), error))
+        return Report(self.chunk.number, Known(batch), count, finished=True)
+
+    def arrived(self, answer: Answer) -> Report:
+        """A report of results."""
+        count = sum(frame[2] for frame in answer.frames)
+        return self.partly_arrived(answer.frames, count, {}, answer.added)
+
+    def partly_arrived(
+        self, frames: list[Frame], count: int, errors: dict[int, BaseException], added: Any = None
+    ) -> Report:
+        """A report of ``count`` items: results, and errors at the positions that have none."""
+        seconds = sum(frame[3] for frame in frames) / 1e9
+        delivery = Arrived(frames, self.chunk.first, count, self.call.task, errors, added)
+        return Report(self.chunk.number, delivery, count, finished=True, seconds=seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """Results that are here and not decoded yet."""
+
+    frames: list[Frame]
+    first: int
+    count: int
+    task: str
+    errors: dict[int, BaseException]
+    added: Opened | None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is to be unpickled, or tried again."""
+        if self.added is not None or self.errors:
+            return False
+        return all(result_format.is_plain(frame[0]) for frame in self.frames)
+
+    def open(self) -> Batch:
+        """Decode them in the thread that asked for them, each to its place."""
+        whole = Batch(self.first, [None] * self.count, dict(self.errors))
+        for mode, first, items, _, data, opened in self.frames:
+            beside = iter([] if opened is None else [opened])
+            part = result_format.load_batch(
+                mode, data, items, self.first + first, self.task, beside
+            )
+            whole.errors.update({first + k: error for k, error in part.errors.items()})
+            whole.values[first : first + items] = part.values
+        if self.added is not None:
+            whole.partial = codec.decode(*self.added)
+        return whole
+
+    def discard(self) -> None:
+        """What they hold goes with them."""
+
+
+def encode(call: OpenCall, chunk: Chunk) -> Ticket:
+    """Encode a chunk in one piece; raises what pickling an item raises."""
+    return Ticket(call, chunk, *encoding.pack_items(chunk.items, envelope.pack_beside))
+
+
+def encode_each(call: OpenCall, chunk: Chunk) -> Ticket:
+    """Encode every item on its own."""
+    packed = encoding.pack_each(call.task, chunk.first, chunk.items, envelope.pack_beside)
+    return Ticket(call, chunk, *packed)

@@ -1,0 +1,310 @@
+"""In a Ray worker: one bench for each process that sends work here.
+
+It keeps what was decoded between tasks: Ray alone would decode a value for every task that gets it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import functools
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from sharedtask import context
+from sharedtask.memory.segments import Layout
+from sharedtask.serialization import codec
+from sharedtask.store.decoded import Values
+from sharedtask.store.stores import ReceivedBytes, SegmentStore, seal
+from sharedtask.version import VERSION
+from sharedtask.worker import envelope, import_path, program
+from sharedtask.worker.job import Job
+from sharedtask.worker.program import Follower
+from sharedtask.worker.result_writer import Outbox
+from sharedtask.worker.runner import Runner
+from sharedtask.worker.status_page import Word
+
+from . import runtime
+from .message import MISSING, OTHER_VERSION, RAN, UNREADABLE, Answer, Message
+from .objects import Box, guarded
+from .status_file import Ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from sharedtask.memory.payload import Payload
+    from sharedtask.worker.call_header import CallHead, SharedParameter
+    from sharedtask.worker.envelope import Parcel
+    from sharedtask.worker.result_writer import Sent
+
+    from .message import Frame
+    from .objects import Opened
+
+# A value that no task has asked for so long is let go, so that Ray can free it: longer where it
+# took long to decode.
+_IDLE_SECONDS, _IDLE_FACTOR = 10.0, 100.0
+_LOOK_SECONDS = 1.0
+_FORGET_SECONDS = 60.0
+_LONGEST_TIMEOUT = 1e9  # of what can be counted in ns
+
+# What names a caller, before the generation of its modules.
+ORIGIN_BYTES = 6
+
+_benches: dict[bytes, _Bench] = {}
+_busy = threading.Lock()
+
+
+def run_chunk(data: bytes, *boxes: Opened) -> Any:
+    """Run a chunk: this is the body of every Ray task of ours."""
+    message = Message.load(data)
+    if message is None:
+        return Answer(OTHER_VERSION, [], text=VERSION).dump()
+    with _busy, _place_kept(), program.restored():
+        bench = _bench_of(message.origin)
+        if bench.is_given_up(message.number):
+            return Answer(RAN, []).dump()
+        return bench.run(message, boxes[: message.beside], boxes[message.beside :]).dump()
+
+
+def _bench_of(origin: bytes) -> _Bench:
+    if not _benches:
+        _watch_once()
+        runtime.let_references_travel()
+    if origin not in _benches:
+        _end_earlier(origin)
+        _benches[origin] = _Bench(origin)
+    return _benches[origin]
+
+
+def _end_earlier(origin: bytes) -> None:
+    """The caller may have its modules from other folders now: they are imported once more."""
+    for other in [o for o in _benches if o[:ORIGIN_BYTES] == origin[:ORIGIN_BYTES]]:
+        _benches.pop(other).close()
+        import_path.forget_modules()
+
+
+@functools.cache
+def _watch_once() -> None:
+    threading.Thread(target=_let_go, name="sharedtask-idle", daemon=True).start()
+
+
+def _let_go() -> None:
+    """Between the chunks: drop values that no task asks for, and callers that send none."""
+    while True:
+        time.sleep(_LOOK_SECONDS)
+        if _busy.acquire(blocking=False):
+            try:
+                _drop_idle(time.monotonic())
+            finally:
+                _busy.release()
+
+
+def _drop_idle(now: float) -> None:
+    newest = max(_benches.values(), key=lambda bench: bench.used, default=None)
+    for origin, bench in list(_benches.items()):
+        bench.drop_idle(now)
+        if bench is not newest and now - bench.used > _FORGET_SECONDS:
+            del _benches[origin]
+            bench.close()
+
+
+@contextlib.contextmanager
+def _place_kept() -> Generator[None]:
+    """A Ray worker also runs tasks of others: they shall not see where ours were."""
+    cwd = ""
+    with contextlib.suppress(OSError):
+        cwd = os.getcwd()
+    context.enter()
+    try:
+        yield
+    finally:
+        context.leave()
+        with contextlib.suppress(OSError):
+            os.chdir(cwd)
+
+
+class _BoxStore:
+    """A value in the object store; private copies come from a segment, made once per worker."""
+
+    def __init__(self, opened: Opened) -> None:
+        self.nbytes = sum(memoryview(part).nbytes for part in (opened.head, *opened.buffers))
+        self._opened: Opened | None = opened
+        self._segment: SegmentStore | None = None
+        self.used = time.monotonic()
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether the value lies in a segment of this worker as well."""
+        return self._segment is not None
+
+    def parts(self) -> tuple[memoryview, list[memoryview]]:
+        if self._opened is None:
+            return self._copy().parts()
+        return self._opened.head, self._opened.buffers
+
+    def value(self) -> Any:
+        head, buffers = self.parts()
+        return codec.decode(head, buffers if self._opened is None else guarded(buffers))
+
+    def private_value(self) -> Any:
+        self.used = time.monotonic()
+        return self._copy().private_value()
+
+    def _copy(self) -> SegmentStore:
+        if self._segment is None:
+            assert self._opened is not None  # noqa: S101  one of the two is there
+            self._segment = seal(self._opened.payload())
+            self._opened = None
+        return self._segment
+
+    def close(self) -> None:
+        if self._segment is not None:
+            self._segment.close()
+
+
+class _Way:
+    """Results are collected and returned together; in between they are logged."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.frames: list[Frame] = []
+        self.is_full = False  # the chunk ends: what is not logged goes now, or dies with us
+
+    def begin(self) -> None:
+        self.frames, self.is_full = [], False
+        self._ledger.begin()
+
+    def pack(self, payload: Payload) -> Parcel:
+        return envelope.pack_beside(payload)
+
+    def send(self, sent: Sent) -> None:
+        box = None
+        if sent.parcel is not None and sent.parcel.payload is not None:
+            box, self.is_full = Box(sent.parcel.payload), True
+        elif not sent.finished:
+            fields = sent.mode, sent.first, sent.items, sent.elapsed, sent.data
+            self.is_full = not self._ledger.log(*fields) or self.is_full
+        if sent.items:
+            self.frames.append((sent.mode, sent.first, sent.items, sent.elapsed, sent.data, box))
+
+
+class _Bench:
+    def __init__(self, origin: bytes) -> None:
+        self.used = time.monotonic()
+        self._ledger = Ledger(origin)
+        self._way = _Way(self._ledger)
+        self._values = Values()
+        outbox = Outbox(self._way, self._ledger.words, self._ledger.outbox)
+        follower = Follower(elsewhere=True)
+        self._runner = Runner(self._ledger.words, outbox, self._values, follower)
+        self._until = self._seconds = self._timeout = 0.0
+        self._name = ray.get_runtime_context().get_worker_id()
+
+    def is_given_up(self, number: int) -> bool:
+        """Whether the caller gave the chunk up before it came here."""
+        return self._ledger.is_given_up(number)
+
+    def run(
+        self, message: Message, beside: tuple[Opened, ...], boxes: tuple[Opened, ...]
+    ) -> Answer:
+        if not self._receive(message, boxes):
+            return Answer(MISSING, [], self._name)
+        faulthandler.enable(self._ledger.crash_log)  # another bench may have had it
+        self._way.begin()
+        self._until, self._seconds = 0.0, message.seconds
+        self._timeout = min(message.timeout, _LONGEST_TIMEOUT)
+        job = Job(
+            message.number,
+            message.first,
+            message.items,
+            message.mode,
+            message.head,
+            memoryview(message.body),
+            iter(beside),
+            self._heed,
+        )
+        try:
+            ran = self._runner.run(job)
+        finally:
+            if message.timeout:
+                faulthandler.cancel_dump_traceback_later()
+            self._put_away()
+            self.used = time.monotonic()
+        status = RAN if ran else UNREADABLE
+        return Answer(status, self._way.frames, self._name, added=self._added(message.first))
+
+    def _added(self, first: int) -> Box | None:
+        partial = self._runner.take_partial(first)
+        return None if partial is None else Box(codec.encode(partial, back=True))
+
+    def _receive(self, message: Message, boxes: tuple[Opened, ...]) -> bool:
+        """Take what came along; False where a value did not, and is not here."""
+        values = self._values
+        values.held = frozenset(message.tokens)
+        for token in message.released:
+            values.drop(token)
+        for token, data, parts in message.small:
+            if token not in values.stores:
+                values.attach(token, ReceivedBytes(data, Layout(parts, len(data))))
+        for token, opened in zip(message.tokens, boxes, strict=False):
+            if token not in values.stores:
+                values.attach(token, _BoxStore(opened))
+        head = self._runner.head(message.head)
+        anew = {p.token for p in head.shared if self._is_made_anew(head, p)}.union(message.stored)
+        return all(
+            token in values.stores or (token in values.decoded and token not in anew)
+            for token in message.tokens
+        )
+
+    def _is_made_anew(self, head: CallHead, parameter: SharedParameter) -> bool:
+        """Whether a value that is to be watched was used by others since it was decoded.
+
+        A function that has yet to be decoded may be one of them: it may have captured the value.
+        """
+        if not (head.strict and parameter.is_readonly):
+            return False
+        values = self._values
+        return head.function not in values.decoded or not values.can_lend(parameter.token)
+
+    def _put_away(self) -> None:
+        """Each task brings its own values; what was made of them is kept."""
+        stores = self._values.stores
+        for token, store in list(stores.items()):
+            if not (isinstance(store, _BoxStore) and store.is_copied):
+                del stores[token]
+
+    def _heed(self) -> bool:
+        """Asked between two items: whether the chunk ends here."""
+        if self._way.is_full or self._ledger.is_stopped:
+            return True
+        if self._seconds and self._is_time_up():
+            return True
+        if self._timeout:
+            # Its own thread keeps the time and needs no GIL: no native code can hold it up.
+            faulthandler.dump_traceback_later(self._timeout, exit=True, file=self._ledger.crash_log)
+        return False
+
+    def _is_time_up(self) -> bool:
+        """Whether items have been run for long; loading is not counted."""
+        now = time.monotonic()
+        self._until = self._until or now + self._seconds
+        words = self._ledger.words
+        return now > self._until and words[Word.BASE] + words[Word.COUNT] > 0
+
+    def close(self) -> None:
+        """The caller is gone, or has found other workers: nothing is kept for it."""
+        self._ledger.close()
+
+    def drop_idle(self, now: float) -> None:
+        """Let go of the values that have not been asked for lately."""
+        values = self._values
+        for token, found in list(values.decoded.items()):
+            if now - found.used > max(_IDLE_SECONDS, _IDLE_FACTOR * found.seconds):
+                values.drop(token)
+        for token, store in list(values.stores.items()):
+            if isinstance(store, _BoxStore) and now - store.used > _IDLE_SECONDS:
+                values.drop(token)

@@ -1,0 +1,157 @@
+"""From a tree of parts to rows: what is small is folded into one row of what holds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .advice import Tip
+from .report import Row, Totals, Way
+from .sizes import Weight
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .tree import Node
+
+# A part with less than this share of all bytes has no row of its own.
+_SHARE, _LEAST = 25, 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """How the kinds of bytes travel, which depends on the role of the parameter.
+
+    ``said`` stands as the reason where a part has none of its own.
+    """
+
+    outside: Way = "zero-copy"
+    inside: Way = "once per worker"
+    placed: Way = "in place"
+    said: str = ""
+
+    def split(self, weight: Weight) -> dict[Way, int]:
+        """Bytes by the way they go; ways without bytes are left out."""
+        found: dict[Way, int] = {}
+        pairs: tuple[tuple[Way, int], ...] = (
+            (self.outside, weight.outside),
+            (self.inside, weight.inside),
+            (self.placed, weight.placed),
+            ("zero-copy", weight.apart),
+        )
+        for way, nbytes in pairs:
+            if nbytes:
+                found[way] = found.get(way, 0) + nbytes
+        return found
+
+    def totals(self, weight: Weight) -> Totals:
+        """The same as totals."""
+        found = self.split(weight)
+        return Totals(
+            found.get("zero-copy", 0),
+            found.get("once per worker", 0),
+            found.get("copied", 0),
+            found.get("in place", 0),
+        )
+
+    def main(self, weight: Weight) -> Way:
+        """How most of the bytes go."""
+        found = self.split(weight)
+        return max(found, key=lambda way: found[way]) if found else self.inside
+
+
+@dataclass(slots=True)
+class _Rest:
+    """What is too small for a row of its own."""
+
+    weight: Weight = field(default_factory=Weight)
+    number: int = 0
+
+    def add(self, weight: Weight, number: int) -> None:
+        self.weight += weight
+        self.number += number
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Makes the rows of one value."""
+
+    ways: Ways
+    limit: int
+    section: str = ""
+
+    @classmethod
+    def of(cls, ways: Ways, whole: int, section: str = "") -> Fold:
+        """Fold what is small beside ``whole`` bytes."""
+        return cls(ways, max(whole // _SHARE, _LEAST), section)
+
+    def rows(self, node: Node) -> list[Row]:
+        """The rows of a value and of what is inside, in the order of the value."""
+        kept: set[int] = set()
+        self._keep(node, kept, met=set())
+        rest = _Rest()
+        rows = list(self._rows(node, kept, rest))
+        if rest.number:
+            rows += self._folded(node, rest)
+        return rows
+
+    def _keep(self, node: Node, kept: set[int], met: set[int]) -> bool:
+        """Find the nodes with rows: what is large, what cannot, what is large and met again.
+
+        Of one thing that is met again often, only the first time counts.
+        """
+        worth = node.refused or node.total.nbytes >= self.limit
+        for child in node.children:
+            worth |= self._keep(child, kept, met)
+        if node.same_as is not None and id(node.same_as) not in met:
+            met.add(id(node.same_as))
+            worth = node.same_as.total.nbytes >= self.limit
+        if worth:
+            kept.add(id(node))
+        return worth
+
+    def _rows(self, node: Node, kept: set[int], above: _Rest) -> Iterator[Row]:
+        """The rows of a node; what is left over, and too little for a row, goes ``above``."""
+        if not any(id(child) in kept for child in node.children):
+            yield from self._leaf(node)
+            return
+        rest = _Rest(node.own, node.small)
+        for child in node.children:
+            if id(child) in kept:
+                yield from self._rows(child, kept, rest)
+            else:
+                rest.add(child.total, 1)
+        if rest.weight.nbytes >= self.limit and rest.number:
+            yield from self._folded(node, rest)
+        else:
+            above.add(rest.weight, rest.number)
+
+    def _leaf(self, node: Node) -> Iterator[Row]:
+        if node.cannot:
+            yield self._row(node, node.kind, "cannot", 0, Tip(node.cannot, node.tip.advice))
+        elif node.same_as is not None:
+            yield self._row(node, node.kind, self.ways.main(node.same_as.total), 0, Tip())
+        else:
+            tip = node.tip
+            for way, nbytes in self._split(node.total).items():
+                yield self._row(node, node.kind, way, nbytes, tip)
+                tip = Tip()
+
+    def _folded(self, node: Node, rest: _Rest) -> Iterator[Row]:
+        kind = f"and {rest.number:,} smaller part{'s' if rest.number > 1 else ''}"
+        for way, nbytes in self._split(rest.weight).items():
+            yield self._row(node, kind, way, nbytes, Tip())
+
+    def _split(self, weight: Weight) -> dict[Way, int]:
+        """Bytes by way, the most first; a way with few bytes is counted with the others."""
+        split, main = self.ways.split(weight), self.ways.main(weight)
+        found: dict[Way, int] = {main: sum(split.values())}
+        for way, nbytes in split.items():
+            if nbytes >= self.limit and way != main:
+                found[way] = nbytes
+                found[main] -= nbytes
+        return found
+
+    def _row(self, node: Node, kind: str, way: Way, nbytes: int, tip: Tip) -> Row:
+        why = tip.why or self.ways.said
+        return Row(node.path, kind, nbytes, way, why, tip.advice, self.section)

@@ -1,0 +1,37 @@
+"""An encoded value, before it is stored anywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .strided import dense
+
+if TYPE_CHECKING:
+    from .strided import Bytes, Source
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """An encoded value: ``head`` rebuilds it when given the ``buffers`` that the sources make.
+
+    ``held`` keeps the memory that ``head`` refers to where it is, and these ``descriptors`` of this
+    process lead to it. ``functions`` is the record of what the functions in it
+    were made of; see ``serialization.composition``.
+    """
+
+    head: bytes
+    sources: tuple[Source, ...]
+    held: tuple[object, ...] = ()
+    descriptors: tuple[int, ...] = ()
+    functions: Any = None
+
+    @property
+    def buffers(self) -> tuple[Bytes, ...]:
+        """The bytes of each source; what lies apart is gathered, at each access."""
+        return tuple(map(dense, self.sources))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of head and buffers together."""
+        return len(self.head) + sum(source.nbytes for source in self.sources)

@@ -1,0 +1,129 @@
+"""Which file, and which bytes of it, an ``np.memmap`` shows."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sharedtask.system.finalizers import Known
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class MappedFile:
+    """``nbytes`` bytes of a file, starting ``offset`` bytes from its beginning."""
+
+    path: str
+    device: int
+    inode: int
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileView:
+    """An array in a mapped file: its first element is ``offset`` bytes into the mapping."""
+
+    file: MappedFile
+    offset: int
+
+
+def source_of(array: np.memmap[Any, Any]) -> FileView | None:
+    """Where ``array`` stands in its file, or None where only a copy tells the truth.
+
+    A copy is needed for ``mode="c"`` (the file does not have the private changes), where the path
+    now names another file than the one that is mapped, and where it names a descriptor, which is
+    another file in another process.
+    """
+    if array.mode not in ("r", "r+", "w+") or array.filename is None or array.nbytes == 0:
+        return None
+    mapped: Any = array
+    whole = np.frombuffer(mapped._mmap, np.uint8)
+    path = os.path.abspath(os.fspath(array.filename))
+    if path.startswith(("/proc/", "/dev/fd/", "/dev/std")):
+        return None
+    region = _region_of(mapped._mmap, _address(whole), whole.nbytes)
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    if region is None or region.inode != status.st_ino:
+        return None
+    offset = region.offset + _address(whole) - region.start
+    file = MappedFile(path, status.st_dev, status.st_ino, offset, whole.nbytes)
+    return FileView(file, _address(array) - _address(whole))
+
+
+# To look through the list of all mappings takes longer than the rest of a call. What an object maps
+# does not change, unless it is resized.
+_seen: Known[tuple[int, int, Region | None]] = Known()
+
+
+def _region_of(mapping: Any, address: int, nbytes: int) -> Region | None:
+    known = _seen.get(mapping)
+    if known is None or known[:2] != (address, nbytes):
+        known = address, nbytes, region_at(address)
+        _seen.put(mapping, known)
+    return known[2]
+
+
+def _address(array: npt.NDArray[Any]) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """One line of ``/proc/self/maps``."""
+
+    start: int
+    end: int
+    flags: str
+    offset: int
+    device: int
+    inode: int
+
+
+def private_spans() -> list[tuple[int, int]]:
+    """Where this process has writable memory that is its own and no file, in ascending order.
+
+    None where that cannot be listed: there is no ``/proc``, or no memory is left for the list.
+    """
+    try:
+        with open("/proc/self/maps", "rb") as file:
+            return [(int(low, 16), int(high, 16)) for low, high in _PRIVATE.findall(file.read())]
+    except (OSError, MemoryError):
+        return []
+
+
+# Of the 1,500 lines of a process that has loaded some libraries, most are files.
+_PRIVATE = re.compile(rb"^(\w+)-(\w+) rw-p \w+ [\w:]+ 0\b", re.MULTILINE)
+
+
+def region_at(address: int) -> Region | None:
+    """The mapping that holds ``address``."""
+    for line in _maps():  # of a thousand lines one is taken apart
+        if address < int(line[line.index("-") + 1 : line.index(" ")], 16):
+            region = _parse(line)
+            return region if region.start <= address else None
+    return None
+
+
+def _maps() -> list[str]:
+    try:
+        with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
+            return file.readlines()
+    except (OSError, MemoryError):
+        return []
+
+
+def _parse(line: str) -> Region:
+    span, flags, offset, device, inode, *_ = line.split(maxsplit=5)
+    start, end = (int(word, 16) for word in span.split("-"))
+    major, minor = (int(word, 16) for word in device.split(":"))
+    return Region(start, end, flags, int(offset, 16), os.makedev(major, minor), int(inode))

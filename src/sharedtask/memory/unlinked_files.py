@@ -1,0 +1,82 @@
+"""Files without a name: what segments are made of where there is no memfd."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from sharedtask.errors import SharedTaskError
+from sharedtask.system.loading import undisturbed
+
+from . import capacity
+
+_O_PATH = getattr(os, "O_PATH", os.O_RDONLY)
+_NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def create(prefix: str) -> int:
+    """A descriptor of a new file of this user's alone, whose name is gone already.
+
+    Raises:
+        SharedTaskError: The folder cannot be used, or is not to be trusted.
+        OSError: There is no room, or no descriptor.
+    """
+    where = folder()
+    try:
+        # All is done relative to the folder that was looked at.
+        opened = os.open(where, _O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _require_safe(where, os.fstat(opened).st_mode)
+            return _create(where, opened, prefix)
+        finally:
+            os.close(opened)
+    except OSError as error:
+        if error.errno in capacity.FULL | capacity.NO_DESCRIPTORS:
+            raise
+        raise _refused(where, f"{error.strerror}.") from None
+
+
+def folder() -> str:
+    """Where the files are made."""
+    return os.environ.get("SHAREDTASK_STORE_DIR", "/dev/shm")  # noqa: S108  the system's RAM disk
+
+
+def room() -> int:
+    """Bytes that are free there."""
+    status = os.statvfs(folder())
+    return status.f_bavail * status.f_frsize
+
+
+def _create(where: str, opened: int, prefix: str) -> int:
+    with undisturbed("secrets"):  # 2 ms of the import, for this way alone
+        import secrets
+
+    name = prefix + secrets.token_hex(16)
+    fd = os.open(name, _NEW, 0o600, dir_fd=opened)
+    try:
+        os.unlink(name, dir_fd=opened)
+        _require_own(where, os.fstat(fd))
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _require_safe(where: str, mode: int) -> None:
+    """Where everybody may rename what others made, our unlink() might remove something else."""
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        shown = f"{stat.S_IMODE(mode):o}"
+        reason = f"everybody may rename and remove what others make there (mode {shown}). {_CURE}"
+        raise _refused(where, reason)
+
+
+def _require_own(where: str, status: os.stat_result) -> None:
+    if status.st_nlink or status.st_uid != os.geteuid():
+        raise _refused(where, f"a file made there keeps a name, or has another owner. {_CURE}")
+
+
+def _refused(where: str, reason: str) -> SharedTaskError:
+    return SharedTaskError(f"no shared memory can be made in {where}: {reason}")
+
+
+_CURE = "Name a directory of yours, on a disk of this machine, in SHAREDTASK_STORE_DIR."

@@ -1,0 +1,114 @@
+"""What leaves the pickle of a value on its way out: the memory of its arrays, as they are met."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from sharedtask.memory import mapping
+
+from . import buffers
+from .composition import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Sequence
+
+    import numpy.typing as npt
+
+    from sharedtask.memory.strided import Source
+
+# See ``mapping.memory_of``.
+_pickle_buffer = cast("Callable[[npt.NDArray[Any]], pickle.PickleBuffer]", pickle.PickleBuffer)
+
+# Stands in the pickle for the memory of an array, which is taken when all arrays are known.
+_SLOT = pickle.PickleBuffer(bytearray(1))
+
+# One writable byte beside what has no memory of its own to share: where it is decoded as read-only,
+# so is what it stands beside.
+MARK = pickle.PickleBuffer(bytearray(1))
+
+
+class Outgoing:
+    """Takes the bulk data of a value while it is pickled; reducers are handed one.
+
+    ``views`` is set as soon as two parts may show the same memory. ``held`` keeps the memory that
+    the pickle refers to where it is, and these ``descriptors`` lead to it. ``back`` says that the
+    value goes where the classes that were built here came from. ``functions`` is there where a
+    function was pickled by value; those in ``by_value`` are, whatever their names lead to.
+    """
+
+    __slots__ = (
+        "_arrays",
+        "_roots",
+        "back",
+        "by_path",
+        "by_value",
+        "descriptors",
+        "functions",
+        "held",
+        "in_band",
+        "in_place",
+        "passed",
+        "refer",
+        "views",
+    )
+
+    def __init__(
+        self,
+        *,
+        in_band: bool,
+        by_path: bool = True,
+        in_place: bool = False,
+        refer: Callable[[npt.NDArray[Any]], Any] | None = None,
+        back: bool = False,
+        by_value: Sequence[object] = (),
+    ) -> None:
+        self.back = back
+        self.in_band, self.by_path, self.in_place = in_band, by_path, in_place
+        self.refer, self.by_value = refer, by_value
+        self.functions: Record | None = None
+        self.passed: list[pickle.PickleBuffer] = []
+        self.held: list[object] = []
+        self.descriptors: list[int] = []
+        self.views = False
+        self._arrays: list[npt.NDArray[Any]] = []
+        self._roots: dict[Hashable, object] = {}
+
+    def slot(self, array: npt.NDArray[Any]) -> pickle.PickleBuffer:
+        """What stands in the pickle for the memory of ``array``: first in the arguments."""
+        if self.in_band:
+            data = buffers.flat(array)
+            # Pickle would write down that the buffer is read-only. That is for the decoder to say.
+            return _pickle_buffer(data if data.flags.writeable else mapping.window(data))
+        self._arrays.append(array)
+        return _SLOT
+
+    def record(self) -> Record:
+        """What functions are made of is noted there."""
+        if self.functions is None:
+            self.functions = Record()
+        return self.functions
+
+    def root(self, key: Hashable, make: Callable[[], object]) -> object:
+        """One object for each ``key``, so that it is decoded once for all that refer to it."""
+        if key not in self._roots:
+            self._roots[key] = make()
+        return self._roots[key]
+
+    def parts(self) -> tuple[list[Source], bytes]:
+        """What makes the buffers, and the table that is to follow the pickle."""
+        others = len(self.passed) - len(self._arrays)
+        if not others:
+            if not self.views:
+                return list(map(buffers.source, self._arrays)), b""
+            return buffers.arrange(self._arrays)
+        arrays = iter(self._arrays)
+        parts = [next(arrays) if b is _SLOT else _flat(b) for b in self.passed]
+        bare = {n for n, b in enumerate(self.passed) if b is not _SLOT}
+        return buffers.arrange(parts, bare)
+
+
+def _flat(buffer: pickle.PickleBuffer) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(buffer.raw(), np.uint8)

@@ -1,0 +1,354 @@
+"""One codec for every backend: ``encode(value) -> Payload`` and ``decode(head, buffers) -> value``.
+
+A payload is a pickle (protocol 5) with the bulk data taken out of it::
+
+    value --encode--> head     the object graph: classes, keys, shapes, small values
+                      buffers  the raw bytes of every array, not copied, in the order met
+
+Encoding and decoding run user code, and whatever it raises comes out as an ``Exception``: a
+SystemExit as a ``pickle.PicklingError`` or ``UnpicklingError``. A Ctrl-C stays what it is.
+
+Arrays of every dtype without Python objects leave as buffers, so that whoever decodes decides
+what they become: over read-only memory they come back read-only, over private memory writable.
+How a kind of value is taken apart stands in ``reducers.py`` and ``kinds``.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import io
+import pickle
+import sys
+import threading
+import traceback
+from types import CodeType, FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
+
+import cloudpickle
+import numpy as np
+from cloudpickle.cloudpickle import _dynamic_class_reduce
+
+from sharedtask.memory.payload import Payload
+from sharedtask.serialization.kinds import named
+from sharedtask.system import interrupts
+
+from . import classes, reducers
+from .buffer_collector import Outgoing
+from .buffers import laid_out
+from .kinds import by_cloudpickle, find, found
+from .sources import names_in_texts, reduce_code
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    import numpy.typing as npt
+
+PROTOCOL = 5
+# What else of a user's code may raise, where it is looked at: anything but the user's own Ctrl-C.
+FAILURES = (Exception, SystemExit)
+
+
+def encode(
+    value: object,
+    *,
+    by_path: bool = True,
+    in_place: bool = False,
+    refer: Callable[[npt.NDArray[Any]], Any] | None = None,
+    by_name: bool = False,
+    back: bool = False,
+    here: bool = False,
+    by_value: Sequence[object] = (),
+) -> Payload:
+    """Encode ``value`` without copying the memory of its arrays.
+
+    A mapped file is opened anew where the value is decoded; without ``by_path``, for machines that
+    do not have the file, its contents travel. With ``in_place`` arrays that lie in shared memory
+    already are mapped where the value is decoded, and go on changing with it. ``refer`` is asked
+    for each plain array and gives what is pickled in its place: a callable and its arguments. With
+    ``by_name`` classes and functions of ``__main__`` are found there where it is decoded. With
+    ``back`` the value goes where the classes that were built here came from. ``here`` is for
+    ``decode_here``: functions, classes and modules are not copied, and what would free twice what
+    it has cannot be encoded. Functions in ``by_value`` travel as they are, whatever their names
+    lead to.
+    """
+    out = Outgoing(
+        in_band=False,
+        by_path=by_path,
+        in_place=in_place,
+        refer=refer,
+        back=back,
+        by_value=by_value,
+    )
+    pickler = _Here if here else _ByName if by_name else _Pickler
+    head = _pickled(value, out, out.passed.append, pickler)
+    sources, table = out.parts()
+    head = head + table if table else head
+    return Payload(head, tuple(sources), tuple(out.held), tuple(out.descriptors), out.functions)
+
+
+def encode_shared(value: object) -> Payload:
+    """Encode a value that is published: what is shared already is not copied."""
+    return encode(value, in_place=True)
+
+
+def encode_inband(
+    value: object,
+    pickler: Callable[..., _Pickler] | None = None,
+    file: io.BytesIO | None = None,
+    *,
+    back: bool = False,
+) -> bytes:
+    """Encode ``value`` as one string of bytes, arrays included."""
+    return _pickled(value, Outgoing(in_band=True, back=back), None, pickler, file)
+
+
+def decode(head: bytes | memoryview, buffers: Iterable[Any] = ()) -> Any:
+    """Rebuild a value; its arrays view ``buffers`` and are writable where these are."""
+    try:
+        return interrupts.exposed(_loaded, head, laid_out(head, buffers))
+    except Exception:
+        raise
+    except BaseException as error:
+        raise _as_exception(error, pickle.UnpicklingError) from error
+
+
+def _loaded(head: bytes | memoryview, buffers: Iterable[Any]) -> Any:
+    return pickle.loads(head, buffers=buffers)
+
+
+def reduced(value: Any) -> Any:
+    """What a value says of how it is pickled."""
+    try:
+        return interrupts.exposed(value.__reduce_ex__, PROTOCOL)
+    except Exception:
+        raise
+    except BaseException as error:
+        raise _as_exception(error, pickle.PicklingError) from error
+
+
+def decode_here(held: Sequence[object], head: bytes | memoryview, buffers: Iterable[Any]) -> Any:
+    """Rebuild a value in the process that encoded it for here; ``held`` is of its payload."""
+    before = getattr(_here, "held", ())
+    _here.held = held
+    try:
+        return decode(head, buffers)
+    finally:
+        _here.held = before
+
+
+_here = threading.local()
+
+
+def uncopied(number: int) -> Any:
+    """What stands in a pickle for an object that is not copied."""
+    return _here.held[number]
+
+
+def _pickled(
+    value: object,
+    out: Outgoing,
+    buffer_callback: Callable[[pickle.PickleBuffer], Any] | None,
+    pickler: Callable[..., _Pickler] | None = None,
+    file: io.BytesIO | None = None,
+) -> bytes:
+    file = file or io.BytesIO()
+    dump((pickler or _Pickler)(file, value, out, buffer_callback), reducers.bulk(value))
+    return file.getvalue()
+
+
+def dump(pickler: pickle.Pickler, value: object) -> None:
+    """Have a value pickled: user code runs here."""
+    try:
+        interrupts.exposed(pickler.dump, value)
+    except Exception:
+        raise
+    except BaseException as error:
+        raise _as_exception(error, pickle.PicklingError) from error
+
+
+def _as_exception(error: BaseException, cls: type[pickle.PickleError]) -> BaseException:
+    """What is raised in place of a SystemExit or its like, which would end the program.
+
+    A Ctrl-C, and what the handler of a signal raises, is raised again as it is.
+    """
+    if interrupts.came_from_outside(error):
+        raise error
+    said = "".join(traceback.format_exception_only(error)).strip()
+    return cls(f"it raised {said}")
+
+
+class _Dispatch(dict[type, Any]):
+    """cloudpickle's reducers, then copyreg's; a ChainMap, which says the same, costs 2 us more."""
+
+    def __missing__(self, cls: type) -> Any:
+        return copyreg.dispatch_table[cls]
+
+
+class SupportsWrite(Protocol):
+    """What a pickle is written to."""
+
+    def write(self, data: Any, /) -> object:
+        """Take the next bytes."""
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+    """cloudpickle for what cannot be found by name, and our reducers for what holds memory.
+
+    cloudpickle is asked for every value, not only for functions: instances of classes that live
+    in ``__main__`` or in a notebook cell must carry their class along.
+
+    At each call of a task all objects of a shared value come by here, but for the plainest. What
+    is to be done is decided once for each class.
+    """
+
+    dispatch_table = _Dispatch(cloudpickle.Pickler._dispatch_table)
+    dispatch_table[CodeType] = reduce_code
+
+    def __init__(
+        self,
+        file: SupportsWrite,
+        value: object,
+        out: Outgoing,
+        buffer_callback: Callable[[pickle.PickleBuffer], Any] | None,
+    ) -> None:
+        super().__init__(file, PROTOCOL, buffer_callback)
+        self.value, self.out = value, out
+
+    def reducer_override(self, obj: Any) -> Any:
+        cls = type(obj)
+        if cls is np.ndarray:
+            referred = None if self.out.refer is None else self.out.refer(obj)
+            if referred is not None:
+                return referred
+            return reducers.reduce_array(obj, self.out, whole=obj is self.value)
+        try:
+            reducer = found[id(cls)]
+        except KeyError:
+            reducer = find(cls)
+        if reducer is None:  # most objects: cloudpickle would only look whether they are code
+            return NotImplemented
+        if reducer is by_cloudpickle:
+            if type(obj) is FunctionType:
+                return self._reduce_function(obj)
+            return NotImplemented if _has_plain_name(obj) else self._reduce_class(obj)
+        return reducer(obj, self.out)
+
+    def _reduce_function(self, function: FunctionType) -> Any:
+        """A function, by value unless cloudpickle knows a name for it."""
+        by_value = any(function is each for each in self.out.by_value)
+        if not by_value and _has_plain_name(function):
+            return NotImplemented
+        record = self.out.record()  # before cloudpickle reads anything
+        reduced: Any
+        if by_value or function.__module__ == _MAIN_OF_A_CHILD:
+            reduced = self._dynamic_function_reduce(function)
+        else:
+            reduced = super().reducer_override(function)
+        if reduced is NotImplemented:
+            return reduced
+        if named.is_dispatcher(function):
+            return named.reduce_dispatcher(function)
+        _add_names_in_texts(function, reduced[2][1]["__globals__"])
+        record.note(function, reduced)
+        return reduced
+
+    def _reduce_class(self, obj: Any) -> Any:
+        """A class, by value unless cloudpickle knows a name for it."""
+        if not isinstance(obj, type):
+            return super().reducer_override(obj)
+        if self.out.back and classes.is_built(obj):
+            return classes.by_key(obj)
+        if obj.__module__ == _MAIN_OF_A_CHILD:
+            reduced = _dynamic_class_reduce(obj)
+        else:
+            reduced = super().reducer_override(obj)
+        if type(reduced) is tuple and len(reduced) == _WITH_SETTER:
+            return classes.by_value(obj, reduced[2][0])
+        return reduced
+
+
+# What cloudpickle returns of a class that goes by value; any other is found by its name.
+_WITH_SETTER = 6
+# A process that multiprocessing has spawned knows the script by this name, and no worker does.
+_MAIN_OF_A_CHILD = "__mp_main__"
+_MAIN = ("__main__", _MAIN_OF_A_CHILD)
+
+
+def _has_plain_name(obj: Any) -> bool:
+    """True for a function or class that is found by name; cloudpickle takes 3 us to say so.
+
+    False says nothing: there are other ways to be found.
+    """
+    module: Any = getattr(obj, "__module__", None)
+    home = None if module in _MAIN else sys.modules.get(module)
+    if type(home) is not ModuleType or vars(home).get(obj.__qualname__) is not obj:
+        return False
+    return not cloudpickle.list_registry_pickle_by_value()
+
+
+# Of other kinds a word in a text may well be a global by accident, and need not pickle.
+_DATA = (int, float, complex, str, bytes, tuple, list, dict, set, frozenset, np.generic, np.ndarray)
+
+
+def _add_names_in_texts(function: FunctionType, found: dict[str, Any]) -> None:
+    for name in names_in_texts(function.__code__):
+        value = function.__globals__.get(name)
+        if name not in found and isinstance(value, (*_DATA, FunctionType)):
+            found[name] = value
+
+
+class _ByName(_Pickler):
+    """For another process that runs the same program: what it decodes is of its own classes."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, (type, FunctionType)) and _is_in_main(obj):
+            return NotImplemented
+        return super().reducer_override(obj)
+
+
+class _Here(_Pickler):
+    """For copies in this process."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if obj is uncopied:
+            return NotImplemented
+        cls = type(obj)
+        if is_of_the_program(cls):
+            self.out.held.append(obj)
+            return uncopied, (len(self.out.held) - 1,)
+        if _is_freed(cls):
+            msg = f"a copy of a {cls.__name__} would free what the original has"
+            raise TypeError(msg)
+        return super().reducer_override(obj)
+
+
+def is_of_the_program(cls: type) -> bool:
+    """True for functions, classes, modules and tasks, of which a process has one; and ``object``.
+
+    Of an ``object()`` nothing but its identity is of use.
+    """
+    if cls in _OF_THE_PROGRAM:
+        return True
+    return issubclass(cls, type) or hasattr(cls, "_sharedtask_")
+
+
+_OF_THE_PROGRAM = frozenset((FunctionType, ModuleType, object))
+
+
+def _is_freed(cls: type) -> bool:
+    """True where a finalizer would be run for each copy, and the class does not say how to copy."""
+    if not hasattr(cls, "__del__"):
+        return False
+    return all(getattr(cls, n, None) is getattr(object, n, None) for n in _PICKLED_BY)
+
+
+_PICKLED_BY = ("__reduce_ex__", "__reduce__", "__getstate__")
+
+
+def _is_in_main(obj: Any) -> bool:
+    if obj.__module__ != "__main__":
+        return False
+    found: Any = sys.modules.get("__main__")
+    for name in obj.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is obj

@@ -1,0 +1,269 @@
+"""How a function travels: by name where the worker can import it, by value elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+import zlib
+from dataclasses import dataclass
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING, Any
+
+from sharedtask.errors import SerializationError
+from sharedtask.system.finalizers import Known
+
+from . import homes
+from .composition import of_function, same
+from .sources import names_in_texts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .composition import Composition
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class NamedFunction:
+    """A function of an importable module.
+
+    ``code`` is a checksum of what the function should do, 0 for unknown; ``generation`` counts how
+    often the caller's process has reloaded the module since it was first seen. ``defaults`` are
+    those that it has in the caller, where another process can have them.
+    """
+
+    module: str
+    qualname: str
+    code: int
+    generation: int
+    defaults: homes.Defaults | None = None
+
+    def load(self) -> Callable[..., Any]:
+        """Import the function.
+
+        A worker lives longer than one version of a module: where the caller has reloaded or patched
+        it, it is reloaded here too.
+
+        Raises:
+            SerializationError: The module's file holds another function than the caller has.
+        """
+        known = _generations.setdefault(self.module, _Generation(None, self.generation))
+        function = resolve(self.module, self.qualname)
+        if known.number != self.generation or self._differs_from(function):
+            importlib.reload(sys.modules[self.module])
+            known.number = self.generation
+            function = resolve(self.module, self.qualname)
+        if self._differs_from(function):
+            msg = (
+                f"{self.module}.{self.qualname} was changed in memory and differs from its file, "
+                "which is what workers import. Save the file and reload the module."
+            )
+            raise SerializationError(msg)
+        if self.defaults is not None:
+            homes.set_defaults(function, self.defaults)
+        return function
+
+    def _differs_from(self, function: Callable[..., Any]) -> bool:
+        return self.code not in (0, code_checksum(function))
+
+
+@dataclass(slots=True)
+class _Generation:
+    """How often a module was reloaded: each time it gets another spec."""
+
+    spec: Any
+    number: int
+
+
+_generations: dict[str, _Generation] = {}
+
+
+def _generation_of(module: str) -> int:
+    spec = sys.modules[module].__spec__
+    known = _generations.setdefault(module, _Generation(spec, 0))
+    if known.spec is not spec:
+        known.spec = spec
+        known.number += 1
+    return known.number
+
+
+@dataclass(frozen=True, slots=True)
+class Portable:
+    """What stands for a function when it is shared: its name, or the function itself.
+
+    ``by_value`` are functions that travel as they are, though a worker could import them.
+    ``composition`` is what the function is made of now; None where that does not tell whether it
+    has changed.
+    """
+
+    value: Any
+    by_value: tuple[Any, ...] = ()
+    composition: Composition | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The name of a function, and its state when that name was found to lead to it."""
+
+    named: NamedFunction
+    state: list[Any]
+
+
+_known: Known[_Known] = Known()
+
+
+def portable(function: Callable[..., Any]) -> Portable:
+    """How ``function`` travels now.
+
+    Redefining a function, a global that it uses, or a function that it calls makes it another one.
+    """
+    if type(function) is FunctionType and _has_no_name(function):
+        return Portable(function, (), of_function(function))
+    known = _known.get(function)
+    state = homes.state(function)
+    if known is not None and same(known.state, state):
+        return Portable(known.named)
+    return _looked_up(function, known, state)
+
+
+def _looked_up(function: Any, known: _Known | None, state: list[Any]) -> Portable:
+    """Find the name of a function that is new, or has changed since it was seen first."""
+    named = by_name(function)
+    if named is None:
+        return _as_it_is(function, () if _is_shown_elsewhere(function) else (function,))
+    if homes.was_changed(function, None if known is None else known.state, state):
+        return _as_it_is(function, tuple(homes.functions_of(function)))
+    with contextlib.suppress(TypeError):
+        _known.put(function, _Known(named, state))
+    return Portable(named)
+
+
+def _as_it_is(function: Any, by_value: tuple[Any, ...]) -> Portable:
+    return Portable(function, by_value, of_function(function, by_value))
+
+
+def _has_no_name(function: FunctionType) -> bool:
+    return function.__module__ == "__main__" or "<" in function.__qualname__
+
+
+def _names(code: CodeType) -> list[str]:
+    """Names that the code, and code inside it, looks up."""
+    found = [*code.co_names, *names_in_texts(code)]
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            found.extend(_names(constant))
+    return found
+
+
+def _contents(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
+
+
+def by_name(function: Callable[..., Any]) -> NamedFunction | None:
+    """The name under which a worker can import ``function``, or None.
+
+    None for ``__main__`` (the user's script is never run twice), for lambdas and nested
+    functions, for modules made by hand, and where the name now means another function.
+    """
+    module = getattr(function, "__module__", None)
+    qualname = getattr(function, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(qualname, str) or "<" in qualname:
+        return None
+    home = sys.modules.get(module)
+    if module == "__main__" or home is None or home.__spec__ is None:
+        return None
+    if not _is_written_in(function, vars(home)):
+        return None  # another module's function that took this one's name
+    try:
+        found = resolve(module, qualname)
+    except (AttributeError, ImportError):
+        return None
+    if found is not function:
+        return None
+    # A loader of somebody's own (pytest's, which rewrites assertions) makes other code of the file
+    # than a worker will.
+    plain = type(home.__spec__.loader) in homes.PLAIN_LOADERS
+    code = code_checksum(function) if plain else 0
+    return NamedFunction(module, qualname, code, _generation_of(module), homes.defaults(function))
+
+
+def _is_written_in(function: Any, home: Mapping[str, Any]) -> bool:
+    """True for a function of this module, and for a wrapper of one (``functools.wraps``)."""
+    while getattr(function, "__globals__", home) is not home:
+        function = getattr(function, "__wrapped__", None)
+        if function is None:
+            return False
+    return True
+
+
+def _is_shown_elsewhere(function: Any) -> bool:
+    """True for a function of one module that says it is of another, as ``numpy.ones`` does."""
+    written = getattr(function, "__globals__", {})
+    home = sys.modules.get(written.get("__name__", ""))
+    return home is not None and vars(home) is written and home.__spec__ is not None
+
+
+def is_defined_as_task(function: Callable[..., Any]) -> bool:
+    """True where a worker that imports the function makes a task of it in passing."""
+    named = portable(function).value
+    if not isinstance(named, NamedFunction):
+        return False
+    return hasattr(type(find(named.module, named.qualname)), "_sharedtask_")
+
+
+def resolve(module: str, qualname: str) -> Callable[..., Any]:
+    """Find a function by name, under the decorators that hide it."""
+    return bare(find(module, qualname))
+
+
+def find(module: str, qualname: str) -> Any:
+    """What stands under a name, as it was written into its module or class."""
+    found: Any = importlib.import_module(module)
+    for name in qualname.split("."):
+        found = vars(found)[name] if name in vars(found) else getattr(found, name)
+    return found
+
+
+def bare(function: Any) -> Callable[..., Any]:
+    """The plain function under a task, a static method or a class method."""
+    while True:
+        if isinstance(function, (staticmethod, classmethod)):
+            function = function.__func__
+        elif hasattr(type(function), "_sharedtask_"):
+            function = function.__wrapped__
+        else:
+            plain: Callable[..., Any] = function
+            return plain
+
+
+def code_checksum(function: Any) -> int:
+    """A number that changes with the function's code and is the same in every process."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return 0
+    total = _checksum(code)
+    for cell in getattr(function, "__closure__", None) or ():  # what its decorator was given
+        value = _contents(cell)
+        if homes.is_plain(value):
+            total = zlib.crc32(_constant(value), total)
+    return total
+
+
+def _checksum(code: CodeType) -> int:
+    total = zlib.crc32(code.co_code)
+    for name in (*code.co_names, *code.co_varnames, *code.co_freevars):
+        total = zlib.crc32(name.encode("utf-8", "surrogatepass"), total)
+    for constant in code.co_consts:
+        total = zlib.crc32(_constant(constant), total)
+    return total
+
+
+def _constant(constant: object) -> bytes:
+    if isinstance(constant, CodeType):
+        return _checksum(constant).to_bytes(4, "little")
+    if isinstance(constant, frozenset):  # its order changes with the hash seed
+        return repr(sorted(map(repr, constant))).encode("utf-8", "backslashreplace")
+    return repr(constant).encode("utf-8", "backslashreplace")

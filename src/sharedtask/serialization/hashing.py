@@ -1,0 +1,376 @@
+"""Digests of values and functions: of equal ones equal, in every process and on every day.
+
+A pickle is no such digest. It writes sets in the order of this process's hashes, notes which parts
+are one and the same object, gives a class of ``__main__`` a random number, and a function its line
+numbers. So the pickle that is hashed here is never loaded: whatever says more than the contents is
+replaced by what does not::
+
+    value -> pickle without a memo -> blake2b          set       its elements, in order
+                                                       array     dtype, shape, digest of its bytes
+                                                       function  see ``Fingerprints.parts``
+
+The order of a dict counts: a task can see it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import marshal
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from types import CodeType, FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sharedtask.memory import mapping
+from sharedtask.memory.strided import dense
+
+from . import buffers, codec, functions, reducers
+from .buffer_collector import Outgoing
+from .lazy import reduce_lazy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    import numpy.typing as npt
+
+__all__ = ["SIZE", "Fingerprints", "fingerprint", "joined"]
+
+SIZE = 16
+# These are written by marshal, which knows nothing of identity in this version of its format.
+_ATOMS: frozenset[type] = frozenset((int, float, complex, bool, str, bytes, type(None)))
+_MARSHAL_VERSION = 2
+_PLAIN, _ARRAY, _PICKLED = b"p", b"a", b"o"
+
+
+def fingerprint(value: object) -> bytes:
+    """The digest of a value; raises what pickling it raises."""
+    return Fingerprints().of(value)
+
+
+def joined(digests: Mapping[str, bytes]) -> bytes:
+    """One digest for named ones."""
+    return _hashed(_PLAIN, marshal.dumps(sorted(digests.items()), _MARSHAL_VERSION))
+
+
+def _hashed(*parts: bytes) -> bytes:
+    return blake2b(b"".join(parts), digest_size=SIZE).digest()
+
+
+def _is_plain(value: Any) -> bool:
+    kind = type(value)
+    if kind in _ATOMS:
+        return True
+    if kind is tuple or kind is list:
+        return _ATOMS.issuperset(map(type, value))
+    return kind is dict and _ATOMS.issuperset(map(type, (*value, *value.values())))
+
+
+@dataclass(slots=True)
+class _Walk:
+    """What was met on the way through a function or class and all that it names.
+
+    ``home`` has the globals of its module: what is defined there is looked into.
+    """
+
+    home: Mapping[str, Any]
+    numbers: dict[int, int] = field(default_factory=dict)
+    held: list[object] = field(default_factory=list)
+
+    def enter(self, met: object) -> int | None:
+        """None for what is met for the first time, else when it was met."""
+        number = self.numbers.get(id(met))
+        if number is None:
+            self.numbers[id(met)] = len(self.numbers)
+            self.held.append(met)
+        return number
+
+
+class Fingerprints:
+    """Makes digests, and remembers those of functions and classes while it lives.
+
+    Args:
+        known: Asked for the digest of each array inside a value; None where it has to be made.
+    """
+
+    def __init__(self, known: Callable[[npt.NDArray[Any]], bytes | None] = lambda _: None) -> None:
+        self.known = known
+        self._roots: dict[int, tuple[object, bytes]] = {}
+        self._named: dict[FunctionType, bool] = {}
+
+    def of(self, value: Any) -> bytes:
+        """The digest of a value.
+
+        Raises:
+            Exception: Whatever pickling it raises.
+        """
+        if _is_plain(value):
+            return _hashed(_PLAIN, marshal.dumps(value, _MARSHAL_VERSION))
+        if type(value) is np.ndarray and _has_bytes(value):
+            return self.of_array(value)
+        return self.pickled(value, None)
+
+    def of_array(self, array: npt.NDArray[Any]) -> bytes:
+        """The digest of an array: dtype, shape and elements, in whatever order these lie."""
+        hashed = blake2b(_ARRAY, digest_size=SIZE)
+        hashed.update(self.of((reducers.dtype_key(array.dtype), *array.shape)))
+        if array.dtype.names is not None:  # between its fields there may be bytes of no meaning
+            for name in array.dtype.names:
+                hashed.update(self.of_array(array[name]))
+        elif array.dtype.itemsize:
+            for block in _blocks(array):
+                hashed.update(mapping.memory_of(buffers.flat(block)))
+        return hashed.digest()
+
+    def parts(self, function: Callable[..., Any], name: str) -> dict[str, bytes]:
+        """What decides about the results of a function, in words, and the digest of each part.
+
+        These are its code, its defaults and attributes, what it captures, and each global that it
+        names. Functions and classes of its own module, of ``__main__`` and of other functions are
+        looked into in the same way; those of other modules count by name, modules as well. What
+        cannot be pickled counts by its class.
+        """
+        if type(function) is not FunctionType:
+            return {f"the code of {name}()": self.of(function)}
+        found = {f"the code of {name}()": self._part(function, function.__code__)}
+        defaults = function.__defaults__, function.__kwdefaults__
+        if any(defaults):
+            found[f"a default of {name}()"] = self._part(function, defaults)
+        for variable, value in sorted(function.__dict__.items()):
+            found[f"{name}.{variable}"] = self._part(function, value)
+        for variable, value in _captured(function):
+            found[f"{variable!r}, which {name}() captures"] = self._part(function, value)
+        for variable, value in _globals(function):
+            found[_called(variable, value)] = self._part(function, value)
+        return found
+
+    def _part(self, function: FunctionType, value: object) -> bytes:
+        walk = _Walk(function.__globals__)
+        walk.enter(function)
+        return self.attempt(value, walk)
+
+    def attempt(self, value: object, walk: _Walk) -> bytes:
+        """The digest of a part of a function; of what cannot be pickled, that of its class."""
+        numbers = dict(walk.numbers)
+        try:
+            return self.pickled(value, walk)
+        except Exception:  # noqa: BLE001  pickling runs user code
+            walk.numbers = numbers
+            kind = type(value)
+            return _hashed(b"?", f"{kind.__module__}.{kind.__qualname__}".encode())
+
+    def root(self, met: Any) -> bytes:
+        """The digest of a function or class by itself, whatever it was met in."""
+        found = self._roots.get(id(met))
+        if found is None:
+            walk = _Walk(getattr(met, "__globals__", {}))
+            digest = self.pickled(met, walk)
+            found = self._roots[id(met)] = met, digest
+        return found[1]
+
+    def is_named(self, function: FunctionType) -> bool:
+        """Whether its name leads to it."""
+        found = self._named.get(function)
+        if found is None:
+            found = self._named[function] = functions.by_name(function) is not None
+        return found
+
+    def pickled(self, value: object, walk: _Walk | None) -> bytes:
+        """The digest of the canonical pickle, with a memo only where a value contains itself."""
+        numbers = {} if walk is None else dict(walk.numbers)
+        try:
+            return self._pickled(value, walk, fast=True)
+        except Exception:  # noqa: BLE001  it may contain itself; anything else is raised again
+            if walk is not None:
+                walk.numbers = numbers
+        return self._pickled(value, walk, fast=False)
+
+    def _pickled(self, value: object, walk: _Walk | None, *, fast: bool) -> bytes:
+        out = Outgoing(in_band=False, by_path=False)
+        hashed = blake2b(_PICKLED, digest_size=SIZE)
+        pickler = _Canonical(_Hashing(hashed.update), value, out, out.passed.append)
+        pickler.prints, pickler.walk, pickler.fast = self, walk, fast
+        codec.dump(pickler, value)
+        sources, table = out.parts()
+        hashed.update(table)
+        for source in sources:
+            hashed.update(source.nbytes.to_bytes(8, "little"))
+            hashed.update(mapping.memory_of(dense(source)))
+        return hashed.digest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Hashing:
+    """A file that keeps nothing."""
+
+    write: Callable[[Any], object]
+
+
+class _Canonical(codec._Pickler):
+    """Writes what a value is, and nothing of where and when."""
+
+    prints: Fingerprints
+    walk: _Walk | None
+
+    def persistent_id(self, obj: Any) -> Any:
+        """What stands for the objects that pickle would write in its own way."""
+        stand_in = _STAND_INS.get(type(obj))
+        return None if stand_in is None else stand_in(self, obj)
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, type) and self._looks_into(obj, obj.__module__):
+            return tuple, ((self._once(obj, _of_class),),)
+        if hasattr(type(obj), "_sharedtask_"):
+            return tuple, ((self.function(functions.bare(obj)),),)
+        held = reduce_lazy(obj)
+        if held is not None:
+            return held
+        return super().reducer_override(obj)
+
+    def _looks_into(self, obj: Any, module: str) -> bool:
+        """Whether its code counts, and not its name alone."""
+        if module == "__main__" or "<" in obj.__qualname__:
+            return True
+        return self.walk is not None and module == self.walk.home.get("__name__")
+
+    def _once(self, obj: Any, describe: Callable[[_Canonical, Any], Any]) -> Any:
+        if self.walk is None:
+            return "root", self.prints.root(obj)
+        number = self.walk.enter(obj)
+        return describe(self, obj) if number is None else ("met", number)
+
+    def function(self, function: Any) -> Any:
+        """A function by its code, or by its name where that leads to it in another module."""
+        if type(function) is not FunctionType:
+            return "callable", function
+        if self._looks_into(function, function.__module__) or not self.prints.is_named(function):
+            return self._once(function, _of_function)
+        return "name", function.__module__, function.__qualname__
+
+    def attempts(self, named: Iterable[tuple[str, Any]]) -> list[tuple[str, bytes]]:
+        """Digests of what a function or class is made of."""
+        assert self.walk is not None  # noqa: S101  entered by ``_once``
+        return [(name, self.prints.attempt(value, self.walk)) for name, value in named]
+
+    def elements(self, values: Any) -> Any:
+        """A set, in an order that does not depend on hashes."""
+        if len({type(value) for value in values}) == 1 and type(next(iter(values))) in _SORTED:
+            return type(values).__name__, sorted(values)
+        if self.walk is None:
+            return type(values).__name__, sorted(map(self.prints.of, values))
+        return type(values).__name__, sorted(self.prints.attempt(v, self.walk) for v in values)
+
+    def array(self, array: npt.NDArray[Any]) -> Any:
+        """An array: its digest instead of its bytes."""
+        if not _has_bytes(array):
+            return None
+        return "array", self.prints.known(array) or self.prints.of_array(array)
+
+
+_SORTED = (int, str, bytes)
+_STAND_INS: dict[type, Callable[[_Canonical, Any], Any]] = {
+    set: _Canonical.elements,
+    frozenset: _Canonical.elements,
+    np.ndarray: _Canonical.array,
+    FunctionType: _Canonical.function,
+    CodeType: lambda _, code: _of_code(code),
+    ModuleType: lambda _, module: ("module", module.__name__),
+}
+
+
+def _blocks(array: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """Parts that can be copied: an array in another order is never copied as a whole."""
+    if array.flags.c_contiguous:
+        yield array
+        return
+    rows = max(_BLOCK * len(array) // max(array.nbytes, 1), 1)
+    for start in range(0, len(array), rows):
+        yield array[start : start + rows]
+
+
+_BLOCK = 1 << 24
+
+
+def _has_bytes(array: npt.NDArray[Any]) -> bool:
+    return not array.dtype.hasobject and array.dtype.itemsize > 0
+
+
+# ---------------------------------------------------------------------- functions, classes
+
+
+def _of_function(pickler: _Canonical, function: FunctionType) -> Any:
+    return (
+        "function",
+        function.__code__,
+        function.__defaults__,
+        function.__kwdefaults__,
+        pickler.attempts(sorted(function.__dict__.items())),
+        pickler.attempts(_captured(function)),
+        pickler.attempts(_globals(function)),
+    )
+
+
+# Flags that say what a call does: *args, **kwargs, generators and coroutines. Others say where the
+# code was written.
+_KINDS = 0x04 | 0x08 | 0x20 | 0x80 | 0x100 | 0x200
+
+
+def _of_code(code: CodeType) -> Any:
+    """All of a code object but where it was written, its documentation and its own name."""
+    constants = code.co_consts
+    if constants and type(constants[0]) is str and not code.co_name.startswith("<"):
+        constants = (None, *constants[1:])  # a text before the first statement: its documentation
+    return (
+        "code",
+        code.co_code,
+        constants,
+        code.co_names,
+        code.co_varnames,
+        code.co_freevars,
+        code.co_cellvars,
+        (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & _KINDS),
+        getattr(code, "co_exceptiontable", b""),
+    )
+
+
+def _of_class(pickler: _Canonical, cls: type) -> Any:
+    members = sorted((name, value) for name, value in vars(cls).items() if name not in _NO_PART)
+    return "class", cls.__qualname__, cls.__bases__, pickler.attempts(members)
+
+
+_NO_PART = frozenset(
+    {
+        "__dict__",
+        "__weakref__",
+        "__module__",
+        "__doc__",
+        "__firstlineno__",
+        "__static_attributes__",
+        "__slotnames__",  # copyreg notes it when an instance is pickled first
+        "_abc_impl",
+    }
+)
+
+
+def _captured(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    names = function.__code__.co_freevars
+    for name, cell in zip(names, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # it is empty, which is not to hold None
+            yield name, cell.cell_contents
+
+
+def _globals(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """The globals that the function, and functions written inside it, may look up."""
+    for name in sorted(set(functions._names(function.__code__))):
+        if name in function.__globals__:
+            yield name, function.__globals__[name]
+
+
+def _called(name: str, value: object) -> str:
+    """A global, in words."""
+    if isinstance(value, ModuleType):
+        return f"the module {name!r}"
+    if isinstance(value, (FunctionType, type)) or hasattr(type(value), "_sharedtask_"):
+        return f"the code of {name}()"
+    return f"the global {name!r}"

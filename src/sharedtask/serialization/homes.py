@@ -1,0 +1,185 @@
+"""A function of an importable module, and what it finds in the memory of that module.
+
+A worker imports the module, so it has what the file says. The program may have set something else::
+
+    mod.LIMIT = 5        since the function was seen first      -> it travels by value
+    mod.LIMIT = 5        before, where the file has a constant  -> it travels by value
+    mod.SIZES.append(5)  the same object as before              -> workers have what the file says
+"""
+
+from __future__ import annotations
+
+import dis
+import itertools
+import sys
+import weakref
+from importlib.machinery import SourceFileLoader, SourcelessFileLoader
+from types import CodeType, FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from .composition import names, own_parts, same, stored_names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = [
+    "PLAIN_LOADERS",
+    "Defaults",
+    "defaults",
+    "functions_of",
+    "is_plain",
+    "set_defaults",
+    "state",
+    "was_changed",
+]
+
+# The positional ones, and those by keyword.
+Defaults = tuple[tuple[Any, ...] | None, tuple[tuple[str, Any], ...] | None]
+
+PLAIN_LOADERS = (SourceFileLoader, SourcelessFileLoader)
+_PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None)))
+
+
+def is_plain(value: Any) -> bool:
+    """True for what is the same in another process if it looks the same."""
+    kind = type(value)
+    return kind in _PLAIN or (kind is tuple and all(map(is_plain, value)))
+
+
+# ------------------------------------------------------------------------------- defaults
+
+
+def defaults(function: Any) -> Defaults | None:
+    """The defaults of a function, None where another process cannot simply have them."""
+    if type(function) is not FunctionType:
+        return None
+    by_keyword = function.__kwdefaults__
+    found = function.__defaults__, None if by_keyword is None else tuple(by_keyword.items())
+    return found if is_plain(found) else None
+
+
+def set_defaults(function: Any, given: Defaults) -> None:
+    """Give a function that was imported the defaults that it has in the caller."""
+    function.__defaults__ = given[0]
+    function.__kwdefaults__ = None if given[1] is None else dict(given[1])
+
+
+# ------------------------------------------------------------------------------- memory
+
+
+def functions_of(function: Any) -> list[Any]:
+    """The function, and the functions of its module that it uses, through others as well."""
+    home = _home_of(function)
+    found, met = [function], {id(function)}
+    for each in found:
+        if type(each) is not FunctionType:
+            continue
+        for value in own_parts(each, names(each.__code__)):
+            if type(value) is FunctionType and id(value) not in met:
+                met.add(id(value))
+                if value.__globals__ is home:
+                    found.append(value)
+    return found
+
+
+def state(function: Any) -> list[Any]:
+    """What a function and those of its module that it uses consist of and find in that module.
+
+    The spec of the module comes first: another one says that it was reloaded. A global that one of
+    them sets itself, such as a counter or what is made at its first use, does not count.
+    """
+    found: list[Any] = [getattr(_module_of(function), "__spec__", None)]
+    for each, read in _reads(functions_of(function)):
+        found.extend(map(_held, own_parts(each, read)))
+    return found
+
+
+def was_changed(function: Any, known: list[Any] | None, now: list[Any]) -> bool:
+    """True where a worker that imports the module gets something else than the caller has.
+
+    ``known`` is the state in which it was seen first.
+    """
+    if known is not None and known[0] is now[0]:
+        return not same(known, now)
+    home = _home_of(function)
+    constants = _constants_of(_module_of(function))
+    return bool(constants) and any(
+        name in constants and not _looks_like(constants[name], each.__globals__.get(name, home))
+        for each, read in _reads(functions_of(function))
+        if each.__globals__ is home
+        for name in read
+    )
+
+
+def _home_of(function: Any) -> Mapping[str, Any]:
+    """The globals of the module that the function says it is of."""
+    home = _module_of(function)
+    return {} if home is None else vars(home)
+
+
+def _module_of(function: Any) -> ModuleType | None:
+    name: Any = getattr(function, "__module__", None)
+    return sys.modules.get(name)
+
+
+def _reads(functions: Iterable[Any]) -> list[tuple[FunctionType, tuple[str, ...]]]:
+    """Functions, each with the globals that count."""
+    plain = [each for each in functions if type(each) is FunctionType]
+    own = {name for each in plain for name in stored_names(each.__code__)}
+    read = [(each, names(each.__code__)) for each in plain]
+    if not own:
+        return read
+    return [(each, tuple(name for name in found if name not in own)) for each, found in read]
+
+
+def _held(value: Any) -> Any:
+    """What stands for a value as long as it lives; the value itself where it allows no other."""
+    if type(value) in _PLAIN:
+        return value
+    try:
+        return weakref.ref(value)
+    except TypeError:
+        return value
+
+
+def _looks_like(constant: Any, value: Any) -> bool:
+    return is_plain(value) and type(value) is type(constant) and repr(value) == repr(constant)
+
+
+_files: weakref.WeakKeyDictionary[ModuleType, tuple[Any, dict[str, Any]]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _constants_of(home: ModuleType | None) -> dict[str, Any]:
+    """The globals that the file of a module sets once, to a constant."""
+    spec = getattr(home, "__spec__", None)
+    if home is None or spec is None or type(spec.loader) not in PLAIN_LOADERS:
+        return {}
+    known = _files.get(home)
+    if known is None or known[0] is not spec:
+        known = _files[home] = spec, _constants_in(spec)
+    return known[1]
+
+
+def _constants_in(spec: Any) -> dict[str, Any]:
+    try:
+        code = spec.loader.get_code(spec.name)
+    except (ImportError, OSError, SyntaxError):  # the file is gone, or being written
+        return {}
+    return {} if code is None else _assigned(code)
+
+
+def _assigned(code: CodeType) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    often: set[str] = set()
+    instructions = list(dis.get_instructions(code))
+    for before, instruction in itertools.pairwise(instructions):
+        if instruction.opname in ("STORE_NAME", "STORE_GLOBAL", "DELETE_NAME"):
+            name, value = instruction.argval, before.argval
+            constant = before.opname in ("LOAD_CONST", "LOAD_SMALL_INT") and is_plain(value)
+            if name in found or not constant:
+                often.add(name)
+            else:
+                found[name] = value
+    return {name: value for name, value in found.items() if name not in often}

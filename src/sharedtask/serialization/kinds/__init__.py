@@ -1,0 +1,221 @@
+"""Which reducer a class has: ours, one of the user's (``register``), or none.
+
+Classes of other libraries are known by name, so that none is imported here: a module of this
+package is loaded when a value of its kind is met, and by then the library is there.
+"""
+
+from __future__ import annotations
+
+import array
+import functools
+import io
+import typing
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from types import CellType, FunctionType
+from typing import Any, TypeVar
+
+import numpy as np
+
+from sharedtask.errors import DefinitionError
+from sharedtask.memory.locations import Memory
+from sharedtask.serialization import reducers
+from sharedtask.system.finalizers import Known, forgetting
+
+from . import exceptions, named
+
+__all__ = ["by_cloudpickle", "find", "found", "register"]
+
+_T = TypeVar("_T")
+_Reducer = Callable[[Any, Any], Any]
+
+_OURS: Mapping[type, _Reducer] = {
+    array.array: reducers.reduce_array_array,
+    memoryview: reducers.reduce_memoryview,
+    io.TextIOWrapper: reducers.refuse_file,
+    Memory: reducers.reduce_memory_place,
+    CellType: reducers.reduce_cell,
+    functools._lru_cache_wrapper: named.reduce_cached,
+    functools.cached_property: named.reduce_cached_property,
+    typing.NewType: named.reduce_new_type,
+}
+# Faster than their own way, and the same.
+_AS_THEIRS: Mapping[type, _Reducer] = {OrderedDict: reducers.reduce_ordered_dict}
+
+# Of these exactly; a class derived from one of them may be more than it.
+_BY_NAME: Mapping[str, tuple[str, str]] = {
+    "pandas.arrays.ArrowExtensionArray": ("columns", "reduce_arrow_backed"),
+    "pandas.arrays.ArrowStringArray": ("columns", "reduce_arrow_backed"),
+    # As pandas 2 names them.
+    "pandas.core.arrays.arrow.array.ArrowExtensionArray": ("columns", "reduce_arrow_backed"),
+    "pandas.core.arrays.string_arrow.ArrowStringArray": ("columns", "reduce_arrow_backed"),
+    "polars.dataframe.frame.DataFrame": ("frames", "reduce_frame"),
+    "polars.series.series.Series": ("frames", "reduce_series"),
+    "torch.Tensor": ("tensors", "reduce_tensor"),
+    "torch.nn.parameter.Parameter": ("tensors", "reduce_parameter"),
+}
+# Of these and all classes derived from them.
+_BY_BASE: Mapping[str, tuple[str, str]] = {
+    "pyarrow.lib.Array": ("arrow", "reduce_array"),
+    "ctypes.CDLL": ("processes", "refuse_library"),
+    "multiprocessing.connection._ConnectionBase": ("processes", "refuse_connection"),
+    "multiprocessing.managers.BaseProxy": ("processes", "reduce_proxy"),
+    "multiprocessing.resource_sharer.DupFd": ("processes", "refuse_connection"),
+    "selectors._BaseSelectorImpl": ("processes", "refuse_selector"),
+    "numba.core.serialize.ReduceMixin": ("compiled", "reduce_mixin"),
+}
+
+_registered: dict[type, Callable[[Any], Any]] = {}
+
+# By the identity of the class: to look for it again takes longer than to reduce a small object. A
+# class that is gone takes its entry along, before its identity can be another's. None stands for
+# Python's own way, and that is looked for with every object.
+found: dict[int, _Reducer | None] = {}
+_seen: Known[weakref.ref[type]] = Known()
+
+
+def by_cloudpickle(obj: Any, out: Any) -> Any:
+    """Stands for the reducer of functions and classes: cloudpickle is asked about each of them."""
+    del obj, out
+    return NotImplemented
+
+
+def find(cls: type) -> _Reducer | None:
+    """The reducer of a class: called with an object, and with what takes its memory."""
+    reducer = _look_up(cls)
+    found[id(cls)] = reducer
+    _seen.put(cls, weakref.ref(cls, forgetting(found, id(cls))))
+    return reducer
+
+
+def _look_up(cls: type) -> _Reducer | None:
+    theirs = _registered_for(cls)
+    if theirs is not None:
+        return lambda value, _: theirs(value)
+    if cls is FunctionType or issubclass(cls, type):
+        return by_cloudpickle
+    if cls in _OURS:
+        return _OURS[cls]
+    if cls in _AS_THEIRS:
+        return _AS_THEIRS[cls]
+    if issubclass(cls, np.ndarray):
+        return reducers.for_subclass(cls)
+    if issubclass(cls, BaseException):
+        return exceptions.for_exception(cls)
+    if named.names_itself(cls):
+        return named.reduce_named
+    known = _BY_NAME.get(_name(cls)) or _by_base(cls)
+    return None if known is None else _load(*known)
+
+
+def _by_base(cls: type) -> tuple[str, str] | None:
+    """For the nearest base that is known, unless a class before it has its own way."""
+    for base in cls.__mro__:
+        found = _BY_BASE.get(_name(base))
+        if found is not None or any(way in vars(base) for way in _OWN_WAYS):
+            return found
+    return None
+
+
+def _load(module: str, function: str) -> _Reducer:
+    reducer: _Reducer = getattr(import_module(f"{__name__}.{module}"), function)
+    return reducer
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+# ------------------------------------------------------------------------------- the user's
+
+_OWN_WAYS = ("__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__")
+
+
+def register(cls: type[_T], reduce: Callable[[_T], Any]) -> None:
+    """Say how objects of a class are taken apart, so that the arrays in them are shared.
+
+    ``reduce(obj)`` returns ``(build, args)`` or ``(build, args, state)``, as ``__reduce__`` does,
+    and what it returns is taken apart in turn: arrays in it are not copied. It is used for ``cls``
+    and for classes derived from it, except those that say themselves how they are pickled. Of
+    two registrations of one class the later counts.
+
+    >>> import numpy as np
+    >>> class Image:
+    ...     def __init__(self, pixels):
+    ...         self.pixels = pixels
+    >>> register(Image, lambda image: (Image, (image.pixels,)))
+
+    Args:
+        cls: The class, one of your own or of a library. Numpy's arrays and Python's own types are
+            taken apart as they are.
+        reduce: Called in this process, with every object of the class that is shared.
+
+    Raises:
+        DefinitionError: ``cls`` is no class or cannot be registered, or ``reduce`` no function.
+    """
+    _check(cls, reduce)
+    _registered[cls] = _checked(cls, reduce)
+    found.clear()
+    _seen.clear()
+
+
+def _check(cls: Any, reduce: Any) -> None:
+    if not isinstance(cls, type):
+        msg = f"register({cls!r}, ...): the first argument is a class, and this is none."
+        raise DefinitionError(msg)
+    if not callable(reduce):
+        msg = (
+            f"register({cls.__qualname__}, {reduce!r}): the second argument is a function that "
+            "takes an object apart, as __reduce__ does: it returns (build, args)."
+        )
+        raise DefinitionError(msg)
+    if cls is np.ndarray or cls in _OURS or cls.__module__ in _KNOWN_MODULES:
+        msg = (
+            f"register({cls.__qualname__}, ...): {cls.__qualname__} is taken apart in its own way. "
+            "Register a class of your own that holds it."
+        )
+        raise DefinitionError(msg)
+
+
+# Pickle itself knows the types that are built in, and asks nobody about them.
+_KNOWN_MODULES = ("builtins",)
+
+
+def _checked(cls: type, reduce: Callable[..., Any]) -> Callable[[Any], Any]:
+    def reduced(value: Any) -> Any:
+        parts = reduce(value)
+        if _is_reduction(parts):
+            return parts
+        msg = (
+            f"the function registered for {cls.__qualname__} returned {_short(parts)}. It has to "
+            "return (build, args) or (build, args, state): a function and its arguments as a tuple."
+        )
+        raise DefinitionError(msg)
+
+    return reduced
+
+
+def _is_reduction(parts: Any) -> bool:
+    return (
+        isinstance(parts, tuple)
+        and 2 <= len(parts) <= 6
+        and callable(parts[0])
+        and isinstance(parts[1], tuple)
+    )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{type(value).__qualname__} of another form"
+
+
+def _registered_for(cls: type) -> Callable[[Any], Any] | None:
+    """What was registered for the nearest base, unless a class before it has its own way."""
+    for base in cls.__mro__:
+        if base in _registered:
+            return _registered[base]
+        if any(way in vars(base) for way in _OWN_WAYS):
+            return None
+    return None

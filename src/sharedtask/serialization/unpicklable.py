@@ -1,0 +1,111 @@
+"""Which part of a value is to blame when it cannot be encoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from sharedtask.errors import UnshareableError
+
+from . import codec
+from .traversal import parts
+from .unshareable import cure_for_value
+
+if TYPE_CHECKING:
+    from .traversal import Part
+
+_DEPTH = 40
+# How many parts that fail are looked into at each level.
+_BREADTH = 8
+# Of a million items with a bad one, each alone would take a pickler of its own: 10 s.
+_TOGETHER = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Culprit:
+    """The innermost part that cannot be pickled, and the way to it."""
+
+    path: str
+    part: Any
+
+    def __str__(self) -> str:
+        return f"{self.path} is a {class_name(self.part)}"
+
+
+def culprit(value: object, name: str) -> str:
+    """Say what inside ``value`` cannot be pickled: "cfg.pool.lock is a _thread.lock"."""
+    return str(find_culprit(value, name))
+
+
+def find_culprit(value: object, name: str) -> Culprit:
+    """The part of ``value`` that cannot be pickled, by the shortest way there is to one.
+
+    ``value`` is known to fail. Parts that fail are looked into level by level, each once: one that
+    fails only because it leads back to another is not to blame.
+    """
+    seen: dict[int, object] = {id(value): value}
+    level = [Culprit(name, value)]
+    for _ in range(_DEPTH):
+        below: list[Culprit] = []
+        for found in level:
+            failing = [] if _is_refused(found.part) else _failing(found.part)
+            if not failing:
+                return found
+            fresh = [(step, part) for step, part in failing if id(part) not in seen]
+            seen.update((id(part), part) for _, part in fresh)
+            below.extend(Culprit(found.path + step, part) for step, part in fresh)
+        if not below:
+            break
+        level = below[:_BREADTH]
+    return level[0]
+
+
+def class_name(value: object) -> str:
+    """The class of a value with its module, where that is not ``builtins``."""
+    cls = type(value)
+    known = "" if cls.__module__ == "builtins" else f"{cls.__module__}."
+    return f"{known}{cls.__qualname__}"
+
+
+def unshareable(value: object, name: str, error: Exception, which: str) -> UnshareableError:
+    """The error of a shared value that cannot be encoded; ``which`` begins its text."""
+    return UnshareableError(f"{which} cannot be shared: {culprit(value, name)}. ({error})")
+
+
+def encodes(value: object) -> bool:
+    """True where ``value`` can be encoded; found out by trying."""
+    try:
+        codec.encode(value)
+    except Exception:  # noqa: BLE001  pickling runs user code
+        return False
+    return True
+
+
+def _is_refused(value: object) -> bool:
+    """True where the class is reason enough: what it is made of would tell the user nothing."""
+    return cure_for_value(value) is not None or _refuses(value)
+
+
+def _refuses(value: object) -> bool:
+    """True where a class of ours says itself that it cannot be pickled, and why."""
+    if not type(value).__module__.startswith("sharedtask."):
+        return False
+    try:
+        codec.reduced(value)
+    except Exception:  # noqa: BLE001  whatever it says
+        return True
+    return False
+
+
+def _failing(value: object) -> list[Part]:
+    """The first parts that cannot be encoded."""
+    failing: list[Part] = []
+    try:
+        found = parts(value)
+        while len(failing) < _BREADTH and (batch := list(islice(found, _TOGETHER))):
+            if not encodes([part for _, part in batch]):
+                failing += islice((part for part in batch if not encodes(part[1])), _BREADTH)
+    except Exception:  # noqa: BLE001  as in encodes()
+        return []
+    return failing

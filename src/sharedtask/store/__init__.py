@@ -1,0 +1,5 @@
+"""Values that are published for workers, and found again at the next call.
+
+Decides when a published value is current, and when its memory is released. Must not know of
+backends or items.
+"""

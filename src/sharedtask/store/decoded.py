@@ -1,0 +1,147 @@
+"""Published values in a worker: decoded once, then kept within a bound."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sharedtask.serialization import classes, functions
+from sharedtask.serialization.snapshot import Original
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Sequence
+
+    from .stores import Store
+
+# Decoded values are kept while their pickled heads stay below this; arrays cost nothing here.
+_KEEP_HEAD_BYTES = 1 << 29
+_IN_USE = 2  # the function and the value that was just decoded
+
+
+@dataclass(slots=True)
+class Decoded:
+    """A value and how long it took to decode it, when it was last asked for.
+
+    ``original`` is what it was like, while it is known to be as it was published. ``classes`` came
+    along with it, in these states.
+    """
+
+    value: Any
+    head_bytes: int
+    seconds: float
+    classes: Sequence[tuple[type, classes.State]] = ()
+    original: Original | None = None
+    used: float = field(default_factory=time.monotonic)
+
+
+class Values:
+    """Stores that are open here, and what was decoded from them: once, then kept.
+
+    What is ``held`` is not let go: the chunk in hand needs it, and its store may be closed.
+    """
+
+    def __init__(self) -> None:
+        self.held: frozenset[Hashable] = frozenset()
+        self.stores: dict[Hashable, Store] = {}
+        self.decoded: OrderedDict[Hashable, Decoded] = OrderedDict()
+        self._beside: dict[Hashable, Sequence[object]] = {}
+
+    def attach(self, token: Hashable, store: Store, beside: Sequence[object] = ()) -> None:
+        """From now on this token stands for the value in ``store``; it needs what is ``beside``."""
+        self.stores[token] = store
+        if beside:
+            self._beside[token] = beside
+
+    def drop(self, token: Hashable) -> None:
+        """Forget a value; its memory goes when the last view of it does."""
+        self.decoded.pop(token, None)
+        self._beside.pop(token, None)
+        store = self.stores.pop(token, None)
+        if store is not None:
+            store.close()
+
+    def value(self, token: Hashable) -> Any:
+        """The value, decoded at its first use."""
+        found = self.decoded.get(token)
+        if found is None:
+            found = self._decode(token)
+        else:
+            self.decoded.move_to_end(token)
+            found.used = time.monotonic()
+            found.original = None  # who gets it now is not watched
+        return found.value
+
+    def lend(self, token: Hashable) -> tuple[Any, Original]:
+        """The value as it was published, for tasks that are watched, and what it is like.
+
+        A value that is not given back is decoded anew for the next one who asks for it here.
+        """
+        found = self.decoded.get(token)
+        if found is None or found.original is None:
+            self.renew(token)
+            found = self._decode(token)
+            found.original = Original(found.value, self.stores[token].value)
+        self.decoded.move_to_end(token)
+        found.used = time.monotonic()
+        original, found.original = found.original, None
+        return found.value, original
+
+    def give_back(self, token: Hashable, original: Original) -> None:
+        """A value that was lent is as it was."""
+        if token in self.decoded:
+            self.decoded[token].original = original
+
+    def renew(self, token: Hashable) -> None:
+        """Decode a value anew when it is asked for again."""
+        self.decoded.pop(token, None)
+
+    def can_lend(self, token: Hashable) -> bool:
+        """Whether a value could be lent without its store."""
+        found = self.decoded.get(token)
+        return found is not None and found.original is not None
+
+    def _decode(self, token: Hashable) -> Decoded:
+        store, began = self.stores[token], time.monotonic()
+        with classes.noted() as notes:
+            value = store.value()
+        found = Decoded(value, len(store.parts()[0]), time.monotonic() - began, notes)
+        self.decoded[token] = found
+        self._trim()
+        return found
+
+    def renew_classes(self, tokens: Iterable[Hashable]) -> None:
+        """Bring classes to the state in which they came with these values, the last one counting.
+
+        Since then values of other calls may have come, with the classes as they were then.
+        """
+        states: dict[int, tuple[type, classes.State]] = {}
+        for token in tokens:
+            found = self.decoded.get(token)
+            if found is not None:
+                states.update((id(cls), (cls, state)) for cls, state in found.classes)
+        for cls, state in states.values():
+            classes.renew(cls, state)
+
+    def function(self, token: Hashable) -> Callable[..., Any]:
+        """The function, imported or rebuilt at its first use."""
+        loaded = self.value(token)
+        if isinstance(loaded, functions.NamedFunction):
+            loaded = self.decoded[token].value = loaded.load()
+        function: Callable[..., Any] = loaded
+        return function
+
+    def private_value(self, token: Hashable) -> Any:
+        """The value over copy-on-write pages that nobody else has."""
+        return self.stores[token].private_value()
+
+    def _trim(self) -> None:
+        """Let go of the values used longest ago while their private parts are too large."""
+        total = sum(found.head_bytes for found in self.decoded.values())
+        if total <= _KEEP_HEAD_BYTES:
+            return
+        for token in [t for t in self.decoded if t not in self.held][:-_IN_USE]:
+            total -= self.decoded.pop(token).head_bytes
+            if total <= _KEEP_HEAD_BYTES:
+                return

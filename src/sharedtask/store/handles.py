@@ -1,0 +1,321 @@
+"""``share(value)``: a snapshot that is published once, by hand, and never checked again.
+
+With a name it can be had from unrelated processes, by ``attach(name)``.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from sharedtask.errors import ClosedError, SharedTaskError, UnshareableError
+from sharedtask.memory import capacity
+from sharedtask.serialization import codec
+from sharedtask.serialization.unpicklable import unshareable
+from sharedtask.system import critical_sections, interrupts
+
+from . import name_registry, named
+from .cache import Lease, ShareCache
+from .publication import Publication
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from types import TracebackType
+
+T = TypeVar("T")
+
+if TYPE_CHECKING:
+    # A handle may stand where its value would, and no type can say "T or Handle[T]" of a parameter
+    # that is T inside the function. So it fits every parameter, as a mock does.
+    class _FitsEverywhere(Any): ...  # type: ignore[misc]
+
+else:
+
+    class _FitsEverywhere: ...
+
+
+# Counts the uses of all handles. Whoever frees memory in the background hangs its bell here.
+bells: list[Callable[[], object]] = []
+uses = ShareCache(limit=0, wake=lambda: [ring() for ring in bells])
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """What a handle has of a name; ``own`` where this process has shared it."""
+
+    claim: name_registry.Claim
+    nbytes: int
+    own: bool
+
+
+# A name is a use of the value: until it is taken away, it keeps the handle and so the memory.
+_named: dict[str, Handle[Any]] = {}
+
+
+class Handle(_FitsEverywhere, Generic[T]):
+    """A shared value that its owner gives back. Made by ``share()`` and ``attach()``.
+
+    Pass it where the value would stand: ``task.map(items, model=handle)``. A handle stands for
+    memory of this process, so a copy of it is the same handle, and it cannot be pickled.
+    """
+
+    def __init__(
+        self,
+        publication: Publication,
+        kind: str,
+        named: _Named | None = None,
+        value: tuple[T, ...] = (),
+    ) -> None:
+        self._publication = publication
+        self._kind = kind
+        self._named = named
+        # The memory goes with the last lease, and the handle itself holds one.
+        self._own = uses.adopt(publication)
+        uses.retire(publication)
+        self._lock = critical_sections.object_lock()
+        self._value: list[T] = list(value)
+        self.closed = False
+
+    @property
+    def value(self) -> T:
+        """The value as the workers see it: decoded once from shared memory, read-only.
+
+        Of ``attach(name, writable=True)`` it is the array itself, which may be written.
+
+        Raises:
+            ClosedError: The handle is closed.
+        """
+        self._require_open()
+        if not self._value:
+            made = self._publication.value()  # unpickling runs user code: without the lock
+            with self._lock:
+                if not (self._value or self.closed):
+                    self._value.append(made)
+        with self._lock:
+            self._require_open()
+            return self._value[0]
+
+    @property
+    def name(self) -> str | None:
+        """The name that the value was shared under."""
+        return None if self._named is None else self._named.claim.name
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of shared memory that the value takes."""
+        return self._publication.nbytes if self._named is None else self._named.nbytes
+
+    @property
+    def publication(self) -> Publication:
+        """What the handle stands for; ClosedError once it is closed."""
+        self._require_open()
+        return self._publication
+
+    def lease(self) -> Lease:
+        """Use the publication until the lease is released, whatever becomes of the handle."""
+        with self._lock:
+            self._require_open()
+            return uses.adopt(self._publication)
+
+    @interrupts.shielded
+    def close(self) -> None:
+        """Give the memory back: at once, or when the calls that use it now are done.
+
+        What was decoded from it stays valid. Closing twice is closing once. The process that has
+        shared the value under a name takes the name away; those that attached end their own use.
+        """
+        with self._lock:
+            if self.closed:
+                return
+            self.closed = True
+            self._value.clear()
+        if self._named is not None and self._named.own:
+            _give_name_back(self._named.claim)
+        self._own.release()
+
+    @interrupts.shielded
+    def unlink(self) -> None:
+        """Take the name away; whoever has the value keeps it, and nobody else can attach.
+
+        A handle without a name has nothing to take away, and twice is once. It may be called in
+        any process that has a handle of the name.
+
+        Raises:
+            NameRefusedError: Others can write where the names are kept.
+        """
+        if self._named is not None:
+            self._named.claim.remove()
+            _named.pop(self._named.claim.nonce, None)
+
+    def _require_open(self) -> None:
+        if self.closed:
+            msg = f"this handle of a {self._kind} is closed. Share the value again to use it."
+            raise ClosedError(msg)
+
+    def __enter__(self) -> Handle[T]:
+        self._require_open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __copy__(self) -> Handle[T]:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Handle[T]:
+        return self
+
+    def __reduce__(self) -> Any:
+        msg = (
+            "a handle of a shared value cannot be pickled. "
+            "Pass it to a parameter that is marked Shared or CopyOnWrite."
+        )
+        raise UnshareableError(msg)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else capacity.human(self.nbytes)
+        name = "" if self.name is None else f"{self.name!r} "
+        return f"<Handle {name}of a {self._kind}, {state}>"
+
+
+def share(value: T, name: str | None = None) -> Handle[T]:
+    """Put ``value`` into shared memory and return a handle of it.
+
+    The handle is a snapshot: later changes of ``value`` are not seen, and nothing is checked when
+    it is used, so that a map over a dict of a million entries starts at once. Use it in ``with``,
+    or call ``close()``. To a type checker it fits every parameter, whatever it is a handle of, so
+    passing it needs no cast; ``value`` has the type of what was shared.
+
+    Args:
+        value: Anything that can be encoded; arrays inside it are shared without a copy per worker.
+        name: What other processes of this user and machine ``attach`` it by: 1 to 200 letters,
+            digits, ``_``, ``-`` and ``.``, not beginning with a dot. An array that lies in shared
+            memory already is then shared where it lies, any other is copied into such memory. The
+            name stands until ``close()``, ``unlink()`` or the end of this process.
+
+    Returns:
+        A handle with ``value`` (read-only), ``nbytes`` (bytes of shared memory) and ``close()``.
+
+    Raises:
+        UnshareableError: ``value`` holds something that cannot be pickled; the text says where.
+        StoreFullError: There is not enough memory.
+        NameInUseError: A living process shares something under that name.
+        InvalidNameError: ``name`` cannot be one.
+        NameRefusedError: The place of the names is not this user's alone.
+
+    Example:
+        >>> import numpy as np
+        >>> from sharedtask import Shared, parallel, share
+        >>> @parallel
+        ... def row_sum(i: int, table: Shared[np.ndarray]) -> float:
+        ...     return float(table[i].sum())
+        >>> with share(np.ones((3, 4))) as table:
+        ...     row_sum.map(range(3), table=table)
+        [4.0, 4.0, 4.0]
+    """
+    handle = None
+    try:
+        with interrupts.shield():
+            handle = _share(value, name)
+    except BaseException:  # a name would stand, and nobody have the handle
+        if handle is not None:
+            handle.close()
+        raise
+    return handle
+
+
+def _share(value: T, name: str | None) -> Handle[T]:
+    uses.sweep()
+    if isinstance(value, Handle):
+        msg = "this is a handle of a shared value already. Pass it on as it is."
+        raise UnshareableError(msg)
+    if name is not None:
+        return _share_named(value, name)
+    with _blamed(value):
+        payload = codec.encode_shared(value)
+    return Handle(Publication(payload, watched=False), type(value).__name__)
+
+
+@interrupts.shielded
+def attach(name: str, *, writable: bool = False) -> Handle[Any]:
+    """Use what another process has shared under ``name``.
+
+    What is attached stays valid when the other process ends. An array is live: its writes are
+    seen at once. Anything else is a snapshot.
+
+    Args:
+        name: As given to ``share(value, name=...)``, by a process of this user and machine.
+        writable: The array may be written through ``handle.value``; every process that has it
+            sees that at once. Nothing keeps two from writing the same element.
+
+    Returns:
+        A handle to pass to tasks, with ``value``. To leave it, or ``close()``, ends this use alone.
+
+    Raises:
+        UnknownNameError: Nothing is shared under the name, or its process has ended.
+        NameRefusedError: It is damaged, another user's, or not to be written.
+        InvalidNameError: ``name`` cannot be one.
+
+    Example:
+        >>> import numpy as np
+        >>> from sharedtask import attach, share
+        >>> with share(np.arange(3), name="numbers"):
+        ...     with attach("numbers") as handle:  # elsewhere
+        ...         handle.value
+        array([0, 1, 2])
+    """
+    uses.sweep()
+    found = named.open_named(name, writable=writable)
+    entry = found.entry
+    name_of = _Named(found.claim, entry.nbytes, own=False)
+    if found.array is None:
+        return Handle(found.publication, entry.look, name_of)
+    return Handle(found.publication, "ndarray", name_of, (found.array,))
+
+
+def _share_named(value: T, name: str) -> Handle[T]:
+    name_registry.check_name(name)
+    name_registry.require_free(name)  # before a copy is made
+    with _blamed(value):
+        kept = named.keep(value, name)
+    try:
+        claim = name_registry.claim(kept.entry)
+    except BaseException:
+        kept.publication.release()
+        raise
+    name_of = _Named(claim, kept.entry.nbytes, own=True)
+    handle: Handle[T] = Handle(kept.publication, type(value).__name__, name_of)
+    _named[claim.nonce] = handle
+    return handle
+
+
+def _give_name_back(claim: name_registry.Claim) -> None:
+    """Take the name away if that can be. If not, its entry is void: the memory is gone."""
+    _named.pop(claim.nonce, None)
+    with contextlib.suppress(SharedTaskError, OSError):
+        claim.release()
+
+
+@atexit.register
+def _give_names_back() -> None:
+    for handle in list(_named.values()):
+        if handle._named is not None:
+            _give_name_back(handle._named.claim)
+
+
+@contextlib.contextmanager
+def _blamed(value: object) -> Generator[None]:
+    """Whatever the value's own code raises as it is encoded is told of the value."""
+    try:
+        yield
+    except (SharedTaskError, MemoryError):
+        raise
+    except Exception as error:
+        raise unshareable(value, "value", error, f"this {type(value).__name__}") from error

@@ -1,0 +1,246 @@
+"""A published value: a sealed segment, and what is needed to tell whether it is still right."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import weakref
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from sharedtask.memory import dirty_pages, mapping
+from sharedtask.memory.payload import Payload
+from sharedtask.memory.strided import Scattered
+from sharedtask.system.loading import undisturbed
+
+from . import stores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Sequence
+
+    from sharedtask.memory.strided import Source
+    from sharedtask.serialization.composition import Composition
+
+    from .stores import PublishedStore, Reader
+
+_tokens = itertools.count(1)
+
+
+class Publication:
+    """A payload that workers can have, under a token that is never used again in this process.
+
+    ``composition`` tells what the function that it holds was made of as it was encoded.
+    """
+
+    def __init__(
+        self,
+        payload: Payload,
+        *,
+        watched: bool,
+        keep: Callable[[Payload], PublishedStore] = stores.keep,
+    ) -> None:
+        self.token = next(_tokens)
+        # Protect, then copy: see freshness.py.
+        self._checks = _checks(payload.sources, watched=watched)
+        try:
+            self.store = keep(payload)
+        except BaseException:
+            self._release_checks()
+            raise
+        self._held = payload.held
+        self.descriptors = payload.descriptors
+        self._holders: list[weakref.WeakMethod[Callable[[int], None]]] = []
+        self._fingerprint: bytes | None = None
+        self.composition: Composition | None = None
+        self.released = False
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether it refers to memory of this machine that the caller goes on writing."""
+        return bool(self._held)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the value takes."""
+        return self.store.nbytes
+
+    def matches(self, payload: Payload) -> bool:
+        """True where ``payload`` is byte for byte what was published, and that is still there."""
+        try:
+            reader = self.store.reader()
+            if len(payload.sources) != len(self._checks):
+                return False
+            for number, new in enumerate(payload.sources):
+                if not self._checks[number].passes(new, reader, number):
+                    return False
+            return _same_bytes(payload.head, reader.head())
+        except LookupError:  # a store on other machines may lose it
+            return False
+
+    def unwatch(self) -> None:
+        """From now on compare all bytes: not every write is one that the kernel sees."""
+        self._release_checks()
+
+    def fingerprint(self, value: Callable[[], object]) -> bytes:
+        """The digest of the contents, made of ``value()`` when it is first asked for.
+
+        Memory that the caller goes on writing is read each time.
+        """
+        with undisturbed("sharedtask.serialization.hashing"):  # only a journal needs it
+            from sharedtask.serialization import hashing
+
+        found = self._fingerprint
+        if found is None:
+            found = hashing.fingerprint(value())
+            self._fingerprint = None if self.is_in_place else found
+        return found
+
+    def payload(self) -> Payload:
+        """What was published, over the memory where it is."""
+        head, buffers = self.store.parts()
+        return Payload(bytes(head), tuple(np.frombuffer(buffer, np.uint8) for buffer in buffers))
+
+    def value(self) -> Any:
+        """The value as every worker sees it, read-only."""
+        return self.store.value()
+
+    def private_value(self) -> Any:
+        """The value over memory of its own."""
+        return self.store.private_value()
+
+    def tell_on_release(self, holder: Callable[[int], None]) -> None:
+        """Call the bound method ``holder(token)`` when the memory is given back."""
+        reference = weakref.WeakMethod(holder)
+        if reference not in self._holders:
+            self._holders.append(reference)
+
+    def release(self) -> None:
+        """Give the memory back; what is mapped elsewhere stays valid until it is dropped."""
+        if self.released:
+            return
+        self.released = True
+        self._held = ()
+        self._release_checks()
+        self.store.close()
+        for reference in self._holders:
+            holder = reference()
+            if holder is not None:
+                holder(self.token)
+
+    def _release_checks(self) -> None:
+        for check in self._checks:
+            check.release()
+
+
+def _checks(sources: Sequence[Source], *, watched: bool) -> list[_Check]:
+    spans = [_span(source) for source in sources] if watched else []
+    watches = dirty_pages.watch_all(spans) if watched else [None] * len(sources)
+    return [_Check(source, watch) for source, watch in zip(sources, watches, strict=True)]
+
+
+class _Check:
+    """Tells whether one source of a value still gives the bytes that were published."""
+
+    def __init__(self, source: Source, watch: dirty_pages.Watch | None) -> None:
+        self._nbytes, self._place = source.nbytes, _place(source)
+        self._in_vain = 0
+        self._begin(source, watch)
+        self._is_settled = True  # the bytes were the published ones when the watch began
+
+    def passes(self, new: Source, old: Reader, number: int) -> bool:
+        """See that nobody has written, or compare with buffer ``number`` of what is published."""
+        if new.nbytes != self._nbytes:
+            return False
+        if self._watch is None or _place(new) != self._place:
+            return _has_bytes(new, old.buffer(number))
+        if self._is_settled and self._watch.unchanged() and self._at_edges == self._edges.read():
+            self._in_vain = 0
+            return True
+        # Written, perhaps with what was there before, or between the elements: comparing tells.
+        self._watch_anew(new)
+        same = self._is_settled = _has_bytes(new, old.buffer(number))
+        self._in_vain += same
+        return same
+
+    def _watch_anew(self, source: Source) -> None:
+        """Protect, then compare: until that has come to its end, the new watch says nothing.
+
+        The comparison may be interrupted, or the published bytes may be out of reach.
+        """
+        self._is_settled = False
+        self.release()
+        if self._in_vain < _IN_VAIN:
+            self._begin(source, dirty_pages.watch(*_span(source)))
+
+    def _begin(self, source: Source, watch: dirty_pages.Watch | None) -> None:
+        if watch is not None:
+            low, length = _span(source)
+            self._edges = _Edges(low, watch.start - low, watch.end, low + length - watch.end)
+            self._at_edges = self._edges.read()
+        self._watch = watch
+
+    def release(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.release()
+
+
+# A watch that saw a write at each of so many uses in a row, and nothing changed by them, is given
+# up: it makes the writes slower and spares nothing.
+_IN_VAIN = 2
+# To look through the pages of a span this many times as large takes as long as to compare: a column
+# of numbers 1 kB apart.
+_SPREAD = 128
+
+
+def _place(source: Source) -> Hashable:
+    """Where the bytes come from: those of the same place are the same until it is written."""
+    if isinstance(source, Scattered):
+        return source.place()
+    return mapping.address_of(source)
+
+
+def _span(source: Source) -> tuple[int, int]:
+    """What is watched: an address, and how many bytes from there; 0 where that does not pay."""
+    if not isinstance(source, Scattered):
+        return mapping.address_of(source), source.nbytes
+    low, high = source.span()
+    pays = source.nbytes >= dirty_pages.WATCH_FROM and high - low <= _SPREAD * source.nbytes
+    return low, high - low if pays else 0
+
+
+class _Edges(NamedTuple):
+    """A part of a page at either end, which is not watched: where it is, and its bytes."""
+
+    low: int
+    before: int
+    end: int
+    behind: int
+
+    def read(self) -> tuple[bytes, bytes]:
+        """What stands there."""
+        return ctypes.string_at(self.low, self.before), ctypes.string_at(self.end, self.behind)
+
+
+def _has_bytes(source: Source, stored: memoryview) -> bool:
+    if isinstance(source, Scattered):
+        return source.equals(stored)
+    if source.nbytes < _SMALL:
+        return source.tobytes() == stored.tobytes()
+    return dirty_pages.same_bytes(mapping.address_of(source), _address(stored), source.nbytes)
+
+
+def _same_bytes(left: bytes, right: memoryview) -> bool:
+    if len(left) != len(right):
+        return False
+    if len(left) < _SMALL:  # no foreign call, which would let other threads run
+        return left == bytes(right)
+    return dirty_pages.same_bytes(_address(memoryview(left)), _address(right), len(left))
+
+
+_SMALL = 1 << 14
+
+
+def _address(view: memoryview) -> int:
+    return mapping.address_of(np.frombuffer(view, np.uint8)) if view.nbytes else 0

@@ -1,0 +1,266 @@
+"""Where a published value lies, on the side that published it and on the side that uses it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from sharedtask.errors import SharedTaskError, StoreFullError
+from sharedtask.memory import mapping, segments
+from sharedtask.memory.integrity import NONCE_BYTES, Mark
+from sharedtask.memory.payload import Payload
+from sharedtask.memory.segments import Layout
+from sharedtask.serialization import codec
+from sharedtask.system import descriptors, interrupts
+from sharedtask.system.descriptors import Descriptor
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+class Store(Protocol):
+    """Memory with a payload in it."""
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory it is."""
+        ...
+
+    def parts(self) -> tuple[memoryview, list[memoryview]]:
+        """Head and buffers of the payload, read-only."""
+        ...
+
+    def value(self) -> Any:
+        """Decode it; arrays view this memory and cannot be made writable."""
+
+    def private_value(self) -> Any:
+        """Decode it over memory of one's own, which is writable."""
+
+    def close(self) -> None:
+        """Give up what is held; what was decoded stays valid."""
+
+
+class Reader(Protocol):
+    """The parts of a payload, which may have to be fetched; LookupError where they are lost."""
+
+    def head(self) -> memoryview:
+        """The head."""
+        ...
+
+    def buffer(self, number: int) -> memoryview:
+        """One of the buffers."""
+        ...
+
+
+class PublishedStore(Store, Protocol):
+    """A store as its publisher has it, who compares from time to time."""
+
+    def reader(self) -> Reader:
+        """The parts one by one, for those who do not need all."""
+        ...
+
+
+class _AtHand:
+    """A reader of parts that are here."""
+
+    def __init__(self, parts: tuple[memoryview, list[memoryview]]) -> None:
+        self._head, self._buffers = parts
+
+    def head(self) -> memoryview:
+        return self._head
+
+    def buffer(self, number: int) -> memoryview:
+        return self._buffers[number]
+
+
+# Smaller values are kept as bytes and travel inside a message: a descriptor and a mapping in every
+# process would cost more than they weigh. Functions, above all, are that small.
+SEGMENT_FROM = 1 << 16
+
+
+def keep(payload: Payload) -> PublishedStore:
+    """Store a payload in memory of this machine."""
+    if payload.nbytes < SEGMENT_FROM:
+        return BytesStore.of(payload)
+    return seal(payload)
+
+
+def seal(payload: Payload, table: bytes = b"") -> SegmentStore:
+    """Store a payload in a segment of its own that ends with a random mark and the ``table``."""
+    # A descriptor without an owner would stay open: no interrupt comes in between.
+    with segments.translated(payload.nbytes), interrupts.shield():
+        return SegmentStore(*_sealed(payload, table))
+
+
+def _sealed(payload: Payload, table: bytes = b"") -> tuple[int, Layout, Mark]:
+    nonce = os.urandom(NONCE_BYTES)
+    parts = (*payload.sources, np.frombuffer(payload.head, np.uint8))
+    segment = segments.write(Payload(nonce + table, parts))
+    *known, (at, _) = segment.layout.parts
+    mark = Mark.of(segment.fd, at, nonce, payload.head)
+    return segment.fd, Layout(tuple(known), segment.size), mark
+
+
+def unseal(fd: int, layout: Layout, mark: Mark) -> SegmentStore:
+    """Map a segment of another process, which then has the descriptor; nothing is unpickled.
+
+    Raises:
+        SharedTaskError: It is not the segment that it is said to be. The descriptor stays open.
+    """
+    mark.require_file(segments.check(fd, layout.size, frozen=True))
+    layout.require_within(layout.size)
+    mapped = mapping.view(fd, layout.size)
+    mark.require_content(mapping.memory_of(mapped), layout.split(mapped)[0])
+    return SegmentStore(fd, layout, mark, mapped)
+
+
+def restore(store: PublishedStore) -> None:
+    """See that workers can have it; see ``SegmentStore.restore``."""
+    if isinstance(store, SegmentStore):
+        store.restore()
+
+
+class BytesStore:
+    """A small payload, as bytes of this process."""
+
+    def __init__(self, data: bytes, layout: Layout) -> None:
+        self.data = data
+        self.layout = layout
+        self.nbytes = layout.size
+        self._view = np.frombuffer(data, np.uint8)
+
+    @classmethod
+    def of(cls, payload: Payload) -> BytesStore:
+        """Lay the parts of a payload out as they would lie in a segment."""
+        layout = Layout.of(payload)
+        data = bytearray(layout.size)
+        parts: tuple[npt.NDArray[np.uint8] | bytes, ...] = (*payload.buffers, payload.head)
+        for part, (start, length) in zip(parts, layout.parts, strict=True):
+            data[start : start + length] = mapping.memory_of(part)
+        return cls(bytes(data), layout)
+
+    def parts(self) -> tuple[memoryview, list[memoryview]]:
+        """Views of these bytes."""
+        return self.layout.split(self._view)
+
+    def reader(self) -> Reader:
+        return _AtHand(self.parts())
+
+    def value(self) -> Any:
+        """Decode the value over these bytes."""
+        return codec.decode(*self.parts())
+
+    def private_value(self) -> Any:
+        """Decode the value over copies of its buffers."""
+        head, buffers = self.parts()
+        return codec.decode(head, [bytearray(buffer) for buffer in buffers])
+
+    def close(self) -> None:
+        """Bytes go with their last user."""
+
+
+class ReceivedBytes(BytesStore):
+    """A small payload in a worker: arrays are decoded over pages that cannot be written."""
+
+    def value(self) -> Any:
+        """Decode the value; what has no arrays has no pages."""
+        head, buffers = self.parts()
+        if any(buffer.nbytes for buffer in buffers):
+            # Without room for a page numpy's own protection has to do.
+            with contextlib.suppress(StoreFullError):
+                head, buffers = self.layout.split(segments.protected(self._view))
+        return codec.decode(head, buffers)
+
+
+class RefusedStore:
+    """What was received in place of a value: whoever asks for the value gets the error."""
+
+    nbytes = 0
+
+    def __init__(self, error: SharedTaskError) -> None:
+        self._error = error
+
+    def parts(self) -> tuple[memoryview, list[memoryview]]:
+        """There are none: raises the error."""
+        raise self._error.with_traceback(None)
+
+    def value(self) -> Any:
+        """Raise the error."""
+        raise self._error.with_traceback(None)
+
+    def private_value(self) -> Any:
+        """Raise the error."""
+        raise self._error.with_traceback(None)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class SegmentStore:
+    """A payload in a sealed segment. Without a descriptor no private copies can be made."""
+
+    def __init__(
+        self,
+        fd: int,
+        layout: Layout,
+        mark: Mark,
+        mapped: npt.NDArray[np.uint8] | None = None,
+    ) -> None:
+        self._hold(fd, layout, mark, mapped)
+
+    def _hold(
+        self, fd: int, layout: Layout, mark: Mark, mapped: npt.NDArray[np.uint8] | None = None
+    ) -> None:
+        self.fd: int | None = fd
+        self._file = Descriptor(fd, mark.device, mark.inode)
+        self._closer = descriptors.closing(self, self._file)  # for those who are interrupted
+        self.layout = layout
+        self.mark = mark
+        self.nbytes = layout.size
+        self._view = mapping.view(fd, layout.size) if mapped is None else mapped
+
+    def parts(self) -> tuple[memoryview, list[memoryview]]:
+        """Views of the segment."""
+        return self.layout.split(self._view)
+
+    def reader(self) -> Reader:
+        return _AtHand(self.parts())
+
+    def value(self) -> Any:
+        """Decode the value over the segment."""
+        return codec.decode(*self.parts())
+
+    def private_value(self) -> Any:
+        """Decode the value over copy-on-write pages of the segment."""
+        self.restore()
+        if self.fd is None:
+            msg = "a segment without a descriptor was asked for a private copy"
+            raise ValueError(msg)
+        mapped = mapping.view(self.fd, self.layout.size, private=True)
+        return codec.decode(*self.layout.split(mapped))
+
+    def restore(self) -> None:
+        """Copy the value to a new segment where the program has closed the descriptor of this one.
+
+        Raises:
+            StoreFullError: There is no room for it.
+        """
+        if self.fd is None or self._file.is_open():
+            return
+        head, buffers = self.parts()
+        payload = Payload(bytes(head), tuple(np.frombuffer(each, np.uint8) for each in buffers))
+        with segments.translated(payload.nbytes):
+            self._hold(*_sealed(payload))
+
+    def close(self) -> None:
+        """Give the mapping and the descriptor up; the pages go with the last value over them."""
+        self._view = self._view[:0].copy()
+        self.close_descriptor()
+
+    def close_descriptor(self) -> None:
+        """Keep the mapping alone."""
+        self._closer.now()
+        self.fd = None

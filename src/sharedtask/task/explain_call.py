@@ -1,0 +1,177 @@
+"""``task.explain()``: the arguments of a call by their roles, and what the function captures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from sharedtask.annotations import Role
+from sharedtask.errors import ArgumentError
+from sharedtask.explaining.measuring import Found, Measure, told
+from sharedtask.explaining.rows import Fold, Ways
+from sharedtask.explaining.tree import is_small
+from sharedtask.serialization import functions
+from sharedtask.serialization.traversal import captured
+from sharedtask.text import did_you_mean
+from sharedtask.writing.locked.locked import Locked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from sharedtask.explaining.report import Explanation, Row
+    from sharedtask.task.signature.spec import TaskSpec
+
+# What is smaller costs less to send than to look up.
+_WORTH_SHARING = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Manner:
+    """How the arguments of one role travel, and what to do where they are large.
+
+    ``together`` names what is encoded in one piece, so that what two values hold travels once.
+    """
+
+    section: str
+    ways: Ways
+    advice: str = ""
+    together: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Argument:
+    name: str
+    value: Any
+    manner: _Manner
+
+
+_BORN_SHARED = "make it with sharedtask.zeros(...) or array(...): then it is not copied"
+_MANNERS: dict[Role | None, _Manner] = {
+    Role.SHARED: _Manner("Shared", Ways()),
+    Role.COPY_ON_WRITE: _Manner(
+        "CopyOnWrite",
+        Ways(
+            inside="copied",
+            said="pages of arrays that are written, and all else anew for each item",
+        ),
+        "mark it Shared if tasks do not write to it",
+    ),
+    Role.PARTITIONED: _Manner(
+        "Partitioned",
+        Ways("copied", "copied", said="into shared memory once in a call; blocks are copied back"),
+        _BORN_SHARED,
+    ),
+    Role.REDUCED: _Manner(
+        "Reduced",
+        Ways("copied", "copied", "copied", "an array of this size in each worker, combined later"),
+    ),
+    Role.LOCKED: _Manner(
+        "Locked",
+        Ways("copied", "copied", said="into shared memory when a call begins, and back"),
+        _BORN_SHARED,
+    ),
+    None: _Manner(
+        "not marked",
+        Ways("copied", "copied", "copied", "pickled, and sent with each chunk"),
+        "mark it: {name}: Shared[...]",
+        together="constants",
+    ),
+}
+_CAPTURED = _Manner(
+    "captured by the function",
+    Ways(),
+    "pass it to a parameter that is marked Shared",
+    together="function",
+)
+_HAS = {
+    "captured": "a variable around the definition",
+    "default": "a default",
+    "global": "a global",
+}
+
+
+def explain_call(
+    spec: TaskSpec,
+    function: Any,
+    bound: tuple[Any, ...],
+    given: Mapping[str, Any],
+    apart: int | None = None,
+) -> Explanation:
+    """Explain the arguments of a call, and what the function captures.
+
+    Where nothing is marked, arrays of at least ``apart`` bytes are stored by themselves.
+
+    Raises:
+        ArgumentError: The function has no parameter of such a name.
+    """
+    _refuse_unknown(spec, given)
+    arguments = [*_arguments(spec, bound, given), *_captured(spec, function)]
+    found = list(zip(arguments, _measured(arguments, apart), strict=True))
+    whole = sum(each.weight.nbytes for _, each in found)
+    rows = [row for argument, each in found for row in _rows(argument, each, whole, apart)]
+    return told(spec.shown, rows, [(each, argument.manner.ways) for argument, each in found])
+
+
+def _refuse_unknown(spec: TaskSpec, given: Mapping[str, Any]) -> None:
+    names = spec.signature.parameters
+    for name in given:
+        if name not in names and not spec.accepts_kwargs:
+            near = did_you_mean(name, names)
+            raise ArgumentError(f"{spec.name}.explain(): there is no parameter {name!r}.{near}")
+
+
+def _arguments(
+    spec: TaskSpec, bound: tuple[Any, ...], given: Mapping[str, Any]
+) -> Iterator[_Argument]:
+    named = [(spec.bound or "self", value) for value in bound if not issubclass(type(value), type)]
+    for name, value in (*named, *given.items()):
+        array = value.array if type(value) is Locked else value
+        yield _Argument(name, array, _MANNERS[spec.roles.get(name)])
+
+
+def _captured(spec: TaskSpec, function: Any) -> Iterator[_Argument]:
+    named = functions.by_name(function)
+    if named is not None:
+        said = f"by name: a worker imports it from {named.module}"
+        yield _Argument(spec.name, function, _saying(said))
+    elif type(function) is FunctionType:
+        for how, name, value in captured(function):
+            if is_small(value) or type(value) is ModuleType:
+                continue
+            yield _Argument(name, value, _saying(f"{_HAS[how]} of {spec.name}()"))
+    else:
+        yield _Argument(spec.name, function, _CAPTURED)
+
+
+def _saying(why: str) -> _Manner:
+    return replace(_CAPTURED, ways=Ways(said=why))
+
+
+def _measured(arguments: list[_Argument], apart: int | None) -> Iterator[Found]:
+    measure = Measure()
+    walks = {
+        manner.together: measure.walk(in_place=manner.ways.placed == "in place", apart=apart)
+        for manner in (*_MANNERS.values(), _CAPTURED)
+        if manner.together
+    }
+    for argument in arguments:
+        walk = walks.get(argument.manner.together) or measure.walk()
+        yield measure.measure(walk, argument.value, argument.name)
+
+
+def _rows(argument: _Argument, found: Found, whole: int, apart: int | None) -> Iterator[Row]:
+    """The rows of an argument; the first that is large and not placed well has the advice."""
+    manner = argument.manner
+    advice = manner.advice.format(name=argument.name)
+    for row in Fold.of(manner.ways, whole, manner.section).rows(found.node):
+        alone = apart is not None and row.nbytes >= apart and row.travels == "zero-copy"
+        fits = row.travels == "copied" or (manner.section == _CAPTURED.section and not alone)
+        if manner.ways.outside == "copied" and row.travels == "zero-copy":
+            yield replace(row, why="a large array: stored by itself, writable for each chunk")
+            continue
+        if advice and fits and row.nbytes >= _WORTH_SHARING:
+            yield replace(row, why=manner.ways.said, advice=advice)
+            advice = ""
+        else:
+            yield row

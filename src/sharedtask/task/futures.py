@@ -1,0 +1,402 @@
+"""``submit``: one item, its outcome in a future.
+
+Outcomes arrive in any thread, such as the I/O thread, which opens only what runs no user code. The
+rest is opened by the thread that waits for the future, or else by a background thread: opening
+unpickles the result, may run a reduction's function, and may pickle the item once more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import logging
+import os
+import queue
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future, InvalidStateError
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sharedtask.backends.base import FORKED, OVER, Chunk
+from sharedtask.errors import ClosedError
+from sharedtask.system import background, interrupts
+from sharedtask.tracebacks import shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sharedtask.backends.base import Backend, Call, Session
+    from sharedtask.options import Options
+    from sharedtask.outcomes import Batch, Report
+
+R = TypeVar("R")
+
+_log = logging.getLogger("concurrent.futures")
+
+
+class TaskFuture(Future[R]):
+    """What ``submit`` returns: a future of the standard library that can also be ended as it runs.
+
+    ``concurrent.futures.wait``, ``as_completed`` and ``asyncio.wrap_future`` take it like others.
+    It is resolved in any case: where the pool is shut down, its workers and their starter are
+    killed, or Ray goes, with an error.
+
+    Example:
+        >>> import time
+        >>> from sharedtask import parallel
+        >>> nap = parallel(lambda seconds: time.sleep(seconds))
+        >>> future = nap.submit(60)
+        >>> future.kill()
+        True
+        >>> future.cancelled()
+        True
+    """
+
+    # The thread that waits opens the outcome, and callbacks run apart.
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._submission: Submission | None = None
+        self._callbacks: deque[Callable[[Future[R]], object]] = deque()
+        self._canceller = 0  # the thread that has cancelled it
+        super().add_done_callback(_note_end)
+
+    def result(self, timeout: float | None = None) -> R:
+        """See ``concurrent.futures.Future``."""
+        left = self._help(timeout)
+        try:
+            return super().result(left)
+        except Exception as error:
+            shorten(error)
+            raise
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """See ``concurrent.futures.Future``."""
+        return super().exception(self._help(timeout))
+
+    def _help(self, timeout: float | None) -> float | None:
+        """Wait for the outcome and open it. Returns how long there is still to wait."""
+        submission = self._submission
+        if submission is None or self.done():
+            return timeout
+        until = None if timeout is None else time.monotonic() + timeout
+        submission.wait(until)
+        return None if until is None else max(until - time.monotonic(), 0.0)
+
+    def cancel(self) -> bool:
+        """Take the item back if no worker has it yet; see ``concurrent.futures.Future``.
+
+        Returns:
+            Whether the future is cancelled. Its call has let go of the caller's arrays then.
+        """
+        submission = self._submission
+        if submission is None:
+            self._canceller = threading.get_ident()
+            return super().cancel()
+        submission.give_up(running=False)
+        return self.cancelled()
+
+    def kill(self) -> bool:
+        """End the item, whether it waits or runs; the future is cancelled.
+
+        Its worker is killed and replaced; the items of other calls are not harmed, and a killed one
+        is not tried again. A region of a ``Locked`` array that it was writing counts as one whose
+        writer died. It may be called by any thread, by callbacks, and several times.
+
+        - process: nothing of the item runs any more when this returns, but where somebody else has
+          stopped the worker.
+        - ray: the worker is killed where it is, after this has returned.
+        - thread: an item that has begun cannot be ended. It runs on in its thread, and its result
+          is thrown away.
+        - serial: the item has been run when ``submit`` returns.
+
+        Returns:
+            Whether this call has ended it. False where the future was done, which it then stays.
+
+        Example:
+            >>> from sharedtask import parallel
+            >>> future = parallel(lambda x: 2 * x).submit(21)
+            >>> future.result()
+            42
+            >>> future.kill()
+            False
+        """
+        submission = self._submission
+        return submission is not None and submission.give_up(running=True)
+
+    def add_done_callback(self, fn: Callable[[Future[R]], object]) -> None:
+        """See ``concurrent.futures.Future``."""
+        self._callbacks.append(fn)
+        if self.done():
+            self._call_back()
+
+    def _end(self) -> None:
+        """The state is final.
+
+        Callbacks may wait for other futures, and this thread may be the one that brings those. One
+        that is added from now on finds the future done, and runs in the thread that adds it.
+        """
+        if self._canceller == threading.get_ident():
+            self._call_back()
+        elif self._callbacks:
+            background.put(self._call_back)
+        submission, self._submission = self._submission, None
+        if submission is not None:
+            submission.wake()
+
+    def _set_cancelled(self) -> None:
+        """Cancelled, also from running, for which the standard library has no step.
+
+        Callbacks are called by this thread, as ``cancel`` has it.
+        """
+        private: Any = self
+        self._canceller = threading.get_ident()
+        with private._condition:
+            private._state = CANCELLED_AND_NOTIFIED
+            for waiter in private._waiters:
+                waiter.add_cancelled(self)
+            private._condition.notify_all()
+        private._invoke_callbacks()
+
+    def _leave_to_parent(self) -> None:
+        """In a forked child: neither what brings the outcome nor who waits for it is here."""
+        private: Any = self
+        private._condition = threading.Condition()  # a thread that is not here may have had it
+        for waiting in (private._waiters, private._done_callbacks, self._callbacks):
+            waiting.clear()
+        self._submission = None
+        self.set_exception(ClosedError(FORKED))
+
+    def _call_back(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                call = self._callbacks.popleft()
+                try:
+                    call(self)
+                except Exception:  # noqa: BLE001  logged, as the standard library does
+                    _log.exception("exception calling callback for %r", self)
+
+
+def _note_end(promise: Any) -> None:
+    promise._end()
+
+
+class Submission:
+    """One item, its outcome in a future."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        call: Call,
+        item: Any,
+        options: Options,
+        on_shares: Callable[[Any], None],
+    ) -> None:
+        self.future: TaskFuture[Any] = TaskFuture()
+        self._options = options
+        self._left = options.retries
+        self._item = item
+        self._numbers = itertools.count(1)  # of its tries, each a chunk of its own
+        self._arrived: deque[Report] = deque()
+        self._waiting = threading.Lock()  # held by the one thread that waits for reports
+        self._news: queue.SimpleQueue[bool] = queue.SimpleQueue()  # what wakes it
+        self._in_caller = backend.in_caller
+        # Such results go into the caller's arrays when they are opened.
+        self._writes = bool(call.blocks or call.totals or call.locked)
+        self._session = backend.session(call, self)
+        self._began = self._is_over = False
+        try:
+            with interrupts.shield():
+                self._session.open()
+                on_shares(self._session.shares)
+                self.future._submission = self
+                _pending.add(self)
+                self._session.submit(Chunk(next(self._numbers), 0, [item]))
+                self._session.leave()
+        except BaseException:
+            self.give_up(running=True)
+            raise
+
+    def begun(self, chunk: int) -> bool:  # noqa: ARG002  a Sink's
+        """A future that was cancelled in the queue is not run."""
+        with self.future._condition:
+            if not (self._began or self._is_over):
+                self._began = self.future.set_running_or_notify_cancel()
+            return not self._is_over
+
+    def report(self, report: Report) -> None:
+        """Called from any thread, which may be one that must not run user code."""
+        if self._in_caller or self._is_at_once(report):
+            self._open(report)
+            return
+        self._arrived.append(report)
+        if self._waiting.locked():
+            self._news.put(True)
+        else:
+            background.put(self._open_all)
+
+    def _is_at_once(self, report: Report) -> bool:
+        return report.delivery.is_plain and not self._writes and not self._waiting.locked()
+
+    # --------------------------------------------------------------------- who opens reports
+
+    def wait(self, until: float | None) -> None:
+        """Open what is reported, until the future is done or it is ``until``.
+
+        Does nothing where another thread waits already: the future is done when that one has it.
+        """
+        if not self._waiting.acquire(blocking=False):
+            return
+        try:
+            while True:
+                with interrupts.shield():  # a report that was taken is opened, or handed on
+                    self._open_here(is_limited=until is not None)
+                if self.future.done() or _is_past(until):
+                    return
+                self._session.wait(self._news, until, leaves=True)
+        finally:
+            self._waiting.release()
+            # Thread 1 reports and looks then whether a thread waits; thread 2 leaves and looks then
+            # for reports. One of them sees the other.
+            if self._arrived:
+                background.put(self._open_all)
+
+    def _open_here(self, *, is_limited: bool) -> None:
+        """Open what may be opened by a thread that waits.
+
+        User code may take longer than that thread wants to wait, and in the main thread a Ctrl-C
+        would end it half-way, and the outcome be lost.
+        """
+        for report in self._taken():
+            if report.delivery.is_plain or not (is_limited or interrupts.in_main()):
+                self._open(report)
+            else:
+                background.put(functools.partial(self._open, report))
+
+    def _open_all(self) -> None:
+        for report in self._taken():
+            self._open(report)
+
+    def _taken(self) -> Iterator[Report]:
+        with contextlib.suppress(IndexError):  # another thread was faster
+            while self._arrived:
+                yield self._arrived.popleft()
+
+    def wake(self) -> None:
+        """Have a thread that waits see that the future is done."""
+        if self._waiting.locked():
+            self._news.put(True)
+            self._session.nudge()
+
+    # ------------------------------------------------------------------------------ outcomes
+
+    def _open(self, report: Report) -> None:
+        """Take an outcome; whatever goes wrong becomes that of the future."""
+        if self._is_over:
+            report.delivery.discard()
+            return
+        try:
+            batch = report.delivery.open()
+            if batch.values and not self._is_tried_again(batch):
+                self._finish(batch.values[0], batch.errors.get(0))
+        except BaseException as error:  # noqa: BLE001
+            self._finish(None, error)
+
+    def _is_tried_again(self, batch: Batch) -> bool:
+        self._session.accept(batch)
+        error = batch.errors.get(0)
+        if isinstance(error, ClosedError) or not isinstance(error, self._options.retry_on):
+            return False
+        if not self._left or self._is_over:
+            return False
+        self._left -= 1
+        self._session.submit(Chunk(next(self._numbers), 0, [self._item]))
+        self._session.leave()
+        return True
+
+    def give_up(self, *, running: bool) -> bool:
+        """Cancel the future, unless it has an outcome, or ``running`` is False and it runs."""
+        if not self._claim(running=running):
+            return False
+        session, end = self._session, _kill if self._began else _close
+        try:
+            self._end(end)
+        finally:
+            self.future._set_cancelled()
+            session.nudge()  # a thread that waits may be turning the loop of the backend
+        return True
+
+    def _claim(self, *, running: bool) -> bool:
+        """Whether the caller is the one to resolve the future. No more than one is."""
+        with self.future._condition:
+            if self._is_over or (self._began and not running):
+                return False
+            self._is_over = True
+            return True
+
+    def _end(self, end: Callable[[Session], None]) -> None:
+        session, self._session = self._session, OVER
+        _pending.discard(self)
+        end(session)
+
+    def _finish(self, value: Any, error: BaseException | None) -> None:
+        if not self._claim(running=True):
+            return
+        session = self._session
+        try:
+            self._end(_close if error is not None else _finish_and_close)
+        except BaseException as raised:  # noqa: BLE001  it becomes the outcome of the future
+            error = raised
+        with contextlib.suppress(InvalidStateError):  # resolved by its owner
+            self._resolve(value, error)
+        if self._waiting.locked():
+            session.nudge()
+
+    def _resolve(self, value: Any, error: BaseException | None) -> None:
+        if error is None:
+            self.future.set_result(value)
+        elif self._options.return_exceptions:
+            self.future.set_result(error)
+        else:
+            self.future.set_exception(error)
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: the workers are its parent's."""
+        self._is_over = True
+        self.future._leave_to_parent()
+
+
+def _kill(session: Session) -> None:
+    session.kill()
+
+
+def _close(session: Session) -> None:
+    session.close()
+
+
+def _finish_and_close(session: Session) -> None:
+    """Complete the caller's totals, by a function that may be the user's."""
+    try:
+        session.finish()
+    finally:
+        session.close()
+
+
+_pending: set[Submission] = set()  # those whose futures have no outcome yet
+
+
+def _leave_to_parent() -> None:
+    """In a forked child: its parent's futures will not come to their end here."""
+    for submission in _pending.copy():
+        submission.leave_to_parent()
+    _pending.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+def _is_past(until: float | None) -> bool:
+    return until is not None and time.monotonic() >= until

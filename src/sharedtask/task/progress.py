@@ -1,0 +1,62 @@
+"""The progress bar: tqdm's, drawn by the caller, counting items."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sharedtask.system.loading import undisturbed
+
+if TYPE_CHECKING:
+    from sharedtask.options import Options
+
+
+class Bar(Protocol):
+    """What is told of finished items: ``n`` of them, ``initial`` of which took no time."""
+
+    n: Any
+    initial: Any
+
+    def update(self, n: int) -> object:
+        """``n`` more items are done."""
+
+    def close(self) -> object:
+        """No more will come."""
+
+    def refresh(self) -> object:
+        """Draw it now."""
+
+
+class _NoBar:
+    n: Any = 0
+    initial: Any = 0
+
+    def update(self, n: int) -> None:
+        pass
+
+    def refresh(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+_NO_BAR = _NoBar()
+
+
+def open_bar(options: Options, total: int | None) -> Bar:
+    """A bar where the options ask for one, in the terminal or the notebook cell."""
+    if not options.shows_progress:
+        return _NO_BAR
+    with undisturbed("tqdm.auto"):
+        from tqdm.auto import tqdm
+
+    bar: Bar = tqdm(total=total, desc=options.desc, unit="item", dynamic_ncols=True, leave=True)
+    return bar
+
+
+def skip(bar: Bar, n: int) -> None:
+    """``n`` items were done before the bar was there: they say nothing of how fast it will go."""
+    if bar is not _NO_BAR:
+        bar.n += n
+        bar.initial += n
+        bar.refresh()

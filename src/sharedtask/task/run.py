@@ -1,0 +1,434 @@
+"""The conductor: feeds chunks to a backend, takes reports back, retries, orders, and cleans up.
+
+    items -> Chunker -> Session.submit -> (workers) -> report() -> queue -> advance() -> pieces
+
+A ``Run`` is driven by the thread that wants the results: it feeds as long as few enough items are
+under way, waits for a report, and hands on what is finished. ``collect`` makes a list of that,
+``in_order`` and ``as_completed`` make streams.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sharedtask.backends.base import OVER, Chunk, Session, require_process
+from sharedtask.errors import ClosedError
+from sharedtask.outcomes import Known, Report
+from sharedtask.system import interrupts
+from sharedtask.system.finalizers import Ending
+from sharedtask.system.loading import undisturbed
+from sharedtask.tracebacks import shorten
+
+from .chunking import Chunker, Pace
+from .progress import open_bar, skip
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from sharedtask.backends.base import Backend
+    from sharedtask.journal.recording import Recording
+    from sharedtask.outcomes import Batch
+
+    from .plan import Plan
+
+# After an error the results of earlier items are awaited for this long: where several items fail,
+# the first of them is reported, as a loop would, unless that means a long wait.
+_GRACE_SECONDS = 0.5
+# Encoding chunks may take longer than this: then others see to those that are under way already.
+_SOON_SECONDS = 0.01
+# Chunks under way per worker: one that runs, one that waits in its socket, one in the queue.
+_AHEAD = 3
+
+
+@dataclass(slots=True)
+class Piece:
+    """Results of consecutive items."""
+
+    first: int
+    values: list[Any]
+
+
+@dataclass(slots=True)
+class _Open:
+    """A chunk that is under way, and how many of its items have an outcome."""
+
+    chunk: Chunk
+    covered: int = 0
+
+
+class _Inbox:
+    """Where a session leaves its reports: it knows this, and not the run.
+
+    So a run that nobody has any more is found out, whatever its session still does.
+    """
+
+    only_notes = True  # see base.Sink
+
+    def __init__(self) -> None:
+        self.reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
+
+    def begun(self, chunk: int) -> bool:  # noqa: ARG002  a Sink's
+        """A chunk is about to run; a map takes none back."""
+        return True
+
+    def report(self, report: Report) -> None:
+        """Called from any thread."""
+        self.reports.put(report)
+
+
+class Run:
+    """One map, from its first chunk to its last result."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        plan: Plan,
+        pace: Pace,
+        on_shares: Callable[[Any], None],
+    ) -> None:
+        self._wanted = plan, on_shares
+        self._options = plan.options
+        inbox = _Inbox()
+        self._reports = inbox.reports
+        self._session: Session = backend.session(plan.call, inbox)
+        # For a stream whose end was interrupted before its first instruction.
+        self._ending: Ending | None = Ending(self, self._session.close)
+        self._pid = os.getpid()
+        self._pace = pace
+        self._in_caller = backend.in_caller
+        self._recording: Recording | None = None
+        self._known: list[Piece] = []  # results that were recorded before
+        self._fresh: deque[Chunk] = deque()  # what is to be run between these
+        self._open: dict[int, _Open] = {}
+        self._attempts: Counter[int] = Counter()
+        self._bar: Any = None
+        self._failure: tuple[int, BaseException] | None = None
+        self._patience = 0.0
+        self._stopped = False
+        self._soon = 0.0  # until then this thread need not wait for what it has submitted
+        self._streams = plan.streams
+        self._accepts = bool(plan.call.blocks or plan.call.totals)
+        self._block = plan.call.block
+        self.taken = 0  # items whose results the caller has
+
+    @interrupts.shielded
+    def open(self) -> None:
+        """Begin; whatever it raises, ``close`` follows."""
+        (plan, on_shares), session = self._wanted, self._session
+        del self._wanted  # the caller's values may go while tasks run
+        session.open()
+        on_shares(session.shares)
+        crew = session.crew
+        self._limit = 1 if self._in_caller else crew.workers * _AHEAD
+        self._chunker = Chunker(
+            plan.items,
+            plan.total,
+            plan.options.chunksize,
+            crew,
+            self._pace,
+            costly=plan.options.strict,
+        )
+        # Where the caller is away between two results, or the items take their time, somebody else
+        # must see to the workers meanwhile.
+        self._leaves = plan.streams or self._chunker.is_lazy
+        if plan.options.journal is not None:
+            with undisturbed("sharedtask.journal.recording"):  # SQLite is for those who ask for it
+                from sharedtask.journal.recording import Recording
+
+            self._recording = interrupts.exposed(
+                Recording.begin, plan.options.journal, plan.call, plan.total, session
+            )
+        self._bar = open_bar(plan.options, plan.total)
+
+    # --------------------------------------------------------------------- the caller's side
+
+    def advance(self) -> list[Piece] | None:
+        """Feed, wait for news, and return what is finished; None when nothing more will come."""
+        require_process(self._pid)
+        with interrupts.shield():
+            self._soon = time.monotonic() + _SOON_SECONDS
+            if self._failure is None and not self._stopped:
+                self._feed()
+            if self._known:
+                known, self._known = self._known, []
+                return known
+            if self._is_over():
+                return None
+            return self._absorb(self._next_report())
+
+    def raise_failure(self) -> None:
+        """Raise the error that ended the run, if one did."""
+        if self._failure is not None:
+            error = self._failure[1]
+            shorten(error)
+            self._failure = None
+            try:
+                raise error
+            finally:
+                del error
+
+    def finish(self) -> None:
+        """The run has come to its end without an error."""
+        if not self._stopped:
+            with interrupts.shield():
+                interrupts.exposed(self._session.finish)
+                if self._recording is not None:
+                    self._recording.finish(self._chunker.given)
+
+    @property
+    def failed_at(self) -> int | None:
+        """The index of the item whose error ends the run."""
+        return None if self._failure is None else self._failure[0]
+
+    def stop(self) -> None:
+        """Make ``advance`` return None soon; called from another thread."""
+        self._stopped = True
+        self._reports.put(None)
+        self._session.nudge()
+
+    @interrupts.shielded
+    def close(self) -> None:
+        """End the run: what is under way is given up."""
+        session, self._session = self._session, OVER
+        ending, self._ending = self._ending, None  # which would wake a thread for nothing
+        if ending is not None:
+            ending.cancel()
+        session.close()
+        if self._bar is not None:
+            self._bar.close()
+        recording, self._recording = self._recording, None
+        while not self._reports.empty():
+            report = self._reports.get()
+            if report is not None:
+                _part_with(report, recording)
+        if recording is not None:
+            recording.close()
+
+    # ---------------------------------------------------------------------------- feeding
+
+    def _feed(self) -> None:
+        while len(self._open) < self._limit:
+            if self._fresh:
+                self._submit(self._fresh.popleft())
+                continue
+            most = self._room()
+            if most is not None and most <= 0:
+                return
+            chunk = interrupts.exposed(self._chunker.next, most)
+            if chunk is None:
+                self._end_of_items()
+                return
+            if self._recording is None:
+                self._submit(chunk)
+            else:
+                self._sort_out(chunk, self._recording)
+            if self._chunker.is_lazy and (self._known or not self._reports.empty()):
+                return  # the next item may take its time, and there is a result to hand on
+
+    def _sort_out(self, chunk: Chunk, recording: Recording) -> None:
+        """Set aside what is recorded, and what cannot be; the rest is to be run."""
+        found = recording.sort_out(chunk)
+        self._fresh.extend(self._chunker.again(first, items) for first, items in found.fresh)
+        for batch in found.known:
+            self._known.append(_whole(batch))
+            skip(self._bar, len(batch.values))
+        for batch in found.failed:
+            failed = self._chunker.again(batch.first, [chunk.items[batch.first - chunk.first]])
+            self._open[failed.number] = _Open(failed)
+            self._reports.put(Report(failed.number, Known(batch), 1, finished=True))
+
+    def _end_of_items(self) -> None:
+        """What the items raised counts as the failure of the item that they did not give."""
+        error, self._chunker.error = self._chunker.error, None
+        if error is not None:
+            self._fail(self._chunker.given, error)
+
+    def _room(self) -> int | None:
+        """How many more items may be under way or finished ahead of the caller."""
+        size = self._options.buffersize
+        if size is None:
+            if not self._streams:
+                return None
+            size = self._limit * self._chunker.last
+        room = size - (self._chunker.given - self.taken)
+        if self._block is None:
+            return room
+        return self._block if room > 0 else 0  # no block is cut
+
+    def _submit(self, chunk: Chunk) -> None:
+        self._open[chunk.number] = _Open(chunk)
+        self._session.submit(chunk)
+        if self._leaves or time.monotonic() > self._soon:
+            self._session.leave()
+
+    # --------------------------------------------------------------------------- outcomes
+
+    def _is_over(self) -> bool:
+        if not self._open:
+            return True
+        if self._failure is None:
+            return False
+        index = self._failure[0]
+        earlier = any(o.chunk.first + o.covered < index for o in self._open.values())
+        return not earlier or time.monotonic() > self._patience
+
+    def _next_report(self) -> Report | None:
+        until = None if self._failure is None else self._patience
+        report: Report | None = self._session.wait(self._reports, until, leaves=self._leaves)
+        return report
+
+    def _absorb(self, report: Report | None) -> list[Piece] | None:
+        if report is None:
+            return None if self._stopped else []
+        state = self._open[report.chunk]
+        batch = report.delivery.open()
+        if self._accepts:
+            self._session.accept(batch)
+        if self._recording is not None:  # before anything else is run, or the caller goes away
+            self._recording.take(batch)
+            self._recording.settle(more=not self._reports.empty())
+        state.covered += report.count
+        if report.finished:
+            del self._open[report.chunk]
+        self._pace.note(report.seconds, report.count)
+        # A chunk may end with a report that brings nothing new. An empty piece stands at the index
+        # of the next one, and must not take its place.
+        pieces = [_whole(batch)] if batch.values else []
+        if batch.errors:
+            pieces = self._pieces(batch, state.chunk)
+        if report.finished:  # by now it is known whether the run has failed
+            self._begin_rest(state)
+        interrupts.exposed(self._bar.update, sum(len(piece.values) for piece in pieces))
+        return pieces
+
+    def _begin_rest(self, state: _Open) -> None:
+        """What a worker had not begun, because it died or had too much, is begun elsewhere."""
+        chunk, covered = state.chunk, state.covered
+        if covered < len(chunk.items) and self._failure is None:
+            singly = self._block is not None and covered > 0
+            for part in self._chunker.parts(chunk.first + covered, chunk.items[covered:], singly):
+                self._submit(part)
+
+    def _pieces(self, batch: Batch, chunk: Chunk) -> list[Piece]:
+        """The results of a batch without the items that are tried again."""
+        pieces, start = [], 0
+        for offset, error in sorted(batch.errors.items()):
+            index = batch.first + offset
+            if self._tries_again(index, error):
+                self._submit(self._chunker.again(index, [chunk.items[index - chunk.first]]))
+            elif self._options.return_exceptions:
+                batch.values[offset] = error
+                continue
+            else:
+                self._fail(index, error)
+            pieces.append(Piece(batch.first + start, batch.values[start:offset]))
+            start = offset + 1
+        pieces.append(Piece(batch.first + start, batch.values[start:]))
+        return [piece for piece in pieces if piece.values]
+
+    def _tries_again(self, index: int, error: BaseException) -> bool:
+        options = self._options
+        if isinstance(error, ClosedError) or not isinstance(error, options.retry_on):
+            return False
+        if self._failure is not None and index > self._failure[0]:
+            return False  # an earlier item may still decide which error is the first
+        if self._attempts[index] >= options.retries:
+            return False
+        self._attempts[index] += 1
+        return True
+
+    def _fail(self, index: int, error: BaseException) -> None:
+        if self._failure is None:
+            self._patience = time.monotonic() + _GRACE_SECONDS
+        if self._failure is None or index < self._failure[0]:
+            self._failure = (index, error)
+
+
+def _whole(batch: Batch) -> Piece:
+    return Piece(batch.first, batch.values)
+
+
+def _part_with(report: Report, recording: Recording | None) -> None:
+    """Nobody waits for these results any more, but the next call may find them."""
+    if recording is None:
+        report.delivery.discard()
+        return
+    with contextlib.suppress(Exception):  # whatever ended the run is what is told
+        recording.take(report.delivery.open())
+
+
+# ---------------------------------------------------------------------------------- shapes
+
+
+@interrupts.shielded
+def collect(run: Run, total: int | None) -> list[Any]:
+    """All results in the order of the items."""
+    results: list[Any] = [None] * (total or 0)
+    end = 0
+    try:
+        run.open()
+        while (pieces := run.advance()) is not None:
+            for piece in pieces:
+                stop = piece.first + len(piece.values)
+                if stop > len(results):
+                    results.extend([None] * (stop - len(results)))
+                results[piece.first : stop] = piece.values
+                run.taken += len(piece.values)
+                end = max(end, stop)
+        run.raise_failure()
+        run.finish()
+    finally:
+        run.close()
+    del results[end:]
+    return results
+
+
+def in_order(start: Callable[[], Run]) -> Generator[Any, None, None]:
+    """Results in the order of the items, as soon as their turn comes."""
+    run = start()
+    ready: dict[int, list[Any]] = {}
+    turn = 0
+    try:
+        run.open()
+        while (pieces := run.advance()) is not None:
+            ready.update((piece.first, piece.values) for piece in pieces)
+            while turn in ready:
+                values = ready.pop(turn)
+                turn += len(values)
+                for value in values:
+                    run.taken += 1
+                    yield value
+            if run.failed_at == turn:
+                break
+        run.raise_failure()
+        run.finish()
+    except Exception as error:
+        shorten(error)
+        raise
+    finally:
+        run.close()
+
+
+def as_completed(start: Callable[[], Run]) -> Generator[Any, None, None]:
+    """Results in the order in which they are ready."""
+    run = start()
+    try:
+        run.open()
+        while (pieces := run.advance()) is not None:
+            for piece in pieces:
+                for value in piece.values:
+                    run.taken += 1
+                    yield value
+        run.raise_failure()
+        run.finish()
+    except Exception as error:
+        shorten(error)
+        raise
+    finally:
+        run.close()

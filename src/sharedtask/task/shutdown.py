@@ -1,0 +1,21 @@
+"""Ending what the library started."""
+
+from __future__ import annotations
+
+from sharedtask.backends import registry
+from sharedtask.system import interrupts
+
+
+@interrupts.shielded
+def shutdown() -> None:
+    """End all workers and give back all shared memory that no handle or result holds.
+
+    Not needed at the end of a program. The next call starts everything anew; a call that is still
+    running elsewhere gets ``ClosedError``.
+
+    Example:
+        >>> import sharedtask
+        >>> sharedtask.shutdown()
+    """
+    for backend in registry.running():
+        backend.close()

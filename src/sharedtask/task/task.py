@@ -1,0 +1,678 @@
+"""``Task``: the decorated function.
+
+Called, it is the function; ``map`` and its family run it at large.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import threading
+from concurrent.futures import Future
+from itertools import islice
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+
+import numpy as np
+import wrapt
+
+from sharedtask.annotations import Role
+from sharedtask.backends import registry
+from sharedtask.options import check_options, resolve
+from sharedtask.serialization import functions
+from sharedtask.store.cache import CacheInfo
+from sharedtask.store.handles import Handle
+from sharedtask.system import critical_sections
+from sharedtask.system.loading import undisturbed
+from sharedtask.task.signature.spec import build_spec
+from sharedtask.tracebacks import shorten
+from sharedtask.worker.randomness import Randomness
+from sharedtask.writing.locked.acquire import Use, close_all, use_all
+from sharedtask.writing.partitioned.partitions import TAKEN
+
+from .chunking import Pace
+from .futures import Submission, TaskFuture
+from .plan import CAPTURE_FROM, Plan, Target, plan_call, plan_map
+from .run import Run, as_completed, collect, in_order
+
+if TYPE_CHECKING:
+    from collections.abc import (
+        AsyncGenerator,
+        Callable,
+        Generator,
+        Iterable,
+        Mapping,
+        Sequence,
+    )
+
+    import numpy.typing as npt
+    from typing_extensions import Unpack
+
+    from sharedtask.backends.base import Share
+    from sharedtask.explaining.report import Explanation
+    from sharedtask.options import OptionsDict
+    from sharedtask.task.signature.spec import Kind, Lists, TaskSpec
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+J = TypeVar("J")
+C = TypeVar("C")
+A = TypeVar("A", bound="np.ndarray[Any, Any]")
+
+
+class Usage:
+    """What a task has shared so far, and how long its items take."""
+
+    def __init__(self) -> None:
+        self.pace = Pace()
+        self.hits = self.misses = 0
+        self.tokens: set[int] = set()
+        self._lock = critical_sections.object_lock()
+
+    def note(self, shares: Sequence[Share]) -> None:
+        """Count the shared values of a call."""
+        with self._lock:
+            for share in shares:
+                self.hits += share.hit
+                self.misses += not share.hit
+                self.tokens.add(share.token)
+
+    def info(self) -> CacheInfo:
+        """Counts, and what is there now."""
+        backends = registry.running()
+        sizes = [size for backend in backends for size in backend.stored(self.tokens)]
+        limit = max((backend.limit() for backend in backends), default=0)
+        return CacheInfo(self.hits, self.misses, limit, len(sizes), sum(sizes))
+
+    def clear(self) -> None:
+        """Give everything up and count from zero."""
+        for backend in registry.running():
+            backend.forget(self.tokens)
+        self.hits = self.misses = 0
+        self.tokens.clear()
+
+
+class _Runs(Generic[P, R]):
+    """The ways to run a task over many items; ``Task`` and its bound form have them."""
+
+    if TYPE_CHECKING:
+
+        def _parts(self) -> tuple[Target, Mapping[str, Any], Usage]: ...
+
+    def map(
+        self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> list[R]:
+        """Run the task for every item and return the results in the order of the items.
+
+        Args:
+            items: What the first parameter gets, one after the other. Not a str or bytes.
+            *args: Further positional arguments, the same for every item.
+            **kwargs: Further arguments of the function, the same for every item. Shared ones are
+                put into shared memory once; others are copied with each chunk.
+
+        Returns:
+            One result per item. With ``return_exceptions`` a failed item's exception stands in
+            its place.
+
+        Raises:
+            ArgumentError: An argument is missing, extra, or not what its annotation says.
+            Exception: What the task raised for an item, as itself, with a note naming the item;
+                where several items failed, that of the first.
+            WorkerDiedError: The worker ended while it ran an item.
+            TaskTimeoutError: An item took longer than ``timeout`` seconds.
+
+        Example:
+            >>> from sharedtask import Shared, parallel
+            >>> @parallel
+            ... def scale(x: int, table: Shared[dict]) -> int:
+            ...     return x * table["factor"]
+            >>> scale.map(range(4), table={"factor": 10})
+            [0, 10, 20, 30]
+        """
+        try:
+            run, plan = self._prepare(items, args, kwargs)
+            return collect(run(), plan.total)
+        except Exception as error:
+            shorten(error)
+            raise
+
+    def map_into(
+        self: _Runs[Concatenate[J, Q], Any],
+        out: A,
+        items: Iterable[J],
+        /,
+        *args: Q.args,
+        **kwargs: Q.kwargs,
+    ) -> A:
+        """Like ``map``; result i is written to ``out[i]``, by the worker that made it.
+
+        No result travels where ``out`` lies in shared memory (``empty``, ``zeros`` ...). What
+        ``out[i]`` cannot hold is treated as numpy does in an assignment.
+
+        Args:
+            out: A writable array, its first axis as long as there are items.
+            items: See ``map``.
+            *args: See ``map``.
+            **kwargs: See ``map``.
+
+        Returns:
+            ``out``. What belongs to items that failed is as it was before.
+
+        Raises:
+            ArgumentError: ``out`` cannot be written, or does not have one place for each item.
+            ExceptionGroup: With ``return_exceptions``, when everything was run: what was raised.
+            Exception: See ``map``.
+
+        Example:
+            >>> import sharedtask
+            >>> square = sharedtask.parallel(lambda x: x * x)
+            >>> square.map_into(sharedtask.empty(4), range(4))
+            array([0., 1., 4., 9.])
+        """
+        try:
+            run, plan = self._prepare(items, args, kwargs, into=out)
+            failed = [result for result in collect(run(), plan.total) if result is not TAKEN]
+        except Exception as error:
+            shorten(error)
+            raise
+        if failed:
+            msg = f"{len(failed)} of {plan.total} items of {plan.call.task}() failed"
+            raise ExceptionGroup(msg, failed)
+        return out
+
+    def starmap(self, items: Iterable[Iterable[Any]], /, **kwargs: Any) -> list[R]:
+        """Like ``map``; every item is a tuple that fills the first parameters.
+
+        Example:
+            >>> from sharedtask import parallel
+            >>> @parallel
+            ... def power(base: int, exponent: int) -> int:
+            ...     return base**exponent
+            >>> power.starmap([(2, 3), (3, 2)])
+            [8, 9]
+        """
+        try:
+            run, plan = self._prepare(items, (), kwargs, star=True)
+            return collect(run(), plan.total)
+        except Exception as error:
+            shorten(error)
+            raise
+
+    def imap(
+        self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> Generator[R, None, None]:
+        """Like ``map``, as a stream: results in order, as soon as their turn comes.
+
+        Items are taken only as fast as results are: at most ``buffersize`` items are under way or
+        wait ahead of the caller, so ``items`` may be endless. Leaving the loop stops the workers.
+
+        Example:
+            >>> from itertools import count
+            >>> from sharedtask import parallel
+            >>> square = parallel(lambda x: x * x)
+            >>> for y in square.imap(count()):
+            ...     if y > 20:
+            ...         break
+            >>> y
+            25
+        """
+        run, _ = self._prepare(items, args, kwargs, streams=True)
+        return in_order(run)
+
+    def imap_unordered(
+        self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> Generator[R, None, None]:
+        """Like ``imap``, in the order in which results are ready."""
+        run, _ = self._prepare(items, args, kwargs, streams=True)
+        return as_completed(run)
+
+    def submit(
+        self: _Runs[Concatenate[J, Q], R], item: J, /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> TaskFuture[R]:
+        """Run the task for one item and return a future of its result.
+
+        It is a future of the standard library, with a ``kill()`` that ends an item as it runs.
+
+        Example:
+            >>> from sharedtask import parallel
+            >>> double = parallel(lambda x: 2 * x)
+            >>> double.submit(21).result()
+            42
+        """
+        target, explicit, usage = self._parts()
+        options = resolve(explicit)
+        call = plan_call(target, args, kwargs, options, items=[item])
+        return Submission(registry.get(options.backend), call, item, options, usage.note).future
+
+    async def amap(
+        self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> list[R]:
+        """``map`` for a coroutine: the event loop goes on meanwhile.
+
+        Cancelling it stops the run.
+        """
+        start, plan = self._prepare(items, args, kwargs)
+        run = start()
+        try:
+            results: list[R] = await _in_thread(collect, run, plan.total)
+        finally:
+            run.stop()  # of no effect on a run that is over
+        return results
+
+    async def aimap(
+        self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> AsyncGenerator[R, None]:
+        """``imap`` for a coroutine: ``async for result in task.aimap(items)``."""
+        start, _ = self._prepare(items, args, kwargs, streams=True)
+        run = start()
+        stream = _Steps(in_order(lambda: run))
+        try:
+            while results := await _in_thread(stream.step):
+                for result in results:
+                    yield result
+        finally:
+            run.stop()
+            await _in_thread(stream.close)
+
+    def explain(self, /, **kwargs: Any) -> Explanation:
+        """Tell how each argument of a call would travel, and what the function brings along.
+
+        Args:
+            **kwargs: Arguments of the function, as many of them as are of interest.
+
+        Returns:
+            A table to print: see ``sharedtask.explain``. Large arguments that are not marked have
+            the advice to mark them; what the function captures stands in a section of its own.
+
+        Raises:
+            ArgumentError: The function has no parameter of such a name.
+
+        Example:
+            >>> import numpy as np
+            >>> from sharedtask import Shared, parallel
+            >>> @parallel
+            ... def score(row: int, table: Shared[np.ndarray], scale: float = 1.0) -> float:
+            ...     return float(table[row].sum() * scale)
+            >>> told = score.explain(table=np.ones((1000, 100)), scale=2.0)
+            >>> {row.path: row.travels for row in told.rows}
+            {'table': 'zero-copy', 'scale': 'copied'}
+        """
+        with undisturbed("sharedtask.task.explain_call"):
+            from .explain_call import explain_call
+
+        target, explicit, _ = self._parts()
+        apart = CAPTURE_FROM if resolve(explicit).captured == "share" else None
+        return explain_call(target.spec, target.function, target.bound, kwargs, apart)
+
+    def cache_info(self) -> CacheInfo:
+        """How often this task's shared values were found in the cache, and what they take."""
+        return self._parts()[2].info()
+
+    def cache_clear(self) -> None:
+        """Give back the shared memory of this task's values."""
+        self._parts()[2].clear()
+
+    def _prepare(
+        self,
+        items: Iterable[Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        star: bool = False,
+        streams: bool = False,
+        into: npt.NDArray[Any] | None = None,
+    ) -> tuple[Callable[[], Run], Plan]:
+        """Check everything now; open the run when it is wanted."""
+        target, explicit, usage = self._parts()
+        options = resolve(explicit)
+        plan = plan_map(target, items, args, kwargs, options, star=star, streams=streams, into=into)
+        backend = registry.get(options.backend)
+        return lambda: Run(backend, plan, usage.pace, usage.note), plan
+
+
+async def _in_thread(function: Callable[..., Any], *args: Any) -> Any:
+    """Run a blocking call in a thread of its own: the loop's own few threads may all be waiting."""
+    with undisturbed("asyncio"):  # its user has it loaded; for others it takes 10 ms
+        import asyncio
+
+    future: Future[tuple[Any, BaseException | None]] = Future()
+    future.set_running_or_notify_cancel()  # whoever awaits it may be cancelled; the call goes on
+
+    def work() -> None:
+        try:
+            future.set_result((function(*args), None))
+        except BaseException as error:  # noqa: BLE001  handed over, whatever it is
+            future.set_result((None, error))  # asyncio would refuse a StopIteration as exception
+
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(work,), name="sharedtask-await", daemon=True).start()
+    value, error = await asyncio.wrap_future(future)
+    if error is not None:
+        raise error
+    return value
+
+
+class _Steps:
+    """A generator that one thread at a time advances or closes."""
+
+    def __init__(self, stream: Generator[Any, None, None]) -> None:
+        self._stream = stream
+        self._lock = critical_sections.object_lock()
+
+    def step(self) -> list[Any]:
+        """The next result in a list; an empty one at the end."""
+        with self._lock:
+            return list(islice(self._stream, 1))
+
+    def close(self) -> None:
+        """Close the generator when the step under way is over."""
+        with self._lock:
+            self._stream.close()
+
+
+for _method in vars(_Runs).values():  # Python's own errors shall speak of Task.map()
+    if isinstance(_method, FunctionType):
+        _method.__qualname__ = f"Task.{_method.__name__}"
+
+
+if TYPE_CHECKING:
+    # wrapt's own types offer any attribute and every operator, so that no misspelt method of a task
+    # would ever be found. This is what is used here, and what a user may rely on.
+
+    class _Nothing: ...
+
+    class _Proxy(Generic[P, R]):
+        __name__: str
+        __qualname__: str
+        __wrapped__: Callable[P, R]
+        _self_instance: Any
+        _self_owner: Any
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+    class _BoundBase(_Proxy[P, R]):
+        _self_parent: Any  # a task; declared as one, checkers would bind it
+
+    class _TaskBase(_Proxy[P, R]):
+        def __init__(self, wrapped: Callable[P, R], wrapper: Callable[..., Any]) -> None: ...
+
+else:
+    # wrapt would say that a task *is* a function, and cloudpickle would then send the function
+    # without its task.
+    class _BoundBase(wrapt.BoundFunctionWrapper, Generic[P, R]):
+        __class__ = property(type)
+
+    class _TaskBase(wrapt.FunctionWrapper, Generic[P, R]):
+        __class__ = property(type)
+
+
+class BoundTask(_Runs[P, R], _BoundBase[P, R]):
+    """A task taken from an object or a class: ``obj.method``."""
+
+    _sharedtask_ = True
+
+    def _parts(self) -> tuple[Target, Mapping[str, Any], Usage]:
+        task: Task[..., R] = self._self_parent
+        return task._bound_parts(self)
+
+    def with_options(self, **options: Unpack[OptionsDict]) -> BoundTask[P, R]:
+        """The same method with other options."""
+        task = self._self_parent.with_options(**options)
+        bound: BoundTask[P, R] = task.__get__(self._self_instance, self._self_owner)
+        return bound
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        owner = self._self_instance if self._self_instance is not None else self._self_owner
+        return _bind, (self._self_parent, owner)
+
+    def __copy__(self) -> BoundTask[P, R]:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> BoundTask[P, R]:
+        return self
+
+
+class Task(_Runs[P, R], _TaskBase[P, R]):
+    """A function that can be mapped over many items; made by ``parallel``.
+
+    Calling it is calling the function, here and now.
+    """
+
+    __bound_function_wrapper__ = BoundTask
+    _sharedtask_ = True
+
+    def __init__(
+        self,
+        wrapped: Callable[P, R],
+        make_spec: Callable[[], TaskSpec],
+        options: Mapping[str, Any],
+        recipe: tuple[Any, ...],
+    ) -> None:
+        self_spec = _Once(make_spec)
+        super().__init__(wrapped, functools.partial(_call, self_spec, options))
+        self._self_spec = self_spec
+        self._self_options = dict(options)
+        self._self_recipe = recipe  # what rebuilds it where it cannot be found by name
+        self._self_usage = Usage()
+        self._self_parts: tuple[Target, Mapping[str, Any], Usage] | None = None
+
+    @property
+    def spec(self) -> TaskSpec:
+        """What is known of the function: its signature and the roles of its parameters."""
+        return self._self_spec()
+
+    def with_options(self, **options: Unpack[OptionsDict]) -> Task[P, R]:
+        """The same task with other options; the ones not named stay as they are.
+
+        Raises:
+            OptionsError: An option is unknown or out of range.
+
+        Example:
+            >>> from sharedtask import parallel
+            >>> double = parallel(lambda x: 2 * x)
+            >>> double.with_options(workers=2, chunksize=10).map(range(3))
+            [0, 2, 4]
+        """
+        checked = check_options(options, f"{self.spec.name}.with_options()")
+        self.spec.refuse_options(checked)
+        merged = {**self._self_options, **checked}
+        recipe = (*self._self_recipe[:-1], merged)
+        task = Task(self.__wrapped__, lambda: self.spec, merged, recipe)
+        task._self_usage = self._self_usage  # the same values, the same pace
+        return task
+
+    def _parts(self) -> tuple[Target, Mapping[str, Any], Usage]:
+        if self._self_parts is None:
+            target = Target(self.spec, functions.bare(self.__wrapped__))
+            self._self_parts = target, self._self_options, self._self_usage
+        return self._self_parts
+
+    def _bound_parts(self, bound: Any) -> tuple[Target, Mapping[str, Any], Usage]:
+        instance, spec = bound._self_instance, self.spec
+        wrapped: object = self.__wrapped__
+        if isinstance(wrapped, staticmethod):
+            values: tuple[Any, ...] = ()
+        elif isinstance(wrapped, classmethod):
+            values = (type(instance) if instance is not None else bound._self_owner,)
+        elif instance is None:
+            values = ()
+        else:
+            values, spec = (instance,), spec.on_object()
+        target = Target(spec, functions.bare(wrapped), values)
+        return target, self._self_options, self._self_usage
+
+    # A task pickles as its name where the name leads to it, else as its parts.
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        function = functions.bare(self.__wrapped__)
+        named = functions.by_name(function)
+        found = None if named is None else functions.find(named.module, named.qualname)
+        if named is not None and found is self:
+            return functions.find, (named.module, named.qualname)
+        if isinstance(found, Task):  # that one with other options
+            return _with_options, (found, self._self_options)
+        return rebuild, self._self_recipe
+
+    def __copy__(self) -> Task[P, R]:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Task[P, R]:
+        return self
+
+    def __repr__(self) -> str:
+        return f"<Task {self.spec.shown}>"
+
+    __str__ = __repr__
+
+    if TYPE_CHECKING:
+        # No checker tells a decorator that a function is a class method or a static one. Whether
+        # the first parameter takes the class, the object or neither shows it to pyright. mypy does
+        # not compare first parameters, so for it the first overload that fits counts: from an
+        # object it takes every task for a method, from a class it checks the result alone.
+
+        @overload
+        def __get__(
+            self: Task[Concatenate[_Nothing, Q], R], instance: None, owner: type[Any]
+        ) -> BoundTask[..., R]: ...
+        @overload
+        def __get__(
+            self: Task[Concatenate[type[C], Q], R], instance: None, owner: type[C]
+        ) -> BoundTask[Q, R]: ...
+        @overload
+        def __get__(self, instance: None, owner: type[Any]) -> BoundTask[P, R]: ...
+        @overload
+        def __get__(
+            self: Task[Concatenate[type[C], Q], R], instance: C, owner: type[Any] | None = None
+        ) -> BoundTask[Q, R]: ...
+        @overload
+        def __get__(
+            self: Task[Concatenate[C, Q], R], instance: C, owner: type[Any] | None = None
+        ) -> BoundTask[Q, R]: ...
+        @overload
+        def __get__(self, instance: object, owner: type[Any] | None = None) -> BoundTask[P, R]: ...
+        def __get__(self, instance: Any, owner: Any = None) -> Any: ...
+
+
+class _Once:
+    """A function without arguments that is called when its result is first asked for."""
+
+    def __init__(self, make: Callable[[], TaskSpec]) -> None:
+        self._make = make
+        self._made: TaskSpec | None = None
+
+    def __call__(self) -> TaskSpec:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+
+def _call(
+    spec: Callable[[], TaskSpec],
+    explicit: Mapping[str, Any],
+    wrapped: Callable[..., R],
+    instance: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> R:
+    """What wrapt does when a task is called: the function, with the values behind handles.
+
+    Where it locks an array, it gets that behind locks here as well, and where it takes random
+    numbers, those of the first item.
+    """
+    if any(type(value) is Handle for value in (*args, *kwargs.values())):
+        args = tuple(map(_behind, args))
+        kwargs = {name: _behind(value) for name, value in kwargs.items()}
+    if spec().generators:
+        kwargs = {**_made(spec(), explicit, _by_place(spec(), instance, args)), **kwargs}
+    if Role.LOCKED in spec().roles.values():
+        return _call_locked(spec(), wrapped, _by_place(spec(), instance, args), args, kwargs)
+    return wrapped(*args, **kwargs)
+
+
+def _by_place(spec: TaskSpec, instance: Any, args: tuple[Any, ...]) -> dict[str, Any]:
+    skipped = 0 if instance is None else 1
+    names = list(spec.signature.parameters)[skipped:]
+    return dict(zip(names, args, strict=False))
+
+
+def _made(
+    spec: TaskSpec, explicit: Mapping[str, Any], by_place: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The generators that the caller may leave out: those of item 0 of a map."""
+    made = Randomness.of(spec.generators, resolve(explicit).seed)
+    generators = {} if made is None else made.generators(0)
+    return {name: made for name, made in generators.items() if name not in by_place}
+
+
+def _call_locked(
+    spec: TaskSpec,
+    wrapped: Callable[..., R],
+    by_place: Mapping[str, Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> R:
+    """Call a function that locks arrays; those that it got bare are locked for it."""
+    found = {
+        name: (value, spec.regions(name))
+        for name, value in {**by_place, **kwargs}.items()
+        if spec.roles.get(name) is Role.LOCKED and isinstance(value, np.ndarray)
+    }
+    uses: dict[str, Use] = {}
+    places = [*by_place, *[""] * (len(args) - len(by_place))]
+    try:
+        use_all(uses, {name: found[name] for name in spec.roles if name in found}, shared=False)
+        locked = {name: use.locked for name, use in uses.items()}
+        return wrapped(
+            *(locked.get(name, value) for name, value in zip(places, args, strict=True)),
+            **{name: locked.get(name, value) for name, value in kwargs.items()},
+        )
+    finally:
+        close_all(uses, wrote=True)
+
+
+def _behind(value: Any) -> Any:
+    return value.value if type(value) is Handle else value
+
+
+def _bind(task: Task[..., Any], owner: Any) -> Any:
+    if isinstance(owner, type):
+        return task.__get__(None, owner)
+    return task.__get__(owner, type(owner))
+
+
+def _with_options(task: Task[..., Any], options: Mapping[str, Any]) -> Task[..., Any]:
+    return task.with_options(**options)
+
+
+def rebuild(
+    wrapped: Callable[..., Any],
+    lists: Lists,
+    options: Mapping[str, Any],
+) -> Task[..., Any]:
+    """Make a task again from its parts; its signature is read when it is first asked for.
+
+    While a function that refers to its own task is unpickled, it has no annotations yet.
+    """
+    return make_task(wrapped, lists, options)
+
+
+def make_task(
+    function: Callable[P, R],
+    lists: Lists,
+    options: Mapping[str, Any],
+    spec: TaskSpec | None = None,
+) -> Task[P, R]:
+    """Make a task; without a ``spec`` the signature is read when it is first needed."""
+
+    def make_spec() -> TaskSpec:
+        return spec or build_spec(functions.bare(function), kind=kind_of(function), **lists)
+
+    return Task(function, make_spec, options, (function, lists, options))
+
+
+def kind_of(function: Any) -> Kind:
+    """How the function was declared in its class."""
+    if isinstance(function, staticmethod):
+        return "static"
+    return "class" if isinstance(function, classmethod) else "function"

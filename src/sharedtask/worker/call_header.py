@@ -1,0 +1,108 @@
+"""What a worker must know of a call besides the items, said once per call."""
+
+from __future__ import annotations
+
+import functools
+import pickle
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sharedtask.annotations import Role
+from sharedtask.serialization import codec
+
+from . import envelope
+
+if TYPE_CHECKING:
+    from .randomness import Randomness
+
+# Mode, slot of the note, slot to add up, length of the head, number of the call; see
+# process/wear.py for the rest.
+PREFIX = struct.Struct("<BBHIQQIB")
+# How the items of a chunk are written, the first byte of its body.
+SCALARS, TOGETHER, EACH = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class SharedParameter:
+    """A parameter whose value stands under a token; ``current`` if this call has verified it."""
+
+    name: str
+    token: int
+    role: Role
+    current: bool = True
+
+    @property
+    def private(self) -> bool:
+        """Whether every item gets a value of its own."""
+        return self.role is Role.COPY_ON_WRITE
+
+    @property
+    def is_readonly(self) -> bool:
+        """Whether all items see the same, which none may change."""
+        return self.role is Role.SHARED
+
+
+@dataclass(frozen=True, slots=True)
+class CallHead:
+    """One call of a task. ``bound_name`` is "self" where the bound object itself is shared."""
+
+    task: str
+    function: int
+    shared: tuple[SharedParameter, ...]
+    star: bool
+    timed: bool
+    stops: bool  # at the first item that raises
+    strict: bool  # a task that changes what is shared is an error
+    bound_name: str | None
+    blas_threads: int
+    locks: bool
+    randomness: Randomness | None
+    program: int  # the token of the caller's settings: see program.py
+    cwd: str  # where relative paths start
+
+    @property
+    def readonly(self) -> list[str]:
+        """The parameters whose arrays a task must not write."""
+        return [shared.name for shared in self.shared if shared.is_readonly]
+
+    @property
+    def by_age(self) -> list[int]:
+        """Tokens of function and shared values; what may be older than this call comes first."""
+        old = [shared.token for shared in self.shared if not shared.current]
+        return [*old, self.function, *(s.token for s in self.shared if s.current)]
+
+
+@functools.lru_cache(maxsize=256)
+def dump_head(*fields: Any) -> bytes:
+    """A ``CallHead`` of these fields as bytes; most calls are like the one before."""
+    return pickle.dumps(CallHead(*fields), pickle.HIGHEST_PROTOCOL)
+
+
+def load_head(data: bytes) -> CallHead:
+    """What ``dump_head`` wrote."""
+    head: CallHead = pickle.loads(data)
+    return head
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """What every item gets: ``function(*bound, item, *args, **kwargs)``."""
+
+    bound: tuple[Any, ...]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def parts(self) -> tuple[tuple[Any, ...], tuple[Any, ...], dict[str, Any]]:
+        """As plain containers, which pickle without a class."""
+        return self.bound, self.args, self.kwargs
+
+    def named(self) -> dict[str, Any]:
+        """Each by what a message calls it."""
+        by_place = {f"argument {k + 1}": value for k, value in enumerate(self.args)}
+        by_name = {repr(name): value for name, value in self.kwargs.items()}
+        return {**dict(zip(["'self'"], self.bound, strict=False)), **by_place, **by_name}
+
+
+# Most calls have none; their parcel is known by its bytes and need not be unpickled.
+NO_CONSTANTS = envelope.pack(codec.encode(((), (), {})), frozen=True)

@@ -1,0 +1,142 @@
+"""From the body of a CHUNK frame to calls of the function."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from sharedtask.errors import SerializationError
+from sharedtask.outcomes import RaisedError
+from sharedtask.serialization import codec
+from sharedtask.writing.locked.acquire import leaving_locks
+from sharedtask.writing.partitioned.transport import WithBlocks
+
+from . import call_header, envelope, result_format
+from .refusals import readonly_advice
+from .status_page import Phase, Word
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from .adding import Adders
+    from .mutation_guard import Guard
+
+
+def constants(
+    head: call_header.CallHead, data: memoryview, beside: Iterator[Any]
+) -> tuple[Any, Any, dict[str, Any], memoryview]:
+    """What every item gets, made anew for each chunk, and the rest of the body: the items."""
+    none = call_header.NO_CONSTANTS.data
+    if bytes(data[: len(none)]) == none:
+        return (), (), {}, data[len(none) :]
+    received = envelope.unpack(data, beside, private=True)
+    try:
+        bound, args, kwargs = codec.decode(received.head, received.buffers)
+    except BaseException as error:
+        msg = f"{head.task}(): an argument cannot be unpickled in a worker: {error!r}"
+        raise SerializationError(msg) from error
+    return bound, args, kwargs, data[received.end :]
+
+
+def unpacked(mode: int, data: memoryview, beside: Iterator[Any]) -> Sequence[Any]:
+    """The items of a chunk; raises what unpickling them raises."""
+    if mode == call_header.SCALARS:
+        return result_format.load_items(data)
+    received = envelope.unpack(data, beside, private=False)
+    items: Sequence[Any] = codec.decode(received.head, received.buffers)
+    return items
+
+
+def call_unpacked(
+    call: Callable[[Any], Any], words: memoryview, head: call_header.CallHead, item: tuple[int, Any]
+) -> Any:
+    """Unpickle one item, then call the function for it."""
+    return call(_unpacked_one(words, head, *item))
+
+
+def _unpacked_one(words: memoryview, head: call_header.CallHead, index: int, data: Any) -> Any:
+    if isinstance(data, tuple):  # the caller could not pickle this one
+        error = RaisedError(*data).unpacked()
+        raise SerializationError(data[1]) if error is None else error
+    words[Word.PHASE] = Phase.UNPACKING
+    try:
+        return codec.decode(data)
+    except BaseException as error:
+        raise unreadable(head, index, error) from error
+    finally:
+        words[Word.PHASE] = Phase.RUNNING
+
+
+def unreadable(head: call_header.CallHead, index: int, error: BaseException) -> SerializationError:
+    """The error of an item that cannot be unpickled."""
+    msg = f"{head.task}(): item {index} cannot be unpickled in a worker: {error!r}"
+    problem = SerializationError(msg)
+    problem.__cause__ = error
+    return problem
+
+
+# From a call for an item to one that writes its result into an array.
+Taking: TypeAlias = "Callable[[Callable[[Any], Any]], Callable[[Any], Any]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """How the function is called for an item.
+
+    ``renew`` makes what each item gets of its own; ``returns`` names the blocks that go back;
+    ``adders`` have what the items add to; ``taking`` makes calls whose results are written;
+    ``guard`` watches what is shared, where that was asked for.
+    """
+
+    head: call_header.CallHead
+    function: Callable[..., Any]
+    constants: call_header.Constants
+    renew: Callable[[Any], dict[str, Any]] | None
+    returns: tuple[str, ...]
+    adders: Adders | None
+    taking: Taking | None
+    items: memoryview
+    guard: Guard | None
+
+    def advised(self, error: BaseException) -> BaseException:
+        """The error of an item, with what to do where it has written what is read-only."""
+        head = self.head
+        return readonly_advice(error, head.task, head.readonly, self.function, self.constants.named)
+
+    @property
+    def call(self) -> Callable[[Any], Any]:
+        """A function of the item alone, as direct as the case allows."""
+        bound, args, kwargs = self.constants.parts()
+        if self.renew is not None:
+            call: Callable[[Any], Any] = self._call_renewed
+        elif self.head.star or args:
+            call = self._call_general
+        elif bound or kwargs:
+            call = functools.partial(self.function, *bound, **kwargs)
+        else:
+            call = self.function
+        if self.taking is not None:
+            call = self.taking(call)
+        return leaving_locks(self.head.task, call) if self.head.locks else call
+
+    def _call_general(self, item: Any) -> Any:
+        bound, args, kwargs = self.constants.parts()
+        items = item if self.head.star else (item,)
+        return self.function(*bound, *items, *args, **kwargs)
+
+    def _call_renewed(self, item: Any) -> Any:
+        assert self.renew is not None  # noqa: S101  chosen above
+        bound, args, kwargs = self.constants.parts()
+        own = self.renew(item)
+        back = {name: own[name] for name in self.returns}
+        if self.head.bound_name in own:
+            bound = (own.pop(self.head.bound_name),)
+        items = item if self.head.star else (item,)
+        adders = self.adders
+        if adders is not None:
+            own.update(adders.lend())
+        value = self.function(*bound, *items, *args, **{**kwargs, **own})
+        if adders is not None:
+            adders.keep()
+        return WithBlocks(value, back) if back else value

@@ -1,0 +1,145 @@
+"""Parcels: encoded values inside a message, small ones as bytes, large ones in a segment."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sharedtask.errors import SharedTaskError
+from sharedtask.memory import mapping, segments
+from sharedtask.memory.segments import Layout
+from sharedtask.system.descriptors import Descriptor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sharedtask.memory.payload import Payload
+
+# From this size on, a value travels in a segment of its own instead of inside the message.
+SEGMENT_FROM = 1 << 20
+# Buffers below this size are copied out of the message, so that a small array in somebody's hands
+# does not keep everything alive that arrived beside it.
+_COPY_BELOW = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """An encoded value ready to travel: ``data`` in the message, bulk beside it.
+
+    The bulk is a segment (its ``file``) or a payload that the message's own carrier takes along.
+    """
+
+    data: bytes
+    file: Descriptor | None = None
+    payload: Payload | None = None
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """What has to travel beside the message."""
+        return () if self.file is None else (self.file.number,)
+
+    def close(self) -> None:
+        """Close the sender's descriptor."""
+        if self.file is not None:
+            self.file.close()
+
+
+# What reading raises where the bytes are not what was written.
+DAMAGED = (SharedTaskError, OSError, ValueError, TypeError, LookupError, EOFError, struct.error)
+
+_INLINE, _SEGMENT, _BESIDE = 0, 1, 2
+_COUNT = struct.Struct("<BI")
+_PAIR = struct.Struct("<QQ")
+
+
+def pack(payload: Payload, *, frozen: bool) -> Parcel:
+    """Make a parcel: small payloads inline, others in a segment (StoreFullError where it is full).
+
+    ``frozen`` where more than one worker may receive it.
+    """
+    if payload.nbytes >= SEGMENT_FROM:
+        segment = segments.write(payload, frozen=frozen)
+        table = b"".join(_PAIR.pack(*part) for part in segment.layout.parts)
+        file = Descriptor.of(segment.fd)
+        return Parcel(_COUNT.pack(_SEGMENT, len(segment.layout.parts)) + table, file)
+    return pack_inline(payload)
+
+
+def pack_inline(payload: Payload) -> Parcel:
+    """Make a parcel that is all bytes."""
+    parts: list[Any] = [*payload.buffers, payload.head]
+    table = b"".join(_PAIR.pack(0, memoryview(part).nbytes) for part in parts)
+    return Parcel(b"".join((_COUNT.pack(_INLINE, len(parts)), table, *parts)))
+
+
+def pack_beside(payload: Payload) -> Parcel:
+    """Make a parcel whose bulk travels beside the message, where it is large."""
+    if payload.nbytes < SEGMENT_FROM:
+        return pack_inline(payload)
+    return Parcel(_COUNT.pack(_BESIDE, 0), payload=payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A parcel on arrival: what ``codec.decode`` takes. ``end`` is where the next one begins."""
+
+    head: bytes | memoryview
+    buffers: list[bytearray | memoryview]
+    end: int
+
+
+def unpack(data: memoryview, beside: Iterator[Any], *, private: bool) -> Received:
+    """Open the parcel at the beginning of ``data``.
+
+    ``beside`` gives the descriptor of its segment, which is kept open, or the payload that came
+    along. Buffers are writable: ``private`` pages where others hold the same segment, else the
+    segment itself, which then belongs to the receiver alone. What is damaged raises one of
+    ``DAMAGED``.
+    """
+    kind, count = _COUNT.unpack_from(data)
+    at = _COUNT.size
+    if kind == _BESIDE:
+        payload: Payload = _next(beside)
+        return Received(payload.head, [copied(buffer) for buffer in payload.buffers], at)
+    parts = [_PAIR.unpack_from(data, at + k * _PAIR.size) for k in range(count)]
+    at += count * _PAIR.size
+    if kind == _SEGMENT:
+        *buffers, head = _open_segment(_next(beside), parts, private=private)
+        return Received(head, [_own(buffer) for buffer in buffers], at)
+    views = []
+    for _, length in parts:
+        views.append(data[at : at + length])
+        at += length
+    if at > len(data):  # a slice would be shorter, and nobody would know
+        msg = f"a parcel of {at} bytes in a message of {len(data)}"
+        raise ValueError(msg)
+    return Received(views[-1], [bytearray(view) for view in views[:-1]], at)
+
+
+def _next(beside: Iterator[Any]) -> Any:
+    for each in beside:
+        return each
+    msg = "what a message speaks of has not come with it"
+    raise ValueError(msg)
+
+
+def _open_segment(fd: int, parts: list[tuple[int, int]], *, private: bool) -> list[memoryview]:
+    size = sum(parts[-1])
+    segments.check(fd, size, frozen=private)
+    Layout(tuple(parts), size).require_within(size)
+    whole = memoryview(mapping.view(fd, size, private=private, writable=not private))
+    return [whole[start : start + length] for start, length in parts]
+
+
+def copied(buffer: Any) -> Any:
+    """Memory of one's own: for much of it numpy asks for huge pages, which is twice as fast."""
+    if memoryview(buffer).nbytes < SEGMENT_FROM:
+        return bytearray(buffer)
+    return mapping.memory_of(np.frombuffer(buffer, np.uint8).copy())
+
+
+def _own(buffer: memoryview) -> bytearray | memoryview:
+    return bytearray(buffer) if len(buffer) < _COPY_BELOW else buffer

@@ -1,0 +1,72 @@
+"""When a worker has had enough: it looks at its memory and counts its items before each of them.
+
+All that counts is private memory: pages that are shared with other processes are not the worker's.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from .status_page import Word
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def private_bytes(pid: int | str = "self") -> int | None:
+    """Memory that a process has for itself; None where there is no such process.
+
+    Source:
+        ``proc(5)``: of statm, resident pages without those of files and of shared memory.
+    """
+    try:
+        with open(f"/proc/{pid}/statm", "rb", buffering=0) as file:
+            _, resident, shared, *_ = file.read().split()
+    except (OSError, ValueError):  # it ended, and a process that is ending has no memory to tell of
+        return None
+    return (int(resident) - int(shared)) * _PAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a chunk may use of its worker; 0 for any amount.
+
+    Where it does not ``cut``, a chunk that was begun is run to its end.
+    """
+
+    memory: int = 0
+    items: int = 0
+    cuts: bool = True
+
+
+ANY = Allowance()
+
+
+class Wear:
+    """Whether this worker may begin another item."""
+
+    def __init__(self, words: memoryview) -> None:
+        self._words = words
+        self._has_run = False
+        words[Word.FRESH] = private_bytes() or 0
+
+    def note_run(self) -> None:
+        """A chunk is over: from now on its memory is not that of a fresh worker."""
+        self._has_run = True
+
+    def ends(self, allowance: Allowance) -> bool:
+        """Called before each item of a chunk."""
+        done = self._words[Word.BASE] + self._words[Word.COUNT]
+        if allowance.items and done >= allowance.items:
+            return True
+        return bool(allowance.memory) and self._is_worn(allowance, done)
+
+    def _is_worn(self, allowance: Allowance, done: int) -> bool:
+        words, used = self._words, private_bytes() or 0
+        words[Word.BEFORE] = used
+        if not self._has_run and not done:
+            words[Word.FRESH] = used
+        if used <= allowance.memory or (done and not allowance.cuts):
+            return False
+        words[Word.WORN] = words[Word.CHUNK]
+        return True

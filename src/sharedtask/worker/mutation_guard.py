@@ -1,0 +1,121 @@
+"""``strict=True``: a task that changes what is shared is found at the end of its chunk.
+
+    lend the values -> run the items -> look at the values -> write the last result down
+
+The look is taken when the function has returned for the last item, before anything is made of what
+it has returned: so the error takes the place of that item's result. A value is lent again only if
+it was seen to be as it was; else the next chunk gets it as it was published.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sharedtask.errors import ChangedValueError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sharedtask.serialization.snapshot import Original
+
+
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """A value in the hands of tasks. Afterwards it is to ``keep``, or to ``renew``."""
+
+    name: str
+    value: Any
+    original: Original
+    keep: Callable[[], object]
+    renew: Callable[[], object]
+
+
+@dataclass(slots=True)
+class Guard:
+    """Watches what is lent to the items of one chunk.
+
+    ``position`` tells which of them is in hand, counted from the first; ``beside`` whether items
+    ran in other threads meanwhile. With ``stops`` an item that raises is the last. Looking takes
+    ``seconds``, which are not the item's: ``begins`` is called before, ``ended`` with them.
+    """
+
+    task: str
+    items: range
+    stops: bool
+    lent: Sequence[Lent]
+    position: Callable[[], int]
+    beside: Callable[[], bool] = bool
+    begins: Callable[[], object] = bool
+    ended: Callable[[float], object] = bool
+    seconds: float = 0.0
+    _is_done: bool = False
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What is lent, by the names of the parameters."""
+        return {lent.name: lent.value for lent in self.lent}
+
+    def after(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The user's function, and after the last item a look at the values."""
+
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            value = function(*args, **kwargs)
+            if self.position() + 1 == len(self.items):
+                error = self._look(self.position() + 1)
+                if error is not None:
+                    raise error
+            return value
+
+        return guarded
+
+    def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """All that is done for an item; where the last one fails by itself, a note tells more."""
+
+        def guarded(*args: Any) -> Any:
+            try:
+                return call(*args)
+            except BaseException as raised:
+                done = self.position() + 1
+                if (self.stops or done == len(self.items)) and not self._is_done:
+                    self._tell(raised, done)
+                raise
+
+        return guarded
+
+    def end_early(self) -> ChangedValueError | None:
+        """The chunk ends before the item in hand is begun: what is to stand in its place."""
+        done = self.position()
+        return self._look(done) if done and not self._is_done else None
+
+    def _tell(self, raised: BaseException, done: int) -> None:
+        error = self._look(done)
+        if error is not None:
+            with contextlib.suppress(Exception):  # a class may forbid new attributes
+                raised.add_note(f"Besides: {error}")
+
+    def _look(self, done: int) -> ChangedValueError | None:
+        self._is_done = True
+        self.begins()
+        began = time.monotonic()
+        try:
+            return self._change(done)
+        finally:
+            self.seconds = time.monotonic() - began
+            self.ended(self.seconds)
+
+    def _change(self, done: int) -> ChangedValueError | None:
+        """Compare all values with what they were."""
+        found = None
+        for lent in self.lent:
+            way = lent.original.change(lent.value)
+            if way is None:
+                lent.keep()
+                continue
+            lent.renew()
+            if found is None:
+                path, items = lent.name + way, self.items[:done]
+                found = ChangedValueError(self.task, lent.name, path, items, self.beside())
+        return found

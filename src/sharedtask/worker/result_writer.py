@@ -1,0 +1,233 @@
+"""The worker's end of the way back: results are written down on the board, then sent."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from sharedtask.errors import SerializationError
+from sharedtask.memory.room import needed_for
+from sharedtask.outcomes import RaisedError
+from sharedtask.serialization import codec
+from sharedtask.serialization.unpicklable import culprit
+
+from . import envelope, result_format
+from . import status_page as boards
+from .status_page import Word
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sharedtask.memory.payload import Payload
+
+    from .envelope import Parcel
+
+
+class Sent(NamedTuple):
+    """Results of some items from position ``first`` of a chunk on, written as ``mode`` says.
+
+    ``elapsed`` is how long they took, in ns; ``parcel`` what travels beside ``data``.
+    """
+
+    chunk: int
+    first: int
+    items: int
+    mode: int
+    elapsed: int
+    finished: bool
+    data: bytes
+    parcel: Parcel | None = None
+
+
+class Way(Protocol):
+    """How results leave a worker."""
+
+    def pack(self, payload: Payload) -> Parcel:
+        """Make a parcel of a large result; raises StoreFullError."""
+        ...
+
+    def send(self, sent: Sent) -> None:
+        """Send results; what was sent outlives the worker, or comes again from the board."""
+
+
+class Outbox:
+    """Writes results down on the board and sends them: when told to, when full, when done.
+
+    How many results lie in the box stands on the board and nowhere else. How they are written only
+    ever gets more general within a chunk: a column of numbers, scalars, records.
+    """
+
+    def __init__(self, way: Way, words: memoryview, box: Any) -> None:
+        self._way, self._words, self._box = way, words, box
+        self._columns = {kind: memoryview(box).cast(c) for kind, c in result_format.COLUMNS.items()}
+        self._since = 0
+        self.kind: type | None = None  # values of this type go straight into the column
+        self.column: Any = ()
+        self.task, self.index = "", 0
+        # Called before the error of a result that could not be sent is written down in its place.
+        self.on_refusal: Callable[[], object] = lambda: None
+
+    def begin(self, chunk: int) -> None:
+        """A chunk begins; nothing is known of its results."""
+        self._since = time.monotonic_ns()
+        words = self._words
+        words[Word.COUNT] = words[Word.BASE] = 0
+        self._set_mode(result_format.NOTHING)
+        words[Word.CHUNK] = chunk
+
+    def start_clock(self) -> None:
+        """Items are run from now on: what was loaded before is not their time."""
+        self._since = time.monotonic_ns()
+
+    def leave_out(self, seconds: float) -> None:
+        """So long nothing was done for the items."""
+        self._since += int(seconds * 1e9)
+
+    def _set_mode(self, mode: int, kind: type | None = None) -> None:
+        """The box is empty when the mode changes."""
+        self._words[Word.MODE] = mode
+        self.kind = kind
+        self.column = () if kind is None else self._columns[kind]
+        self._box.seek(0)
+
+    def add(self, value: Any) -> None:
+        """Write the result of the next item down, whatever it is."""
+        mode, wanted = self._words[Word.MODE], result_format.mode_of(value)
+        if mode == result_format.NOTHING and wanted in result_format.COLUMN_MODES:
+            self._set_mode(wanted, type(value))
+        elif wanted != mode and (mode < wanted or wanted in result_format.COLUMN_MODES):
+            self._raise_mode(max(mode, wanted, result_format.SCALARS))
+        self._write(value)
+
+    def _raise_mode(self, mode: int) -> None:
+        if mode != self._words[Word.MODE]:
+            if self._words[Word.COUNT]:
+                self.flush(finished=False)
+            self._set_mode(mode)
+
+    def _write(self, value: Any) -> None:
+        mode = self._words[Word.MODE]
+        if mode in result_format.COLUMN_MODES:
+            self._write_number(value)
+        elif mode == result_format.RECORDS:
+            self._add_value(value)
+        else:
+            data = result_format.dump_scalar(value)
+            if len(data) > boards.OUTBOX_SIZE:
+                self._add_value(value)
+            else:
+                self._write_down(data)
+
+    def _write_number(self, value: Any) -> None:
+        """A number that the loop could not write: the column is full, or the number too large."""
+        self.flush(finished=False)
+        try:
+            self.column[0] = value
+        except ValueError:
+            self._set_mode(result_format.SCALARS)
+            self._write(value)
+        else:
+            self._words[Word.COUNT] = 1
+
+    def _write_down(self, data: bytes) -> None:
+        try:
+            self._box.write(data)
+        except ValueError:
+            self.flush(finished=False)
+            self._box.write(data)
+        self._words[Word.COUNT] += 1
+
+    def _add_value(self, value: Any) -> None:
+        try:
+            payload = codec.encode(value, back=True)
+        except BaseException as error:  # noqa: BLE001  pickling runs user code
+            self.on_refusal()
+            self.add_error(_unsendable(self.task, self._next_index(), value, error))
+            return
+        if payload.nbytes >= envelope.SEGMENT_FROM:
+            self._send_large(payload)
+        else:
+            self._add_record(result_format.record(result_format.OK, envelope.pack_inline(payload)))
+
+    def _next_index(self) -> int:
+        return self.index + self.position
+
+    @property
+    def position(self) -> int:
+        """The place in the chunk of the item that has no result yet."""
+        return self._words[Word.BASE] + self._words[Word.COUNT]
+
+    def add_error(self, error: BaseException) -> None:
+        """Write down what the next item raised."""
+        self.add_raised(RaisedError.of(error))
+
+    def add_raised(self, raised: RaisedError) -> None:
+        self._add_record(result_format.raised_record(raised))
+
+    def _add_record(self, record: bytes) -> None:
+        self._raise_mode(result_format.RECORDS)
+        if len(record) > boards.OUTBOX_SIZE:
+            self.flush(finished=False)
+            self._send(record, 1)
+        else:
+            self._write_down(record)
+
+    def _send_large(self, payload: Payload) -> None:
+        """A large result goes at once: what was sent outlives the worker."""
+        try:
+            with needed_for(self.task, f"the result of item {self._next_index()} does not fit"):
+                parcel = self._way.pack(payload)
+        except Exception as error:  # noqa: BLE001  the store is full
+            self.on_refusal()
+            self.add_error(error)
+            return
+        self._raise_mode(result_format.RECORDS)
+        self.flush(finished=False)
+        self._send(result_format.record(result_format.OK, parcel), 1, parcel)
+        parcel.close()
+
+    def flush(self, *, finished: bool) -> None:
+        """Send what is written down."""
+        _flush_prints()
+        count = self._words[Word.COUNT]
+        if not count and not finished:
+            return
+        box, mode = self._box, self._words[Word.MODE]
+        used = (
+            box.tell()
+            if mode not in result_format.COLUMN_MODES
+            else result_format.WIDTHS[mode] * count
+        )
+        data = box[:used]
+        box.seek(0)
+        self._send(data, count, finished=finished)
+
+    def _send(
+        self, data: bytes, count: int, parcel: Parcel | None = None, *, finished: bool = False
+    ) -> None:
+        words, now = self._words, time.monotonic_ns()
+        chunk, first, mode = words[Word.CHUNK], words[Word.BASE], words[Word.MODE]
+        self._way.send(Sent(chunk, first, count, mode, now - self._since, finished, data, parcel))
+        self._since = now
+        # Should we die before the next line, the caller finds these results twice, as sent and in
+        # the outbox; it knows by their position that it has seen them.
+        words[Word.COUNT] = 0
+        words[Word.BASE] += count
+
+
+def _flush_prints() -> None:
+    """What the task has printed; it may have closed the streams or put others in their place."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+
+
+def _unsendable(task: str, index: int, value: Any, error: BaseException) -> SerializationError:
+    where = culprit(value, "result")
+    problem = SerializationError(
+        f"{task}(): the result of item {index} cannot be pickled: {where}. ({error})"
+    )
+    problem.__cause__ = error
+    return problem

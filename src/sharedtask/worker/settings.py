@@ -1,0 +1,285 @@
+"""The settings of a process that workers follow: for each, how it is read and how it is written."""
+
+from __future__ import annotations
+
+import _locale
+import functools
+import os
+import sys
+import threading
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from sharedtask.system.blas import BLAS_VARIABLES
+from sharedtask.system.loading import undisturbed, when_loaded
+
+from . import import_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a setting travels: ``plain`` of what was read is sent, and ``write`` follows it."""
+
+    write: Callable[[Any], object]
+    plain: Callable[[Any], Any] = lambda value: value
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One thing that a process has, how it is read, and how it is set back to what was read.
+
+    Workers of this machine follow it ``here``; those of a cluster ``elsewhere``, None for not.
+    """
+
+    name: str
+    read: Callable[[], Any]
+    restore: Callable[[Any], object]
+    here: Way
+    elsewhere: Way | None
+
+
+def _setting(
+    name: str,
+    read: Callable[[], Any],
+    write: Callable[[Any], object],
+) -> Setting:
+    """A setting that is the same everywhere, and travels as it was read."""
+    return Setting(name, read, write, Way(write), Way(write))
+
+
+# ------------------------------------------------------------------------------ environment
+
+
+def _read_environ() -> dict[Any, Any]:
+    """The variables as the system has them, which needs no decoding."""
+    return dict(getattr(os.environ, "_data", os.environ))
+
+
+def _write_environ(wanted: Mapping[Any, Any]) -> None:
+    """Set, change and remove variables; how many threads BLAS has here is not the caller's."""
+    _change(wanted, [name for name in _environ if name not in wanted and name not in _BLAS])
+
+
+def _change(wanted: Mapping[Any, Any], removed: Iterable[Any]) -> None:
+    for name in removed:
+        _environ.pop(name, None)
+    for name, value in wanted.items():
+        if _environ.get(name) != value:
+            _environ[name] = value
+
+
+def _changed(environ: Mapping[Any, Any]) -> tuple[dict[Any, Any], tuple[Any, ...]]:
+    """What the program has set and removed since it was started, but for Ray's own variables."""
+    first = _first_environ()
+    changed = {name: value for name, value in environ.items() if first.get(name) != value}
+    removed = tuple(name for name in first if name not in environ)
+    return {n: v for n, v in changed.items() if not n.startswith(_RAYS)}, removed
+
+
+@functools.cache
+def _first_environ() -> dict[Any, Any]:
+    """The variables that this process was started with; as they are now, where that is unknown."""
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            pairs = [line.partition(b"=") for line in file.read().split(b"\0") if line]
+    except OSError:
+        return _read_environ()
+    return {name: value for name, _, value in pairs}
+
+
+_environ: Any = getattr(os, "environb", os.environ)
+_BLAS = frozenset((*BLAS_VARIABLES, *map(os.fsencode, BLAS_VARIABLES)))
+_RAYS: Any = (b"RAY_", b"CUDA_VISIBLE_DEVICES") if _environ is not os.environ else ("RAY_",)
+
+# --------------------------------------------------------------------------------- warnings
+
+
+class _ByName(type):
+    """A class of warnings that a worker need not import: its subclasses are known by name."""
+
+    names: tuple[str, str]
+
+    def __subclasscheck__(cls, other: type) -> bool:
+        return any((c.__module__, c.__qualname__) == cls.names for c in other.__mro__)
+
+
+def _category(module: str, qualname: str) -> type:
+    found = vars(sys.modules["builtins"]).get(qualname) if module == "builtins" else None
+    return found or _ByName(qualname, (Warning,), {"names": (module, qualname)})
+
+
+def _plain_filters(filters: tuple[Any, ...]) -> list[Any]:
+    return [
+        (action, message, (category.__module__, category.__qualname__), module, line)
+        for action, message, category, module, line in filters
+    ]
+
+
+def _write_filters(plain: list[Any]) -> None:
+    _restore_filters(
+        [
+            (action, message, _category(*category), module, line)
+            for action, message, category, module, line in plain
+        ]
+    )
+
+
+def _restore_filters(filters: Iterable[Any]) -> None:
+    warnings.resetwarnings()  # so that places where one was shown before are asked again
+    cast("list[Any]", warnings.filters).extend(filters)
+
+
+# ------------------------------------------------------------------------- numpy and decimal
+
+
+def _read_errors() -> tuple[dict[str, Any], Any]:
+    state: dict[str, Any] = dict(np.geterr())
+    calls = not _CALLING.isdisjoint(state.values())
+    return state, np.geterrcall() if calls else None
+
+
+def _write_errors(errors: tuple[dict[str, Any], Any]) -> None:
+    state, call = errors
+    np.seterrcall(call)
+    np.seterr(**state)
+
+
+_CALLING = {"call", "log"}
+
+
+def _write_print_options(options: dict[str, Any]) -> None:
+    np.set_printoptions(**options)
+
+
+def _read_decimal() -> tuple[Any, ...] | None:
+    """Everything of the context but its flags, which each calculation sets."""
+    module = sys.modules.get("decimal")
+    if module is None:
+        return None
+    fields = module.getcontext().__reduce__()[1]
+    return (*fields[:_FLAGS], *fields[_FLAGS + 1 :])
+
+
+_FLAGS = 6
+
+
+def _write_decimal(fields: tuple[Any, ...] | None) -> None:
+    if fields is not None:
+        with undisturbed("decimal"):  # of the caller's choice
+            import decimal
+
+        context: Any = decimal.Context
+        decimal.setcontext(context(*fields[:_FLAGS], [], *fields[_FLAGS:]))
+
+
+# ----------------------------------------------------------------------------- the system's
+
+
+def _write_locale(name: str) -> None:
+    _locale.setlocale(_locale.LC_ALL, name)
+
+
+def _read_umask() -> int | None:
+    """``os.umask`` tells it by changing it for all threads, so it is asked where there are none."""
+    if _is_alone():
+        mask = os.umask(_STRICT)
+        os.umask(mask)
+        return mask
+    try:
+        return _umask_seen()
+    except (OSError, AttributeError):
+        return _umask_told()
+
+
+_main_thread = threading.main_thread
+_STRICT = 0o077
+
+
+def _is_alone() -> bool:
+    """Whether this is the only thread of the program; ours open no files."""
+    known: Any = getattr(threading, "_active", None)  # ``enumerate`` takes five times as long
+    threads = threading.enumerate() if known is None else list(known.values())
+    return [t for t in threads if not t.name.startswith("sharedtask-")] == [_main_thread()]
+
+
+def _umask_seen() -> int:
+    """What is missing in the mode of a file without a name: half the time of asking the kernel."""
+    fd = os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o777)  # noqa: S108
+    try:
+        return ~os.fstat(fd).st_mode & 0o777
+    finally:
+        os.close(fd)
+
+
+def _umask_told() -> int | None:
+    try:
+        with open("/proc/self/status", "rb", buffering=0) as file:
+            _, found, rest = file.read(256).partition(b"Umask:")
+    except OSError:
+        return None
+    return int(rest.split(maxsplit=1)[0], 8) if found else None
+
+
+def _write_umask(mask: int | None) -> None:
+    if mask is not None:
+        os.umask(mask)
+
+
+# ---------------------------------------------------------------------- multiprocessing
+
+
+def _read_key() -> bytes | None:
+    """The key that proxies of a ``multiprocessing.Manager`` show to its server."""
+    module = sys.modules.get("multiprocessing.process")
+    return None if module is None else bytes(module.current_process().authkey)
+
+
+def _write_key(key: bytes | None) -> None:
+    if key is not None:
+        when_loaded(
+            "multiprocessing.process",
+            lambda module: setattr(module.current_process(), "authkey", key),
+        )
+
+
+SETTINGS = (
+    Setting(
+        "sys.path",
+        import_path.read,
+        import_path.restore,
+        Way(import_path.write, import_path.plain),
+        Way(import_path.write_among, import_path.plain),
+    ),
+    Setting(
+        "os.environ",
+        _read_environ,
+        _write_environ,
+        Way(_write_environ),
+        Way(lambda changed: _change(*changed), _changed),
+    ),
+    Setting(
+        "the warning filters",
+        lambda: tuple(warnings.filters),
+        _restore_filters,
+        *[Way(_write_filters, _plain_filters)] * 2,
+    ),
+    Setting("multiprocessing's key", _read_key, _write_key, Way(_write_key), None),
+    _setting("sys.argv", lambda: list(sys.argv), lambda argv: setattr(sys, "argv", list(argv))),
+    _setting("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
+    _setting("numpy's error state", _read_errors, _write_errors),
+    _setting("numpy's print options", np.get_printoptions, _write_print_options),
+    _setting("the decimal context", _read_decimal, _write_decimal),
+    _setting("the locale", lambda: _locale.setlocale(_locale.LC_ALL, None), _write_locale),
+    _setting("the umask", _read_umask, _write_umask),
+)
+
+
+def limits_blas(environ: Mapping[Any, Any]) -> bool:
+    """Whether no variable says how many threads numerical libraries use."""
+    return _BLAS.isdisjoint(environ)

@@ -1,0 +1,187 @@
+"""What a call locks: the arrays of the caller, for as long as it runs."""
+
+from __future__ import annotations
+
+import graphlib
+import itertools
+import os
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sharedtask.errors import ArgumentError, LockOrderError, SharedTaskError
+from sharedtask.memory import arrays
+from sharedtask.memory.locations import find
+from sharedtask.system import interrupts
+from sharedtask.system.finalizers import Weak
+
+from . import registry
+from .locked import Locked
+from .regions import Regions
+from .registry import Array, Guarded, guard
+from .rwlock import count_held, held_here, leave_behind
+
+__all__ = ["Use", "close_all", "leaving_locks", "refuse_held", "use_all"]
+
+# How long the end of a call waits for tasks that are writing.
+_QUIET_SECONDS = 1.0
+
+
+class Use:
+    """An array of the caller that a call locks.
+
+    Args:
+        array: The array.
+        name: The parameter.
+        rules: What is locked together.
+        rank: The place of the parameter among those that are locked.
+    """
+
+    guarded: Guarded
+    locked: Locked[Array]
+
+    def __init__(self, array: Array, name: str, rules: Regions, rank: int) -> None:
+        self.array = array
+        self.order: _Order | None = None
+        self._how = name, rules, rank
+        self._twin: Array | None = None
+        self._pid = os.getpid()
+        self.is_open = False
+
+    def open(self, *, shared: bool) -> None:
+        """Begin. With ``shared`` other processes must see it.
+
+        Of an array of this one alone they get a copy, whose contents come back at the end.
+
+        Raises:
+            ArgumentError: The array cannot be locked.
+            StoreFullError: There is no room for the copy.
+        """
+        array, (name, rules, rank) = self.array, self._how
+        guarded = self.guarded = guard(array, name, rules)
+        self.is_open = True
+        with registry.making:
+            self._twin = guarded.twin()
+            if self._twin is None and shared and find(array) is None:
+                if any(isinstance(user, Use) for user in guarded.users.values()):
+                    raise ArgumentError(
+                        f"'{name}' is locked by a call in this process, and other processes cannot"
+                        " see it. Make it by sharedtask.array(), or let that call end."
+                    )
+                self._twin = arrays.array(array)
+                guarded.twin = weakref.ref(self._twin)
+            guarded.users.put(id(self), self)
+        base = array if self._twin is None else self._twin
+        opening = guarded.opening(name, rank, rules)
+        self.locked = Locked.over(base, guarded.cells, opening, guarded)
+
+    def close(self, *, wrote: bool, gave_up: bool = False) -> None:
+        """The call is over: what its tasks wrote is in the caller's array, failed or not.
+
+        Of a call of which none has begun (not ``wrote``) nothing is: what the caller has written
+        since stays. Tasks that were given up may be within a block. They leave it soon, or are
+        killed in it. In a forked child nothing is: the call is its parent's.
+        """
+        self.order = None
+        twin, self._twin = self._twin, None
+        if twin is not None and wrote and self._pid == os.getpid():
+            with self.locked.quiet(_QUIET_SECONDS if gave_up else 0.0):
+                self.array[...] = twin
+        if self.is_open:
+            self.is_open = False
+            self.guarded.users.drop(id(self))
+
+
+class _Order:
+    """The order in which the tasks of a running call enter arrays."""
+
+    __slots__ = ("__weakref__", "pid", "tables")
+
+    def __init__(self, tables: tuple[Guarded, ...]) -> None:
+        self.tables = tables
+        self.pid = os.getpid()
+
+
+_orders: Weak[int, _Order] = Weak()
+
+
+def use_all(
+    uses: dict[str, Use], locked: Mapping[str, tuple[Array, Regions]], *, shared: bool
+) -> None:
+    """Begin to use the arrays of a call, by parameter; see ``Use``.
+
+    Each stands in ``uses`` before it is opened, so that ``close_all`` finds it after an error or an
+    interrupt.
+
+    Raises:
+        ArgumentError: An array cannot be locked, or a call that is running enters them in another
+            order, so that its tasks and those of this one could wait for each other for ever.
+        StoreFullError: There is no room for a copy.
+    """
+    for rank, (name, (array, rules)) in enumerate(locked.items()):
+        uses[name] = Use(array, name, rules, rank)
+        uses[name].open(shared=shared)
+    order = _Order(tuple(use.guarded for use in uses.values()))
+    with registry.making:
+        running = [other for other in _orders.values() if other.pid == order.pid]
+        _check_orders([*running, order], " and ".join(map(repr, uses)))
+        _orders.put(id(order), order)
+    for use in uses.values():
+        use.order = order
+
+
+def refuse_held(uses: Mapping[str, Use], task: str) -> None:
+    """Refuse a call whose tasks would wait for the thread that waits for them.
+
+    Raises:
+        LockOrderError: This thread is in a block of one of the arrays.
+    """
+    for name, use in uses.items():
+        held = held_here(use.locked.table)
+        if held:
+            raise LockOrderError(f"'{name}' in the tasks of {task}()", held, True)
+
+
+def _check_orders(orders: Sequence[_Order], names: str) -> None:
+    before: dict[Guarded, set[Guarded]] = {}
+    for order in orders:
+        for first, second in itertools.pairwise(order.tables):
+            before.setdefault(second, set()).add(first)
+    try:
+        graphlib.TopologicalSorter(before).prepare()
+    except graphlib.CycleError:
+        raise ArgumentError(
+            f"{names} are locked in another order by a call that is running: its tasks and those of"
+            " this call could wait for each other for ever. Give the arrays to parameters that"
+            " stand in the same order, or let that call end."
+        ) from None
+
+
+def close_all(uses: dict[str, Use], *, wrote: bool, gave_up: bool = False) -> None:
+    """The call is over: what was written is in the caller's arrays. See ``Use.close``."""
+    if uses:  # emptied: the arrays may be locked as others from now on
+        with interrupts.shield():  # a second Ctrl-C would leave some as they were before the call
+            while uses:
+                uses.popitem()[1].close(wrote=wrote, gave_up=gave_up)
+
+
+def leaving_locks(task: str, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The same call, which fails where the task ends within a block that it has entered.
+
+    Left alone, the lock would stay with the worker and fail its next item.
+    """
+
+    def run(item: Any) -> Any:
+        before = count_held()
+        try:
+            return call(item)
+        finally:
+            left = leave_behind(before)
+            if left:
+                msg = (
+                    f"{task}() ended within a block that locks {left}. Enter blocks by `with`, and"
+                    " do not keep a generator or an object that stands in one."
+                )
+                raise SharedTaskError(msg)
+
+    return run

@@ -1,0 +1,214 @@
+"""``Locked``: an array that several tasks write, under locks on the regions that they touch.
+
+uses.py      a call begins to use the arrays that it locks, with a copy if need be
+guards.py    the table of locks that belongs to the memory of an array
+locked.py    in a task: the memory, and an opening of the table for each thread
+cells.py     what can be locked apart
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Generic, NoReturn, TypeVar, cast
+
+import numpy as np
+
+from sharedtask.errors import ArgumentError
+from sharedtask.memory.locations import Memory, Region, find
+from sharedtask.writing.partitioned import partitions
+
+from .regions import Cells, Regions
+from .registry import Array, Guarded, Opening, adopt, guard
+from .rwlock import Hold, Locks, Quiet, Span
+
+__all__ = ["Locked"]
+
+T = TypeVar("T")
+_ROWS = Regions()
+
+
+class Locked(Generic[T]):
+    """An array behind locks: many read a region at the same time, or one writes it.
+
+    A task gets one for each parameter that is marked so; the caller passes the array, or one of
+    these where a type checker shall be content. Made by the caller, it also reads and writes an
+    array in shared memory while tasks do.
+
+    Args:
+        array: A writable array without Python objects.
+        regions: What is locked together.
+
+    Raises:
+        ArgumentError: ``array`` cannot be written, or ``regions`` do not fit it.
+
+    Example:
+        >>> import numpy as np
+        >>> from sharedtask import Locked, parallel
+        >>> @parallel
+        ... def deposit(amount: int, accounts: Locked[np.ndarray]) -> None:
+        ...     with accounts.write(amount % 3) as account:
+        ...         account += amount
+        >>> accounts = np.zeros(3)
+        >>> _ = deposit.map(range(9), accounts=accounts)
+        >>> accounts
+        array([ 9., 12., 15.])
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_array",
+        "_cells",
+        "_guarded",
+        "_local",
+        "_opening",
+        "_readonly",
+    )
+
+    def __init__(self, array: T, regions: Regions = _ROWS) -> None:
+        guarded = guard(array, "", regions)
+        self._begin(array, guarded.cells, guarded.opening("", 0, regions), guarded)
+        guarded.users.put(id(self), self)
+
+    @classmethod
+    def over(
+        cls, array: Array, cells: Cells, opening: Opening, guarded: Guarded | None = None
+    ) -> Locked[Any]:
+        """Over memory and locks that are there."""
+        made: Locked[Any] = cls.__new__(cls)
+        made._begin(array, cells, opening, guarded)
+        return made
+
+    def _begin(self, array: Any, cells: Cells, opening: Opening, guarded: Guarded | None) -> None:
+        self._array: Array = array
+        self._readonly = partitions.block(array, ..., readonly=True)
+        self._cells, self._opening = cells, opening
+        self._guarded = guarded  # keeps the table
+        self._local = threading.local()
+
+    @property
+    def array(self) -> T:
+        """The array itself, without a lock."""
+        return cast("T", self._array)
+
+    @property
+    def table(self) -> Memory:
+        """Where the locks are."""
+        return self._opening.memory
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return self._array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the array."""
+        return self._array.dtype
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __array__(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(_BEHIND)
+
+    def __getitem__(self, index: Any) -> NoReturn:
+        raise TypeError(_BEHIND)
+
+    def __setitem__(self, index: Any, value: Any) -> NoReturn:
+        raise TypeError(_BEHIND)
+
+    def read(self, index: Any = ...) -> Hold[T]:
+        """A block in which nobody writes there: ``with grid.read(slice(0, 10)) as rows``.
+
+        Args:
+            index: Ints, slices and ``...``, or a tuple of them; all by default.
+
+        Returns:
+            A context manager; ``as`` gives a read-only view of that part.
+
+        Raises:
+            RegionPoisonedError: A writer died there, on entering.
+            LockOrderError: This thread would wait for itself, or has locked what comes later.
+            ArgumentError: The index makes a copy or is none.
+        """
+        return self._hold(index, self._readonly, write=False, repair=False)
+
+    def write(self, index: Any = ..., *, repair: bool = False) -> Hold[T]:
+        """A block in which nobody else reads or writes there: ``with grid.write(3) as row``.
+
+        Args:
+            index: Ints, slices and ``...``, or a tuple of them; all by default.
+            repair: The block writes that part anew, so it does not matter that a writer died in
+                it; afterwards it counts as whole.
+
+        Returns:
+            A context manager; ``as`` gives a writable view of that part. An int for every axis
+            gives an array of shape ``()``: write ``cell[...] = 3`` or ``cell += 1``.
+
+        Raises:
+            Exception: See ``read``.
+        """
+        return self._hold(index, self._array, write=True, repair=repair)
+
+    def quiet(self, seconds: float) -> Quiet:
+        """A block in which nobody writes, if that comes about in time; else one all the same."""
+        return Quiet(self._locks(), self._cells.whole, seconds)
+
+    def _hold(self, index: Any, base: Array, *, write: bool, repair: bool) -> Hold[T]:
+        view: Any = base
+        if index is ...:
+            spans: Sequence[Span] = self._cells.whole
+        else:
+            spans = self._cells.spans(index)
+            view = base[partitions.with_dots(index)]
+        return Hold(self._locks(), spans, view, write=write, repair=repair, where=_Where(index))
+
+    def _locks(self) -> Locks:
+        """This thread's opening of the table; another one in a forked child."""
+        locks: Locks | None = getattr(self._local, "locks", None)
+        if locks is None or not locks.usable:
+            if self._guarded is not None:  # in a forked child, the table may be another
+                self._opening = replace(self._opening, memory=self._guarded.own_memory())
+            locks = self._local.locks = self._opening.locks()
+        return locks
+
+    def __reduce__(self) -> Any:
+        found = find(self._array)
+        if found is None:
+            msg = (
+                "a Locked is passed to a parameter that is marked so, over an array of the process"
+                " that passes it; as an item or a result it cannot travel. Return the array."
+            )
+            raise ArgumentError(msg)
+        cells = self._cells
+        return _open, (found.region, cells.shape, cells.lengths, self._opening)
+
+    def __repr__(self) -> str:
+        return f"<Locked {self.dtype} array of shape {self.shape}>"
+
+
+def _open(
+    region: Region, shape: tuple[int, ...], lengths: tuple[int, ...], opening: Opening
+) -> Locked[Any]:
+    array, cells = region.view(writable=True), Cells(shape, lengths)
+    return Locked.over(array, cells, opening, adopt(array, cells, opening.memory))
+
+
+_BEHIND = (
+    "this array is behind locks: `with grid.read(index) as part` gives a part of it to read, and"
+    " `with grid.write(index) as part` one to write."
+)
+
+
+class _Where:
+    """An index in words, when they are asked for."""
+
+    __slots__ = ("index",)
+
+    def __init__(self, index: Any) -> None:
+        self.index = index
+
+    def __str__(self) -> str:
+        return "" if self.index is ... else partitions.index_text(self.index)

@@ -1,0 +1,456 @@
+"""Reader-writer locks over numbered cells, between processes and threads, that outlive no holder.
+
+    Table                 the parent's: memory with a few bytes for each cell
+    Locks(table.memory)   one for each thread: its own opening of that memory
+    locks.hold(spans)     a block in which ranges of cells are locked
+
+The kernel keeps the locks (byte ranges that belong to an open file description, fcntl(2)) and drops
+them when their holder dies. What it does not say is that the holder died; that is what the table
+remembers: a writer leaves its pid in its cells, and takes it away before it unlocks.
+
+Each cell ``c`` has two bytes that can be locked: ``c`` itself, and ``cells + c``, its turnstile.
+Who finds a cell free and nobody waiting locks it at once. Anybody else waits at the turnstile,
+which lets one at a time through to wait for the cell. Who comes later does not overtake, so
+neither writers nor readers starve.
+
+A lock belongs to the descriptor that was opened and to all its copies. Each thread therefore has a
+``Locks`` of its own, and a forked child opens another: what it inherited is its parent's. While
+such a child lives it keeps what was locked when it was forked, even if its parent is killed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+import numpy as np
+
+from sharedtask.errors import ClosedError, LockOrderError, RegionPoisonedError
+from sharedtask.memory import locations, mapping, segments
+from sharedtask.system import descriptors, interrupts
+from sharedtask.system.descriptors import Descriptor
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+_V = TypeVar("_V")
+_PID_BYTES = 4
+_CELL_BYTES = _PID_BYTES + 1  # its writer, and whether somebody waits for it
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The cells from ``start`` up to but not including ``stop``; at least one."""
+
+    start: int
+    stop: int
+
+
+class Table:
+    """The memory of the locks, and what others need to open it; it goes with this object.
+
+    Raises:
+        StoreFullError: No room, no descriptors, or a limit of the process is in the way.
+
+    Example:
+        >>> table = Table(8)
+        >>> locks = Locks(table.memory, table.cells, name="grid")
+        >>> with locks.hold([Span(2, 4)], write=True):
+        ...     pass  # nobody else is in cell 2 or 3
+        >>> locks.close()
+        >>> table.close()
+    """
+
+    def __init__(self, cells: int) -> None:
+        self.cells = cells
+        size = cells * _CELL_BYTES
+        with interrupts.shield():  # an interrupt would leave the descriptor to nobody
+            fd = segments.scratch(size)
+            self._file = here = Descriptor.of(fd)
+            self._closing = descriptors.closing(self, here)
+        self.memory = locations.Memory(os.getpid(), fd, here.device, here.inode, size)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether others can open it: the program may have closed the descriptor."""
+        return self._file.is_open()
+
+    def writer(self) -> int:
+        """The pid of a process that writes a cell, or died in it; 0 for none."""
+        return int(self._writers().max(initial=0))
+
+    def _writers(self, *, writable: bool = False) -> npt.NDArray[np.uint32]:
+        memory = self.memory
+        view: npt.NDArray[np.uint8] = mapping.view(memory.fd, memory.size, writable=writable)
+        return view[: self.cells * _PID_BYTES].view(np.uint32)
+
+    def take_poison(self, other: Table) -> None:
+        """Mark what a dead writer left half written in the cells of another table."""
+        ours, theirs = self._writers(writable=True), other._writers()
+        for pid in np.unique(theirs[theirs != 0]):
+            if not _is_alive(int(pid)):
+                ours[theirs == pid] = pid
+
+    def close(self) -> None:
+        """Close the descriptor: nobody can open the table from now on; who has, keeps it."""
+        self._closing.now()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it lives, as somebody else
+        return True
+    return True
+
+
+class Locks:
+    """One thread's own opening of a table.
+
+    Args:
+        memory: ``Table.memory``, of any process of the same user.
+        cells: ``Table.cells``.
+        name: The parameter that is locked, for messages.
+        rank: Tables are locked in ascending order of it; where it is equal, of their making.
+        poisoned: What happens where a writer died: "raise" RegionPoisonedError, or "continue".
+
+    Raises:
+        LookupError: The table is gone, or may not be opened.
+    """
+
+    def __init__(
+        self,
+        memory: locations.Memory,
+        cells: int,
+        *,
+        name: str = "",
+        rank: int = 0,
+        poisoned: Literal["raise", "continue"] = "raise",
+    ) -> None:
+        self.name = name
+        self.cells = cells
+        self.tolerant = poisoned == "continue"
+        self.order = rank, memory.device, memory.inode
+        self.pid = _process.pid
+        with interrupts.shield():  # an interrupt would leave the descriptor to nobody
+            self.fd = locations.reopened(memory, writable=True)
+            self._closing = descriptors.closing(self, Descriptor.of(self.fd))
+        view: npt.NDArray[np.uint8] = mapping.view(self.fd, memory.size, writable=True)
+        self.writers: npt.NDArray[Any] = view[: cells * _PID_BYTES].view(np.uint32)
+        self.waited_for: npt.NDArray[Any] = view[cells * _PID_BYTES :]
+
+    def hold(
+        self, spans: Sequence[Span], *, write: bool, repair: bool = False, where: object = ""
+    ) -> Hold[None]:
+        """A block in which these cells are locked: for this thread alone, or for readers.
+
+        Args:
+            spans: Ascending, apart from each other; none locks nothing.
+            write: Alone, where False lets other readers in.
+            repair: The block writes all of it anew: what a dead writer left is no error, and is
+                over when the block ends without an exception.
+            where: The region in the caller's words, such as "[0:10]".
+
+        Raises:
+            RegionPoisonedError: A writer of one of the cells died, on entering.
+            LockOrderError: This thread would wait for itself, or has locked what comes later.
+            ClosedError: The locks are closed, or are those of the process this was forked from.
+        """
+        return Hold(self, spans, None, write=write, repair=repair, where=where)
+
+    def close(self) -> None:
+        """Let go as a death would: within a block that writes, its cells count as half written."""
+        self.pid = 0
+        self._closing.now()
+        self.writers = self.waited_for = np.empty(0, np.uint32)  # unmapped with the last view
+
+    @property
+    def usable(self) -> bool:
+        """False once closed, and in a forked child, where the descriptor is its parent's."""
+        return self.pid == _process.pid
+
+
+class _Process:
+    """This process's id: asking the system at each entry would be a tenth of its time."""
+
+    __slots__ = ("pid",)
+
+    def __init__(self) -> None:
+        self.ask()
+        os.register_at_fork(after_in_child=self.ask)
+
+    def ask(self) -> None:
+        self.pid = os.getpid()
+
+
+_process = _Process()
+
+
+class Hold(Generic[_V]):
+    """The block of ``Locks.hold``; ``as`` gives ``value``.
+
+    It is to stand in the ``with`` itself. Inside another object's ``__exit__`` it would not be
+    left when Ctrl-C arrives as that one begins, which is where an interrupt of a long operation on
+    arrays comes out.
+    """
+
+    __slots__ = ("_guard", "_held", "_kind", "_left", "_marked", "locks", "repair", "spans",
+                 "value", "where", "write")  # fmt: skip
+
+    def __init__(
+        self,
+        locks: Locks,
+        spans: Sequence[Span],
+        value: _V,
+        *,
+        write: bool,
+        repair: bool = False,
+        where: object = "",
+    ) -> None:
+        self.locks = locks
+        self.spans = spans
+        self.value = value
+        self.write = write
+        self.repair = repair
+        self.where = where
+        self._kind = fcntl.F_WRLCK if write else fcntl.F_RDLCK
+        self._guard: interrupts.Leaving | None = None
+        self._marked = False
+        self._left: list[npt.NDArray[np.uint32]] | None = None
+
+    def __enter__(self) -> _V:
+        self._held = held = _here.held
+        nested = _admit(self, held)
+        try:
+            # Kept first, installed then: an interrupt between the two finds both.
+            self._guard = interrupts.leaving(_EXIT)
+            if self._guard is not None:
+                self._guard.install()
+            held.append(self)
+            self._take(nested)
+            self._mark()
+        except BaseException:
+            if self._guard is not None:
+                self._guard.busy = True
+            self._leave(clean=False, turnstile=True)
+            raise
+        return self.value
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # An interrupt that came before this line waits as well: see interrupts.Leaving.
+        if self._guard is not None:
+            self._guard.busy = True
+        self._leave(clean=kind is None)
+
+    def abandon(self) -> None:
+        """Leave as a death would: where it was writing, its mark stays."""
+        self._marked = False
+        self._leave(clean=False)
+
+    # ------------------------------------------------------------------------- taking cells
+
+    def _take(self, nested: bool) -> None:
+        if nested:
+            # Not through the turnstile. If thread 1 holds cell 0 and waits at the turnstile of
+            # cell 1, thread 2 may be waiting for cells 0 and 1, having both turnstiles.
+            self._lock(self._kind, fcntl.F_OFD_SETLKW)
+        elif not self._taken_at_once():
+            self._queue()
+
+    def _taken_at_once(self) -> bool:
+        waited_for = self.locks.waited_for
+        for span in self.spans:
+            if np.count_nonzero(waited_for[span.start : span.stop]):
+                return False
+        try:
+            self._lock(self._kind, fcntl.F_OFD_SETLK)
+        except BlockingIOError:
+            self._lock(fcntl.F_UNLCK, fcntl.F_OFD_SETLK)  # what it got of several spans
+            return False
+        return True
+
+    def _queue(self) -> None:
+        """Wait at all turnstiles, then for all cells; each in ascending order, so no circle."""
+        turnstiles = self.locks.cells
+        self._lock(fcntl.F_WRLCK, fcntl.F_OFD_SETLKW, turnstiles)
+        # Only who is through the turnstile writes here. If it dies waiting, this stays set: the
+        # next one at the cell queues without need, and clears it.
+        self._fill(self.locks.waited_for, 1)
+        self._lock(self._kind, fcntl.F_OFD_SETLKW)
+        self._fill(self.locks.waited_for, 0)
+        self._lock(fcntl.F_UNLCK, fcntl.F_OFD_SETLK, turnstiles)
+
+    def _lock(self, kind: int, command: int, offset: int = 0) -> None:
+        fd = self.locks.fd
+        for span in self.spans:
+            flock = _FLOCK(kind, 0, span.start + offset, span.stop - span.start, 0)
+            fcntl.fcntl(fd, command, flock)
+
+    # ------------------------------------------------------------------------- writers' marks
+
+    def _mark(self) -> None:
+        """Refuse what a dead writer left, or put this one's mark over it."""
+        writers = self.locks.writers
+        for span in self.spans:
+            if np.count_nonzero(writers[span.start : span.stop]):
+                self._find_poisoned()
+                break
+        if self.write:
+            self._marked = True
+            self._fill(writers, self.locks.pid)
+
+    def _find_poisoned(self) -> None:
+        found = [self.locks.writers[span.start : span.stop].copy() for span in self.spans]
+        if not (self.locks.tolerant or (self.write and self.repair)):
+            dead = np.concatenate(found)
+            raise RegionPoisonedError(self.locks.name, str(self.where), int(dead[dead != 0][0]))
+        self._left = found
+
+    def _unmark(self, *, clean: bool) -> None:
+        writers, left = self.locks.writers, self._left
+        if clean or left is None:
+            self._fill(writers, 0)
+            return
+        for span, old in zip(self.spans, left, strict=True):
+            writers[span.start : span.stop] = old
+
+    def _fill(self, array: npt.NDArray[Any], value: int) -> None:
+        for span in self.spans:
+            array[span.start : span.stop] = value
+
+    # ------------------------------------------------------------------------- leaving
+
+    def _leave(self, *, clean: bool, turnstile: bool = False) -> None:
+        """Undo whatever of entering was done; nothing interrupts it."""
+        if self.locks.usable:
+            if self._marked:
+                self._unmark(clean=clean)
+            self._lock(fcntl.F_UNLCK, fcntl.F_OFD_SETLK)
+            if turnstile:
+                self._lock(fcntl.F_UNLCK, fcntl.F_OFD_SETLK, self.locks.cells)
+        self._marked, self._left = False, None
+        if self in self._held:
+            self._held.remove(self)
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            guard.remove()
+
+
+class Quiet:
+    """A block in which nobody writes certain cells, if that comes about in time.
+
+    It waits for no turnstile and asks for no marks: for those who must go on in any case.
+    """
+
+    __slots__ = ("_locks", "_seconds", "_spans")
+
+    def __init__(self, locks: Locks, spans: Sequence[Span], seconds: float) -> None:
+        self._locks, self._spans, self._seconds = locks, spans, seconds
+
+    def __enter__(self) -> None:
+        limit = time.monotonic() + self._seconds
+        while not self._taken() and time.monotonic() < limit:
+            time.sleep(_LOOK_SECONDS)
+
+    def _taken(self) -> bool:
+        try:
+            self._lock(fcntl.F_RDLCK)
+        except BlockingIOError:
+            self._lock(fcntl.F_UNLCK)
+            return False
+        return True
+
+    def __exit__(self, *_: object) -> None:
+        self._lock(fcntl.F_UNLCK)
+
+    def _lock(self, kind: int) -> None:
+        for span in self._spans:
+            flock = _FLOCK(kind, 0, span.start, span.stop - span.start, 0)
+            fcntl.fcntl(self._locks.fd, fcntl.F_OFD_SETLK, flock)
+
+
+_LOOK_SECONDS = 0.002
+
+# struct flock: kind, whence, first byte, length, pid (0 for locks of this sort)
+_FLOCK = struct.Struct("hhqqi4x").pack
+
+# ------------------------------------------------------------------------- what a thread holds
+
+
+class _Here(threading.local):
+    """What this thread holds, in the order of entering."""
+
+    def __init__(self) -> None:
+        self.held: list[Hold[Any]] = []
+
+
+_here = _Here()
+
+
+def _admit(wanted: Hold[Any], held: list[Hold[Any]]) -> bool:
+    """True where this thread is in the table already; an error where it must not go on."""
+    if not wanted.locks.usable:
+        msg = (
+            f"the locks of '{wanted.locks.name}' are closed, or were opened before this process "
+            "was forked. Open them anew."
+        )
+        raise ClosedError(msg)
+    nested = False
+    for other in held:
+        if other.locks.pid == wanted.locks.pid and other.spans and wanted.spans:
+            _compare(wanted, other)
+            nested = nested or other.locks.order == wanted.locks.order
+    return nested
+
+
+def _compare(wanted: Hold[Any], held: Hold[Any]) -> None:
+    before, after = held.locks.order, wanted.locks.order
+    if before[1:] != after[1:]:
+        wrong, same = before > after, False
+    else:
+        wrong = held.spans[-1].stop > wanted.spans[0].start
+        same = wrong and _overlap(held.spans, wanted.spans)
+    if wrong:
+        raise LockOrderError(_described(wanted), _described(held), same)
+
+
+def _overlap(left: Sequence[Span], right: Sequence[Span]) -> bool:
+    return any(one.start < other.stop and other.start < one.stop for one in left for other in right)
+
+
+def _described(hold: Hold[Any]) -> str:
+    name = f"'{hold.locks.name}'" if hold.locks.name else "an array"
+    where = str(hold.where)
+    return f"{where} of {name}" if where else name
+
+
+def held_here(table: locations.Memory) -> str:
+    """What this thread holds of a table, in words; "" for nothing."""
+    place = table.device, table.inode
+    found = (hold for hold in _here.held if hold.locks.order[1:] == place)
+    return next(map(_described, found), "")
+
+
+def count_held() -> int:
+    """How many blocks this thread is in."""
+    return len(_here.held)
+
+
+def leave_behind(before: int) -> str:
+    """Leave all blocks but the first ``before``, as a death would; say which was the first left."""
+    left = ""
+    for hold in reversed(_here.held[before:]):
+        left = _described(hold)
+        hold.abandon()
+    return left
+
+
+_EXIT = Hold.__exit__.__code__

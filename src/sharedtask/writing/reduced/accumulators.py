@@ -1,0 +1,332 @@
+"""Adding up: an accumulator in each worker, and what becomes of it when the worker dies.
+
+    worker   item -> adds to an array -> [combined with what the items before it have added]
+    caller   all of these, combined into the caller's array at the end
+
+Where an item that fails ends the whole call (nothing is added then), items add straight to what the
+items before them have added. Elsewhere each item gets an array of its own, and there are two
+buffers: what an item adds is combined into the other one, and a single word then says which one
+counts, and up to which item. So whatever moment a worker is killed at, either buffer is whole, and
+the word and the number of results that it left behind say which of them has those items in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sharedtask.memory import arrays, locations
+from sharedtask.outcomes import Partial
+from sharedtask.system import critical_sections
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import numpy.typing as npt
+
+    from sharedtask.writing.reduced.operations import Total
+
+    from .operations import Operation
+
+_HEADER = 64
+_CACHE_LINE, _PAGE = 64, 4096
+_CHUNK_MASK = (1 << 32) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """An array as a total, and in how many buffers one accumulator has it."""
+
+    operation: Operation
+    dtype: Any
+    shape: tuple[int, ...]
+    buffers: int
+
+    @classmethod
+    def of(cls, total: Total, *, itemwise: bool) -> Form:
+        """The form of the accumulators for one of the caller's arrays."""
+        return cls(total.operation, total.array.dtype, total.array.shape, 2 if itemwise else 1)
+
+    @classmethod
+    def all_of(cls, totals: Mapping[str, Total], *, itemwise: bool) -> dict[str, Form]:
+        """Those of a call, by parameter."""
+        return {name: cls.of(each, itemwise=itemwise) for name, each in totals.items()}
+
+    @property
+    def stride(self) -> int:
+        """Bytes from one buffer to the next: no two workers write to one cache line."""
+        size = self.dtype.itemsize * int(np.prod(self.shape, dtype=np.int64))
+        unit = _PAGE if size >= _PAGE else _CACHE_LINE
+        return int(-(-size // unit) * unit)
+
+    @property
+    def slot(self) -> int:
+        """Bytes of one accumulator."""
+        return (_PAGE if self.stride >= _PAGE else _HEADER) + self.buffers * self.stride
+
+    def own(self) -> npt.NDArray[Any]:
+        """An array for one item."""
+        return np.empty(self.shape, self.dtype)
+
+
+class Slot:
+    """One accumulator: a few words, then its buffers."""
+
+    def __init__(self, form: Form, memory: npt.NDArray[np.uint8]) -> None:
+        self._form = form
+        self._words = memory[:_HEADER].view(np.uint64)  # whether it is in use; chunk, done, which
+        start = form.slot - form.buffers * form.stride
+        self._buffers: list[npt.NDArray[Any]] = [
+            np.ndarray(form.shape, form.dtype, memory, start + k * form.stride)
+            for k in range(form.buffers)
+        ]
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anything was begun in it."""
+        return bool(self._words[0])
+
+    def begin(self) -> npt.NDArray[Any]:
+        """The buffer that counts; one that changes nothing, where nothing was added yet."""
+        if not self.is_used:
+            self._form.operation.begin(self._buffers[0])
+            self._words[1] = 0
+            self._words[0] = 1
+        return self.current()
+
+    def reset(self) -> None:
+        """Begin anew with the next item."""
+        self._words[0] = 0
+
+    def current(self) -> npt.NDArray[Any]:
+        """The buffer that counts."""
+        return self._buffers[int(self._words[1]) & 1]
+
+    def add(self, part: npt.NDArray[Any], chunk: int, done: int) -> None:
+        """Combine what an item has added; it is the one before position ``done`` of a chunk."""
+        total, other = self.begin(), 1 - (int(self._words[1]) & 1)
+        self._form.operation.combine(total, part, self._buffers[other])
+        self._words[1] = (chunk & _CHUNK_MASK) << 32 | done << 1 | other
+
+    def take_back(self) -> None:
+        """Drop what was added last: the item before is the last one again, in the other buffer."""
+        state = int(self._words[1])
+        self._words[1] = (state - 2) ^ 1
+
+    def settle(self, chunk: int, done: int) -> None:
+        """The worker is dead, and ``done`` items of this chunk have left a result."""
+        state = int(self._words[1])
+        if state >> 32 == chunk & _CHUNK_MASK and (state & _CHUNK_MASK) >> 1 > done:
+            self.take_back()
+
+    def has_any_of(self, chunk: int) -> bool:
+        """Whether the items of this chunk have added anything."""
+        return self.is_used and int(self._words[1]) >> 32 == chunk & _CHUNK_MASK
+
+
+class Slots:
+    """The accumulators of all workers for one of the caller's arrays, in shared memory."""
+
+    def __init__(self, form: Form, count: int) -> None:
+        self.form = form
+        self._memory = arrays.empty(count * form.slot, np.uint8)
+        self._slots = [
+            Slot(form, self._memory[k * form.slot : (k + 1) * form.slot]) for k in range(count)
+        ]
+
+    def __getitem__(self, number: int) -> Slot:
+        return self._slots[number]
+
+    def used(self) -> list[npt.NDArray[Any]]:
+        """What has been added, by those who have added anything."""
+        return [slot.current() for slot in self._slots if slot.is_used]
+
+    def accumulator(self) -> Accumulator:
+        """What the workers get."""
+        found = locations.find(self._memory)
+        assert found is not None  # noqa: S101  it was made for that
+        return Accumulator(self.form, found.region)
+
+
+class Accumulator:
+    """A worker's side of one parameter; without a region its memory is its own."""
+
+    def __init__(self, form: Form, region: locations.Region | None = None) -> None:
+        self._form, self._region = form, region
+        self._memory: npt.NDArray[np.uint8] | None = None
+        self._part: npt.NDArray[Any] | None = None
+        self._slot: Slot | None = None
+        self._chunk = 0
+
+    def __reduce__(self) -> Any:
+        return _accumulator, (self._form, self._region)
+
+    def enter(self, slot: int, chunk: int) -> None:
+        """A chunk begins."""
+        self._chunk = chunk
+        self._slot = Slot(self._form, self._memory_of(slot))
+
+    def _memory_of(self, slot: int) -> npt.NDArray[np.uint8]:
+        size = self._form.slot
+        if self._region is None:
+            memory = np.empty(size, np.uint8)
+            memory[:_HEADER] = 0
+            return memory
+        return self.base()[slot * size : (slot + 1) * size]
+
+    def base(self) -> npt.NDArray[np.uint8]:
+        """The slots of all workers."""
+        assert self._region is not None  # noqa: S101  else it has memory of its own
+        if self._memory is None:
+            self._memory = self._region.view(writable=True)
+        return self._memory
+
+    def lend(self) -> npt.NDArray[Any]:
+        """The array that the next item adds to."""
+        assert self._slot is not None  # noqa: S101  entered before
+        if self._form.buffers == 1:
+            return self._slot.begin()
+        if self._part is None:
+            self._part = self._form.own()
+        self._form.operation.begin(self._part)
+        return self._part
+
+    def keep(self, position: int) -> None:
+        """The item at a position of the chunk has returned."""
+        if self._form.buffers > 1:
+            assert self._slot is not None  # noqa: S101
+            assert self._part is not None  # noqa: S101
+            self._slot.add(self._part, self._chunk, position + 1)
+
+    def take_back(self) -> None:
+        """The item that returned last counts as failed."""
+        if self._form.buffers > 1:
+            assert self._slot is not None  # noqa: S101
+            self._slot.take_back()
+
+    def result(self) -> npt.NDArray[Any] | None:
+        """What the chunk has added; None for nothing."""
+        slot, self._slot = self._slot, None
+        return slot.current() if slot is not None and slot.is_used else None
+
+
+def _accumulator(form: Form, region: locations.Region | None) -> Accumulator:
+    """In a worker, where it is mapped at once: what goes wrong then is told of the parameter."""
+    accumulator = Accumulator(form, region)
+    if region is not None:
+        accumulator.base()
+    return accumulator
+
+
+def keep_all(accumulators: Iterable[Accumulator], position: int) -> None:
+    """An item has returned: all of what it has added counts, or nothing."""
+    kept = []
+    try:
+        for accumulator in accumulators:
+            accumulator.keep(position)
+            kept.append(accumulator)
+    except BaseException:  # what combines two may be the user's
+        for accumulator in kept:
+            accumulator.take_back()
+        raise
+
+
+def result_of(accumulators: Mapping[str, Accumulator], first: int, count: int) -> Partial | None:
+    """What a chunk has added to all totals; None for nothing."""
+    found = {name: accumulator.result() for name, accumulator in accumulators.items()}
+    parts = {name: part for name, part in found.items() if part is not None}
+    return Partial(first, count, parts) if parts else None
+
+
+class Gathering:
+    """What has been added so far, in the caller's process; one thread at a time uses it."""
+
+    def __init__(
+        self, totals: Mapping[str, Total], block: int | None, *, stops: bool = True
+    ) -> None:
+        self._totals = totals
+        self._block = block  # items that are combined first, where the order counts
+        self._is_final = stops  # a block that is here is complete: no item of it is retried
+        self._sums: dict[str, npt.NDArray[Any]] = {}
+        self._early: dict[int, list[Partial]] = {}
+        self._turn = 0
+
+    def add(self, partial: Partial | None) -> None:
+        """Take what a chunk has added."""
+        if partial is None or not partial.arrays:
+            return
+        if self._block is None:
+            self._combine(partial.arrays)
+            return
+        self._early.setdefault(partial.first, []).append(partial)
+        while self._is_final and self._is_whole(self._turn):
+            self._combine(self._early.pop(self._turn)[0].arrays)
+            self._turn += self._block
+
+    def _is_whole(self, first: int) -> bool:
+        return first in self._early and self._early[first][0].count == self._block
+
+    def _combine(self, parts: Mapping[str, npt.NDArray[Any]]) -> None:
+        for name, part in parts.items():
+            known = self._sums.get(name)
+            if known is None:
+                self._sums[name] = np.array(part)
+            else:
+                self._totals[name].operation.combine(known, part, known)
+
+    def finish(self) -> None:
+        """Combine everything into the caller's arrays."""
+        for parts in self._in_order():
+            self._combine(parts)
+        sums, self._sums = self._sums, {}
+        names = [name for name in sums if self._totals[name].operation.is_users]
+        while not self._is_complete(sums, names):
+            pass  # another call has ended with one of these arrays meanwhile
+
+    def _is_complete(self, sums: Mapping[str, npt.NDArray[Any]], names: Sequence[str]) -> bool:
+        """Write the sums, unless an array of those ``names`` has changed meanwhile.
+
+        The functions of these are the user's, and run without the lock: they may wait for another
+        thread that ends a call.
+        """
+        before = {name: np.array(self._totals[name].array) for name in names}
+        made = {name: self._completed(name, sums[name]) for name in names}
+        with _finishing:
+            if any(_differ(self._totals[name].array, before[name]) for name in names):
+                return False
+            made.update((n, self._completed(n, sums[n])) for n in sums if n not in made)
+            for name, new in made.items():
+                self._totals[name].array[...] = new
+        return True
+
+    def _completed(self, name: str, found: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What the caller's array will hold: where one cannot be made, none is changed."""
+        total = self._totals[name]
+        locations.find(total.array)  # its memory may have been taken away meanwhile
+        new = np.array(total.array)
+        total.operation.combine(new, found, new)
+        return new
+
+    def _in_order(self) -> Iterable[Mapping[str, npt.NDArray[Any]]]:
+        """The parts in the order of the items; first those of one block together.
+
+        A block falls apart where one of its items was retried, or its worker died. Of the parts
+        that begin with one item, the longer ones come first.
+        """
+        blocks: dict[int, Gathering] = {}
+        for first in sorted(self._early):
+            inner = blocks.setdefault(first // (self._block or 1), Gathering(self._totals, None))
+            for partial in sorted(self._early[first], key=lambda each: -each.count):
+                inner.add(partial)
+        self._early.clear()
+        return [block._sums for block in blocks.values()]
+
+
+def _differ(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> bool:
+    return left.tobytes() != right.tobytes()
+
+
+# Two calls may end at the same moment with one and the same array.
+_finishing = critical_sections.table_lock()
