@@ -70,22 +70,27 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
 
 # What they test does not depend on the backend much, and is tested on another in any case.
 MANY = {
-    "test_captured.py": ("thread", "ray"),
-    "test_journal.py": ("thread", "ray"),
-    "test_kinds.py": ("serial", "thread", "ray"),
+    "test_captured.py": ("ray",),
+    "test_journal.py": ("ray",),
+    "test_kinds.py": ("serial", "ray"),
     "test_forks.py": ("serial",),
     "test_reentry.py": ("serial", "thread", "ray"),
-    "test_rng.py": ("thread", "ray"),
-    "test_strict.py": ("thread", "ray"),
+    "test_rng.py": ("ray",),
+    "test_strict.py": ("ray",),
 }
 
 
 # The same program on backends that share the code in question: run by hand, not each time.
 BESIDES = {
+    "test_captured.py": ("thread",),
     "test_composition.py": ("thread", "ray"),
     "test_exceptions.py": ("serial", "thread"),
     "test_interrupted.py": ("serial", "thread"),
+    "test_journal.py": ("thread",),
+    "test_kinds.py": ("thread",),
     "test_reentry.py": ("serial", "ray"),
+    "test_rng.py": ("thread",),
+    "test_strict.py": ("thread",),
 }
 
 
