@@ -1,8 +1,8 @@
 """The interface that every backend implements, and the messages that pass through it.
 
 A backend makes a session of a call, which is then *opened*; chunks of items are *submitted* to it,
-and reports of them arrive at the sink in any order, from any thread. That is all the conductor
-(``task/run.py``) knows of a backend.
+and reports of them arrive at the sink in any order, from any thread. ``task/run.py`` knows
+nothing else of a backend.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SharedValue:
-    """A value on its way to the workers, and the role of its parameter."""
+    """A value to share with the workers, and the role of its parameter."""
 
     value: Any
     role: Role
@@ -46,7 +46,7 @@ PROMPT_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a worker may use before another takes its place; None for any amount.
+    """What a worker may use before it is replaced; None for no limit.
 
     ``memory`` is its private memory in bytes, ``items`` how many it runs.
     """
@@ -56,7 +56,7 @@ class Limits:
 
     @classmethod
     def of(cls, memory: int | None, items: int | None) -> Limits | None:
-        """None where there are none."""
+        """The limits, or None if there are none."""
         return None if memory is None and items is None else cls(memory, items)
 
 
@@ -66,19 +66,19 @@ class Call:
 
     ``bound_name`` is the name in ``shared`` under which the bound object itself is shared, and
     ``star`` says that every item is unpacked into positional arguments. ``timeout`` is in seconds.
-    With ``stops`` no further item of a chunk is begun after one that raised; with ``splits`` a
-    chunk may be ended early, so that idle workers get the rest. With ``strict`` it is an error
-    where a task changes a value that all of them see. Captured arrays of at least ``capture_from``
-    bytes are shared. ``workers`` is None where the backend shall decide; ``ray_options`` are for
-    Ray alone, ``limits`` for workers of our own.
+    If ``stops``, no further item of a chunk is begun after one that raised; if ``splits``, a chunk
+    may be ended early to give its rest to idle workers. If ``strict``, a change of a value that all
+    tasks see is an error. Captured arrays of at least ``capture_from`` bytes are shared.
+    ``workers`` is None if the backend decides; ``ray_options`` are for Ray alone, ``limits`` for
+    our own workers.
 
-    ``locked`` says what is locked together in the arrays that tasks lock. ``totals`` are those that
-    they add to. With ``itemwise`` each item adds to an array of its
-    own, so that one that fails adds nothing. Where the order of the items counts, ``block`` of them
-    travel and are combined together. With ``prompt`` results are reported ``PROMPT_SECONDS`` after
-    they are there, at the end of the item in hand: they are to outlive the caller.
-    ``randomness`` makes generators for each item, where a parameter wants one. With ``uncopied``
-    tasks that run in the caller get its own objects where nothing is marked.
+    ``locked`` names the arrays that tasks lock, grouped by their lock. ``totals`` are those that
+    they add to. If ``itemwise``, each item adds to an array of its own, so that a failed item adds
+    nothing. If the order of the items counts, ``block`` of them are sent and combined together. If
+    ``prompt``, results are reported within ``PROMPT_SECONDS``, at the end of the current item: they
+    must survive the caller's death.
+    ``randomness`` makes generators for each item, if a parameter asks for one. If ``uncopied``,
+    tasks that run in the caller get the caller's own unmarked objects.
     """
 
     task: str
@@ -119,9 +119,9 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """Who works: how many at a time, on how many CPUs; seconds to a worker and back.
+    """The concurrency of a call: workers, CPUs, and seconds to a worker and back.
 
-    ``largest`` is the most items that should travel together.
+    ``largest`` is the maximum of items in a chunk.
     """
 
     workers: int
@@ -132,7 +132,7 @@ class Crew:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How one shared value of a call got to the workers: ``token`` names its publication."""
+    """How a shared value of a call reached the workers: ``token`` names its publication."""
 
     name: str
     token: int
@@ -140,7 +140,7 @@ class Share:
 
 
 class Sink(Protocol):
-    """Where a session sends its news."""
+    """Receives what a session reports."""
 
     def begun(self, chunk: int) -> bool:
         """Called just before a chunk is handed to a worker; False takes it back."""
@@ -151,7 +151,7 @@ class Sink(Protocol):
 
 
 def require_process(pid: int) -> None:
-    """Refuse to wait, in a forked child, for what the process ``pid`` has begun.
+    """Refuse to wait, in a forked child, for a call of the process ``pid``.
 
     Raises:
         ClosedError: This is another process.
@@ -176,7 +176,7 @@ class Session(ABC):
 
     @abstractmethod
     def open(self) -> None:
-        """Share what the call shares and make ready to run. Whatever it raises, ``close`` follows.
+        """Publish the shared values and prepare to run. ``close`` follows, also after an error.
 
         Raises:
             UnshareableError: A shared value cannot be encoded.
@@ -186,13 +186,13 @@ class Session(ABC):
 
     @abstractmethod
     def submit(self, chunk: Chunk) -> None:
-        """Accept a chunk; reports of it will come. Never raises for what an item is.
+        """Accept a chunk, and report its outcomes later. A bad item raises nothing here.
 
         The thread that submits calls ``wait`` at once, or else ``leave``.
         """
 
     def leave(self) -> None:
-        """See that what was submitted goes on while this thread does other things."""
+        """Keep submitted chunks running while this thread does other things."""
 
     def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:
         """The next report from the queue that the sink fills; None at the time ``until``.
@@ -208,16 +208,16 @@ class Session(ABC):
             return None
 
     def nudge(self) -> None:
-        """Have the thread in ``wait`` look at the queue again."""
+        """Wake the thread in ``wait`` to check the queue again."""
 
     def accept(self, batch: Batch) -> None:
         """Called with results of a call whose tasks write, by the thread that asked for them.
 
-        The caller's arrays hold the blocks of these items when it returns.
+        On return the caller's arrays contain the blocks of these items.
         """
 
     def finish(self) -> None:
-        """Called at the end of a call that succeeded: the caller's totals are complete then."""
+        """Called at the end of a call that succeeded: completes the caller's totals."""
 
     @abstractmethod
     def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:
@@ -230,41 +230,41 @@ class Session(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """End the call. Chunks that are not done are given up; reports may still come, unasked for.
+        """End the call. Unfinished chunks are given up; late reports may still come.
 
-        The caller's arrays are the caller's from then on. A session that was not opened, or only in
-        part, can be closed as well; twice is once. May run in a finalizer, at any moment: with
+        The caller's arrays belong to the caller from then on. Sessions that were not opened, or
+        only in part, can be closed as well; idempotent. May run in a finalizer, at any moment: with
         chunks in flight it takes no lock.
         """
 
     def kill(self) -> None:
-        """End the call, and now what runs of it, where the backend can.
+        """End the call and kill its running chunks, if the backend can.
 
-        It waits a moment for that end, so that nothing is written after it returns.
+        Waits a moment for their end, so that nothing is written after it returns.
         """
         self.close()
 
 
 class _Over(Session):
-    """Stands for a session that was closed.
+    """Replaces a session that was closed.
 
-    A session knows its run and its run the session. Left alone, the two would keep the arrays of
-    the call until a garbage collection.
+    A session and its run refer to each other. Without the replacement, this cycle would keep the
+    arrays of the call until a garbage collection.
     """
 
     def open(self) -> None:
-        """What was closed is not opened again."""
+        """A closed session cannot be opened again."""
 
     def submit(self, chunk: Chunk) -> None:
-        """Nothing runs any more."""
+        """Ignore the chunk."""
 
     def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:
-        """Nothing is shared any more."""
+        """Nothing is shared."""
         del shared
         return {}
 
     def close(self) -> None:
-        """Twice is once."""
+        """Idempotent."""
 
 
 OVER = _Over()
@@ -279,7 +279,7 @@ class Backend(ABC):
 
     @property
     def started_its_runtime(self) -> bool:
-        """Whether what it runs on was started by it, and not found."""
+        """Whether the backend started its runtime, rather than found it running."""
         return False
 
     @abstractmethod
@@ -292,7 +292,7 @@ class Backend(ABC):
 
     @abstractmethod
     def forget(self, tokens: Iterable[int]) -> None:
-        """Give these publications up."""
+        """Release these publications."""
 
     @abstractmethod
     def limit(self) -> int:
@@ -300,4 +300,4 @@ class Backend(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """End the workers and give all memory back."""
+        """End the workers and free all memory."""

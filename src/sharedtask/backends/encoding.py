@@ -1,4 +1,4 @@
-"""The caller's end of the way out: items and constants, encoded for a worker."""
+"""Items and constants, encoded by the caller for a worker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def pack_items(items: Sequence[Any], pack: Callable[[Payload], Parcel]) -> tuple[int, Parcel]:
-    """Encode items in one piece and say how; raises what pickling one of them raises."""
+    """Encode items in one piece and return the format; pickling errors propagate."""
     data = result_format.dump_items(items)
     if data is not None and len(data) < SEGMENT_FROM:
         return call_header.SCALARS, Parcel(data)
@@ -32,7 +32,7 @@ def pack_items(items: Sequence[Any], pack: Callable[[Payload], Parcel]) -> tuple
 def pack_each(
     task: str, first: int, items: Sequence[Any], pack: Callable[[Payload], Parcel]
 ) -> tuple[int, Parcel]:
-    """Encode every item on its own, so that a bad one can be told from its neighbours.
+    """Encode every item on its own, so that the bad one can be named.
 
     An item that cannot be pickled is replaced by its error, which the worker sends back in place.
     """
@@ -47,7 +47,7 @@ def pack_small(
     pack: Callable[[Payload], Parcel],
     full: StoreFullError,
 ) -> tuple[int, Parcel]:
-    """As ``pack_each``, but without the items that are large, which have ``full`` as their error.
+    """As ``pack_each``, but without the large items, which get ``full`` as their error.
 
     Raises:
         StoreFullError: The others do not fit either.
@@ -70,13 +70,13 @@ def _item_or_error(task: str, index: int, item: Any) -> Any:
 
 
 def _told(problem: Exception, cause: Exception) -> tuple[Any, ...]:
-    """What stands for an item that is not sent: see ``RaisedError``."""
+    """The substitute for an item that is not sent: see ``RaisedError``."""
     raised = RaisedError.of(problem)
     return raised.class_name, raised.text, remote_text(cause), raised.pickled
 
 
 def pack_constants(call: Call, pack: Callable[[Payload], Parcel], captures: Captures) -> Parcel:
-    """Encode what every item of a call gets besides the shared values."""
+    """Encode the arguments that every item of a call gets besides the shared values."""
     if not (call.bound or call.args or call.kwargs):
         return call_header.NO_CONSTANTS
     constants = call_header.Constants(call.bound, call.args, dict(call.kwargs))

@@ -1,4 +1,4 @@
-"""Digests of what a call shares, by contents: made once for each publication."""
+"""Content digests of a call's shared values: computed once for each publication."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def of_value(value: Any) -> bytes:
-    """The digest of a value that is not published, or of what a handle stands for."""
+    """The digest of a value that is not published, or of a handle's value."""
     if isinstance(value, Handle):
         return value.publication.fingerprint(lambda: value.value)
     return fingerprint(value)
@@ -36,7 +36,7 @@ def _behind(value: Any) -> Any:
 
 
 def of_captured(leases: Leases, array: npt.NDArray[Any]) -> bytes | None:
-    """The digest of an array's bytes, where it is published by itself."""
+    """The digest of an array's bytes, if it is published by itself."""
     lease = leases.captures.lease_of(array)
     if lease is None:
         return None

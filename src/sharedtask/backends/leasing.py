@@ -1,4 +1,4 @@
-"""What a call shares, leased from a cache: the function and the shared values."""
+"""The function and the shared values of a call, leased from a cache."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Leases:
 
     @property
     def all(self) -> tuple[Lease, ...]:
-        """All leases: of the function, of what the process is, of what is shared or captured."""
+        """All leases: function, process settings, shared values, captured values."""
         captured = self.captures.leases
         return (self.function, self.program, *(lease for _, lease in self.shared), *captured)
 
     @property
     def needs(self) -> tuple[tuple[Publication, bool], ...]:
-        """What a worker must have, and whether it makes private copies of it."""
+        """The publications that a worker needs, and whether it makes private copies of each."""
         shared = [(lease.publication, parameter.private) for parameter, lease in self.shared]
         captured = [(lease.publication, False) for lease in self.captures.leases]
         own = [(lease.publication, False) for lease in (self.function, self.program)]
@@ -53,7 +53,7 @@ class Leases:
 
     @property
     def shares(self) -> list[Share]:
-        """What the task counts."""
+        """The shared values, for the task's statistics."""
         marked = [(p.name, lease) for p, lease in self.shared if not p.role.writes]
         captured = [("captured", lease) for lease in self.captures.leases]
         return [
@@ -62,7 +62,7 @@ class Leases:
 
     @property
     def parameters(self) -> tuple[SharedParameter, ...]:
-        """What a worker is told."""
+        """The shared parameters, as sent to a worker."""
         return tuple(parameter for parameter, _ in self.shared)
 
     @property
@@ -71,7 +71,7 @@ class Leases:
         return [parameter.name for parameter, _ in self.shared if parameter.is_readonly]
 
     def release(self) -> None:
-        """End all uses; twice is once."""
+        """End all uses; idempotent."""
         for lease in self.all:
             lease.release()
 
@@ -84,9 +84,9 @@ def lease_all(
     of_handle: Callable[[Handle[Any]], Lease] = Handle.lease,
     encode: Callable[[Any], Payload] = codec.encode_shared,
 ) -> Leases:
-    """Publish what the call shares, or find it published.
+    """Publish the values that the call shares, or find them published.
 
-    ``lend`` makes what workers get of a parameter that they write.
+    ``lend`` makes the form that workers get of a parameter that they write.
 
     Raises:
         SerializationError: The function cannot be encoded.
@@ -117,7 +117,7 @@ def lease_all(
 
 
 def head_of(call: Call, leases: Leases, blas: int, cwd: str) -> bytes:
-    """What workers are told of a call; see ``CallHead``."""
+    """The encoded call header for workers; see ``CallHead``."""
     return call_header.dump_head(
         call.task,
         leases.function.publication.token,

@@ -3,7 +3,7 @@
 Shared values are encoded and decoded over *the same* memory, read-only: nothing large is copied,
 and a task that writes into a shared array fails here as it fails in a worker: see
 ``local_views.py``. Nothing is published, so nothing is cached: each call makes its own view, which
-costs as much as pickling what is not arrays. What is not marked is copied for each chunk: see
+costs as much as pickling everything but the arrays. Unmarked values are copied for each chunk: see
 ``private_copies.py``.
 """
 
@@ -69,13 +69,13 @@ class _LocalBackend(Backend):
         return []
 
     def forget(self, tokens: Iterable[int]) -> None:
-        """Nothing is kept."""
+        """Nothing is published."""
 
     def limit(self) -> int:
         return 0
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Nothing to close."""
 
 
 class SerialBackend(_LocalBackend):
@@ -98,7 +98,7 @@ class ThreadBackend(_LocalBackend):
         critical_sections.abandon_in_child(self)
 
     def abandon(self) -> None:
-        """In a forked child there are no threads, whatever was counted."""
+        """In a forked child no threads exist: reset the counts."""
         self._threads = _Threads()
 
     def session(self, call: Call, sink: Sink) -> Session:
@@ -206,7 +206,7 @@ class _LocalSession(Session):
                     break
 
     def _restored(self, index: int) -> BaseException | None:
-        """Undo what native code has written into small arrays; the error that says so."""
+        """Undo writes of native code into small arrays; returns the error that reports them."""
         changed = [twin.name for twin in self._small if twin.restore()]
         if not changed:
             return None
@@ -226,11 +226,11 @@ class _LocalSession(Session):
         value = self._called(
             lambda _: turn.function(*bound, *items, *args, **kwargs, **shared), item
         )
-        # A task in this process cannot be ended from outside; it can be told afterwards.
+        # A task in this process cannot be ended from outside: report its timeout afterwards.
         if call.timeout is not None and time.monotonic() - began - turn.left_out() > call.timeout:
             raise TaskTimeoutError(call.task, index, item, call.timeout)
         if any(value is shared.get(name, _NOTHING) for name in (*call.blocks, *accumulators)):
-            value = value.copy()  # it is lent, and goes on changing
+            value = value.copy()  # it is a view of an array that later items change
         if INTO in call.blocks:
             call.blocks[INTO].array[index], value = value, TAKEN
         keep_all(accumulators.values(), index)
@@ -256,7 +256,7 @@ class _LocalSession(Session):
         self._gathering.add(batch.partial)
 
     def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:
-        with undisturbed("sharedtask.backends.fingerprints"):  # only a journal needs it
+        with undisturbed("sharedtask.backends.fingerprints"):  # needed by a journal only
             from . import fingerprints
 
         return {name: fingerprints.of_value(value.value) for name, value in shared.items()}
@@ -273,7 +273,7 @@ class _LocalSession(Session):
 class _Context:
     """The context of the caller: its context variables, with decimal's settings and numpy's.
 
-    Each item is run in a copy of it, so that no item sees what another has set.
+    Each item is run in a copy of it, so that settings of one item are not visible to another.
     """
 
     def __init__(self) -> None:
@@ -298,7 +298,7 @@ def _is_late(began: float) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """What the items of one chunk are run with; seconds that are ``left_out`` are not theirs."""
+    """The values for the items of a chunk; ``left_out`` seconds do not count as theirs."""
 
     function: Callable[..., Any]
     constants: Constants
@@ -308,9 +308,9 @@ class _Turn:
 
 
 class _Watched:
-    """The twins that all tasks see, where a change of them is an error.
+    """The local views that all tasks see, watched for changes, which are errors.
 
-    Threads that run chunks at the same time have the same twins: a change in one is seen by all.
+    Threads that run chunks at the same time have the same views: a change in one is visible to all.
     """
 
     def __init__(self, twins: Iterable[Twin]) -> None:
@@ -331,14 +331,14 @@ class _Watched:
         return lent
 
     def _renew(self, twin: Twin, lent: Lent) -> None:
-        made = self._made(twin)  # without the lock: it is unpickled
+        made = self._made(twin)  # without the lock, since it unpickles
         with self._lock:
             if self._lent[twin.name] is lent:  # no other thread has done it
                 self._lent[twin.name] = made
 
     @contextlib.contextmanager
     def guarding(self, call: Call, chunk: Chunk, batch: Batch) -> Generator[Guard]:
-        """Watch the values while a chunk is run whose results are collected in ``batch``."""
+        """Watch the values while a chunk runs whose results are collected in ``batch``."""
         with self._lock:
             self._open += 1
             self._is_crowded = self._is_crowded or self._open > 1
@@ -374,7 +374,7 @@ class _ThreadSession(_LocalSession):
         self._threads.put(self, with_copies(self._call, chunk))
 
     def run(self, chunk: Chunk) -> None:
-        """Called by one of the threads."""
+        """Run a chunk; called by one of the threads."""
         if not self._closed and self._sink.begun(chunk.number):
             self._run(chunk)
 
@@ -416,7 +416,7 @@ class _Threads:
             pass
 
     def _serve_one(self) -> bool:
-        """Run a chunk; nothing of it stays here while the thread waits for the next one."""
+        """Run a chunk and keep no reference to it while the thread waits for the next one."""
         work = self._take()
         if work is None:
             return False
@@ -438,7 +438,7 @@ class _Threads:
                 self._idle -= 1
 
     def _next_work(self) -> tuple[_ThreadSession, Chunk] | None:
-        """A chunk that may be run now. A thread that waits for one keeps no session meanwhile."""
+        """A chunk that may run now. A waiting thread keeps no reference to a session."""
         for work in self._queue:
             session = work[0]
             if session.running < session.crew.workers:

@@ -1,9 +1,9 @@
-"""A shared value as tasks in the caller's own process see it.
+"""Views of shared values for tasks in the caller's own process.
 
-Large arrays are the caller's memory, and read-only as far as numpy says so. ``ufunc.at`` and native
-code do not ask numpy. In a worker they meet pages that cannot be written, and the worker ends; here
-the program would. So small arrays, which cost nothing to copy, are copied: what is written to
-them is seen after the item, and undone.
+Large arrays are the caller's memory, read-only as far as numpy enforces it. ``ufunc.at`` and native
+code bypass numpy's flag. In a worker they meet pages that cannot be written, and the worker dies;
+here the program would die. So small arrays, which are cheap to copy, are copied: writes to them are
+detected after the item, and undone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Twin:
-    """A shared value; ``memory`` holds its arrays where they are small."""
+    """A local view of a shared value; ``memory`` contains its arrays if they are small."""
 
     name: str
     private: bool
@@ -41,7 +41,7 @@ class Twin:
 
     @classmethod
     def of(cls, call: Call, name: str, shared: SharedValue) -> Twin:
-        """A value that a call was given.
+        """The view of a value of a call.
 
         Raises:
             UnshareableError: It cannot be pickled.
@@ -71,7 +71,7 @@ class Twin:
         return cls(name, private, copy.value, private_value, copy)
 
     def restore(self) -> bool:
-        """Undo what was written into small arrays; whether there was something."""
+        """Undo writes into small arrays; returns whether there were any."""
         return self.memory is not None and self.memory.restore()
 
 
@@ -85,7 +85,7 @@ def _encoded(call: Call, name: str, value: object) -> Payload:
 
 
 class Copy:
-    """A small payload in memory of its own, and what it was."""
+    """A small payload in its own memory, with its original bytes."""
 
     __slots__ = ("_layout", "_memory", "_original", "_view")
 
@@ -100,7 +100,7 @@ class Copy:
         return codec.decode(*self._layout.split(self._view))
 
     def restore(self) -> bool:
-        """Undo what was written; whether there was something."""
+        """Undo writes; returns whether there were any."""
         if self._memory == self._original:
             return False
         self._memory[:] = self._original

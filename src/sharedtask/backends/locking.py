@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def open_uses(uses: dict[str, Use], call: Call, *, shared: bool) -> None:
-    """Begin to use them; with ``shared`` other processes must see them. See ``use_all``."""
+    """Begin to use the arrays; if ``shared``, other processes see them. See ``use_all``."""
     if not call.locked:
         return
     arrays = {name: (call.shared[name].value, rules) for name, rules in call.locked.items()}
@@ -26,7 +26,7 @@ def open_uses(uses: dict[str, Use], call: Call, *, shared: bool) -> None:
 
 
 def refuse(call: Call) -> None:
-    """Say what to use where there may be several machines.
+    """Refuse locks where tasks may run on several machines, with the alternatives.
 
     Raises:
         OptionsError: The call locks an array.

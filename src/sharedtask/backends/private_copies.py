@@ -1,10 +1,10 @@
-"""What tasks in this process get unmarked: copies, as a worker process would have them.
+"""Unmarked arguments of tasks in this process: copies, as in a worker process.
 
     the values of a call -> one pickle -> (for each chunk) -> values of its own
 
-A pickle keeps what the values have in common. What cannot change is passed as it is, and so is what
-cannot be pickled: a connection, a lock, a generator. With ``strict`` that is an error, as it is on
-the other backends.
+One pickle keeps references that the values share. Immutable values are passed as they are, and so
+are values that cannot be pickled: a connection, a lock, a generator. If ``strict``, those are an
+error, as on the other backends.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _FIXED: frozenset[type] = PLAIN_TYPES.union(NUMPY_TYPES, (range, type(...)))
 
 
 def is_fixed(value: Any) -> bool:
-    """True for what cannot change, or is the program's own: numbers, texts, functions, classes."""
+    """True for immutable values and the program's own: numbers, strings, functions, classes."""
     cls = type(value)
     if cls in _FIXED:
         return True
@@ -45,7 +45,7 @@ def is_fixed(value: Any) -> bool:
         return _all_fixed(value)
     if cls is slice:
         return _all_fixed((value.start, value.stop, value.step))
-    if cls is BuiltinFunctionType:  # not a method of something that changes
+    if cls is BuiltinFunctionType:  # not a method of a mutable object
         return isinstance(value.__self__, ModuleType | None)
     return codec.is_of_the_program(cls)
 
@@ -55,9 +55,9 @@ def _all_fixed(values: Collection[Any]) -> bool:
 
 
 class Unmarked:
-    """The arguments and the bound object of a call, for one chunk after the other.
+    """The arguments and the bound object of a call, copied for each chunk.
 
-    ``changes`` says whether a task could change any of them.
+    ``changes``: whether a task could change any of them.
     """
 
     def __init__(self, call: Call) -> None:
@@ -69,7 +69,7 @@ class Unmarked:
         self._copies: _Copies | None = None
 
     def open(self) -> None:
-        """Keep what they are now.
+        """Record their present state.
 
         Raises:
             SerializationError: The call is strict, and one cannot be pickled.
@@ -116,7 +116,7 @@ class Unmarked:
         return [*("self" for _ in call.bound), *by_place, *call.kwargs]
 
     def constants(self) -> Constants:
-        """What every item of one chunk gets."""
+        """The arguments of every item of a chunk."""
         call = self._call
         if self._copies is None:
             return Constants(call.bound, call.args, dict(call.kwargs))
@@ -136,7 +136,7 @@ class Unmarked:
 class _Copies:
     """Copies of some values as they are now; arrays of ``large`` bytes or more are not read twice.
 
-    The first copies are made at once: what can be pickled but not made again is found by that.
+    The first copies are made at once: that finds values that pickle but do not unpickle.
     """
 
     def __init__(self, values: list[Any], large: int | None) -> None:
@@ -162,20 +162,20 @@ class _Copies:
         return made
 
     def next(self) -> list[Any]:
-        """Copies that nobody else has."""
+        """Copies that were not handed out before."""
         try:
             return self._made.pop()
         except IndexError:
             return self._make()
 
     def close(self) -> None:
-        """Give the memory of large arrays back; copies of them stay valid."""
+        """Free the memory of large arrays; copies of them stay valid."""
         for kept in self._kept:
             kept.publication.release()
 
 
 class _Kept:
-    """A large array in a segment, or one that was born in shared memory: read-only in tasks."""
+    """A large array in a segment, or one created in shared memory: read-only in tasks."""
 
     _sharedtask_ = True  # it is not copied itself
 
@@ -183,14 +183,14 @@ class _Kept:
         self.publication = Publication(codec.encode_shared(array), watched=False)
 
     def __call__(self) -> Any:
-        """The array; what native code writes to a copy stays in its chunk."""
+        """The array; writes of native code to a copy stay in its chunk."""
         if self.publication.is_in_place:
             return self.publication.value()
         return mapping.readonly(self.publication.private_value())
 
 
 def with_copies(call: Call, chunk: Chunk) -> Chunk:
-    """The chunk with its items as they are now; each that cannot be pickled as it is."""
+    """The chunk with copies of its items; an item that cannot be pickled is passed itself."""
     items: Any = chunk.items
     if call.uncopied or type(items) is range:
         return chunk
@@ -205,7 +205,7 @@ def with_copies(call: Call, chunk: Chunk) -> Chunk:
 
 
 def copied(value: Any) -> Any:
-    """A copy of a value that could change; the value itself where it cannot be pickled."""
+    """A copy of a mutable value; the value itself if it cannot be pickled."""
     if is_fixed(value):
         return value
     try:

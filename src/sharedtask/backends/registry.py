@@ -30,8 +30,8 @@ _lock = critical_sections.table_lock()
 def get(name: str) -> Backend:
     """The backend of this name. Inside a task every backend is "serial".
 
-    So it is in a signal handler or a finalizer that has interrupted the library where it changes
-    its tables. "auto" is "ray" where the program has initialised Ray, else "process".
+    The same holds in a signal handler or a finalizer that interrupted the library while it changed
+    its tables. "auto" is "ray" if the program has initialised Ray, else "process".
 
     Raises:
         BackendUnavailableError: The backend cannot run here; the text says what to do.
@@ -53,8 +53,8 @@ def running() -> list[Backend]:
 
 
 def _ray_is_initialized() -> bool:
-    """Whether the user's program did it: a Ray of ours is for those who ask for it by name."""
-    ray = sys.modules.get("ray")  # importing it takes half a second, and says no
+    """Whether the user's program did; a Ray that we started is used only by name."""
+    ray = sys.modules.get("ray")  # importing it takes half a second, and would be in vain
     if ray is None or not getattr(ray, "is_initialized", bool)():
         return False
     return "ray" not in _made or not _made["ray"].started_its_runtime

@@ -1,5 +1,5 @@
 """Worker processes: a forkserver, a pool, one connection for each worker.
 
-Decides who runs which chunk and what becomes of the dead. Must not know what the caller does with
-results.
+Decides which worker runs which chunk, and how chunks of dead workers are handled. Must not know
+what the caller does with results.
 """

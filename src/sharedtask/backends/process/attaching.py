@@ -1,4 +1,4 @@
-"""The message that gives a published value to a worker, and what the worker makes of it."""
+"""The message that gives a published value to a worker, and its decoding in the worker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .wire import Frame, Kind
 if TYPE_CHECKING:
     from sharedtask.store.publication import Publication
 
-# What else a value refers to is found in /proc, or not at all.
+# A value may refer to further files; the worker opens those beyond this number through /proc.
 _MOST_BESIDE = 12
 
 
@@ -36,10 +36,10 @@ def frame_of(publication: Publication, *, private: bool) -> Frame:
 
 
 def stores_of(frame: Frame) -> tuple[Store, list[locations.Received]]:
-    """Map a segment; the descriptor stays open where private copies will be asked for.
+    """Map a segment; the descriptor stays open if private copies are needed.
 
-    What is refused stays refused: every item that needs the value says why. Beside it: memory that
-    the value refers to, where this process could not open it by itself.
+    A failure is kept: every item that needs the value reports it. Returns also the memory that the
+    value refers to, if this process could not open it by itself.
     """
     layout, mark, private, data = pickle.loads(frame.body)
     if data is not None:

@@ -64,7 +64,7 @@ class ProcessBackend(Backend):
 
     @property
     def pool(self) -> Pool:
-        """The pool; it starts with the first call, and anew when the program has cut it off."""
+        """The pool; started on demand, also after the program closed its descriptors."""
         with self._lock:
             if self._pool is None or not self._pool.is_whole():
                 self._pool = Pool(self._sweep)
@@ -88,12 +88,12 @@ class ProcessBackend(Backend):
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.close(silent=silent)
-        # What an interrupted call left pinned goes with the old cache.
+        # Publications that an interrupted call left pinned are freed with the old cache.
         self._cache.clear()
         self._cache = ShareCache(wake=self._wake)
 
     def abandon(self) -> None:
-        """In a forked child: the workers belong to the parent."""
+        """In a forked child: drop the pool, whose workers belong to the parent."""
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.abandon()
@@ -124,7 +124,7 @@ class _ProcessSession(Session):
 
     def open(self) -> None:
         backend, cache, call, sink = self._wanted
-        del self._wanted  # the caller's values may go while tasks run
+        del self._wanted  # the caller's values may be freed while tasks run
         self._pool = backend.pool
         cpus = available_cpus()
         workers = call.workers or cpus
@@ -143,7 +143,7 @@ class _ProcessSession(Session):
             leases.release()
             raise
         self.shares = leases.shares
-        # BLAS threads for each worker: its share of the cores, where the user has not decided.
+        # BLAS threads for each worker: its share of the cores, unless the user has decided.
         blas = max(cpus // workers, 1) if here.limits_blas else 0
         head = head_of(call, leases, blas, working_directory())
         self._call = OpenCall(
@@ -181,7 +181,7 @@ class _ProcessSession(Session):
         self._pool.dispatch(ticket)
 
     def _without_large(self, chunk: Chunk, full: StoreFullError) -> work_items.Ticket | None:
-        """The chunk without the items that are large; None where even so it does not fit."""
+        """The chunk without its large items; None if the rest does not fit either."""
         try:
             return work_items.encode_small(self._call, chunk, full)
         except StoreFullError as error:
@@ -209,7 +209,7 @@ class _ProcessSession(Session):
         self._places.take()
 
     def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:
-        with undisturbed("sharedtask.backends.fingerprints"):  # only a journal needs it
+        with undisturbed("sharedtask.backends.fingerprints"):  # needed by a journal only
             from sharedtask.backends import fingerprints
 
         return fingerprints.of_leased(self._call.leases, shared)
@@ -236,7 +236,7 @@ class _ProcessSession(Session):
         self.close()
 
     def _give_up(self) -> bool:
-        """Whether chunks were under way."""
+        """Give up the chunks; returns whether any were in flight."""
         call = self._call
         call.closed = True
         self._pool.hand_over()
@@ -248,7 +248,7 @@ class _ProcessSession(Session):
 
 
 def _crew(call: Call, workers: int, cpus: int) -> Crew:
-    """No chunk is longer than a worker may live."""
+    """The concurrency of a call; no chunk has more items than a worker may run."""
     crew = Crew(workers, cpus)
     if call.limits is None or call.limits.items is None:
         return crew
@@ -265,7 +265,7 @@ _alive: weakref.WeakSet[ProcessBackend] = weakref.WeakSet()
 
 
 def _close_all() -> None:
-    """At exit. Threads that still wait are daemons; they are stopped where they are, in silence."""
+    """At exit. Threads that still wait are daemons, which the interpreter stops silently."""
     with _interrupt_ignored():
         for backend in list(_alive):
             backend.close(silent=True)
@@ -273,7 +273,7 @@ def _close_all() -> None:
 
 @contextlib.contextmanager
 def _interrupt_ignored() -> Generator[None]:
-    """The program is ending already, and this takes some milliseconds."""
+    """Ignore Ctrl-C at exit: the program is ending already, and this takes some milliseconds."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

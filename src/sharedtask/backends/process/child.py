@@ -1,4 +1,4 @@
-"""A worker is a child of its caller to ``multiprocessing``, and ends as its children do."""
+"""Makes a worker a child process of its caller for ``multiprocessing``, also at its exit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sharedtask.system.loading import when_loaded
 
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """What a worker is told when it is forked; ``cwd`` is where relative paths start."""
+    """The caller's facts that a forked worker gets; relative paths start at ``cwd``."""
 
     serial: int
     caller: int
@@ -24,7 +24,7 @@ class Birth:
 
 
 def introduce(birth: Birth, tracker: int) -> None:
-    """Give this process a name and a parent, and the caller's resource tracker (``tracker``)."""
+    """Set this process's name, its parent, and the caller's resource tracker (``tracker``)."""
     when_loaded("multiprocessing.process", lambda module: _name(module, birth))
     when_loaded("multiprocessing.resource_tracker", lambda module: _track(module, tracker))
 
@@ -35,7 +35,7 @@ def _name(module: Any, birth: Birth) -> None:
     me._parent_pid = birth.caller
 
     class Caller(module._ParentProcess):  # type: ignore[misc]
-        """The caller. What becomes readable when it ends is opened for those who wait for that."""
+        """The caller; its sentinel, readable when it ends, is opened on first use."""
 
         @functools.cached_property
         def _sentinel(self) -> int:
@@ -50,13 +50,13 @@ def _track(module: Any, tracker: int) -> None:
 
 
 def caller_name() -> str:
-    """What the caller calls itself."""
+    """The ``multiprocessing`` name of the caller's process."""
     module = sys.modules.get("multiprocessing.process")
     return "MainProcess" if module is None else str(module.current_process().name)
 
 
 def run_exit_functions() -> None:
-    """Do what an interpreter does when it ends: wait for threads, then call what was registered."""
+    """Run an interpreter's exit steps: join threads, then call the registered functions."""
     threading._shutdown()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

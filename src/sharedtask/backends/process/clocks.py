@@ -1,4 +1,4 @@
-"""How long the item in a worker's hand may still take."""
+"""The time that a worker's current item has left."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def is_timed(worker: WorkerLink) -> bool:
-    """Whether the first of its chunks has a time limit that nobody has acted upon."""
+    """Whether the first of its chunks has a time limit that was not enforced yet."""
     return (
         bool(worker.tickets)
         and worker.tickets[0].call.timeout is not None
@@ -22,11 +22,11 @@ def is_timed(worker: WorkerLink) -> bool:
 
 
 def time_left(worker: WorkerLink) -> float:
-    """Seconds until the item in hand has used up its time."""
+    """Seconds until the current item has used up its time."""
     ticket, words = worker.tickets[0], worker.board.words
     timeout = ticket.call.timeout or 0.0
     if words[Word.CHUNK] != ticket.number or not words[Word.STARTED]:
-        return max(timeout / 2, 0.01)  # not begun yet: look again
+        return max(timeout / 2, 0.01)  # not begun yet: check again
     if words[Word.PHASE] not in (Phase.RUNNING, Phase.UNPACKING):
         return max(timeout / 2, 0.01)
     return timeout - (time.monotonic_ns() - words[Word.STARTED]) / 1e9

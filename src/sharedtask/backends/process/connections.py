@@ -1,4 +1,4 @@
-"""The caller's ends of the connections: to the starter, and to each worker."""
+"""The caller's ends of the connections: to the forkserver and to each worker."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Link:
         return frames
 
     def drain(self) -> list[Frame]:
-        """Everything that a dead peer has left in the socket."""
+        """All frames that a dead peer left in the socket."""
         frames: list[Frame] = []
         self.dry = False
         while not (self.ended or self.dry):
@@ -60,19 +60,19 @@ class Link:
         return frames
 
     def close(self) -> None:
-        """Close the socket and every descriptor on its way."""
+        """Close the socket and every descriptor received but not claimed."""
         self.reader.close()
         self.writer.close()
         self.sock.close()
 
 
 class StarterLink(Link):
-    """The starter process, as its caller sees it."""
+    """The caller's view of the forkserver process."""
 
     def __init__(self, *modules: str) -> None:
         ours, theirs = socket.socketpair()
         super().__init__(ours)
-        # It is inheritable in the new process alone: another thread may start a program meanwhile.
+        # Only the new process inherits it: another thread may start a program at the same time.
         with theirs, _closed_on_error(self.sock), _interrupt_blocked():
             self._process = subprocess.Popen(  # noqa: S603  our own interpreter
                 forkserver.command(theirs.fileno(), *modules),
@@ -82,9 +82,9 @@ class StarterLink(Link):
             )
 
     def spawn(self, serial: int, tracker: int) -> WorkerLink:
-        """Have a worker forked; frames may be sent to it at once.
+        """Ask for a worker to be forked; frames may be sent to it at once.
 
-        ``tracker`` is where it notes what is to be removed in the end.
+        The worker notes in ``tracker`` the names that must be removed in the end.
         """
         ours, theirs = socket.socketpair()
         with theirs, _closed_on_error(ours):
@@ -96,11 +96,11 @@ class StarterLink(Link):
         return WorkerLink(ours, board, serial)
 
     def signal(self, serial: int, number: int) -> None:
-        """Send a signal to a worker; nothing happens where it has ended already."""
+        """Send a signal to a worker; no effect if it has ended already."""
         self.writer.send(Frame(Kind.SIGNAL, chunk=serial, first=number))
 
     def dismiss(self, workers: Iterable[WorkerLink]) -> None:
-        """Have all workers end, and the starter after them; those that are busy are killed."""
+        """End all workers, then the forkserver; busy workers are killed."""
         for worker in workers:
             if worker.tickets:
                 self.signal(worker.serial, signal.SIGKILL)
@@ -111,7 +111,7 @@ class StarterLink(Link):
             self._process.wait(_END_SECONDS)
 
     def end(self) -> None:
-        """Close the socket: the starter kills the workers and ends."""
+        """Close the socket: the forkserver kills the workers and ends."""
         self.close()
         try:
             self._process.wait(_END_SECONDS)
@@ -120,14 +120,14 @@ class StarterLink(Link):
             self._process.wait()
 
     def abandon(self) -> None:
-        """In a forked child: close our copies; the process is not ours."""
+        """In a forked child: close our copies; the process belongs to the parent."""
         self.close()
         self._process.returncode = 0  # no warning that it still runs
 
 
 @contextlib.contextmanager
 def _closed_on_error(sock: socket.socket) -> Generator[None]:
-    """What was opened goes where the rest cannot be: no descriptors are left, for one."""
+    """Close the socket if a later step fails, for lack of descriptors for example."""
     try:
         yield
     except BaseException:
@@ -137,7 +137,7 @@ def _closed_on_error(sock: socket.socket) -> Generator[None]:
 
 @contextlib.contextmanager
 def _interrupt_blocked() -> Generator[None]:
-    """The mask is inherited: Ctrl-C finds the starter ignoring it from its first instruction."""
+    """The mask is inherited: the forkserver ignores Ctrl-C from its first instruction."""
     old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -146,12 +146,12 @@ def _interrupt_blocked() -> Generator[None]:
 
 
 def _environment() -> dict[str, str]:
-    """One BLAS thread until a call says otherwise: the starter must have no other threads."""
+    """One BLAS thread until a call sets more: the forkserver must have no other threads."""
     return {**dict.fromkeys(BLAS_VARIABLES, "1"), **os.environ, **_hash_seed()}
 
 
 def _hash_seed() -> dict[str, str]:
-    """The seed of hashes that this process began with, whatever its environment says by now."""
+    """The hash seed that this process started with; its environment may have changed."""
     try:
         with open("/proc/self/environ", "rb") as file:
             began_with = file.read().split(b"\0")
@@ -162,7 +162,7 @@ def _hash_seed() -> dict[str, str]:
 
 
 def working_directory() -> str:
-    """The caller's; "/" where it was removed."""
+    """The caller's directory; "/" if it was removed."""
     try:
         return os.getcwd()
     except OSError:
@@ -171,17 +171,17 @@ def working_directory() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """Why a worker was stopped, and what must still hold on its board for it to be killed."""
+    """Why a worker was stopped, and the status page state that a kill requires."""
 
     reason: str
     chunk: int
     started: int | None
-    until: float  # the time by which it has stopped
+    until: float  # the deadline for it to stop
     reached: int = 0  # bytes of private memory
 
 
 class WorkerLink(Link):
-    """A worker, as its caller sees it: what it was given, and its board."""
+    """The caller's view of a worker: its chunks, its published values, its status page."""
 
     def __init__(self, sock: socket.socket, board: Board, serial: int) -> None:
         super().__init__(sock)
@@ -190,38 +190,38 @@ class WorkerLink(Link):
         self.pid: int | None = None
         self.ran = 0  # items
         self.leaving = False  # it gets no more chunks
-        self.leave_by = 0.0  # it was told to end, and is killed then
+        self.leave_by = 0.0  # it was asked to end, and is killed at this time
         self.tickets: deque[Ticket] = deque()
-        self.seen_at = 0  # the chunk in hand when somebody last looked
+        self.seen_at = 0  # its current chunk at the last check
         self.tokens: dict[int, bool] = {}  # published values it has; True: with a descriptor
         self.suspicion: Suspicion | None = None
         self.verdict: Suspicion | None = None
         self.exit: tuple[int | None, int | None, int | None] | None = None
 
     def free_slot(self) -> int:
-        """The place on the board, 0 or 1, where its next chunk can be cancelled."""
+        """The slot of its next chunk on the status page, 0 or 1, used to cancel it."""
         return 1 - self.tickets[0].slot if self.tickets else 0
 
     def prepare(self, slot: int) -> None:
-        """Wipe out what was noted about the chunk that had this slot before."""
+        """Clear the entries of the previous chunk of this slot."""
         words = self.board.words
         words[Word.NOTE + slot] = (words[Word.NOTE + slot] + HURRY) & ~GIVE_UP
 
     def cancel(self, ticket: Ticket) -> None:
-        """Have the worker give a chunk up between two items."""
+        """Ask the worker to give up a chunk between two items."""
         self.board.words[Word.NOTE + ticket.slot] |= GIVE_UP
 
     def hurry(self) -> None:
-        """Have the worker send what it has after the item in hand."""
+        """Ask the worker to send its results after the current item."""
         if self.tickets:
             self.board.words[Word.NOTE + self.tickets[0].slot] += HURRY
 
     def in_hand(self) -> int:
-        """The number of the chunk that it is working on, or worked on last."""
+        """The number of its current chunk, or of its last one."""
         return self.board.words[Word.CHUNK]
 
     def still(self, suspicion: Suspicion) -> bool:
-        """True where the stopped worker is at the very item that it was stopped for."""
+        """Whether the stopped worker is still at the item that it was stopped for."""
         words = self.board.words
         return words[Word.CHUNK] == suspicion.chunk and suspicion.started in (
             None,

@@ -1,14 +1,14 @@
 """Event loop over the workers' sockets, run by a thread that waits for results or the I/O thread.
 
-A waiting thread turns it itself: that saves a switch between threads for every report. Others wait
-for their queue meanwhile. The I/O thread takes over whenever something is under way that no waiting
-thread sees to, and rests when there is nothing to do.
+A waiting thread runs the loop itself, which saves a thread switch per report. Other threads wait on
+their queues meanwhile. The I/O thread takes over while work is in flight and no waiting thread runs
+the loop, and sleeps when there is nothing to do.
 
-A thread may be away from the loop for as long as user code takes: it unpickles a result, or a
-signal handler has interrupted it while it waits for events. So the events are processed by any
-thread, and the I/O thread watches: where chunks are under way and no thread has turned the loop for
-a moment, it does. One thread at a time processes events, under a lock, and calls no user code
-there. A signal handler or a finalizer that interrupts it is told by ``critical.is_held()``.
+A thread may be away from the loop as long as user code takes: it unpickles a result, or a signal
+handler interrupted it while it waited for events. So any thread can process the events, and the I/O
+thread monitors: if chunks are in flight and no thread has run the loop for a moment, it runs the
+loop. One thread at a time processes events, under a lock, and calls no user code under it. A signal
+handler or a finalizer detects that it interrupted this by ``critical.is_held()``.
 """
 
 from __future__ import annotations
@@ -32,57 +32,58 @@ if TYPE_CHECKING:
 
     from .connections import Link
 
-# The I/O thread waits this long for more before it rests: being woken twice costs 0.05 ms.
+# The I/O thread waits this long for more work before it sleeps: a second wake-up costs 0.05 ms.
 _LINGER_SECONDS = 0.05
-# Nobody waits for longer without a look, whatever was closed meanwhile.
+# Maximal wait without a check, also if a descriptor was closed meanwhile.
 _LOOK_SECONDS = 1.0
-# With chunks under way a turn takes a fraction of this. Where none has ended, nobody turns.
+# With chunks in flight a turn takes a fraction of this; a longer one means that no thread runs the
+# loop.
 _STALL_SECONDS = 0.1
-# The I/O thread watches for this many looks after the last turn.
+# The I/O thread monitors for this many checks after the last turn.
 _LOOKS = 10
 
 
 class Duties(Protocol):
-    """What has to be done besides reading sockets."""
+    """Work of the pool that the loop does besides reading sockets."""
 
     def patience(self) -> float:
-        """Seconds until something must be looked at; infinite for no hurry."""
+        """Seconds until the next check is due; infinite if there is none."""
         ...
 
     def tick(self) -> None:
-        """Look at what is due."""
+        """Run the checks that are due."""
 
     def clean_up(self) -> None:
-        """Release what is not needed any more, which may run finalizers of the user's."""
+        """Release values that are not needed any more, which may run the user's finalizers."""
 
     def is_busy(self) -> bool:
-        """Whether something is under way."""
+        """Whether work is in flight."""
         ...
 
     def rest_seconds(self) -> float | None:
-        """How long the I/O thread may rest when nothing is under way; None for ever."""
+        """How long the I/O thread may sleep with nothing in flight; None for no limit."""
 
 
 class Loop:
-    """Sockets, what to do when they are ready, and a thread of last resort."""
+    """Sockets, their callbacks, and the I/O thread that runs the loop as a fallback."""
 
     def __init__(self, duties: Duties) -> None:
         self._duties = duties
         self.closed = False
         self._turning = (
             critical_sections.object_lock()
-        )  # whose turn it is; user code may run under it
+        )  # held by the thread that runs the loop; user code may run under it
         self._processing = critical_sections.table_lock()
         self._turns = 0
-        self._has_come = False  # a thread that waits, though another one turns
-        self._waiting: list[SimpleQueue[Any]] = []  # what threads wait for that do not turn
+        self._has_come = False  # a thread waits while another one runs the loop
+        self._waiting: list[SimpleQueue[Any]] = []  # queues of the threads that only wait
         self._attended = False  # by a thread that waits for results
-        self._watched = False  # by the I/O thread, which sees where nobody turns
-        self._wanted = False  # the I/O thread is to turn
+        self._watched = False  # by the I/O thread, which detects that no thread runs the loop
+        self._wanted = False  # the I/O thread should run the loop
         self._permit = threading.Lock()
         self._permit.acquire()
-        # poll(2), for it has no descriptor of its own, which a program could close. What is
-        # registered while somebody waits in it is seen at the next turn.
+        # poll(2), because it needs no descriptor of its own, which a program could close. A socket
+        # registered while a thread waits in it is included from the next turn on.
         self._selector = selectors.PollSelector()
         self._waits = False
         self._waker, self._woken = map(OwnSocket, socket.socketpair())
@@ -98,39 +99,39 @@ class Loop:
         self._turn_anew()
 
     def unregister(self, link: Link) -> None:
-        """Forget a link; twice is once."""
+        """Forget a link; idempotent."""
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(link.sock)
 
     def watch(self, number: int, on_ready: Callable[[], None]) -> None:
-        """Call ``on_ready()`` when a descriptor is readable, or is none any more."""
+        """Call ``on_ready()`` when a descriptor is readable or was closed."""
         self._selector.register(number, selectors.EVENT_READ, lambda _: on_ready())
         self._turn_anew()
 
     def unwatch(self, number: int) -> None:
-        """Forget a descriptor; twice is once."""
+        """Forget a descriptor; idempotent."""
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(number)
 
     def want_write(self, link: Link) -> None:
-        """Ask for a word when the socket has room again, as long as something waits for it."""
+        """Request a callback when the socket has room, as long as data waits for it."""
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if link.writer.pending else 0)
-        with contextlib.suppress(KeyError, RuntimeError):  # closed meanwhile, perhaps
+        with contextlib.suppress(KeyError, RuntimeError):  # it may have been closed meanwhile
             key = self._selector.get_key(link.sock)
             if key.events != events:
                 self._selector.modify(link.sock, events, key.data)
                 self._turn_anew()
 
     def is_whole(self) -> bool:
-        """False where the program has closed the loop's own descriptors, of which it asks one."""
+        """False if the program closed the loop's own descriptors; checks one of them."""
         return self._woken.is_open()
 
     # -------------------------------------------------------------------------------- turns
 
     def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:
-        """The next of ``reports``, or None at the time ``until``, turning the loop meanwhile.
+        """The next of ``reports``, or None at the time ``until``; runs the loop meanwhile.
 
-        Who ``leaves`` for longer hands over to the I/O thread.
+        A caller that ``leaves`` for longer hands the loop over to the I/O thread.
         """
         self._refuse_inside()
         if not self._turning.acquire(blocking=False):
@@ -158,17 +159,17 @@ class Loop:
             raise SharedTaskError(INSIDE)
 
     def hand_over(self) -> None:
-        """Leave what is under way to the I/O thread."""
+        """Leave work in flight to the I/O thread."""
         if self._duties.is_busy():
             self._unpark()
 
     def attend(self) -> None:
-        """Something was begun: see that somebody turns the loop."""
+        """Work was begun: ensure that some thread runs the loop."""
         if not self._attended:
             self._unpark()
 
     def wake(self) -> None:
-        """Have whoever is at it look around. Takes no lock: finalizers call it."""
+        """Wake the thread that runs the loop. Takes no lock: finalizers call it."""
         self._ring()
         self._unpark()
 
@@ -182,12 +183,12 @@ class Loop:
                 self._waker.send(b"\0")
 
     def _unpark(self) -> None:
-        """Have the I/O thread turn the loop when it has time. Takes no lock."""
+        """Ask the I/O thread to run the loop. Takes no lock."""
         self._wanted = True
         self._permit_it()
 
     def _watch(self) -> None:
-        """Have the I/O thread see that the loop is turned, as long as it is needed."""
+        """Ask the I/O thread to monitor that the loop runs, as long as it is needed."""
         self._watched = True
         self._permit_it()
 
@@ -200,7 +201,7 @@ class Loop:
         while not self.closed:
             turns, watched = self._turns, self._watched
             called = self._permit.acquire(timeout=self._rest_seconds())
-            rested = not (called or watched)  # long enough to look for what is to be cleaned up
+            rested = not (called or watched)  # long enough to check for values to release
             self._wanted = self._wanted or rested
             if self._wanted or (not called and self._is_stalled(turns)):
                 self._take_over()
@@ -214,11 +215,11 @@ class Loop:
         return -1 if rest is None else rest
 
     def _is_stalled(self, turns: int) -> bool:
-        """Whether nobody has turned the loop since that turn, though something is under way."""
+        """Whether no thread has run the loop since that turn although work is in flight."""
         return self._turns == turns and self._duties.is_busy()
 
     def _take_over(self) -> None:
-        """Turn the loop; beside the thread whose turn it is where that one is held up."""
+        """Run the loop; concurrently with the thread that holds it if that one is blocked."""
         helps, self._wanted = not self._wanted, False
         patience = _STALL_SECONDS
         while not self.closed:
@@ -235,7 +236,7 @@ class Loop:
                 patience = 0.0 if self._turns == turns + 1 else _STALL_SECONDS
 
     def _turn_while_waited_for(self) -> None:
-        """Stay until those who came to wait have something: who comes next turns the loop."""
+        """Run until the threads that wait have results; the next one to wait runs the loop."""
         self._has_come = bool(self._waiting)
         while not (self.closed or self._wanted) and self._duties.is_busy():
             self._turn(time.monotonic() + _LINGER_SECONDS)
@@ -243,9 +244,9 @@ class Loop:
                 return
 
     def _turn_while_needed(self) -> None:
-        """Stay until nothing is under way and nobody has left anything here for a while.
+        """Run until nothing is in flight and no thread has handed over work for a while.
 
-        What others wait for does not count: the next of them turns the loop itself.
+        Work that others wait for does not count: the next of them runs the loop itself.
         """
         lingers = time.monotonic() + _LINGER_SECONDS
         while not self.closed:
@@ -258,12 +259,12 @@ class Loop:
                 lingers = time.monotonic() + _LINGER_SECONDS
 
     def _turn(self, until: float | None, *, beside: bool = False) -> None:
-        """Wait for news, not longer than ``until``, and see to it."""
+        """Wait for events until ``until`` at most, and process them."""
         patience = min(self._duties.patience(), _LOOK_SECONDS)
         if until is not None:
             patience = min(until - time.monotonic(), patience)
         events = self._events(max(patience, 0.0), beside=beside)
-        if self.closed:  # meanwhile: nobody is left to serve
+        if self.closed:  # closed meanwhile: there is nothing to serve
             return
         with interrupts.firm_shield():
             with self._processing:
@@ -274,7 +275,7 @@ class Loop:
             self._duties.clean_up()
 
     def _events(self, patience: float, *, beside: bool) -> list[Any]:
-        """What is ready; ``beside`` a thread that waits for the same, or below it on its stack."""
+        """Ready events; ``beside``: another thread, or a frame below, waits for the same."""
         if beside or self._waits:
             return self._events_beside(patience)
         self._waits = True
@@ -285,7 +286,7 @@ class Loop:
             self._waits = False
 
     def _events_beside(self, patience: float) -> list[Any]:
-        """A poll object serves one thread at a time: this is another one of the same sockets."""
+        """A poll object serves one thread at a time: this makes a second for the sockets."""
         selector = selectors.PollSelector()
         with contextlib.suppress(RuntimeError, KeyError, ValueError):  # they change meanwhile
             for key in list(self._selector.get_map().values()):
@@ -301,18 +302,18 @@ class Loop:
     # ---------------------------------------------------------------------------------- end
 
     def stop(self) -> None:
-        """Let nobody turn the loop any more, and wait for the I/O thread."""
+        """End the loop for all threads, and wait for the I/O thread."""
         self.leave()
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
     def leave(self) -> None:
-        """Let nobody turn the loop any more."""
+        """End the loop for all threads."""
         self.closed = True
         self.wake()
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Close the descriptors."""
         self.closed = True
         self._selector.close()
         for end in (self._waker, self._woken):

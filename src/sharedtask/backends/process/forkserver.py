@@ -1,10 +1,11 @@
-"""The starter: a small process that forks the workers.
+"""The forkserver: a small process that forks the workers.
 
 It has numpy loaded and one thread only, so forking it is safe and takes a millisecond or two; the
 caller's own process, with its threads, is never forked. It does not run the user's script. It is
-the workers' parent: it alone can wait for them, so it tells the caller how each of them ended, and
-it sends the signals, since only a parent knows that a pid still means the same process. When the
-caller dies, the socket ends, the starter ends, and the kernel kills the workers with it.
+the workers' parent, and only a parent can wait for them: so it reports to the caller how each of
+them ended, and it sends the signals, since only for a parent a pid is certain to mean the same
+process. When the caller dies, the socket ends, the forkserver ends, and the kernel kills the
+workers with it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from sharedtask.system.loading import undisturbed
 from . import wire
 from .wire import Frame, Kind
 
-# What tasks have registered for the end of a worker may take so long.
+# Time limit for the exit functions that tasks registered in a worker.
 _EXIT_SECONDS = 1.0
 _STATUS = struct.Struct("<qqq")
 _SHARED_WITHOUT_A_NAME = 1 << 1  # of the kinds of memory in core(5)
@@ -36,21 +37,21 @@ _SHARED_WITHOUT_A_NAME = 1 << 1  # of the kinds of memory in core(5)
 def main(fd: int, caller: int, *modules: str) -> None:
     """Serve the caller on the socket ``fd`` until it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The caller's mask is inherited, and it may block anything. Children that end are told by
-    # SIGCHLD, and workers get the signals that a process usually gets.
+    # The caller's mask is inherited, and may block any signal. SIGCHLD reports children that ended,
+    # and workers need the usual signals.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.set_inheritable(fd, False)
     _dump_no_shared_memory()
     starter = _Starter(socket.socket(fileno=fd))
     if os.getppid() == caller:
-        with contextlib.suppress(ConnectionError):  # the caller ended while it was being told
+        with contextlib.suppress(ConnectionError):  # the caller ended during the send
             starter.serve(modules)
         starter.kill_all()
     os._exit(0)
 
 
 def _dump_no_shared_memory() -> None:
-    """The workers inherit it: in the core of each, shared memory would stand once more."""
+    """Exclude shared memory from core dumps; the workers inherit the setting."""
     with (
         contextlib.suppress(OSError, ValueError),
         open("/proc/self/coredump_filter", "r+", encoding="ascii") as file,
@@ -73,11 +74,11 @@ class _Starter:
         signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
 
     def serve(self, modules: tuple[str, ...]) -> None:
-        # What is loaded here, the workers inherit.
+        # The workers inherit the modules that are loaded here.
         for module in ("numpy", f"{__package__}.worker", *modules):
             importlib.import_module(module)
         gc.collect()
-        gc.freeze()  # what is here stays: collections in the workers need not copy its pages
+        gc.freeze()  # collections in the workers then need not copy these pages
         selector = selectors.DefaultSelector()
         selector.register(self._sock, selectors.EVENT_READ)
         selector.register(self._wake, selectors.EVENT_READ)
@@ -104,7 +105,7 @@ class _Starter:
         return alive
 
     def _await_workers(self) -> None:
-        """They were told to end, and run what tasks have registered for the end."""
+        """Wait for workers that were asked to end and run their exit functions."""
         until = time.monotonic() + _EXIT_SECONDS
         while self._pids and time.monotonic() < until:
             select.select([self._wake], (), (), until - time.monotonic())
@@ -126,11 +127,11 @@ class _Starter:
         wire.send_all(self._sock, answer)
 
     def _become_worker(self, frame: Frame, starter: int) -> None:
-        """In the child. Nothing of this may return into the starter's loop."""
+        """Run the worker in the child; no path may return into the forkserver's loop."""
         code = 1
         try:
             libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != starter:  # it died before the kernel knew of our wish
+            if os.getppid() != starter:  # it died before prctl took effect
                 return
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -179,14 +180,14 @@ class _Starter:
 def exit_status(body: bytes | memoryview) -> tuple[int, int | None, int | None]:
     """Pid, signal and exit code (one of them None) from an EXITED frame.
 
-    A worker that could not be forked has the reason, an errno, as a negative exit code.
+    If the fork failed, the exit code is the negative errno.
     """
     pid, number, exitcode = _STATUS.unpack(body)
     return pid, number or None, None if number else exitcode
 
 
 def command(fd: int, *modules: str) -> list[str]:
-    """The command that starts a starter: this interpreter, its flags, its import path.
+    """The command that starts a forkserver: this interpreter, its flags, its import path.
 
     ``modules`` are imported besides what every worker needs.
     """

@@ -1,4 +1,4 @@
-"""The pool: who has which chunk, and what happens when a worker ends.
+"""The pool: which worker has which chunk, and what happens when a worker ends.
 
         caller's threads                     the loop                           workers
     dispatch(ticket) --CHUNK frame------------------------------------------->  run
@@ -6,13 +6,13 @@
           v                                                                      |
         queue  <--- a worker has room ---  receive  <------RESULTS frames--------+
                                               |
-                             sink.report() of the call   (decoded by whoever waits for it)
+                             sink.report() of the call   (decoded by the waiting thread)
 
 A caller's thread writes straight into the socket of a free worker. The thread that runs the loop
 (``event_loop.py``) reads all sockets, hands out what is queued, stops what runs too long
 (``watchdog.py``), and reaps the dead (``worker_death.py``). One lock guards the tables; nothing
-blocks under it. A death is an ordinary event: what the worker had finished is on its status page or
-in the socket, the item in hand gets the error, what was not begun is begun elsewhere.
+blocks under it. A death is an ordinary event: finished results are on the worker's status page or
+in the socket, the current item gets the error, and items not begun are begun elsewhere.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ if TYPE_CHECKING:
 
     from .work_items import OpenCall, Ticket
 
-# A second chunk waits in a worker's socket while its chunks take less than this: then the way to
-# the caller and back counts. Longer ones wait in the queue, for whichever worker is free first.
+# A second chunk waits in a worker's socket if its chunks take less than this: then the round trip
+# to the caller counts. Longer ones wait in the queue for the first worker that is free.
 _PREFETCH_BELOW_SECONDS = 0.01
-# A chunk that was given up may finish its item in this time before its worker is killed.
+# Time that a given-up chunk has to finish its item before its worker is killed.
 _GRACE_SECONDS = 0.4
-# One that was killed is out of its worker within milliseconds, or nobody waits for that any longer.
+# A killed worker ends its chunk within milliseconds; the caller waits no longer than this for that.
 _KILL_SECONDS = 0.5
 # Results are fetched at least this often, so that progress is smooth even in large chunks.
 _HURRY_SECONDS = 0.02
-# How often values are looked for that nobody but the cache holds.
+# Interval of the search for values that only the cache refers to.
 _SWEEP_SECONDS = 1.0
-# How often the memory of workers is looked at while an item runs, where it is limited.
+# Interval of the check of workers' memory while an item runs, if it is limited.
 _WEIGH_SECONDS = 0.05
-# A worker that is told to end does so at once, but where a thread of the task holds it.
+# A worker ends at once when asked to, unless a thread of the task keeps it alive.
 _LEAVE_SECONDS = 1.0
 
 
@@ -78,10 +78,10 @@ class Pool:
         self._queue: deque[Ticket] = deque()
         self._given_up: list[Ticket] = []
         self._to_cancel: deque[OpenCall] = deque()
-        self._leaving: list[WorkerLink] = []  # those that were told to end
+        self._leaving: list[WorkerLink] = []  # workers that were asked to end
         self._serial = self._generation = 0
         self._starter: StarterLink | None = None
-        self._closed = ""  # or why
+        self._closed = ""  # or the reason
         self._silent = False
         self._swept = self._hurried = self._weighed = 0.0
         self._sweeps = False
@@ -113,7 +113,7 @@ class Pool:
             self._send(worker, ticket)
 
     def renew(self, generation: int) -> None:
-        """Have workers replaced that may have imported modules for an earlier generation."""
+        """Replace workers that may have imported modules for an earlier generation."""
         if generation == self._generation:
             return
         with interrupts.shield(), self._lock:
@@ -126,13 +126,13 @@ class Pool:
         self._loop.attend()
 
     def _refuse(self) -> None:
-        # A daemon thread at exit: the interpreter stops it here. The main one runs handlers then.
+        # At exit the interpreter stops daemon threads here; the main thread runs handlers then.
         if self._silent and threading.current_thread() is not threading.main_thread():
             threading.Event().wait()
         raise ClosedError(self._closed)
 
     def require_loop(self) -> None:
-        """Refuse to wait for what will not come: at exit calls are ended without a word."""
+        """Refuse to wait without a loop; at exit the call ends without an error."""
         if self._silent:
             self._refuse()
 
@@ -151,17 +151,17 @@ class Pool:
         self.wake()
 
     def kill(self, call: OpenCall) -> None:
-        """End what runs of a call, and wait for that: some milliseconds, or not for long."""
+        """Kill the running chunks of a call and wait for their end, for milliseconds usually."""
         call.killed = queue.SimpleQueue()
         call.closed = True
         if not call.pending or self._closed:
             return
         self.give_up(call)
-        with contextlib.suppress(SharedTaskError):  # this thread is where nobody may wait
+        with contextlib.suppress(SharedTaskError):  # this thread must not wait here
             self.wait(call.killed, time.monotonic() + _KILL_SECONDS, leaves=True)
 
     def _cancel(self, call: OpenCall) -> None:
-        """What is queued is dropped at once; what runs may finish its item for a moment."""
+        """Drop queued chunks at once; running ones may finish their item within the grace time."""
         grace = _GRACE_SECONDS if call.killed is None else 0.0
         with self._lock:
             if not call.pending:
@@ -180,27 +180,27 @@ class Pool:
                         self._given_up.append(ticket)
 
     def drop(self, token: int) -> None:
-        """Have the workers forget a published value."""
+        """Ask the workers to forget a published value."""
         with interrupts.shield(), self._lock:
             for worker in self._workers.values():
                 if worker.tokens.pop(token, None) is not None:
                     self._write(worker, Frame(Kind.DROP, chunk=token))
 
     def wake(self) -> None:
-        """Have somebody look around. Takes no lock: finalizers call it."""
+        """Wake the loop. Takes no lock: finalizers call it."""
         self._swept = 0.0
         self._loop.wake()
 
     def close(self, *, silent: bool = False) -> None:
-        """End all workers; calls that still run get ClosedError, or wait for ever if ``silent``."""
+        """End all workers; running calls get ClosedError, or block until exit if ``silent``."""
         self._silent = silent
         self._end(_CLOSED, self._loop.stop, orderly=True)
 
     def is_whole(self) -> bool:
-        """False where the program has closed descriptors of the pool: it is closed then.
+        """Check the pool's descriptors; if the program closed them, close the pool.
 
-        The workers see that at once, and end. Whether a single one has lost its connection is seen
-        when it is used.
+        The workers then see the end of the socket, and exit. The loss of a single worker's
+        connection is detected when it is used.
         """
         with self._lock:
             links = [] if self._starter is None else [self._starter]
@@ -210,7 +210,7 @@ class Pool:
         return whole
 
     def _lose(self) -> None:
-        self._end(_LOST, self._loop.leave)  # perhaps we turn it: nobody to wait for
+        self._end(_LOST, self._loop.leave)  # this thread may run the loop: do not wait for it
 
     def _end(self, reason: str, stop: Callable[[], None], *, orderly: bool = False) -> None:
         with self._lock:
@@ -235,7 +235,7 @@ class Pool:
         self._loop.close()
 
     def abandon(self) -> None:
-        """In a forked child: let go of the parent's pool without a word to it."""
+        """In a forked child: drop the parent's pool without sending to it."""
         self._closed = _CLOSED
         for worker in self._workers.values():
             worker.close()
@@ -270,7 +270,7 @@ class Pool:
         return None
 
     def _has_place(self, call: OpenCall) -> bool:
-        """Whether there may be one worker more; one that has run its items makes place."""
+        """Whether one more worker may start; a worker that has run its items is dismissed."""
         staying = [worker for worker in self._workers.values() if not worker.leaving]
         if len(staying) < call.limit:
             return True
@@ -281,7 +281,7 @@ class Pool:
         return worker is not None
 
     def _dismiss(self, worker: WorkerLink) -> None:
-        """Have a worker end when it has run what it was given."""
+        """Ask a worker to end when it has run its chunks."""
         worker.leaving = True
         if not worker.tickets:
             worker.leave_by = time.monotonic() + _LEAVE_SECONDS
@@ -289,7 +289,7 @@ class Pool:
             self._write(worker, Frame(Kind.STOP))
 
     def _suits(self, worker: WorkerLink, call: OpenCall) -> bool:
-        """Whether a worker may take a chunk: no call uses more of them than it asked for."""
+        """Whether a worker may take a chunk: no call uses more workers than it asked for."""
         if worker.ended or worker.verdict is not None or worker.suspicion is not None:
             return False
         if worker.leaving or (call.limits is not None and not recycling.suits(worker, call)):
@@ -298,8 +298,8 @@ class Pool:
 
     def _spawn(self, call: OpenCall) -> WorkerLink:
         if self._starter is None:
-            # A module that defines tasks imports the whole library: once in the starter is faster
-            # than once in each worker.
+            # A module that defines tasks imports the whole library: once in the forkserver is
+            # faster than once in each worker.
             modules = ["sharedtask.task.decorator"] * functions.is_defined_as_task(call.function)
             self._starter = StarterLink(*modules)
             self._loop.register(self._starter, self._on_starter)
@@ -342,7 +342,7 @@ class Pool:
         self._loop.want_write(worker)
 
     def _refill(self, worker: WorkerLink) -> None:
-        """Hand out what is queued to a worker that has room."""
+        """Give queued chunks to a worker that has room."""
         for ticket in list(self._queue):
             room = 1
             seconds = ticket.call.seconds
@@ -355,10 +355,10 @@ class Pool:
                 self._send(worker, ticket)
         idle = self._queue and not worker.tickets
         if idle and any(not recycling.suits(worker, ticket.call) for ticket in self._queue):
-            self._spread()  # it makes place for one that may run these
+            self._spread()  # its end leaves room for one that may run these
 
     def _done(self, ticket: Ticket, worker: WorkerLink | None = None) -> None:
-        """A chunk is over, one way or another."""
+        """A chunk is over, finished or not."""
         call = ticket.call
         if worker is not None:
             worker.tickets.remove(ticket)
@@ -371,7 +371,7 @@ class Pool:
     # ------------------------------------------------------------------------ the loop's side
 
     def is_busy(self) -> bool:
-        """Whether something is under way."""
+        """Whether work is in flight."""
         with self._lock:
             return bool(
                 self._queue
@@ -382,11 +382,11 @@ class Pool:
             )
 
     def rest_seconds(self) -> float | None:
-        """How long nobody need look around when nothing is under way."""
+        """How long the loop may sleep with nothing in flight."""
         return _SWEEP_SECONDS if self._sweeps else None
 
     def patience(self) -> float:
-        """Seconds until something must be looked at; infinite for no hurry."""
+        """Seconds until the next check is due; infinite if there is none."""
         waits: list[float] = []
         with self._lock:
             now = time.monotonic()
@@ -429,7 +429,7 @@ class Pool:
             self._bury(worker)
 
     def _on_starter_end(self, link: StarterLink) -> None:
-        """The starter was killed, and the kernel kills the workers: a new one starts on demand."""
+        """The forkserver was killed, and the kernel kills its workers; start another on demand."""
         with self._lock:
             if self._starter is not link:
                 return
@@ -452,7 +452,7 @@ class Pool:
             self._on_worker_end(worker)
 
     def _on_worker_end(self, worker: WorkerLink) -> None:
-        """Its socket ended. How it died is for the starter to tell; if it lives, it must not."""
+        """Its socket ended. The forkserver reports how it died; if it is alive, kill it."""
         with self._lock:
             self._loop.unregister(worker)
             if worker.serial in self._workers:
@@ -494,7 +494,7 @@ class Pool:
         return [(call, report)]
 
     def _end_chunk(self, worker: WorkerLink, ticket: Ticket) -> None:
-        """A worker is through with a chunk: it gets another one, or it goes."""
+        """A worker has finished a chunk: give it another one or dismiss it."""
         self._done(ticket, worker)
         self._forget_given_up(ticket)
         is_worn = ticket.call.limits is not None and recycling.is_worn(worker, ticket)
@@ -507,7 +507,7 @@ class Pool:
     def _not_begun(self, worker: WorkerLink, ticket: Ticket) -> list[Any]:
         """A worker had too much memory before the first item of a chunk.
 
-        A fresh one will do it, but where this one is fresh.
+        Another worker gets the chunk, unless this one has run no item yet.
         """
         reports = []
         if not worker.ran and not ticket.cancelled:
@@ -521,7 +521,7 @@ class Pool:
         return reports
 
     def _resend_each(self, worker: WorkerLink, number: int) -> None:
-        """A chunk could not be unpickled as a whole: item by item, the bad one can be named."""
+        """A chunk could not be unpickled as a whole: resend it item by item to name the bad one."""
         with self._lock:
             ticket = _find(worker, number)
             if ticket is None:
@@ -532,14 +532,14 @@ class Pool:
             self._end_chunk(worker, ticket)
 
     def _show(self, frames: Iterable[Frame]) -> None:
-        """What workers printed as they ended."""
+        """Show the output of workers that ended."""
         for frame in frames:
             if frame.kind == Kind.OUTPUT:
                 self._prints.show(frame)
         self._prints.wait()
 
     def _encode_again(self, ticket: Ticket) -> None:
-        """Pickling runs user code: in a thread of its own, without the lock."""
+        """Encode in a thread of its own, without the lock: pickling runs user code."""
         again = work_items.encode_each(ticket.call, ticket.chunk)
         with self._lock:
             ticket.call.pending -= 1
@@ -560,7 +560,7 @@ class Pool:
     # -------------------------------------------------------------------- time and death
 
     def tick(self) -> None:
-        """Look at what is due: cancellations, times that are up."""
+        """Run the checks that are due: cancellations and expired time limits."""
         while self._to_cancel:
             self._cancel(self._to_cancel.popleft())
         now = time.monotonic()
@@ -594,19 +594,19 @@ class Pool:
                     self._end_given_up(ticket, now)
 
     def clean_up(self) -> None:
-        """Release values that nobody holds."""
+        """Release values that only the cache refers to."""
         now = time.monotonic()
         if now - self._swept > _SWEEP_SECONDS:
             self._swept = now
             self._sweeps = self._sweep()
 
     def _relieve(self, worker: WorkerLink) -> None:
-        """Take work back from a worker that is busy with a long chunk, where another one is idle.
+        """Take work back from a worker that is busy with a long chunk while another one is idle.
 
-        The chunk that waits behind it is given out anew; of the chunk itself, what is not begun
-        comes back with the report that it ended early, and is cut anew. Both sides write first and
-        read then: the worker which chunk it begins, we that the chunk is given up. So either we see
-        that it was begun, or the worker sees that it must not.
+        The chunk queued behind it is dispatched again; of the chunk itself, the items not begun
+        come back with the report that it ended early, and are cut into new chunks. Both sides write
+        before they read: the worker the chunk that it begins, the pool that the chunk is given up.
+        So either the pool sees that it was begun, or the worker sees that it must not begin it.
         """
         if not worker.tickets or worker.in_hand() != worker.seen_at:
             worker.seen_at = worker.in_hand()
@@ -631,7 +631,7 @@ class Pool:
         return any(not w.tickets and self._suits(w, call) for w in self._workers.values())
 
     def _end_given_up(self, ticket: Ticket, now: float) -> None:
-        """A chunk was given up some time ago and its worker has not come to the end of an item."""
+        """The grace time of a given-up chunk is over and its worker has not finished the item."""
         worker = next((w for w in self._workers.values() if ticket in w.tickets), None)
         if worker is None:
             ticket.kill_at = None
@@ -641,7 +641,7 @@ class Pool:
         else:
             ticket.kill_at = now + _GRACE_SECONDS
             if worker.tickets[0] is ticket and worker.board.words[Word.PHASE] == Phase.IDLE:
-                # It never got the chunk: an interrupt came between noting and sending it.
+                # It did not get the chunk: an interrupt came between recording and sending it.
                 self._kill(worker)
 
     def _kill(self, worker: WorkerLink) -> None:
@@ -661,7 +661,7 @@ class Pool:
             self._given_up.remove(ticket)
 
     def _bury(self, worker: WorkerLink) -> None:
-        """A worker has ended: keep what it did, name the item it died in, begin the rest anew."""
+        """Reap a worker: keep its results, fail the item that it died in, restart the others."""
         self._take(worker, worker.drain())
         with self._lock:
             if self._workers.pop(worker.serial, None) is None:
@@ -690,7 +690,7 @@ class Pool:
             self._forget_given_up(ticket)
 
     def _spread(self) -> None:
-        """Give queued chunks to workers, new ones if need be."""
+        """Give queued chunks to workers; start workers as needed."""
         for ticket in list(self._queue):
             worker = self._choose(ticket.call)
             if worker is not None:
@@ -709,7 +709,7 @@ _LOST = (
 
 
 def _best_equipped(workers: list[WorkerLink], tokens: list[int]) -> WorkerLink:
-    """The worker that has the most of these values; most calls find one that has all."""
+    """The worker that has the most of these values; in most calls one has all."""
     for worker in workers:
         if all(map(worker.tokens.__contains__, tokens)):
             return worker

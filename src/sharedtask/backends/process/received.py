@@ -1,4 +1,4 @@
-"""Results as they arrive from a worker, or are found on the board of a dead one."""
+"""Results received from a worker, or read from the status page of a dead one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SentResults:
     ) -> None:
         self._mode, self._frame, self._first, self._task = mode, frame, first, task
         self._prints = prints
-        # Whoever waits may be interrupted after taking this and before opening it.
+        # The waiting thread may be interrupted after taking this and before opening it.
         close = partial(close_all, frame.fds)
         self._close = Ending(self, close).now if frame.fds else close
 
@@ -54,7 +54,7 @@ class SentResults:
 
 
 class SavedResults:
-    """Results from a dead worker's outbox, without the first ``skip``, which had arrived."""
+    """Results from a dead worker's outbox, without the first ``skip``, which were received."""
 
     __slots__ = ("_count", "_data", "_first", "_mode", "_skip", "_task")
 
@@ -84,7 +84,7 @@ class SavedResults:
 def saved_results(worker: WorkerLink, ticket: Ticket) -> Report | None:
     """A report of the results in the outbox that were never sent, or None.
 
-    What crashed may have written over the board: counts that cannot be are not believed.
+    A crash may have overwritten the status page: impossible counts are ignored.
     """
     words = worker.board.words
     if words[Word.BASE] + words[Word.COUNT] > len(ticket.chunk.items):

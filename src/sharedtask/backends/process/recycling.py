@@ -1,6 +1,6 @@
 """When a worker is replaced: its memory grew beyond the limit, or it has run its count of items.
 
-The worker looks at itself before each item; see ``worker/limits.py``. The caller looks at the
+The worker checks its own memory before each item; see ``worker/limits.py``. The caller checks the
 memory that it uses while an item runs.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def allowance(worker: WorkerLink, limits: Limits, *, cuts: bool) -> Allowance:
-    """What the next chunk of a call may use of a worker."""
+    """The memory and items that the next chunk of a call may use in a worker."""
     items = limits.items - worker.ran if limits.items is not None and cuts else 0
     return Allowance(limits.memory or 0, items, cuts)
 
@@ -28,7 +28,7 @@ def allowance(worker: WorkerLink, limits: Limits, *, cuts: bool) -> Allowance:
 def suits(worker: WorkerLink, call: OpenCall) -> bool:
     """Whether a worker may still run an item of a call.
 
-    Where items are counted, none wait in its socket: how many it will have run is not known.
+    If items are counted, no chunk is queued in its socket: the count after it would be unknown.
     """
     limits = call.limits
     if limits is None or limits.items is None:
@@ -37,12 +37,12 @@ def suits(worker: WorkerLink, call: OpenCall) -> bool:
 
 
 def says_so(worker: WorkerLink, ticket: Ticket) -> bool:
-    """Whether the worker ended this chunk because it has too much memory."""
+    """Whether the worker ended this chunk because it uses too much memory."""
     return worker.board.words[Word.WORN] == ticket.number
 
 
 def is_worn(worker: WorkerLink, ticket: Ticket) -> bool:
-    """Whether another worker should take the place of one that has just ended this chunk."""
+    """Whether to replace a worker that has just ended this chunk."""
     limits = ticket.call.limits
     if limits is None:
         return False
@@ -55,10 +55,10 @@ def is_worn(worker: WorkerLink, ticket: Ticket) -> bool:
 
 
 def excess(worker: WorkerLink) -> int:
-    """How much memory the item in hand has its worker use, where that is too much, else 0.
+    """Bytes that the current item makes its worker use, if that is too much, else 0.
 
-    It is too much where the item would pass the limit in a fresh worker as well. Where it does so
-    because of what earlier items have left behind, it may finish.
+    It is too much if the item would exceed the limit in a fresh worker as well. If it exceeds the
+    limit because of memory that earlier items left, it may finish.
     """
     ticket, words = worker.tickets[0], worker.board.words
     limits = ticket.call.limits

@@ -1,4 +1,4 @@
-"""Where the chunks of a call add up: which slot a worker has, and what it leaves there."""
+"""Accumulator slots of a call's ``Reduced`` parameters: assignment to workers, and collection."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WITH_A_WORKER = 2
 
 
 class Counted(Protocol):
-    """A chunk on its way, with the number of its results that have arrived."""
+    """A chunk in flight, with the number of its results that were received."""
 
     chunk: Chunk
     number: int
@@ -30,11 +30,11 @@ class Counted(Protocol):
 
 
 class Places:
-    """The slots of a call: one for each worker, or for each chunk where the order counts."""
+    """The slots of a call: one for each worker, or for each chunk if the order counts."""
 
     def __init__(self, call: Call, workers: int) -> None:
         self._gathering = Gathering(call.totals, call.block, stops=call.stops)
-        self._ended: deque[Partial] = deque()  # what chunks have added that nobody took yet
+        self._ended: deque[Partial] = deque()  # partial results of chunks, not combined yet
         self._by_chunk = call.block is not None
         count = (workers * _WITH_A_WORKER if self._by_chunk else workers) if call.totals else 0
         self._slots = {}
@@ -51,7 +51,7 @@ class Places:
         return self._by_chunk
 
     def accumulator(self, name: str) -> Accumulator:
-        """What the workers get for a parameter."""
+        """The accumulator that workers get for a parameter."""
         return self._slots[name].accumulator()
 
     def enter(self, worker: int, ticket: Counted) -> int:
@@ -65,7 +65,7 @@ class Places:
         return self._taken[key]
 
     def leave(self, worker: int, ticket: Counted) -> None:
-        """A chunk is not with a worker any more."""
+        """A worker gave back or finished a chunk."""
         if not self._slots:
             return
         key = self._key(worker, ticket)
@@ -78,13 +78,13 @@ class Places:
         return ticket.number if self._by_chunk else worker
 
     def bury(self, worker: int, ticket: Counted) -> None:
-        """A worker died with this chunk in hand; results that it left are counted as received."""
+        """A worker died in this chunk; results that it left are counted as received."""
         for slots in self._slots.values():
             slots[self._taken[self._key(worker, ticket)]].settle(ticket.number, ticket.received)
         self.note(worker, ticket)
 
     def note(self, worker: int, ticket: Counted) -> None:
-        """A chunk is over: take what it has added, where that counts chunk by chunk."""
+        """A chunk is over: take its partial result, if the order of chunks counts."""
         if self._by_chunk:
             at = self._taken[self._key(worker, ticket)]
             slots = {name: slots[at] for name, slots in self._slots.items()}
@@ -98,13 +98,13 @@ class Places:
                 slot.reset()
 
     def take(self) -> None:
-        """Combine what was added, by a function that may be the user's: where no lock is held."""
+        """Combine partial results; the function may be the user's, so no lock may be held."""
         with contextlib.suppress(IndexError):
             while self._ended:
                 self._gathering.add(self._ended.popleft())
 
     def finish(self) -> None:
-        """Everything was run: combine it into the caller's arrays."""
+        """All items were run: combine the slots into the caller's arrays."""
         self.take()
         for name, slots in self._slots.items():
             for part in slots.used():

@@ -1,4 +1,4 @@
-"""What a task prints, on its way to the caller."""
+"""Output of tasks, forwarded to the caller's streams."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def redirect_prints(sender: wire.Sender) -> None:
 
 
 class Relay(io.RawIOBase):
-    """Sends what is printed to the caller, which may be a notebook or a captured stream."""
+    """Stream that sends output to the caller, whose own may be a notebook's or captured."""
 
     def __init__(self, sender: wire.Sender, number: int) -> None:
         self._sender = sender
@@ -41,18 +41,18 @@ class Relay(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         text = bytes(data)
-        if os.getpid() != self._pid:  # a process that the task forked: the socket is not its own
+        if os.getpid() != self._pid:  # forked by the task: the socket is not its own
             return os.write(self._number, text)
         self._sender.send(Frame(Kind.OUTPUT, first=self._number, body=text))
         return len(text)
 
 
 class Prints:
-    """What workers printed, on its way to where the caller prints.
+    """Output of workers, written to the caller's streams.
 
     A terminal or a file is written at once. Another stream may run user code, as a notebook's does:
-    it is written by a background thread, in order, and results that came later wait for it, unless
-    it takes long.
+    it is written by a background thread, in order, and results that came later wait for it, up to a
+    time limit.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Prints:
         self.pending = False
 
     def show(self, frame: Frame) -> None:
-        """Write what a worker printed, or have it written."""
+        """Write a worker's output, or queue it for the background thread."""
         stream = sys.stdout if frame.first == 1 else sys.stderr
         text = bytes(frame.body).decode("utf-8", "replace")
         if _is_plain(stream) and not self.pending:
@@ -80,7 +80,7 @@ class Prints:
         self._writer = threading.get_ident()
         while self._has_more():
             self._since = time.monotonic()
-            with contextlib.suppress(BaseException):  # this thread goes on, whatever it raised
+            with contextlib.suppress(BaseException):  # errors of the stream must not end the thread
                 _write(*self._waiting.popleft())
 
     def _has_more(self) -> bool:
@@ -91,14 +91,14 @@ class Prints:
             return self.pending
 
     def wait(self) -> None:
-        """Wait until it is written: not in a write itself, nor longer than one may take."""
+        """Wait until it is written, up to the time limit of a write; not inside a write."""
         while self.pending and self._writer != threading.get_ident():
             if time.monotonic() > self._since + _WRITE_SECONDS:
                 return
             time.sleep(_LOOK_SECONDS)
 
 
-# A stream that takes longer may itself be waiting for the results that would wait for it.
+# A stream that takes longer may itself wait for the results: avoid that deadlock.
 _WRITE_SECONDS = 0.25
 _LOOK_SECONDS = 0.0005
 

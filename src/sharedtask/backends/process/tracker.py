@@ -1,9 +1,9 @@
-"""The resource tracker of ``multiprocessing`` is the caller's, in workers as well.
+"""Workers use the ``multiprocessing`` resource tracker of the caller.
 
-What a task opens by name (``SharedMemory``) is noted in a pipe, and removed by the process that
-reads it when all who hold the pipe have ended. With a tracker of its own, each worker's end would
-remove what others still use. Most programs need none: so the pipe is there from the start, and the
-process that reads it is started when the first word is written.
+A name that a task opens (``SharedMemory``) is written to a pipe, and the process that reads it
+removes the name when all holders of the pipe have ended. If each worker had its own tracker, the
+end of one would remove names that others still use. Most programs need no tracker: so the pipe
+exists from the start, and its reader is started at the first write.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _PROGRAM = f"from {_MODULE} import main; main({{}})"
 
 
 class Tracker:
-    """The pipe of a tracker that is started when it is needed, or of the one that runs already.
+    """The pipe of a tracker that is started on demand, or of the one that runs already.
 
-    ``watch(descriptor, action)`` is to call the action when there is something to read, until
+    ``watch(descriptor, action)`` must call the action when there is something to read, until
     ``unwatch(descriptor)``.
     """
 
@@ -43,7 +43,7 @@ class Tracker:
         self._ends: tuple[Descriptor, Descriptor] | None = None
 
     def descriptor(self) -> int:
-        """Where workers note what is to be removed."""
+        """The pipe end to which workers write the names to remove."""
         module = sys.modules.get(_MODULE)
         if module is not None and (self._ends is None or not self._ends[1].is_open()):
             number: int = module.getfd()
@@ -57,12 +57,12 @@ class Tracker:
         return self._ends[1].number
 
     def start(self, tracker: Any) -> None:
-        """Start the process that reads the pipe, as the tracker of this process."""
+        """Start the process that reads the pipe; it is the tracker of this process then."""
         ends, self._ends = self._ends, None
         if ends is None:
             return
         read, write = ends
-        self._unwatch(read.number)  # before another file has the number
+        self._unwatch(read.number)  # before another file gets the number
         if tracker._fd is not None or not read.is_open():
             read.close()
             write.close()
@@ -78,7 +78,7 @@ class Tracker:
         tracker._fd, tracker._pid = write.number, process.pid
 
     def close(self) -> None:
-        """Give the pipe back where nothing was written."""
+        """Close the pipe if nothing was written to it."""
         ends, self._ends = self._ends, None
         if ends is not None:
             self._unwatch(ends[0].number)
@@ -98,7 +98,7 @@ def _start(tracker: Tracker | None, module: Any) -> None:
 
 @contextlib.contextmanager
 def _signals_blocked() -> Any:
-    """The mask is inherited: Ctrl-C does not end the tracker before it ignores it."""
+    """The mask is inherited: Ctrl-C cannot end the tracker before it ignores SIGINT."""
     old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield

@@ -1,7 +1,7 @@
-"""Workers whose item has used up its time or its memory, or was given up.
+"""Stops workers whose item exceeded its time or memory limit, or was given up.
 
-suspect   stop it            judge   it stands where it was: kill it, and keep the verdict
-it has gone on meanwhile: let it go on
+suspect   stop it            judge   it is still at this item: kill it, and record the reason
+                           it is at another item: continue it
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
     from .connections import WorkerLink
 
-# The starter answers within a millisecond when a worker has stopped.
+# The forkserver reports within a millisecond that a worker has stopped.
 _STOP_SECONDS = 0.5
 
 
 class Court:
-    """Has nobody killed for an item that is done. ``send`` brings a signal to a worker."""
+    """Ensures that no worker is killed after its item finished. ``send`` sends a signal."""
 
     def __init__(self, send: Callable[[WorkerLink, int], object]) -> None:
         self._send = send
 
     def check_time(self, worker: WorkerLink, now: float) -> None:
-        """Suspect a worker whose item has used up its time."""
+        """Stop a worker whose item exceeded its time limit."""
         if clocks.is_timed(worker) and clocks.time_left(worker) <= 0:
             number, started = worker.tickets[0].number, worker.board.words[Word.STARTED]
             self.suspect(worker, "timeout", number, started, now)
 
     def weigh(self, worker: WorkerLink, now: float) -> None:
-        """Suspect a worker whose item uses too much memory."""
+        """Stop a worker whose item uses too much memory."""
         if not worker.tickets or worker.tickets[0].call.limits is None:
             return
         number, started = worker.tickets[0].number, worker.board.words[Word.STARTED]
@@ -55,19 +55,19 @@ class Court:
     ) -> None:
         """Stop the worker first; see ``Suspicion``.
 
-        Killed right away, it might have gone on to the next item, which would pay for what is not
-        its fault.
+        If it were killed right away, it might have begun the next item, which would fail for the
+        fault of the previous one.
         """
         if worker.suspicion is None and worker.verdict is None:
             worker.suspicion = Suspicion(reason, chunk, started, now + _STOP_SECONDS, reached)
             self._send(worker, signal.SIGSTOP)
 
     def has_waited(self, worker: WorkerLink, now: float) -> bool:
-        """Whether no word of its stop will come: it was stopped already, by somebody else."""
+        """Whether its stop will not be reported, since another process had stopped it already."""
         return worker.suspicion is not None and now > worker.suspicion.until
 
     def judge(self, worker: WorkerLink) -> bool:
-        """The worker stands still; True where it goes on, for it is not where it was."""
+        """The worker has stopped: kill it, or return True if it may continue at another item."""
         suspicion, worker.suspicion = worker.suspicion, None
         if suspicion is None:
             return False

@@ -1,16 +1,16 @@
-"""What passes between the caller's process and a worker, and how.
+"""The frames between the caller's process and a worker, and how they are sent.
 
-A frame is a fixed header, a body of ``length`` bytes, and up to 255 descriptors that travel beside
-its first byte (SCM_RIGHTS). The header stands outside every pickle, so whatever is wrong with a
-body, both sides know which chunk it belonged to::
+A frame is a fixed header, a body of ``length`` bytes, and up to 255 descriptors that are sent with
+its first byte (SCM_RIGHTS). The header is outside every pickle, so even if a body is damaged, both
+sides know its chunk::
 
     magic  kind  descriptors  count  chunk  first  elapsed  length  checksum | body
     u16    u8    u8           u32    u64    u64    u64      u64     u32      |
 
     caller -> worker    ATTACH a value for a token   DROP a token    CHUNK items to run   STOP
     worker -> caller    RESULTS outcomes of items    FAILED body unreadable    OUTPUT printed text
-    caller -> starter   SPAWN a worker   SIGNAL to a worker
-    starter -> caller   SPAWNED   EXITED   STOPPED
+    caller -> forkserver  SPAWN a worker   SIGNAL to a worker
+    forkserver -> caller   SPAWNED   EXITED   STOPPED
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ _READ_SIZE = 1 << 18
 _ANCILLARY = socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize)
 _CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
 _CTRUNC = int(socket.MSG_CTRUNC)
-# The end of a peer is an error to be seen to, also where the program lets SIGPIPE end it.
+# The end of a peer is an error to handle, also if the program's SIGPIPE action is to end it.
 _NO_SIGNAL = int(getattr(socket, "MSG_NOSIGNAL", 0))
 _SOL_SOCKET, _SCM_RIGHTS = int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS)
 
 
 class Kind:
-    """What a frame is about."""
+    """The kind of a frame."""
 
     ATTACH: Final = 1
     DROP: Final = 2
@@ -94,23 +94,23 @@ class Frame(NamedTuple):
 
 
 class ProtocolError(SharedTaskError):
-    """Raised when something else than a frame arrives: the peer is not to be trusted any more."""
+    """Raised when the received bytes are not a frame: the connection is unusable."""
 
 
 class Reader:
-    """Cuts what arrives on a socket into frames."""
+    """Splits the bytes received on a socket into frames."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._buffer = bytearray(_READ_SIZE)
         self._view = memoryview(self._buffer)
-        self._fresh = self._view[:0]  # what the last read brought
-        self._rest = bytearray()  # the beginning of a frame whose end has not arrived
-        self._wanted = 0  # how much there must be before it is worth another look
+        self._fresh = self._view[:0]  # the bytes of the last read
+        self._rest = bytearray()  # the start of an incomplete frame
+        self._wanted = 0  # bytes needed before the next attempt
         self._fds: deque[int] = deque()
 
     def fill(self) -> bool:
-        """Read once; False at the end of the stream. BlockingIOError where nothing is there."""
+        """Read once; False at the end of the stream. BlockingIOError if nothing is there."""
         self._keep()
         size, ancillary, flags, _ = self._sock.recvmsg_into((self._view,), _ANCILLARY, _CLOEXEC)
         for level, kind, content in ancillary:
@@ -123,7 +123,7 @@ class Reader:
         return size > 0
 
     def frames(self) -> list[Frame]:
-        """The frames that are complete; their bodies are copies of one's own."""
+        """The frames that are complete; their bodies are copies."""
         if self._rest:
             self._keep()
             if len(self._rest) < self._wanted:
@@ -141,7 +141,7 @@ class Reader:
         if len(data) < _HEADER.size:
             return None
         magic, kind, fds, count, chunk, first, elapsed, length, told = _HEADER.unpack_from(data)
-        # Without the checksum a wrong length would be waited for, and a wrong count believed.
+        # Without the checksum, a wrong length or count would be trusted, and waited for.
         if magic != _MAGIC or told != zlib.crc32(data[: _CHECKED.size]):
             msg = "what arrived on a worker's socket is not a frame; did the task close it?"
             raise ProtocolError(msg)
@@ -156,7 +156,7 @@ class Reader:
         return Frame(kind, chunk, first, count, elapsed, bytes(data[_HEADER.size : end]), taken)
 
     def _keep(self) -> None:
-        """Copy what is left over out of the buffer, which the next read fills anew."""
+        """Copy the remaining bytes out of the buffer, which the next read overwrites."""
         if self._fresh:
             self._rest += self._fresh
             self._fresh = self._view[:0]
@@ -168,10 +168,10 @@ class Reader:
 
 
 class OwnSocket(socket.socket):
-    """A non-blocking socket that knows itself.
+    """A non-blocking socket that checks that its descriptor is still its own.
 
-    A program may close what it did not open. What it opens next gets the same number, and is
-    nothing to read from, to write to or to close.
+    A program may close descriptors that it did not open. The next file that it opens gets the same
+    number, and must not be read, written or closed here.
     """
 
     __slots__ = ("is_open",)
@@ -182,7 +182,7 @@ class OwnSocket(socket.socket):
         self.is_open = Descriptor.of(self.fileno()).is_open
 
     def give_up(self) -> None:
-        """It does not lead anywhere any more."""
+        """Mark the socket as lost."""
         self.is_open = bool
 
     def close(self) -> None:
@@ -194,7 +194,7 @@ class OwnSocket(socket.socket):
 
 
 class Writer:
-    """Sends frames on a non-blocking socket and keeps what does not fit for later."""
+    """Sends frames on a non-blocking socket and queues the rest when it is full."""
 
     def __init__(self, sock: OwnSocket) -> None:
         self._sock = sock
@@ -208,7 +208,7 @@ class Writer:
     def send(self, frame: Frame) -> None:
         """Send a frame, or as much of it as fits now.
 
-        A peer that is gone is not an error here: its death is told by the end of the stream, in one
+        A peer that is gone is not an error here: the end of the stream reports its death, in one
         place. Descriptors of a frame that has to wait are duplicated.
         """
         data = frame.header() + frame.body
@@ -220,7 +220,7 @@ class Writer:
             self._queue(memoryview(data)[sent:], () if sent else frame.fds)
 
     def flush(self) -> None:
-        """Send what waits, as far as it fits."""
+        """Send queued data as far as it fits."""
         while self._backlog:
             data, files = self._backlog[0]
             sent = self._try(data, [file.number for file in files])
@@ -233,7 +233,7 @@ class Writer:
             self._backlog.popleft()
 
     def close(self) -> None:
-        """Forget what waits."""
+        """Drop queued data."""
         while self._backlog:
             _close_files(self._backlog.popleft()[1])
 
@@ -248,16 +248,16 @@ class Writer:
         except BlockingIOError:
             return 0
         except OSError as error:  # EPIPE, ECONNRESET: as if sent
-            if error.errno == errno.EBADF:  # one of those beside it: the peer will never get it
+            if error.errno == errno.EBADF:  # a descriptor of the frame was closed meanwhile
                 self._sock.give_up()
             return len(data)
 
 
 class Sender:
-    """Sends frames whole on a blocking socket, whoever sends.
+    """Sends whole frames on a blocking socket, from any thread.
 
     Thread 1 sends a large result, in as many pieces as the socket has room for; thread 2 of the
-    task prints. Without the lock its frame would stand between two of the pieces. So would the
+    task prints. Without the lock its frame would be between two of the pieces. So would the
     frame of a signal handler or a finalizer that prints while its own thread sends: it is kept
     until that frame is complete.
     """
@@ -265,7 +265,7 @@ class Sender:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._lock = threading.RLock()
-        self._later: deque[Frame] | None = None  # there while a frame is being sent
+        self._later: deque[Frame] | None = None  # not None while a frame is being sent
 
     def send(self, frame: Frame) -> None:
         """Send a frame, after the one that is being sent."""

@@ -1,4 +1,4 @@
-"""Chunks on their way through the pool, and the calls that they belong to."""
+"""Chunks in flight in the pool, and the calls that they belong to."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _numbers = itertools.count(1)
 
 @dataclass(eq=False, slots=True)
 class OpenCall:
-    """What all chunks of a call have in common, and where they are now."""
+    """The state that all chunks of a call share, and which workers have them."""
 
     task: str
     head: bytes
@@ -43,18 +43,18 @@ class OpenCall:
     limit: int
     timeout: float | None
     limits: Limits | None
-    splits: bool  # chunks may be cut anew
+    splits: bool  # chunks may be split again
     function: Callable[..., Any]
     sink: Sink
     places: Places
     users: Counter[int] = field(default_factory=Counter)  # serial of worker -> chunks it has
     pending: int = 0  # chunks in the queue and in workers
-    entered: bool = False  # a worker got a chunk: from then on tasks may have written
+    entered: bool = False  # a worker got a chunk: tasks may have written since
     seconds: float | None = None  # how long a chunk takes, smoothed
-    stillborn: int = 0  # workers that died loading its values since the last chunk that was done
+    stillborn: int = 0  # workers that died loading its values since the last finished chunk
     closed: bool = False
     number: int = field(default_factory=lambda: next(_numbers))
-    killed: SimpleQueue[None] | None = None  # what runs is to be ended now; a word when it is
+    killed: SimpleQueue[None] | None = None  # set by kill; woken when all chunks have ended
     unreleased: list[bool] = field(default_factory=lambda: [True])
 
     def note(self, seconds: float) -> None:
@@ -68,14 +68,14 @@ class OpenCall:
         ticket.place = self.places.enter(serial, ticket)
 
     def leave(self, serial: int, ticket: Ticket) -> None:
-        """A worker has one chunk of this call less."""
+        """A worker has one chunk less of this call."""
         self.places.leave(serial, ticket)
         self.users[serial] -= 1
         if not self.users[serial]:
             del self.users[serial]
 
     def release(self) -> None:
-        """Let go of the shared values: no chunk needs them any more."""
+        """Release the shared values: no chunk needs them any more."""
         try:
             self.unreleased.pop()  # one thread closes the call while another ends its last chunk
         except IndexError:
@@ -88,7 +88,7 @@ class OpenCall:
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """A chunk, encoded. It keeps its items until it is done: they may have to be sent again."""
+    """A chunk, encoded. It keeps its items until it is done: they may have to be resent."""
 
     call: OpenCall
     chunk: Chunk
@@ -97,13 +97,13 @@ class Ticket:
     number: int = field(default_factory=lambda: next(_numbers))
     received: int = 0
     slot: int = 0
-    place: int = 0  # where it adds up
+    place: int = 0  # its accumulator slot
     allowance: Allowance = ANY
     cancelled: bool = False
     kill_at: float | None = None
 
     def again(self) -> Ticket:
-        """The same chunk under a new number; what it holds passes to the new ticket."""
+        """The same chunk under a new number; its resources pass to the new object."""
         parcel, self.parcel = self.parcel, Parcel(b"")
         return Ticket(self.call, self.chunk, self.mode, parcel)
 
@@ -132,7 +132,7 @@ class Ticket:
         )
 
     def report(self, batch: Batch, *, finished: bool, seconds: float = 0.0) -> Report:
-        """A report of outcomes that are known here."""
+        """A report of outcomes that the caller's process knows."""
         return Report(self.chunk.number, Known(batch), len(batch.values), finished, seconds)
 
     def failed(self, error: BaseException, *, finished: bool = True) -> Report:
@@ -156,7 +156,7 @@ def encode(call: OpenCall, chunk: Chunk) -> Ticket:
 
 
 def encode_each(call: OpenCall, chunk: Chunk) -> Ticket:
-    """Encode every item on its own, so that a bad one can be told from its neighbours."""
+    """Encode every item on its own, so that the bad one can be named."""
     return Ticket(call, chunk, *encoding.pack_each(call.task, chunk.first, chunk.items, _pack))
 
 

@@ -1,8 +1,8 @@
 """A worker process: reads frames, runs chunks.
 
-    ATTACH -> map the segment       CHUNK -> run its items (work/runner.py) -> RESULTS
+    ATTACH -> map the segment       CHUNK -> run its items (worker/runner.py) -> RESULTS
 
-Nothing here may end the process but STOP, the end of the socket, and what the task itself does.
+Only STOP, the end of the socket, and the task itself may end the process.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 def main(socket_fd: int, board_fd: int, tracker_fd: int, birth: bytes) -> int:
-    """Serve the caller on ``socket_fd`` until it says STOP or is gone; returns the exit code."""
+    """Serve the caller on ``socket_fd`` until STOP or its end; returns the exit code."""
     sock = socket.socket(fileno=socket_fd)
     sender = wire.Sender(sock)
     _settle(sender, pickle.loads(birth), tracker_fd)
@@ -52,19 +52,19 @@ def main(socket_fd: int, board_fd: int, tracker_fd: int, birth: bytes) -> int:
 
 
 def _settle(sender: wire.Sender, birth: child.Birth, tracker_fd: int) -> None:
-    """Make the forked process a place of its own."""
+    """Detach the forked process from the forkserver's state."""
     context.enter()
     sys.modules["__main__"] = types.ModuleType("__main__")  # the caller's is not imported here
     with contextlib.suppress(OSError):  # the caller's directory may be gone
         os.chdir(birth.cwd)
     child.introduce(birth, tracker_fd)
-    if "numpy.random" in sys.modules:  # all workers were forked with one and the same state
+    if "numpy.random" in sys.modules:  # all workers were forked with the same state
         sys.modules["numpy.random"].seed()
     redirect_prints(sender)
 
 
 class _SocketWay:
-    """Results leave as RESULTS frames, large ones in segments."""
+    """Sends results as RESULTS frames, large ones in segments."""
 
     def __init__(self, sender: wire.Sender) -> None:
         self._sender = sender
@@ -100,7 +100,7 @@ class _Worker:
         self._runner = Runner(self._words, self._outbox, self._values, Follower())
 
     def serve(self) -> bool:
-        """Do what the caller says; whether it has said that this is the end."""
+        """Process frames; returns whether STOP ended the loop."""
         while self._reader.fill():
             for frame in self._reader.frames():
                 if frame.kind == Kind.STOP:
@@ -146,11 +146,11 @@ class _Worker:
                 os.close(fd)
 
     def _heed_limits(self, heed: Callable[[], bool], allowance: Allowance) -> bool:
-        """Look at oneself as well, in a call that has limits."""
+        """Check this worker's limits as well, in a call that has limits."""
         return heed() or self._wear.ends(allowance)
 
     def _heed(self, note: int, seen: list[int]) -> bool:
-        """Look at the caller's word about the chunk: True where it is given up."""
+        """Poll the caller's request about the chunk: True if it is given up."""
         word = self._words[note]
         if word & boards.GIVE_UP:
             return True

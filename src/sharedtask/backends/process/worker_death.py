@@ -1,7 +1,7 @@
-"""What the death of a worker is to the items that it had.
+"""Outcomes of the items of a worker that died.
 
-What was finished is in its board or its socket, the item in hand gets the error, and what was not
-begun is begun elsewhere.
+Finished results are on its status page or in its socket, the current item gets the error, and items
+not begun are begun elsewhere.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from .connections import WorkerLink
     from .work_items import OpenCall, Ticket
 
-# So many workers may die one after the other before they have begun an item.
+# Limit of consecutive workers that die before they begin an item.
 _MAX_STILLBORN = 3
 
-# When it died, where that was not in the task.
+# When it died, if not in the task.
 _LOADING = "while loading the function and the shared values"
 _UNPACKING = "while unpickling the item"
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """What becomes of a chunk: ``reports`` of it, and what is begun ``again``, if anything."""
+    """The end of a chunk: its ``reports``, and the chunk to begin ``again``, if any."""
 
     ticket: Ticket
     reports: tuple[Report, ...] = ()
@@ -46,18 +46,18 @@ class End:
 
 
 class Deaths:
-    """The deaths of a pool, of which some are counted."""
+    """Handles the deaths of a pool's workers; counts those before their first item."""
 
     def __init__(self) -> None:
         self._kills = OutOfMemoryKills()
-        self._stillborn = 0  # one after the other
+        self._stillborn = 0  # consecutive
 
     def note_life(self, call: OpenCall) -> None:
-        """A chunk of the call has come to its end."""
+        """A chunk of the call has ended."""
         self._stillborn = call.stillborn = 0
 
     def ends(self, worker: WorkerLink) -> Iterator[End]:
-        """What becomes of the chunks of a dead worker, the last one first."""
+        """Ends of the chunks of a dead worker, the last one first."""
         in_hand, phase = worker.in_hand(), worker.board.words[Word.PHASE]
         self._stillborn += bool(worker.tickets) and in_hand == 0
         for ticket in reversed(list(worker.tickets)):
@@ -72,7 +72,7 @@ class Deaths:
                 yield End(ticket, again=ticket)
 
     def _lost_before(self, ticket: Ticket, *, loading: bool) -> str:
-        """Why a chunk of which no item was begun is not begun anew: its workers die before that."""
+        """Why a chunk without a begun item is not retried: its workers die before that."""
         if loading:
             ticket.call.stillborn += 1
             return _LOADING if ticket.call.stillborn > _MAX_STILLBORN else ""
