@@ -1,5 +1,4 @@
-"""What every worker does: decode a chunk, call the function, write down the outcome.
+"""The steps of every worker: decode a chunk, call the function, record the outcome.
 
-Decides how an item is run and how its outcome is written down. Must not know which backend sent
-it.
+Decides how an item is run and how its outcome is recorded. Must not know which backend sent it.
 """

@@ -1,4 +1,4 @@
-"""The accumulators of a chunk, between the items of it and their results."""
+"""The accumulators of a chunk, updated between its items and their results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Adders:
-    """What the items of one chunk add to, all parameters together."""
+    """The accumulators that the items of one chunk add to, of all parameters."""
 
     def __init__(self, accumulators: Mapping[str, Accumulator], outbox: Outbox, job: Job) -> None:
         self._accumulators = accumulators
@@ -27,11 +27,11 @@ class Adders:
             accumulator.enter(job.slot, job.number)
 
     def lend(self) -> dict[str, Any]:
-        """What the next item gets."""
+        """The accumulators for the next item."""
         return {name: accumulator.lend() for name, accumulator in self._accumulators.items()}
 
     def keep(self) -> None:
-        """The item has returned, and its result is not written down yet."""
+        """Called after the item has returned, before its result is recorded."""
         keep_all(self._accumulators.values(), self._outbox.position)
 
     def take_back(self) -> None:
@@ -40,5 +40,5 @@ class Adders:
             accumulator.take_back()
 
     def result(self, first: int, count: int) -> Partial | None:
-        """What the chunk has added, where the memory is this worker's own."""
+        """The partial result of the chunk, if the memory is this worker's own."""
         return result_of(self._accumulators, first, count)

@@ -1,4 +1,4 @@
-"""What a worker must know of a call besides the items, said once per call."""
+"""The call header: all that a worker needs of a call besides the items, sent once per call."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from . import envelope
 if TYPE_CHECKING:
     from .randomness import Randomness
 
-# Mode, slot of the note, slot to add up, length of the head, number of the call; see
-# process/wear.py for the rest.
+# Mode, slot of the note, accumulator slot, length of the head, number of the call; see
+# process/recycling.py for the rest.
 PREFIX = struct.Struct("<BBHIQQIB")
-# How the items of a chunk are written, the first byte of its body.
+# Format of a chunk's items, the first byte of its body.
 SCALARS, TOGETHER, EACH = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
 class SharedParameter:
-    """A parameter whose value stands under a token; ``current`` if this call has verified it."""
+    """A parameter whose value has a token; ``current`` if this call has verified it."""
 
     name: str
     token: int
@@ -39,21 +39,21 @@ class SharedParameter:
 
     @property
     def is_readonly(self) -> bool:
-        """Whether all items see the same, which none may change."""
+        """Whether all items see the same value, which none may change."""
         return self.role is Role.SHARED
 
 
 @dataclass(frozen=True, slots=True)
 class CallHead:
-    """One call of a task. ``bound_name`` is "self" where the bound object itself is shared."""
+    """One call of a task. ``bound_name`` is "self" if the bound object itself is shared."""
 
     task: str
     function: int
     shared: tuple[SharedParameter, ...]
     star: bool
     timed: bool
-    stops: bool  # at the first item that raises
-    strict: bool  # a task that changes what is shared is an error
+    stops: bool  # ends the chunk at the first item that raises
+    strict: bool  # a change of a shared value is an error
     bound_name: str | None
     blas_threads: int
     locks: bool
@@ -68,7 +68,7 @@ class CallHead:
 
     @property
     def by_age(self) -> list[int]:
-        """Tokens of function and shared values; what may be older than this call comes first."""
+        """Tokens of function and shared values, first those that may be older than this call."""
         old = [shared.token for shared in self.shared if not shared.current]
         return [*old, self.function, *(s.token for s in self.shared if s.current)]
 
@@ -80,14 +80,14 @@ def dump_head(*fields: Any) -> bytes:
 
 
 def load_head(data: bytes) -> CallHead:
-    """What ``dump_head`` wrote."""
+    """The head from ``dump_head``."""
     head: CallHead = pickle.loads(data)
     return head
 
 
 @dataclass(frozen=True, slots=True)
 class Constants:
-    """What every item gets: ``function(*bound, item, *args, **kwargs)``."""
+    """The arguments of every item: ``function(*bound, item, *args, **kwargs)``."""
 
     bound: tuple[Any, ...]
     args: tuple[Any, ...]
@@ -98,11 +98,11 @@ class Constants:
         return self.bound, self.args, self.kwargs
 
     def named(self) -> dict[str, Any]:
-        """Each by what a message calls it."""
+        """Each by its name in messages."""
         by_place = {f"argument {k + 1}": value for k, value in enumerate(self.args)}
         by_name = {repr(name): value for name, value in self.kwargs.items()}
         return {**dict(zip(["'self'"], self.bound, strict=False)), **by_place, **by_name}
 
 
-# Most calls have none; their parcel is known by its bytes and need not be unpickled.
+# Most calls have none; their envelope is recognised by its bytes and not unpickled.
 NO_CONSTANTS = envelope.pack(codec.encode(((), (), {})), frozen=True)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def constants(
     head: call_header.CallHead, data: memoryview, beside: Iterator[Any]
 ) -> tuple[Any, Any, dict[str, Any], memoryview]:
-    """What every item gets, made anew for each chunk, and the rest of the body: the items."""
+    """The arguments of every item, decoded for each chunk, and the rest of the body: items."""
     none = call_header.NO_CONSTANTS.data
     if bytes(data[: len(none)]) == none:
         return (), (), {}, data[len(none) :]
@@ -40,7 +40,7 @@ def constants(
 
 
 def unpacked(mode: int, data: memoryview, beside: Iterator[Any]) -> Sequence[Any]:
-    """The items of a chunk; raises what unpickling them raises."""
+    """The items of a chunk; unpickling errors propagate."""
     if mode == call_header.SCALARS:
         return result_format.load_items(data)
     received = envelope.unpack(data, beside, private=False)
@@ -76,17 +76,17 @@ def unreadable(head: call_header.CallHead, index: int, error: BaseException) -> 
     return problem
 
 
-# From a call for an item to one that writes its result into an array.
+# Turns a call for an item into one that writes its result into an array.
 Taking: TypeAlias = "Callable[[Callable[[Any], Any]], Callable[[Any], Any]]"
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """How the function is called for an item.
+    """Calls the function for an item.
 
-    ``renew`` makes what each item gets of its own; ``returns`` names the blocks that go back;
-    ``adders`` have what the items add to; ``taking`` makes calls whose results are written;
-    ``guard`` watches what is shared, where that was asked for.
+    ``renew`` makes the values that each item gets for itself; ``returns`` names the blocks to send
+    back; ``adders`` have the accumulators; ``taking`` makes calls whose results are written into an
+    array; ``guard`` watches shared values, if requested.
     """
 
     head: call_header.CallHead
@@ -100,7 +100,7 @@ class Caller:
     guard: Guard | None
 
     def advised(self, error: BaseException) -> BaseException:
-        """The error of an item, with what to do where it has written what is read-only."""
+        """The error of an item, with advice if it wrote to read-only memory."""
         head = self.head
         return readonly_advice(error, head.task, head.readonly, self.function, self.constants.named)
 

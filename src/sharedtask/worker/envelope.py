@@ -1,4 +1,4 @@
-"""Parcels: encoded values inside a message, small ones as bytes, large ones in a segment."""
+"""Envelopes: encoded values inside a message, small ones as bytes, large ones in a segment."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
     from sharedtask.memory.payload import Payload
 
-# From this size on, a value travels in a segment of its own instead of inside the message.
+# From this size on, a value is sent in a segment of its own instead of inside the message.
 SEGMENT_FROM = 1 << 20
-# Buffers below this size are copied out of the message, so that a small array in somebody's hands
-# does not keep everything alive that arrived beside it.
+# Buffers below this size are copied out of the message, so that a small array that a task keeps
+# does not keep the whole message alive.
 _COPY_BELOW = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """An encoded value ready to travel: ``data`` in the message, bulk beside it.
+    """An envelope: an encoded value, with ``data`` in the message and bulk outside.
 
-    The bulk is a segment (its ``file``) or a payload that the message's own carrier takes along.
+    The bulk is a segment (its ``file``) or a payload that is sent next to the message.
     """
 
     data: bytes
@@ -38,7 +38,7 @@ class Parcel:
 
     @property
     def fds(self) -> tuple[int, ...]:
-        """What has to travel beside the message."""
+        """The descriptors to send with the message."""
         return () if self.file is None else (self.file.number,)
 
     def close(self) -> None:
@@ -47,7 +47,7 @@ class Parcel:
             self.file.close()
 
 
-# What reading raises where the bytes are not what was written.
+# Errors of reading damaged bytes.
 DAMAGED = (SharedTaskError, OSError, ValueError, TypeError, LookupError, EOFError, struct.error)
 
 _INLINE, _SEGMENT, _BESIDE = 0, 1, 2
@@ -56,9 +56,9 @@ _PAIR = struct.Struct("<QQ")
 
 
 def pack(payload: Payload, *, frozen: bool) -> Parcel:
-    """Make a parcel: small payloads inline, others in a segment (StoreFullError where it is full).
+    """Make an envelope: small payloads inline, others in a segment (or StoreFullError).
 
-    ``frozen`` where more than one worker may receive it.
+    ``frozen`` if more than one worker may receive it.
     """
     if payload.nbytes >= SEGMENT_FROM:
         segment = segments.write(payload, frozen=frozen)
@@ -69,14 +69,14 @@ def pack(payload: Payload, *, frozen: bool) -> Parcel:
 
 
 def pack_inline(payload: Payload) -> Parcel:
-    """Make a parcel that is all bytes."""
+    """Make an envelope that consists of bytes only."""
     parts: list[Any] = [*payload.buffers, payload.head]
     table = b"".join(_PAIR.pack(0, memoryview(part).nbytes) for part in parts)
     return Parcel(b"".join((_COUNT.pack(_INLINE, len(parts)), table, *parts)))
 
 
 def pack_beside(payload: Payload) -> Parcel:
-    """Make a parcel whose bulk travels beside the message, where it is large."""
+    """Make an envelope whose bulk, if large, is sent next to the message."""
     if payload.nbytes < SEGMENT_FROM:
         return pack_inline(payload)
     return Parcel(_COUNT.pack(_BESIDE, 0), payload=payload)
@@ -84,7 +84,7 @@ def pack_beside(payload: Payload) -> Parcel:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A parcel on arrival: what ``codec.decode`` takes. ``end`` is where the next one begins."""
+    """A received envelope: input of ``codec.decode``. The next one begins at ``end``."""
 
     head: bytes | memoryview
     buffers: list[bytearray | memoryview]
@@ -92,11 +92,11 @@ class Received:
 
 
 def unpack(data: memoryview, beside: Iterator[Any], *, private: bool) -> Received:
-    """Open the parcel at the beginning of ``data``.
+    """Open the envelope at the beginning of ``data``.
 
-    ``beside`` gives the descriptor of its segment, which is kept open, or the payload that came
-    along. Buffers are writable: ``private`` pages where others hold the same segment, else the
-    segment itself, which then belongs to the receiver alone. What is damaged raises one of
+    ``beside`` gives the descriptor of its segment, which is kept open, or the payload sent next to
+    the message. Buffers are writable: ``private`` pages if others map the same segment, else the
+    segment itself, which then belongs to the receiver alone. Damaged bytes raise one of
     ``DAMAGED``.
     """
     kind, count = _COUNT.unpack_from(data)
@@ -113,8 +113,8 @@ def unpack(data: memoryview, beside: Iterator[Any], *, private: bool) -> Receive
     for _, length in parts:
         views.append(data[at : at + length])
         at += length
-    if at > len(data):  # a slice would be shorter, and nobody would know
-        msg = f"a parcel of {at} bytes in a message of {len(data)}"
+    if at > len(data):  # a slice would be shorter, without an error
+        msg = f"an envelope of {at} bytes in a message of {len(data)}"
         raise ValueError(msg)
     return Received(views[-1], [bytearray(view) for view in views[:-1]], at)
 
@@ -122,7 +122,7 @@ def unpack(data: memoryview, beside: Iterator[Any], *, private: bool) -> Receive
 def _next(beside: Iterator[Any]) -> Any:
     for each in beside:
         return each
-    msg = "what a message speaks of has not come with it"
+    msg = "a segment that belongs to the message has not come with it"
     raise ValueError(msg)
 
 
@@ -135,7 +135,7 @@ def _open_segment(fd: int, parts: list[tuple[int, int]], *, private: bool) -> li
 
 
 def copied(buffer: Any) -> Any:
-    """Memory of one's own: for much of it numpy asks for huge pages, which is twice as fast."""
+    """A copy in own memory: if large, numpy requests huge pages, which is twice as fast."""
     if memoryview(buffer).nbytes < SEGMENT_FROM:
         return bytearray(buffer)
     return mapping.memory_of(np.frombuffer(buffer, np.uint8).copy())

@@ -1,8 +1,8 @@
-"""``sys.path`` of the caller, in its order, and modules that it has from elsewhere.
+"""``sys.path`` of the caller, in its order, and its modules from other folders.
 
-A caller that has imported ``helpers`` from one folder, and then puts another folder with a
-``helpers`` in front, goes on with the first. A worker that imports it later would find the second:
-so it is told where such modules are from.
+If a caller has imported ``helpers`` from one folder, and then inserts another folder with a
+``helpers`` before it, it keeps the first. A worker that imports it later would find the second: so
+workers are told the folders of such modules.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class ImportPath:
     """Entries of ``sys.path``, and the folders of modules that their order would not find.
 
-    ``generation`` counts how often modules that were imported before might be found elsewhere now:
-    a process that has imported some for an earlier generation cannot serve a later one.
+    ``generation`` counts how often modules that were imported before might be found elsewhere: a
+    process that imported some for an earlier generation cannot serve a later one.
     """
 
     entries: tuple[str, ...]
@@ -34,12 +34,12 @@ class ImportPath:
     installed: tuple[str, ...]
 
     def is_installed(self, entry: str) -> bool:
-        """Whether the caller's installation of Python has this folder."""
+        """Whether this folder belongs to the caller's installation of Python."""
         return entry.startswith(self.installed)
 
 
 class _Known:
-    """``sys.path`` when it was last looked at, and what follows from it."""
+    """``sys.path`` at the last check, and what was derived from it."""
 
     entries: tuple[str, ...] | None = None
     pinned: tuple[tuple[str, str], ...] = ()
@@ -50,7 +50,7 @@ _known = _Known()
 
 
 def read() -> tuple[tuple[str, ...], tuple[tuple[str, str], ...], int]:
-    """What the import path is now; of a worker just the entries, for it calls no others."""
+    """The present import path; of a worker only the entries, as it calls no others."""
     entries, before = tuple(sys.path), _known.entries
     if context.a_worker():
         return entries, (), 0
@@ -66,7 +66,7 @@ def read() -> tuple[tuple[str, ...], tuple[tuple[str, str], ...], int]:
 
 
 def plain(state: tuple[tuple[str, ...], tuple[tuple[str, str], ...], int]) -> ImportPath:
-    """What travels: entries do not depend on the folder where the worker is."""
+    """The path in a form to send: entries are independent of the worker's folder."""
     entries, pinned, generation = state
     installed = (sys.prefix, sys.base_prefix)
     return ImportPath(tuple(map(os.path.abspath, entries)), pinned, generation, installed)
@@ -76,7 +76,7 @@ def plain(state: tuple[tuple[str, ...], tuple[tuple[str, str], ...], int]) -> Im
 
 
 def _pinned(entries: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Modules of the caller that the import path would find in another folder than it has them."""
+    """Modules that the import path would find in another folder than the caller did."""
     folders = {name: folder for name in _loaded() if (folder := _folder_of(name)) is not None}
     unseen, pinned = set(folders), []
     for place in map(os.path.abspath, entries):
@@ -100,7 +100,7 @@ def _names_in(place: str) -> set[str]:
 
 
 def _folder_of(name: str) -> str | None:
-    """The folder that the import of a top-level module found it in."""
+    """The folder from which a top-level module was imported."""
     module: ModuleType | None = sys.modules.get(name)
     spec: ModuleSpec | None = getattr(module, "__spec__", None)
     origin = getattr(spec, "origin", None)
@@ -114,7 +114,7 @@ def _folder_of(name: str) -> str | None:
 
 
 class _Pins:
-    """Finds modules where the caller has them from."""
+    """Finds modules in the folders from which the caller has them."""
 
     def __init__(self) -> None:
         self.folders: dict[str, str] = {}
@@ -131,7 +131,7 @@ _pins = _Pins()
 
 
 def write(path: ImportPath) -> None:
-    """Import as the caller does."""
+    """Make this process import as the caller does."""
     sys.path[:] = path.entries
     _pin(path)
 
@@ -145,8 +145,8 @@ def _pin(path: ImportPath) -> None:
 def write_among(path: ImportPath) -> None:
     """Import as the caller does, on a machine that has its own installed modules.
 
-    The folders of the caller that are not of an installation keep their order among themselves,
-    and come before or after what is installed as they do there.
+    Folders of the caller that belong to no installation keep their order among themselves, and come
+    before or after the installed modules as they do there.
     """
     own = list(sys.path)
     first = next((k for k, e in enumerate(path.entries) if path.is_installed(e)), None)
@@ -159,13 +159,13 @@ def write_among(path: ImportPath) -> None:
 
 
 def restore(state: tuple[tuple[str, ...], tuple[tuple[str, str], ...], int]) -> None:
-    """Set the entries back to what was read."""
+    """Restore the entries that were read."""
     sys.path[:] = state[0]
     _pins.folders = {}
 
 
 def forget_modules() -> None:
-    """Have the modules imported again that are of no installation."""
+    """Forget modules that belong to no installation, so that they are imported again."""
     keep = (sys.prefix, sys.base_prefix, os.path.dirname(os.path.dirname(_OURS)))
     for name in [n for n in _loaded() if not (_folder_of(n) or keep[0]).startswith(keep)]:
         for each in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:

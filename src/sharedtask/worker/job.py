@@ -1,4 +1,4 @@
-"""A chunk as it arrives in a worker."""
+"""A chunk received by a worker."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ if TYPE_CHECKING:
 
 
 class Job(NamedTuple):
-    """A chunk on arrival. ``body`` holds the constants and the items, as ``mode`` says.
+    """A received chunk. ``body`` contains the constants and the items in the format ``mode``.
 
-    ``beside`` gives what travelled beside the message; ``heed`` is asked between items whether the
-    chunk ends here; with ``singly`` before each item. ``slot`` is where to add up. ``call`` is the
-    number of the call, None where each chunk begins as a call does.
+    ``beside`` gives the descriptors or payloads sent with the message; ``heed`` is called between
+    items, with ``singly`` before each item, and returns whether the chunk ends here. ``slot`` is
+    the accumulator slot. ``call`` is the number of the call, None if each chunk begins as a call
+    does.
     """
 
     number: int

@@ -1,6 +1,6 @@
-"""When a worker has had enough: it looks at its memory and counts its items before each of them.
+"""Limits of a worker: it checks its memory and its item count before each item.
 
-All that counts is private memory: pages that are shared with other processes are not the worker's.
+Only private memory counts, not pages that are shared with other processes.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def private_bytes(pid: int | str = "self") -> int | None:
-    """Memory that a process has for itself; None where there is no such process.
+    """Private memory of a process; None if there is no such process.
 
     Source:
-        ``proc(5)``: of statm, resident pages without those of files and of shared memory.
+        ``proc(5)``: of statm, resident pages minus those of files and of shared memory.
     """
     try:
         with open(f"/proc/{pid}/statm", "rb", buffering=0) as file:
             _, resident, shared, *_ = file.read().split()
-    except (OSError, ValueError):  # it ended, and a process that is ending has no memory to tell of
+    except (OSError, ValueError):  # it has ended, or is ending and reports no memory
         return None
     return (int(resident) - int(shared)) * _PAGE
 
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What a chunk may use of its worker; 0 for any amount.
+    """The memory and items that a chunk may use in its worker; 0 for no limit.
 
-    Where it does not ``cut``, a chunk that was begun is run to its end.
+    Unless it ``cuts``, a chunk that was begun is run to its end.
     """
 
     memory: int = 0
@@ -51,7 +51,7 @@ class Wear:
         words[Word.FRESH] = private_bytes() or 0
 
     def note_run(self) -> None:
-        """A chunk is over: from now on its memory is not that of a fresh worker."""
+        """A chunk is over: from now on the memory is not that of a fresh worker."""
         self._has_run = True
 
     def ends(self, allowance: Allowance) -> bool:

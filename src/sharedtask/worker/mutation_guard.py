@@ -1,10 +1,10 @@
-"""``strict=True``: a task that changes what is shared is found at the end of its chunk.
+"""``strict=True``: a task that changes a shared value is detected at the end of its chunk.
 
-    lend the values -> run the items -> look at the values -> write the last result down
+    pass the values -> run the items -> compare the values -> record the last result
 
-The look is taken when the function has returned for the last item, before anything is made of what
-it has returned: so the error takes the place of that item's result. A value is lent again only if
-it was seen to be as it was; else the next chunk gets it as it was published.
+The values are compared when the function has returned for the last item, before its result is
+processed: so the error replaces that item's result. A value is passed to tasks again only if it was
+unchanged; else the next chunk gets it as it was published.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Lent:
-    """A value in the hands of tasks. Afterwards it is to ``keep``, or to ``renew``."""
+    """A value that tasks see. Afterwards call ``keep`` or ``renew``."""
 
     name: str
     value: Any
@@ -35,11 +35,11 @@ class Lent:
 
 @dataclass(slots=True)
 class Guard:
-    """Watches what is lent to the items of one chunk.
+    """Watches the shared values during one chunk.
 
-    ``position`` tells which of them is in hand, counted from the first; ``beside`` whether items
-    ran in other threads meanwhile. With ``stops`` an item that raises is the last. Looking takes
-    ``seconds``, which are not the item's: ``begins`` is called before, ``ended`` with them.
+    ``position`` returns the current item, counted from the first; ``beside`` whether items ran in
+    other threads meanwhile. If ``stops``, an item that raises is the last. A comparison takes
+    ``seconds``, which do not count as the item's: ``begins`` is called before, ``ended`` with them.
     """
 
     task: str
@@ -55,11 +55,11 @@ class Guard:
 
     @property
     def values(self) -> dict[str, Any]:
-        """What is lent, by the names of the parameters."""
+        """The watched values, by parameter name."""
         return {lent.name: lent.value for lent in self.lent}
 
     def after(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The user's function, and after the last item a look at the values."""
+        """The user's function, followed by a comparison after the last item."""
 
         def guarded(*args: Any, **kwargs: Any) -> Any:
             value = function(*args, **kwargs)
@@ -72,7 +72,7 @@ class Guard:
         return guarded
 
     def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """All that is done for an item; where the last one fails by itself, a note tells more."""
+        """The whole call for an item; if the last one fails by itself, a note tells the change."""
 
         def guarded(*args: Any) -> Any:
             try:
@@ -86,7 +86,7 @@ class Guard:
         return guarded
 
     def end_early(self) -> ChangedValueError | None:
-        """The chunk ends before the item in hand is begun: what is to stand in its place."""
+        """The chunk ends before the current item is begun: the error to report for it, if any."""
         done = self.position()
         return self._look(done) if done and not self._is_done else None
 
@@ -107,7 +107,7 @@ class Guard:
             self.ended(self.seconds)
 
     def _change(self, done: int) -> ChangedValueError | None:
-        """Compare all values with what they were."""
+        """Compare all values with their originals."""
         found = None
         for lent in self.lent:
             way = lent.original.change(lent.value)

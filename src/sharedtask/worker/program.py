@@ -1,7 +1,7 @@
-"""What the caller's process is, which its workers are as well: read at each call, followed there.
+"""Process settings of the caller, read at each call and applied in its workers.
 
-caller   read the settings -> as before? the same Program -> its token travels with the call
-worker   another Program, or settings that a task has changed? -> write what differs
+caller   read the settings -> as before? the same Program -> its token is sent with the call
+worker   another Program, or settings that a task has changed? -> write the differences
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Program:
-    """The settings of the caller's process, in the order of ``SETTINGS``; None where one is left.
+    """The settings of the caller's process, in the order of ``SETTINGS``; None: leave alone.
 
-    ``generation`` is that of its import path; with ``limits_blas`` the environment leaves to us how
-    many threads numerical libraries use.
+    ``generation`` is that of its import path; ``limits_blas`` if the environment does not set the
+    number of threads of numerical libraries.
     """
 
     values: tuple[tuple[Any] | None, ...]
@@ -36,20 +36,20 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """Settings as they were read, and what was made of them: for workers here, and elsewhere."""
+    """Settings as they were read, and the programs for workers here and elsewhere."""
 
     state: tuple[Any, ...]
     here: Program
     elsewhere: Program
 
 
-# Threads may have settings of their own, as numpy's error state: so the last few are known.
+# Threads may have settings of their own, as numpy's error state: so the last few are kept.
 _recent: list[_Seen] = []
 _MOST = 4
 
 
 def current(*, here: bool = True) -> Program:
-    """The settings of this process as they are now: the same object while they are the same.
+    """The present settings of this process: the same object while they are the same.
 
     ``here`` is for workers of this machine, which follow its environment and folders in full.
     """
@@ -74,7 +74,7 @@ def _program(state: tuple[Any, ...], *, elsewhere: bool = False) -> Program:
 
 
 def _that_travels(setting: Setting, value: tuple[Any] | None) -> tuple[Any] | None:
-    """A function among the settings may hold what cannot be pickled: then the caller is told."""
+    """A function among the settings may refer to unpicklable values: warn the caller then."""
     try:
         codec.encode(value)
     except codec.FAILURES as error:
@@ -88,7 +88,7 @@ def _that_travels(setting: Setting, value: tuple[Any] | None) -> tuple[Any] | No
 
 
 class Follower:
-    """Makes a worker what the caller is. ``elsewhere`` for one that is not of its machine."""
+    """Applies the caller's settings in a worker; ``elsewhere`` if on another machine."""
 
     def __init__(self, *, elsewhere: bool = False) -> None:
         self._elsewhere = elsewhere
@@ -96,7 +96,7 @@ class Follower:
         self._state: tuple[Any, ...] = ()
 
     def follow(self, program: Program) -> None:
-        """Write what differs, be it that the caller has changed it, or an earlier task here."""
+        """Write the settings that differ, changed by the caller or by an earlier task here."""
         if program is self._program and self._state == _state():
             return
         known = self._program.values if self._program is not None else ((),) * len(SETTINGS)
@@ -108,7 +108,7 @@ class Follower:
         self.settle()
 
     def settle(self) -> None:
-        """What this process is now is right."""
+        """Take the present settings of this process as the right ones."""
         self._state = _state()
 
     def _write(self, setting: Setting, value: Any) -> None:
@@ -123,7 +123,7 @@ class Follower:
 
 @contextlib.contextmanager
 def restored() -> Generator[None]:
-    """After this block the settings are what they were before: others use this process as well."""
+    """Restore the settings after this block, for others that use this process."""
     before = _state()
     try:
         yield

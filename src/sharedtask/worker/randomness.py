@@ -22,18 +22,18 @@ class Randomness:
 
     @classmethod
     def of(cls, names: tuple[str, ...], seed: Seed | None) -> Randomness | None:
-        """Draw a seed where there is none, once: an item that is tried again gets the same."""
+        """Draw a seed once if there is none: a retried item gets the same."""
         if not names:
             return None
         return cls(names, secrets.randbits(_FRESH_BITS) if seed is None else seed)
 
     def generators(self, index: int) -> dict[str, np.random.Generator]:
-        """The generators of the item at ``index``; each call makes them anew.
+        """The generators of the item at ``index``; new objects at each call.
 
         Source:
             ``SeedSequence(seed).spawn(n)[index]`` has the spawn key ``(index,)``. Further
-            parameters get children of that sequence: as it counts them, none is ever equal to one
-            that the task spawns itself.
+            parameters get children of that sequence: since it counts them, none is ever equal to
+            one that the task spawns itself.
         """
         first = np.random.SeedSequence(self.entropy, spawn_key=(index,))
         sequences = (first, *first.spawn(len(self.names) - 1))

@@ -1,6 +1,6 @@
-"""Writes into read-only arrays that were refused: which array it may be, and what to do.
+"""Advice for refused writes into read-only arrays: the likely array, and what to do.
 
-Every library says it in words of its own, and none knows of parameters.
+Every library has its own message, and none names the parameter.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from sharedtask.serialization import traversal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-# What numpy, memoryview, Cython, pandas and numba say; OpenCV; numpy's generators, h5py and ctypes;
-# numpy's flags; ``readinto`` and ``pack_into``; xarray. An error of the user's about a read-only
-# file is another matter.
+# Messages of numpy, memoryview, Cython, pandas and numba; OpenCV; numpy's generators, h5py and
+# ctypes; numpy's flags; ``readinto`` and ``pack_into``; xarray. A user's own error about a
+# read-only file must not match.
 _REFUSED = re.compile(
     r"\b(array|destination|memory|buffer|source|values)\b.*(read-?only|writ(e)?able)"
     r"|read-?only (array|memory|buffer)|marked as readonly|\bset WRITEABLE\b"
@@ -26,7 +26,7 @@ _REFUSED = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _KINDS = (ValueError, TypeError, BufferError, RuntimeError)
-# Their errors are of classes of their own.
+# These raise error classes of their own.
 _LIBRARIES = ("numba", "cv2")
 _DEPTH = 2
 
@@ -38,9 +38,9 @@ def readonly_advice(
     function: Any = None,
     given: Callable[[], Mapping[str, Any]] = dict,
 ) -> BaseException:
-    """The error of a task; with what to do where it says that a write was refused.
+    """The error of a task; with advice if it reports a refused write.
 
-    ``shared`` names the parameters that are Shared; ``given`` what came along unmarked.
+    ``shared`` names the parameters that are Shared; ``given`` are the unmarked arguments.
     """
     if not _is_refusal(error):
         return error
@@ -70,8 +70,8 @@ def _of_shared(task: str, names: Sequence[str]) -> str:
 def _of_unmarked(task: str, names: Sequence[str]) -> str:
     is_readonly = "is" if len(names) == 1 else "are"
     return (
-        f"{_listed(names)} of {task}() {is_readonly} not marked, and read-only in a task: what was "
-        f"written there nobody would see. {_CURES}"
+        f"{_listed(names)} of {task}() {is_readonly} not marked, and read-only in a task: the "
+        f"caller would not see writes to it. {_CURES}"
     )
 
 
@@ -87,7 +87,7 @@ def _listed(names: Any) -> str:
 
 
 def _readonly(values: Mapping[str, Any]) -> Iterator[str]:
-    """Those that hold an array which cannot be written."""
+    """The names of values that contain a read-only array."""
     return (name for name, value in values.items() if _holds_readonly(value, _DEPTH))
 
 
@@ -105,7 +105,7 @@ def _holds_readonly(value: Any, depth: int) -> bool:
 
 
 def _captured(function: Any) -> Iterator[str]:
-    """What a function of a script or cell captures."""
+    """Names of values that a function of a script or cell captures."""
     if not hasattr(function, "__code__"):
         return
     for how, name, value in traversal.captured(function):

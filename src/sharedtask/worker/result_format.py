@@ -1,9 +1,9 @@
-"""Results on their way from a worker: a column of numbers, scalars in one string, or records.
+"""Formats of results from a worker: a column of numbers, joined scalars, or records.
 
-Every result is written down as soon as its item is done, so that a crash in the next item does not
-take it along. Floats, ints and bools go into a column, at 0.05 us each. Other scalars are written
-by ``marshal`` one after the other and read back as one list. Anything else becomes a record: a
-status byte, a length, a parcel.
+Every result is recorded as soon as its item is done, so that a crash in the next item does not lose
+it. Floats, ints and bools go into a column, at 0.05 us each. Other scalars are written by
+``marshal`` one after the other and read back as one list. Anything else becomes a record: a status
+byte, a length, an envelope.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _MARSHAL_VERSION = 2
 _LIST = b"["
 
-# How results are written, the first byte of a RESULTS body; the more general the higher.
+# Formats of results, the first byte of a RESULTS body, from special to general.
 NOTHING, FLOATS, INTS, BOOLS, SCALARS, NUMPY, RECORDS = range(7)
 FINISHED = 0x80
 
@@ -42,7 +42,7 @@ WIDTHS = {FLOATS: 8, INTS: 8, BOOLS: 1}
 PLAIN_TYPES: frozenset[type] = frozenset((int, float, bool, type(None), str, bytes, complex))
 _BOUND_TYPES: frozenset[type] = frozenset((int, type(None)))
 _OF_RANGE = 3
-# numpy's scalars are written as (code, value) and made again on arrival.
+# numpy's scalars are written as (code, value) and rebuilt by the receiver.
 NUMPY_TYPES: tuple[Any, ...] = (
     np.float64,
     np.float32,
@@ -69,12 +69,12 @@ _RECORD = struct.Struct("<BI")
 
 
 def is_plain(mode: int) -> bool:
-    """Whether results that are written in this way are read without unpickling anything."""
+    """Whether results in this format are read without unpickling anything."""
     return mode != RECORDS
 
 
 def mode_of(value: Any) -> int:
-    """The least general way in which a result can be written."""
+    """The least general format for a result."""
     return _MODES.get(type(value), RECORDS)
 
 
@@ -94,9 +94,9 @@ def load_scalars(data: bytes | memoryview, count: int, *, numpy: bool) -> list[A
 
 
 def dump_items(items: Sequence[Any]) -> bytes | None:
-    """Items as one string where all are scalars, else None: then they need the codec.
+    """Items as one string if all are scalars; else None, and they need the codec.
 
-    A range travels as its three numbers, slices as a tuple of such; all else as a list.
+    A range is written as its three numbers, slices as a tuple of such, others as a list.
     """
     if type(items) is range:
         return marshal.dumps((items.start, items.stop, items.step), _MARSHAL_VERSION)
@@ -117,7 +117,7 @@ def _dump_slices(slices: Sequence[slice]) -> bytes | None:
 
 
 def load_items(data: bytes | memoryview) -> Sequence[Any]:
-    """What ``dump_items`` wrote."""
+    """The items from ``dump_items``."""
     items: Any = marshal.loads(data)
     if type(items) is list:
         return items
@@ -140,8 +140,8 @@ def load_batch(
 ) -> Batch:
     """The outcomes in the body of a RESULTS frame, or in a dead worker's outbox.
 
-    Where they cannot be read, that is the outcome of these items: who waits for them may be a
-    thread that nobody would hear of.
+    If they cannot be read, these items get the error as their outcome: the thread that waits for
+    them may not be able to raise it.
     """
     try:
         batch = _load(mode, data, count, first, task, beside)

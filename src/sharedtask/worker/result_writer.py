@@ -1,4 +1,4 @@
-"""The worker's end of the way back: results are written down on the board, then sent."""
+"""Results of a worker: recorded on the status page, then sent."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 class Sent(NamedTuple):
-    """Results of some items from position ``first`` of a chunk on, written as ``mode`` says.
+    """Results of some items from position ``first`` of a chunk on, in the format ``mode``.
 
-    ``elapsed`` is how long they took, in ns; ``parcel`` what travels beside ``data``.
+    ``elapsed`` is how long they took, in ns; ``parcel`` is sent with ``data``.
     """
 
     chunk: int
@@ -42,35 +42,35 @@ class Sent(NamedTuple):
 
 
 class Way(Protocol):
-    """How results leave a worker."""
+    """Sends the results of a worker."""
 
     def pack(self, payload: Payload) -> Parcel:
-        """Make a parcel of a large result; raises StoreFullError."""
+        """Make an envelope for a large result; raises StoreFullError."""
         ...
 
     def send(self, sent: Sent) -> None:
-        """Send results; what was sent outlives the worker, or comes again from the board."""
+        """Send results, which then survive the worker's death, or are read from the status page."""
 
 
 class Outbox:
-    """Writes results down on the board and sends them: when told to, when full, when done.
+    """Records results on the status page and sends them: on request, when full, when done.
 
-    How many results lie in the box stands on the board and nowhere else. How they are written only
-    ever gets more general within a chunk: a column of numbers, scalars, records.
+    The number of results in the outbox is stored only on the status page. Within a chunk their
+    format only becomes more general: a column of numbers, scalars, records.
     """
 
     def __init__(self, way: Way, words: memoryview, box: Any) -> None:
         self._way, self._words, self._box = way, words, box
         self._columns = {kind: memoryview(box).cast(c) for kind, c in result_format.COLUMNS.items()}
         self._since = 0
-        self.kind: type | None = None  # values of this type go straight into the column
+        self.kind: type | None = None  # values of this type are written into the column directly
         self.column: Any = ()
         self.task, self.index = "", 0
-        # Called before the error of a result that could not be sent is written down in its place.
+        # Called before the error of a result that cannot be sent is recorded instead of it.
         self.on_refusal: Callable[[], object] = lambda: None
 
     def begin(self, chunk: int) -> None:
-        """A chunk begins; nothing is known of its results."""
+        """A chunk begins, without results."""
         self._since = time.monotonic_ns()
         words = self._words
         words[Word.COUNT] = words[Word.BASE] = 0
@@ -78,22 +78,22 @@ class Outbox:
         words[Word.CHUNK] = chunk
 
     def start_clock(self) -> None:
-        """Items are run from now on: what was loaded before is not their time."""
+        """Items run from now on; the time of loading does not count."""
         self._since = time.monotonic_ns()
 
     def leave_out(self, seconds: float) -> None:
-        """So long nothing was done for the items."""
+        """Exclude this time from that of the items."""
         self._since += int(seconds * 1e9)
 
     def _set_mode(self, mode: int, kind: type | None = None) -> None:
-        """The box is empty when the mode changes."""
+        """Set the format; the outbox is empty at that time."""
         self._words[Word.MODE] = mode
         self.kind = kind
         self.column = () if kind is None else self._columns[kind]
         self._box.seek(0)
 
     def add(self, value: Any) -> None:
-        """Write the result of the next item down, whatever it is."""
+        """Record the result of the next item, of any kind."""
         mode, wanted = self._words[Word.MODE], result_format.mode_of(value)
         if mode == result_format.NOTHING and wanted in result_format.COLUMN_MODES:
             self._set_mode(wanted, type(value))
@@ -121,7 +121,7 @@ class Outbox:
                 self._write_down(data)
 
     def _write_number(self, value: Any) -> None:
-        """A number that the loop could not write: the column is full, or the number too large."""
+        """Write a number that the loop could not: the column is full, or the number too large."""
         self.flush(finished=False)
         try:
             self.column[0] = value
@@ -160,7 +160,7 @@ class Outbox:
         return self._words[Word.BASE] + self._words[Word.COUNT]
 
     def add_error(self, error: BaseException) -> None:
-        """Write down what the next item raised."""
+        """Record the error of the next item."""
         self.add_raised(RaisedError.of(error))
 
     def add_raised(self, raised: RaisedError) -> None:
@@ -175,7 +175,7 @@ class Outbox:
             self._write_down(record)
 
     def _send_large(self, payload: Payload) -> None:
-        """A large result goes at once: what was sent outlives the worker."""
+        """Send a large result at once, so that it survives the worker's death."""
         try:
             with needed_for(self.task, f"the result of item {self._next_index()} does not fit"):
                 parcel = self._way.pack(payload)
@@ -189,7 +189,7 @@ class Outbox:
         parcel.close()
 
     def flush(self, *, finished: bool) -> None:
-        """Send what is written down."""
+        """Send the recorded results."""
         _flush_prints()
         count = self._words[Word.COUNT]
         if not count and not finished:
@@ -211,14 +211,14 @@ class Outbox:
         chunk, first, mode = words[Word.CHUNK], words[Word.BASE], words[Word.MODE]
         self._way.send(Sent(chunk, first, count, mode, now - self._since, finished, data, parcel))
         self._since = now
-        # Should we die before the next line, the caller finds these results twice, as sent and in
-        # the outbox; it knows by their position that it has seen them.
+        # If the worker dies before the next line, the caller gets these results twice, as sent and
+        # in the outbox; their position shows that they are known.
         words[Word.COUNT] = 0
         words[Word.BASE] += count
 
 
 def _flush_prints() -> None:
-    """What the task has printed; it may have closed the streams or put others in their place."""
+    """Flush the task's output; the task may have closed or replaced the streams."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()

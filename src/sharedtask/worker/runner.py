@@ -1,8 +1,8 @@
-"""Runs the items of a chunk and writes their results down: the same in every kind of worker.
+"""Runs the items of a chunk and records their results: the same in every kind of worker.
 
-    load what the call needs -> unpack the items -> for each: run, write down -> send
+    load the call's values -> unpack the items -> for each: run, write down -> send
 
-Nothing here may end the process but what the task itself does.
+Only the task itself may end the process.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _MAX_HEADS = 64
 
 
 class Runner:
-    """Runs one chunk after the other."""
+    """Runs chunks one after the other."""
 
     def __init__(
         self, words: memoryview, outbox: Outbox, values: Values, follower: Follower
@@ -61,7 +61,7 @@ class Runner:
         self._adders: Adders | None = None
 
     def run(self, job: Job) -> bool:
-        """Run a chunk; False where its items cannot be unpickled together, and nothing was done."""
+        """Run a chunk; False if its items cannot be unpickled together, and none was run."""
         words = self._words
         self._adders = None
         self._outbox.on_refusal = _nothing
@@ -76,37 +76,37 @@ class Runner:
             self._fail_all(error, job.items)
             done = True
         else:
-            # What stands there is of an earlier chunk, whose last item may have begun long ago.
+            # Overwrite the time of an earlier chunk, whose last item may have begun long ago.
             words[Word.STARTED] = time.monotonic_ns() if head.timed else 0
             words[Word.PHASE] = Phase.UNPACKING
             done = self._run_items(job, caller)
-        # Not where this is left by an exception, which ends the worker: what was in hand then must
-        # not be taken for what was never begun.
+        # Not if an exception leaves this, which ends the worker: the current item must not be taken
+        # for one that was not begun.
         words[Word.PHASE] = Phase.IDLE
         return done
 
     def take_partial(self, first: int) -> Partial | None:
-        """What the chunk that was run last has added, from its first item on."""
+        """The partial result of the last chunk, from its first item on."""
         adders, self._adders = self._adders, None
         words = self._words
         return None if adders is None else adders.result(first, words[Word.BASE])
 
     def head(self, data: bytes) -> call_header.CallHead:
-        """What ``data`` says of the call."""
+        """The call header from ``data``."""
         head = self._heads.get(data)
         if head is None:
-            if len(self._heads) > _MAX_HEADS:  # calls that are over do not say so
+            if len(self._heads) > _MAX_HEADS:  # the end of a call is not reported
                 self._heads.clear()
             head = self._heads[data] = call_header.load_head(data)
         return head
 
     def _follow(self, head: call_header.CallHead, job: Job) -> None:
-        """Be what the caller is: its directory, its settings, the BLAS threads of this call."""
+        """Apply the caller's directory and settings, and the BLAS threads of this call."""
         if job.call is None or job.call != self._call:
             self._follower.follow(self._values.value(head.program))
             self._call = job.call
         with contextlib.suppress(OSError):
-            if os.getcwd() != head.cwd:  # the caller went elsewhere, or an earlier task did
+            if os.getcwd() != head.cwd:  # changed by the caller or by an earlier task
                 os.chdir(head.cwd)
         if head.blas_threads not in (0, self._blas_threads):
             self._blas_threads = head.blas_threads
@@ -141,7 +141,7 @@ class Runner:
         return Caller(head, function, constants, renew, returns, adders, take, items, guard)
 
     def _taking(self, first: int, taker: Taker, *, direct: bool) -> Taking:
-        """How calls are made whose results are written into an array."""
+        """Make the wrapper of calls whose results are written into an array."""
         if not direct or not isinstance(taker, InPlace):
             take = functools.partial(self._take, first, taker)
             return lambda call: lambda item: take(call(item))
@@ -157,7 +157,7 @@ class Runner:
         return taking
 
     def _take(self, first: int, taker: Taker, value: Any) -> Any:
-        """Write the result of the item in hand where it belongs."""
+        """Write the result of the current item into its place."""
         blocks = None
         if isinstance(value, WithBlocks):
             value, blocks = value
@@ -175,7 +175,7 @@ class Runner:
         return {s.name: self._shared(head, s) for s in head.shared if s.role is role}
 
     def _guard(self, head: call_header.CallHead, job: Job) -> Guard:
-        """Lend what all items see; a value that two parameters have is lent once."""
+        """Watch the values that all items see; a value of two parameters is watched once."""
         outbox, shared = self._outbox, [s for s in head.shared if s.is_readonly]
         lent = {token: self._lent(head, s) for token, s in {s.token: s for s in shared}.items()}
         found = [replace(lent[s.token], name=s.name) for s in shared]
@@ -192,7 +192,7 @@ class Runner:
         )
 
     def _start_anew(self, job: Job) -> None:
-        """What the limit of an item's time is for has ended, and the limit begins again."""
+        """Restart the time limit after work that does not count as the item's."""
         job.heed()
         self._words[Word.STARTED] = time.monotonic_ns()
 
@@ -222,7 +222,7 @@ class Runner:
         lenders: dict[str, Lender],
         item: Any,
     ) -> dict[str, Any]:
-        """What this item alone gets."""
+        """The values that this item alone gets."""
         own = {p.name: self._values.private_value(p.token) for p in private}
         own.update((name, lender.lend(item, star=head.star)) for name, lender in lenders.items())
         if head.randomness is not None:
@@ -239,7 +239,7 @@ class Runner:
         try:
             items = calling.unpacked(job.mode, caller.items, job.beside)
         except BaseException as error:  # noqa: BLE001  unpickling runs user code
-            if job.items > 1:  # which one it was shows when each comes on its own
+            if job.items > 1:  # sending each on its own shows the bad one
                 return False
             self._outbox.add_error(calling.unreadable(caller.head, job.first, error))
         else:
@@ -257,7 +257,7 @@ class Runner:
             call = caller.guard.around(call)
         words[Word.PHASE] = Phase.RUNNING
         self._outbox.start_clock()
-        boards.fence()  # that this chunk is in hand was written in begin(): see Pool._relieve
+        boards.fence()  # begin() has stored this chunk as the current one: see Pool._relieve
         at, size = 0, 1
         while at < len(items):
             if job.heed():
@@ -273,16 +273,16 @@ class Runner:
                 size = _next_size(size, time.monotonic_ns() - began)
 
     def _end_early(self, guard: Guard | None) -> None:
-        """What was changed is told in place of the next item, which is not run."""
+        """Report a changed value as the outcome of the next item, which is not run."""
         error = None if guard is None else guard.end_early()
         if error is not None:
             self._outbox.add_error(error)
 
     def _run_block(self, block: Sequence[Any], call: Callable[[Any], Any], caller: Caller) -> bool:
-        """Run items without a look around; False where the chunk ends here.
+        """Run items without polling; False if the chunk ends here.
 
-        What stands in this loop is paid for every item: 0.15 us besides the call. Each result is
-        written down before the next item is begun.
+        Each line in this loop costs every item: 0.15 us in total besides the call. Each result is
+        recorded before the next item is begun.
         """
         words, outbox = self._words, self._outbox
         kind, column, count = outbox.kind, outbox.column, words[Word.COUNT]
@@ -300,7 +300,7 @@ class Runner:
                         count += 1
                         words[2] = count  # Word.COUNT
                         continue
-                    except (ValueError, IndexError):  # too large for 64 bits, or the box is full
+                    except (ValueError, IndexError):  # too large for 64 bits, or the outbox is full
                         pass
                 outbox.add(value)
             kind, column, count = outbox.kind, outbox.column, words[Word.COUNT]

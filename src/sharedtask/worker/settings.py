@@ -1,4 +1,4 @@
-"""The settings of a process that workers follow: for each, how it is read and how it is written."""
+"""Process settings that workers take over, with the reader and writer of each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How a setting travels: ``plain`` of what was read is sent, and ``write`` follows it."""
+    """Transfer of a setting: ``plain`` of its value is sent, and ``write`` applies it."""
 
     write: Callable[[Any], object]
     plain: Callable[[Any], Any] = lambda value: value
@@ -32,9 +32,9 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One thing that a process has, how it is read, and how it is set back to what was read.
+    """A setting of a process, with the functions that read and restore it.
 
-    Workers of this machine follow it ``here``; those of a cluster ``elsewhere``, None for not.
+    Workers of this machine apply it ``here``, those of a cluster ``elsewhere`` or None.
     """
 
     name: str
@@ -49,7 +49,7 @@ def _setting(
     read: Callable[[], Any],
     write: Callable[[Any], object],
 ) -> Setting:
-    """A setting that is the same everywhere, and travels as it was read."""
+    """A setting that means the same everywhere, and is sent as it was read."""
     return Setting(name, read, write, Way(write), Way(write))
 
 
@@ -57,12 +57,12 @@ def _setting(
 
 
 def _read_environ() -> dict[Any, Any]:
-    """The variables as the system has them, which needs no decoding."""
+    """The environment variables as raw bytes, without decoding."""
     return dict(getattr(os.environ, "_data", os.environ))
 
 
 def _write_environ(wanted: Mapping[Any, Any]) -> None:
-    """Set, change and remove variables; how many threads BLAS has here is not the caller's."""
+    """Set, change and remove variables; the number of BLAS threads is decided here."""
     _change(wanted, [name for name in _environ if name not in wanted and name not in _BLAS])
 
 
@@ -75,7 +75,7 @@ def _change(wanted: Mapping[Any, Any], removed: Iterable[Any]) -> None:
 
 
 def _changed(environ: Mapping[Any, Any]) -> tuple[dict[Any, Any], tuple[Any, ...]]:
-    """What the program has set and removed since it was started, but for Ray's own variables."""
+    """Variables that the program set and removed since its start, except Ray's own."""
     first = _first_environ()
     changed = {name: value for name, value in environ.items() if first.get(name) != value}
     removed = tuple(name for name in first if name not in environ)
@@ -84,7 +84,7 @@ def _changed(environ: Mapping[Any, Any]) -> tuple[dict[Any, Any], tuple[Any, ...
 
 @functools.cache
 def _first_environ() -> dict[Any, Any]:
-    """The variables that this process was started with; as they are now, where that is unknown."""
+    """The variables that this process was started with; the present ones if that is unknown."""
     try:
         with open("/proc/self/environ", "rb") as file:
             pairs = [line.partition(b"=") for line in file.read().split(b"\0") if line]
@@ -101,7 +101,7 @@ _RAYS: Any = (b"RAY_", b"CUDA_VISIBLE_DEVICES") if _environ is not os.environ el
 
 
 class _ByName(type):
-    """A class of warnings that a worker need not import: its subclasses are known by name."""
+    """A class of warnings that a worker need not import: its subclasses are recognised by name."""
 
     names: tuple[str, str]
 
@@ -131,7 +131,7 @@ def _write_filters(plain: list[Any]) -> None:
 
 
 def _restore_filters(filters: Iterable[Any]) -> None:
-    warnings.resetwarnings()  # so that places where one was shown before are asked again
+    warnings.resetwarnings()  # also resets the record of warnings already shown
     cast("list[Any]", warnings.filters).extend(filters)
 
 
@@ -158,7 +158,7 @@ def _write_print_options(options: dict[str, Any]) -> None:
 
 
 def _read_decimal() -> tuple[Any, ...] | None:
-    """Everything of the context but its flags, which each calculation sets."""
+    """All fields of the context except its flags, which each calculation sets."""
     module = sys.modules.get("decimal")
     if module is None:
         return None
@@ -171,7 +171,7 @@ _FLAGS = 6
 
 def _write_decimal(fields: tuple[Any, ...] | None) -> None:
     if fields is not None:
-        with undisturbed("decimal"):  # of the caller's choice
+        with undisturbed("decimal"):  # these come from the caller
             import decimal
 
         context: Any = decimal.Context
@@ -186,7 +186,7 @@ def _write_locale(name: str) -> None:
 
 
 def _read_umask() -> int | None:
-    """``os.umask`` tells it by changing it for all threads, so it is asked where there are none."""
+    """Read it by ``os.umask``, which changes it for all threads, only if there are none."""
     if _is_alone():
         mask = os.umask(_STRICT)
         os.umask(mask)
@@ -202,14 +202,14 @@ _STRICT = 0o077
 
 
 def _is_alone() -> bool:
-    """Whether this is the only thread of the program; ours open no files."""
+    """Whether this is the only thread of the program; our own open no files."""
     known: Any = getattr(threading, "_active", None)  # ``enumerate`` takes five times as long
     threads = threading.enumerate() if known is None else list(known.values())
     return [t for t in threads if not t.name.startswith("sharedtask-")] == [_main_thread()]
 
 
 def _umask_seen() -> int:
-    """What is missing in the mode of a file without a name: half the time of asking the kernel."""
+    """The umask from the mode of an unnamed file: half the time of /proc."""
     fd = os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o777)  # noqa: S108
     try:
         return ~os.fstat(fd).st_mode & 0o777
@@ -235,7 +235,7 @@ def _write_umask(mask: int | None) -> None:
 
 
 def _read_key() -> bytes | None:
-    """The key that proxies of a ``multiprocessing.Manager`` show to its server."""
+    """The key that proxies of a ``multiprocessing.Manager`` present to its server."""
     module = sys.modules.get("multiprocessing.process")
     return None if module is None else bytes(module.current_process().authkey)
 
@@ -281,5 +281,5 @@ SETTINGS = (
 
 
 def limits_blas(environ: Mapping[Any, Any]) -> bool:
-    """Whether no variable says how many threads numerical libraries use."""
+    """Whether no variable sets the number of threads of numerical libraries."""
     return _BLAS.isdisjoint(environ)

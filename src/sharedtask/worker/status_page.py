@@ -1,7 +1,7 @@
-"""The board: a page of numbers and an outbox in memory that a worker and its caller both see.
+"""The status page: numbers and an outbox in memory that worker and caller share.
 
-A worker that dies takes nothing with it that stands here: how far it had come, and the results that
-it had not sent yet. It writes a result first and then the count, so what is counted is whole.
+It survives a worker's death: how far the worker had come, and the results that it had not sent yet.
+The worker writes a result first and then the count, so counted results are complete.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from sharedtask.system import critical_sections
 
 OUTBOX_SIZE = 1 << 18
 WORDS_SIZE = mmap.ALLOCATIONGRANULARITY
-CRASH_SIZE = 1 << 14  # the last words of a worker that crashes, written by faulthandler
+CRASH_SIZE = 1 << 14  # faulthandler's report of a worker that crashes
 _CRASH_AT = WORDS_SIZE + OUTBOX_SIZE
 SIZE = _CRASH_AT + CRASH_SIZE
 
 
 class Word:
-    """Places on the board, each 64 bits, unsigned. Plain numbers, because they are used often."""
+    """Indices on the status page, each 64 bits, unsigned. Plain numbers, which are faster."""
 
-    CHUNK: Final = 0  # the chunk in hand; 0 for none
+    CHUNK: Final = 0  # the current chunk; 0 for none
     BASE: Final = 1  # how many of its items have been sent
-    COUNT: Final = 2  # how many more lie in the outbox
-    MODE: Final = 3  # ... and how they are written, see results.py
+    COUNT: Final = 2  # how many more are in the outbox
+    MODE: Final = 3  # ... and their format, see result_format.py
     PHASE: Final = 4
-    STARTED: Final = 5  # when the item in hand was begun, CLOCK_MONOTONIC in ns; where timed
-    NOTE: Final = 6  # this and the next, one for each chunk that a worker may have: see below
-    # Private memory in bytes, where it is limited.
+    STARTED: Final = 5  # begin of the current item, CLOCK_MONOTONIC in ns; if timed
+    NOTE: Final = 6  # two words, one for each chunk that a worker may have: see below
+    # Private memory in bytes, if it is limited.
     FRESH: Final = 8  # before the worker's first item
-    BEFORE: Final = 9  # before the item in hand
-    WORN: Final = 10  # the chunk that was ended because it was too much
+    BEFORE: Final = 9  # before the current item
+    WORN: Final = 10  # the chunk that was ended because memory exceeded the limit
 
 
-# The caller's word to a worker about a chunk, looked at between two items: a number that is raised
-# by two when results should be sent, and made odd when the chunk is given up.
+# The caller's request to a worker about a chunk, polled between two items: a number that is raised
+# by two to request results, and made odd to give up the chunk.
 HURRY, GIVE_UP = 2, 1
 
 
 class Phase:
-    """What the worker is doing with the chunk in hand."""
+    """What the worker does with the current chunk."""
 
     IDLE: Final = 0
     LOADING: Final = 1  # the function and the shared values
@@ -54,7 +54,7 @@ _fence = critical_sections.object_lock()
 
 
 def fence() -> None:
-    """What was written before is seen by the other side before what is read hereafter is read.
+    """Memory barrier: earlier stores are visible to the peer before any later load.
 
     Taking a lock is the full memory barrier that Python has.
     """
@@ -71,26 +71,26 @@ class Board:
         self.words = self._view[:WORDS_SIZE].cast("Q")
 
     def outbox(self) -> bytes:
-        """The results that lie in the outbox of a dead worker."""
+        """The results in the outbox of a dead worker."""
         return bytes(self._view[WORDS_SIZE:_CRASH_AT])
 
     def crash(self) -> str:
-        """What faulthandler wrote when the worker crashed."""
+        """The report of faulthandler from the crash of the worker."""
         return bytes(self._view[_CRASH_AT:]).rstrip(b"\0").decode("utf-8", "replace")
 
 
 def open_words(fd: int) -> memoryview:
-    """The board's numbers, in the worker."""
+    """The status page's numbers, in the worker."""
     return memoryview(mmap.mmap(fd, WORDS_SIZE)).cast("Q")
 
 
 def open_outbox(fd: int) -> mmap.mmap:
-    """The outbox, in the worker: a file-like object, whose ``write`` is the fastest there is."""
+    """The outbox, in the worker: a file-like object, whose ``write`` is the fastest way."""
     return mmap.mmap(fd, OUTBOX_SIZE, offset=WORDS_SIZE)
 
 
 def open_crash_log(fd: int) -> int:
-    """A descriptor for faulthandler, in the worker: with a place of its own in the same memory."""
+    """A descriptor for faulthandler, in the worker, with its own offset in the same memory."""
     log = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
     os.lseek(log, _CRASH_AT, os.SEEK_SET)
     return log

@@ -1,5 +1,5 @@
-"""Ray: a dispatcher that keeps chunks with remote workers, values in the object store.
+"""Ray: a dispatcher that gives chunks to remote workers, with values in the object store.
 
-Decides where a chunk runs and what becomes of lost nodes. Must not know what the caller does with
+Decides where a chunk runs and how lost nodes are handled. Must not know what the caller does with
 results.
 """

@@ -1,4 +1,4 @@
-"""The Ray backend: the same tasks on a Ray cluster, or on a Ray of this machine."""
+"""The Ray backend: the same tasks on a Ray cluster, or on a local Ray."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ if TYPE_CHECKING:
     from sharedtask.memory.payload import Payload
     from sharedtask.outcomes import Batch
 
-# A task to a worker and back.
+# Round trip of a task.
 _OVERHEAD_SECONDS = 0.004
-# Ray returns less than 100 kB beside the answer, and more through the object store: these many
-# numbers are less.
+# Ray returns less than 100 kB inside the answer, and more through the object store: results of this
+# many numbers are below that.
 _LARGEST_CHUNK = 12_000
-# Chunks that Ray may have per worker where it runs no more of them at a time anyhow.
+# Chunks given to Ray per worker, if Ray itself limits how many run at a time.
 _AHEAD = 3
 _LOOK_SECONDS = 0.05
 
 
 class Connection:
-    """What belongs to one connection to Ray, and ends with it."""
+    """The state of one connection to Ray."""
 
     def __init__(self, runtime_: Runtime) -> None:
         self.runtime = runtime_
         self._origin = os.urandom(worker.ORIGIN_BYTES)
         self.capacity = Capacity()
-        # Half of the object store may hold values that are only kept in case they come again.
+        # Values that are only kept for reuse may take half of the object store.
         limit = runtime.store_memory() // 2
         self.cache = ShareCache(limit, self._wake, store.keep)
         self.dispatcher = Dispatcher(self._sweep)
@@ -75,22 +75,22 @@ class Connection:
         return self.cache.needs_sweeping()
 
     def origin(self, generation: int) -> bytes:
-        """Who sends work, and which generation of modules it was written for."""
+        """The identity of the caller and the generation of its modules."""
         return self._origin + generation.to_bytes(2, "little")
 
     def remote(self, task: str, options: Mapping[str, Any]) -> Any:
-        """The Ray task for chunks of this call. Ray runs nothing twice by itself."""
+        """The Ray task for chunks of this call. Ray's own retries are off."""
         key = task, tuple(sorted((name, repr(value)) for name, value in options.items()))
         if key not in self._remotes:
             self._remotes[key] = self._plain.options(**{"name": task, **options})
         return self._remotes[key]
 
     def encode(self, value: Any) -> Payload:
-        """Encode a value; a file that is mapped is opened anew only where it is the same one."""
+        """Encode a value; a mapped file is reopened in workers only if it is the same file."""
         return codec.encode(value, by_path=len(self.capacity.nodes()) == 1)
 
     def lease_handle(self, handle: Handle[Any]) -> Lease:
-        """Put the value behind a handle, once."""
+        """Put the value of a handle into the object store, once."""
         publication = handle.publication
         lease = self.cache.lease(publication, verify="identity", encode=self.payload_of)
         self._of_handles[publication.token] = lease.publication.token
@@ -99,7 +99,7 @@ class Connection:
         return lease
 
     def payload_of(self, publication: Any) -> Payload:
-        """The payload behind a handle; of what lies in memory of this machine the contents."""
+        """The payload of a handle; memory of this machine is included by its contents."""
         if publication.is_in_place:
             return self.encode(publication.value())
         payload: Payload = publication.payload()
@@ -111,7 +111,7 @@ class Connection:
             self.cache.forget([ours])
 
     def close(self, reason: str) -> None:
-        """Fail what is under way and drop every reference."""
+        """Fail calls in flight and drop every reference."""
         self.dispatcher.end(reason)
         self.cache.clear()
 
@@ -128,7 +128,7 @@ class RayBackend(Backend):
         critical_sections.abandon_in_child(self)
 
     def connect(self) -> Connection:
-        """The connection; another one where Ray was shut down or started anew since."""
+        """The connection; a new one if Ray was shut down or restarted since."""
         with self._lock:
             known = self._connection
             if known is not None and known.runtime.is_alive:
@@ -185,7 +185,7 @@ class _RaySession(Session):
 
     def open(self) -> None:
         backend, call, sink = self._wanted
-        del self._wanted  # the caller's values may go while tasks run
+        del self._wanted  # the caller's values may be freed while tasks run
         connection = backend.connect()
         locking.refuse(call)
         capacity, options = connection.capacity, call.ray_options
@@ -217,7 +217,7 @@ class _RaySession(Session):
 
         def limit() -> int:
             slots = capacity.slots(options)
-            if call.workers is None:  # as many as the cluster can, which may grow meanwhile
+            if call.workers is None:  # as many as the cluster can run, which may grow
                 return max(slots, 1) * _AHEAD
             return call.workers if slots > call.workers else call.workers * _AHEAD
 
@@ -254,7 +254,7 @@ class _RaySession(Session):
         self._gathering.add(batch.partial)
 
     def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:
-        with undisturbed("sharedtask.backends.fingerprints"):  # only a journal needs it
+        with undisturbed("sharedtask.backends.fingerprints"):  # needed by a journal only
             from sharedtask.backends import fingerprints
 
         return fingerprints.of_leased(self._call.leases, shared)
@@ -277,7 +277,7 @@ class _RaySession(Session):
         self._dispatcher.submit(ticket)
 
     def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:
-        """See ``Session.wait``. Inside a task of the user's own Ray gets the CPU back meanwhile."""
+        """See ``Session.wait``. Inside a user's Ray task, Ray gets the CPU back meanwhile."""
         if not self._runtime.in_worker:
             return super().wait(reports, until, leaves=leaves)
         while reports.empty() and (until is None or monotonic() < until):
@@ -299,18 +299,18 @@ class _RaySession(Session):
             self._call.leases.release()
 
     def kill(self) -> None:
-        """See ``Session``. Tasks have copies of the caller's arrays: nothing need be waited for."""
+        """See ``Session``. Tasks have copies of the caller's arrays: there is no need to wait."""
         self.close(kill=True)
 
 
 def _encoders(
     call: Call, leases: Any, connection: Connection, lend: Callable[[str], Any]
 ) -> dict[int, Callable[[], Payload]]:
-    """How to make each payload again, should Ray lose it."""
+    """Functions that encode each payload again, if Ray loses it."""
 
     def encoder(name: str) -> Callable[[], Payload]:
         value = call.shared[name].value
-        if call.shared[name].role.writes:  # blocks that came back since are not read again
+        if call.shared[name].role.writes:  # without blocks that were returned since
             return lambda: codec.encode(lend(name))
         if isinstance(value, Handle):
             publication = value.publication
@@ -329,7 +329,7 @@ def _encoders(
 
 
 def _encoded_again(connection: Connection, reference: Callable[[], Any]) -> Payload:
-    """A captured array anew; an empty one, where nobody has it any more, will not be asked for."""
+    """Encode a captured array again; an empty one if it was freed, as no task can use it."""
     return connection.encode(reference())
 
 
@@ -340,7 +340,7 @@ def _working_directory() -> str:
         return ""
 
 
-_RECONNECTED = "Ray was shut down, and started anew, while this call was running."
+_RECONNECTED = "Ray was shut down and restarted while this call was running."
 
 _alive: weakref.WeakSet[RayBackend] = weakref.WeakSet()
 

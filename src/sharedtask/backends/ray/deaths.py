@@ -1,4 +1,4 @@
-"""What becomes of a chunk whose Ray task did not return."""
+"""Outcomes of a chunk whose Ray task did not return."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _LOOK_SECONDS, _LOOKS = 15.0, 3
 
-# faulthandler's words, at the beginning of its report.
+# faulthandler's messages, at the beginning of its report.
 _FATAL = {
     "Segmentation fault": signal.SIGSEGV,
     "Aborted": signal.SIGABRT,
@@ -49,7 +49,7 @@ _WHILE = {
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What to do about a chunk: report, and give the same chunk to Ray again or not."""
+    """What to do about a chunk: its report, and whether to give it to Ray again."""
 
     report: Report | None = None
     again: bool = False
@@ -57,7 +57,7 @@ class Verdict:
 
 
 def look(origin: bytes, number: int) -> tuple[Wreck | None, frozenset[str]]:
-    """What a dead worker left on any node, and the nodes that answered. Takes 10 ms to 1 s."""
+    """The crash report of a worker from any node, and the nodes that answered; 10 ms to 1 s."""
     nodes = [node["NodeID"] for node in runtime.all_nodes() if node["Alive"]]
     node_of = {_on_node(node, status_file.find, origin, number): node for node in nodes}
     ready, _ = ray.wait(list(node_of), num_returns=len(node_of), timeout=_LOOK_SECONDS)
@@ -72,9 +72,9 @@ def look(origin: bytes, number: int) -> tuple[Wreck | None, frozenset[str]]:
 
 
 def stop(origin: bytes, numbers: tuple[int, ...], *, kill: bool) -> None:
-    """Have these chunks ended, wherever they are; returns at once.
+    """End these chunks on every node; returns at once.
 
-    On this node that is done from here: Ray may have to start a process for a task that does it.
+    On this node without a task, for which Ray may have to start a process.
     """
     if kill:
         with contextlib.suppress(OSError):
@@ -85,7 +85,7 @@ def stop(origin: bytes, numbers: tuple[int, ...], *, kill: bool) -> None:
 
 
 def _on_node(node: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """A task beside all others, on this very node."""
+    """Run a task on this node that needs no CPU."""
     options: dict[str, Any] = {
         "num_cpus": 0,
         "max_retries": 0,
@@ -96,15 +96,15 @@ def _on_node(node: str, function: Callable[..., Any], *args: Any, **kwargs: Any)
 
 
 def look_and_judge(ticket: Ticket, error: BaseException) -> Verdict:
-    """What became of a chunk whose worker, node or answer was lost."""
+    """Decide about a chunk whose worker, node or answer was lost."""
     if not isinstance(error, _WITHOUT_NODE):
-        for _ in range(_LOOKS):  # whoever kills workers may also kill the one that looks
+        for _ in range(_LOOKS):  # the process that kills workers may also kill this task's
             wreck, seen = look(ticket.call.origin, ticket.number)
             if wreck is not None:
                 return judge(ticket, wreck, error)
-            if ticket.nodes <= seen:  # it died before it had the chunk in hand
+            if ticket.nodes <= seen:  # it died before it began the chunk
                 return Verdict(again=True)
-    # What the node's workers had done is lost with it, and each item may have been begun.
+    # The results of the node's workers are lost, and each item may have been begun.
     return Verdict(_all_died(ticket, None, _WITH_NODE, str(error)))
 
 
@@ -114,7 +114,7 @@ def _all_died(ticket: Ticket, wreck: Wreck | None, phase: str, text: str) -> Rep
 
 
 def judge(ticket: Ticket, wreck: Wreck, error: BaseException) -> Verdict:
-    """Keep what the worker did, name the item that it died in; nothing is begun twice."""
+    """Keep the worker's results, name the item that it died in; no item is begun twice."""
     phase = wreck.words[Word.PHASE]
     if phase == Phase.LOADING:
         return Verdict(_all_died(ticket, wreck, _WHILE[phase], str(error)))
@@ -123,10 +123,10 @@ def judge(ticket: Ticket, wreck: Wreck, error: BaseException) -> Verdict:
     done = wreck.words[Word.BASE] + wreck.words[Word.COUNT]
     begun = min(done + (phase != Phase.IDLE), len(ticket.chunk.items))
     fails_anyway = ticket.call.stops and begun > done
-    # Results without what their items have added, which died with the worker, are none.
+    # What items added was lost with the worker, so their results are dropped too.
     frames = [] if ticket.call.adds and not fails_anyway else wreck.frames
     kept = {at for frame in frames for at in range(frame[1], frame[1] + frame[2])}
-    # A large result travels with the answer alone, and is lost where that never came.
+    # A large result is sent only with the answer, and is lost if that did not come.
     errors = {
         at: _died(ticket, at, wreck, _LOST_RESULT, str(error))
         for at in range(done)
@@ -140,7 +140,7 @@ def judge(ticket: Ticket, wreck: Wreck, error: BaseException) -> Verdict:
 
 
 def _late(ticket: Ticket, position: int, wreck: Wreck) -> BaseException | None:
-    """The error of an item whose time was up."""
+    """The error of an item that exceeded its time limit."""
     if not wreck.crash.startswith(_TIMED_OUT):
         return None
     call, index = ticket.call, ticket.chunk.first + position

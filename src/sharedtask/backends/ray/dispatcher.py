@@ -1,9 +1,9 @@
-"""Gives chunks to Ray and takes answers back: one thread, which alone knows what is under way.
+"""Gives chunks to Ray and takes answers back: one thread, which alone tracks tasks in flight.
 
     submit -> queue -> Ray -> answer -> report      close -> wait -> ask to stop -> wait -> kill
 
-Whoever wants something leaves a word in the inbox, and nobody waits for a lock: not a finalizer,
-not Ray's own thread, which must not be held up.
+Other threads put their requests into the inbox, and none waits for a lock: a finalizer must not,
+and Ray's own thread must not be blocked.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .work_items import OpenCall, Ticket
 
 _TICK_SECONDS, _SWEEP_SECONDS = 0.25, 0.5
-# Most chunks that are given up are over soon; the others are asked to end, and then made to.
+# Most given-up chunks end soon; the others are asked to end, and then killed.
 _PATIENCE_SECONDS, _GRACE_SECONDS = 0.3, 1.0
 _MAX_FAILURES = 3  # before the first item
 _RELEASED_KEPT = 256
@@ -57,7 +57,7 @@ class Dispatcher:
     """The thread and its tables."""
 
     def __init__(self, sweep: Callable[[], bool]) -> None:
-        """Begin. ``sweep`` releases what nobody holds any more, and says whether to ask again."""
+        """Start. ``sweep`` releases unused values and returns whether to call it again."""
         self._sweep = sweep
         self._swept = self._ticked = time.monotonic()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -66,31 +66,31 @@ class Dispatcher:
         self._queue: deque[Ticket] = deque()
         self._flying: dict[int, Ticket] = {}
         self._released: deque[int] = deque(maxlen=_RELEASED_KEPT)
-        self._reason = ""  # why it ended
+        self._reason = ""  # the reason of its end
         threading.Thread(target=self._serve, name="sharedtask-ray", daemon=True).start()
 
     # ------------------------------------------------------------------- from any thread
 
     def submit(self, ticket: Ticket) -> None:
-        """Give a chunk to Ray as soon as its call may have one more there."""
+        """Give a chunk to Ray as soon as the limit of its call allows."""
         self._inbox.put(lambda: self._accept(ticket))
         if self._reason:
             self._drain()
 
     def close_call(self, call: OpenCall, *, kill: bool = False) -> None:
-        """Give up the chunks of a call; with ``kill`` nobody waits for the end of an item."""
+        """Give up the chunks of a call; with ``kill`` without waiting for the end of an item."""
         self._inbox.put(lambda: self._close_call(call, kill=kill))
 
     def wake(self) -> None:
-        """A value may have died: look soon."""
+        """A value may have been freed: sweep soon."""
         self._inbox.put(lambda: None)
 
     def note_release(self, token: int) -> None:
-        """A value is needed no more; workers learn of it with their next chunk."""
+        """A value is not needed any more; workers are told with their next chunk."""
         self._inbox.put(lambda: self._note_release(token))
 
     def end(self, reason: str) -> None:
-        """Fail what is under way, and end the thread."""
+        """Fail calls in flight, and end the thread."""
         self._inbox.put(lambda: self._end(reason))
 
     def in_flight(self) -> list[Any]:
@@ -100,7 +100,7 @@ class Dispatcher:
     # ---------------------------------------------------------------------- in the thread
 
     def _serve(self) -> None:
-        # A finalizer of the user's may run here, and map: it would wait for this very thread.
+        # A user's finalizer that maps may run here: it would wait for this very thread.
         context.enter_thread()
         keeps = due = False
         while not self._reason:
@@ -108,7 +108,7 @@ class Dispatcher:
             pause = _TICK_SECONDS if busy else _SWEEP_SECONDS if keeps or due else None
             with contextlib.suppress(queue.Empty):
                 self._do(self._inbox.get(timeout=pause))
-                due = True  # it may have been a word that a value died
+                due = True  # the request may have been about a freed value
             now = time.monotonic()
             if now > self._ticked + _TICK_SECONDS:
                 self._ticked = now
@@ -120,7 +120,7 @@ class Dispatcher:
         self._drain()
 
     def _drain(self) -> None:
-        """After the end: whoever still wants something hears of it."""
+        """After the end: answer the remaining requests."""
         with contextlib.suppress(queue.Empty):
             while True:
                 self._do(self._inbox.get_nowait())
@@ -145,9 +145,9 @@ class Dispatcher:
             self._queue.append(ticket)
 
     def _launch_queued(self) -> None:
-        """Give Ray what it may have: no call more than its limit, and all together no more either.
+        """Give chunks to Ray up to the limit of each call, which also limits all together.
 
-        So many single submissions keep to the limit that each of them brings.
+        Thus many single submissions keep to the limit that each of them has.
         """
         held: list[Ticket] = []
         while self._queue:
@@ -186,23 +186,23 @@ class Dispatcher:
         ticket.ref.future().add_done_callback(lambda future: self._hear(ticket, future))
 
     def _hear(self, ticket: Ticket, future: Any) -> None:
-        """Called by Ray's own thread: pass results on at once, the rest is for the dispatcher."""
+        """Called by Ray's own thread: pass results on at once, the rest to the dispatcher."""
         call = ticket.call
         try:
             if future.exception() is None:
                 answer = Answer.load(future.result())
                 if answer.status == RAN and not call.closed:
                     call.report(ticket.arrived(answer))
-        finally:  # Ray would only log an error of ours, and the dispatcher wait for ever
+        finally:  # Ray would only log our error, and the dispatcher block
             self._inbox.put(lambda: self._answered(ticket.number, future))
 
     def _start(self, ticket: Ticket) -> Any:
-        """One Ray task. The values are arguments, so that Ray brings them to where it runs.
+        """One Ray task. The values are arguments, so that Ray transfers them to its node.
 
-        Where enough workers have made theirs of them already, they are not.
+        They are left out if enough workers have decoded them already.
         """
         call = ticket.call
-        if not call.runtime.is_alive:  # Ray would start anew by itself
+        if not call.runtime.is_alive:  # Ray would restart by itself
             raise ClosedError(SHUT_DOWN)
         stores = call.stores()
         ticket.arguments = {token: store.ref for token, store in stores.items()}
@@ -249,7 +249,7 @@ class Dispatcher:
             ticket.call.report(ticket.arrived(loaded))
 
     def _encode_again(self, ticket: Ticket) -> None:
-        """Encode each item on its own. Pickling runs user code, so another thread does it."""
+        """Encode each item on its own. In another thread, since pickling runs user code."""
 
         def encode() -> None:
             again = work_items.encode_each(ticket.call, ticket.chunk)
@@ -258,7 +258,7 @@ class Dispatcher:
         background.put(encode)
 
     def _failed(self, ticket: Ticket, error: BaseException) -> None:
-        """The task did not return: whatever takes time is looked into by another thread."""
+        """The task did not return: another thread does whatever takes time."""
         crashed = isinstance(
             error,
             (
@@ -297,7 +297,7 @@ class Dispatcher:
     def _put_again(self, ticket: Ticket, error: BaseException) -> Callable[[], None]:
         """A shared value was lost from the object store: the caller still has it."""
         call = ticket.call
-        with self._putting:  # several chunks may tell of the same loss
+        with self._putting:  # several chunks may report the same loss
             for token, store in call.stores().items():
                 lost = ticket.arguments[token]
                 if lost.hex() in str(error) and store.ref == lost:
@@ -331,7 +331,7 @@ class Dispatcher:
         self._queue = deque(t for t in self._queue if t.call is not call)
         mine = [ticket for ticket in self._flying.values() if ticket.call is call]
         for ticket in mine:
-            ticket.is_stopped = kill  # the word that asks it to stop is left out
+            ticket.is_stopped = kill  # skip the request to stop
             ticket.give_up_at = time.monotonic() + _PATIENCE_SECONDS
         if kill and mine:
             self._stop(mine)
@@ -346,7 +346,7 @@ class Dispatcher:
         self._stop([t for t in self._flying.values() if t.give_up_at and now > t.give_up_at])
 
     def _stop(self, late: list[Ticket]) -> None:
-        """Chunks that nobody wants are ended after the item in hand, later in the middle of it."""
+        """End given-up chunks after the current item, or, later, in the middle of it."""
         for kill in (False, True):
             numbers = tuple(t.number for t in late if t.is_stopped is kill)
             if numbers:
@@ -367,7 +367,7 @@ class Dispatcher:
         self._reason = reason
 
     def _free_workers(self, running: list[Ticket]) -> None:
-        """A cluster of somebody else's goes on without us: what nobody waits for shall not."""
+        """A cluster that we did not start goes on after us: cancel our tasks there."""
         if running:
             numbers = tuple(ticket.number for ticket in running)
             with contextlib.suppress(BaseException):  # Ray may end at the same moment
@@ -375,7 +375,7 @@ class Dispatcher:
 
 
 def _see(ref: Any) -> None:
-    """Ray prints errors that nobody has asked for."""
+    """Mark the error as retrieved; Ray prints the others."""
     with contextlib.suppress(BaseException):
         ray.get(ref, timeout=0)
 

@@ -1,7 +1,7 @@
-"""Which workers have made something of which value, so that it need not be handed over again.
+"""Which workers have decoded which value, so that it need not be passed again.
 
-An argument costs a millisecond for every task, even where its object lies beside the worker. A
-worker that turns out not to have a value says so and gets it with the second attempt.
+An argument costs a millisecond for every task, even if its object is on the worker's node. A
+worker that lacks a value reports that and gets it with the second attempt.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _WARY = 8
 
 
 class Holders:
-    """What is known from the answers of workers."""
+    """Values that workers have, as known from their answers."""
 
     def __init__(self) -> None:
-        self._wary = 0  # chunks that get the values in any case
+        self._wary = 0  # number of chunks that get the values in any case
         self._holders: OrderedDict[int, set[str]] = OrderedDict()
 
     def enough_have(self, tokens: Iterable[int], running: int) -> bool:
-        """Whether so many workers have all of these values that each chunk under way may have one.
+        """Whether enough workers have all of these values for the chunks in flight.
 
         Ray gives a task to the worker that became idle last, which is most likely one of them.
         """
@@ -43,15 +43,15 @@ class Holders:
             self._holders.popitem(last=False)
 
     def note_missing(self, worker: str, tokens: Iterable[int]) -> None:
-        """A worker lacks one of these values: it is new, or has let it go."""
+        """A worker lacks one of these values: it is new, or has dropped it."""
         self._wary = _WARY
         for token in tokens:
             self._holders.get(token, set()).discard(worker)
 
     def forget(self, token: int) -> None:
-        """The value is needed no more."""
+        """The value is not needed any more."""
         self._holders.pop(token, None)
 
     def forget_workers(self) -> None:
-        """A worker died: who is there shows anew."""
+        """A worker died: forget all; later answers show which remain."""
         self._holders.clear()

@@ -1,4 +1,4 @@
-"""What travels to a Ray task and back, besides the boxes that Ray carries as arguments."""
+"""The messages to a Ray task and back, besides the ``Box`` objects among its arguments."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from typing import Any, NamedTuple, TypeAlias
 
 from sharedtask.version import VERSION
 
-# What became of a chunk.
+# Outcome of a chunk.
 RAN, UNREADABLE, MISSING, OTHER_VERSION = "ran", "unreadable", "missing", "other version"
 
 
 class Message(NamedTuple):
     """A chunk for a worker.
 
-    ``origin`` is the process whose tokens these are; ``small`` holds values that travel inside the
-    message, as (token, bytes, layout). The boxes beside it belong to ``tokens``; there are none
-    where the worker should have made something of those values already, which does not do for
-    those under ``stored``. Values under ``released`` are needed no more. The first ``beside`` boxes
-    hold what is large of constants and items. A chunk ends early after ``seconds``, where that is
-    not 0.
+    ``origin`` is the process whose tokens these are; ``small`` contains values inside the message,
+    as (token, bytes, layout). The boxes after the message belong to ``tokens``; there are none if
+    the worker should have decoded those values already, except those under ``stored``. Values under
+    ``released`` are not needed any more. The first ``beside`` boxes contain the large parts of
+    constants and items. A chunk ends early after ``seconds``, unless that is 0.
     """
 
     version: str
@@ -39,12 +38,12 @@ class Message(NamedTuple):
     timeout: float
 
     def dump(self) -> bytes:
-        """As bytes, which Ray passes on as they are."""
+        """As bytes, which Ray does not pickle again."""
         return marshal.dumps(tuple(self))
 
     @classmethod
     def load(cls, data: bytes) -> Message | None:
-        """What ``dump`` wrote; None where another version did."""
+        """The message from ``dump``; None if another version wrote it."""
         fields = marshal.loads(data)
         return cls(*fields) if fields[0] == VERSION else None
 
@@ -63,7 +62,7 @@ class Answer(NamedTuple):
     added: Any = None
 
     def dump(self) -> Any:
-        """As bytes where nothing large is in it."""
+        """As bytes if there is no large part."""
         fields: Any = tuple(self)
         if self.added is not None or any(frame[5] is not None for frame in self.frames):
             return fields
@@ -71,5 +70,5 @@ class Answer(NamedTuple):
 
     @classmethod
     def load(cls, data: Any) -> Answer:
-        """What ``dump`` made."""
+        """The answer from ``dump``."""
         return cls(*(marshal.loads(data) if isinstance(data, bytes) else data))

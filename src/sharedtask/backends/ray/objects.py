@@ -1,4 +1,4 @@
-"""How a payload lies in Ray's object store: out of band, so that reading it copies nothing."""
+"""Layout of a payload in Ray's object store: out of band, read without a copy."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 # Ray spends some microseconds on every buffer, for each task that gets the object: small ones are
-# put together.
+# joined.
 _SMALL = 1 << 14
 
 _pickle_buffer = cast("Callable[[npt.NDArray[np.uint8]], pickle.PickleBuffer]", pickle.PickleBuffer)
 
 
 class Opened(NamedTuple):
-    """A payload in the object store: views that cannot be written, and keep the object in place."""
+    """A payload in the object store: read-only views, which keep the object alive."""
 
     head: memoryview
     buffers: list[memoryview]
@@ -64,12 +64,12 @@ def _readonly(buffer: Any) -> memoryview:
     return memory_of(np.frombuffer(buffer, np.uint8)).toreadonly()
 
 
-# Ray keeps what is smaller than this in memory of its own, which cannot be mapped again.
+# Ray keeps smaller objects in private memory, which cannot be mapped again.
 _COPIED = 1 << 20
 
 
 def guarded(buffers: list[memoryview]) -> list[memoryview]:
-    """The same buffers through pages that the hardware keeps from being written.
+    """The same buffers, mapped with pages that the hardware protects from writes.
 
     Ray maps its object store writable in every worker. Buffers that it keeps elsewhere are copied.
     """
@@ -88,7 +88,7 @@ def guarded(buffers: list[memoryview]) -> list[memoryview]:
 
 
 def _copied(arrays: list[npt.NDArray[np.uint8]]) -> list[memoryview] | None:
-    """Copies in pages of their own; None for what is too large to have twice."""
+    """Copies in pages of their own; None if they are too large to have twice."""
     if sum(array.nbytes for array in arrays) > _COPIED:
         return None
     store = BytesStore.of(Payload(b"", tuple(arrays)))

@@ -32,13 +32,13 @@ SHUT_DOWN = "Ray was shut down while this call was running."
 
 _log = logging.getLogger("sharedtask")
 
-# Ray would look for a cluster that is not there for 14 minutes: with these, for 22 seconds.
+# Ray would search 14 minutes for a cluster that does not exist: with these, 22 seconds.
 _PATIENCE = {
     "RAY_gcs_server_port_wait_time_s": "2",
     "RAY_gcs_rpc_server_connect_timeout_s": "3",
     "RAY_py_gcs_connect_timeout_s": "4",
 }
-# The names of Unix sockets are short, and Ray needs 60 bytes of them.
+# The length of Unix socket names is limited, and Ray needs 60 bytes.
 _LONGEST_TEMP = 40
 _CONNECT_SECONDS, _CONNECT_TRIES = 3.0, 3
 
@@ -58,7 +58,7 @@ class Runtime:
 
     @property
     def is_alive(self) -> bool:
-        """Whether this process is still connected in the same way."""
+        """Whether this process is still connected as before."""
         return ray.is_initialized() and _key() == self.key
 
 
@@ -69,10 +69,10 @@ os.register_at_fork(after_in_child=_forked.set)
 
 
 def connect() -> Runtime:
-    """The Ray that is initialised, or the one at ``RAY_ADDRESS``, or a new one of this machine.
+    """The Ray that is initialised, or the one at ``RAY_ADDRESS``, or a new local one.
 
     Raises:
-        BackendUnavailableError: The cluster cannot be reached or refuses us, in Ray's own words.
+        BackendUnavailableError: The cluster cannot be reached or refuses us, with Ray's reason.
     """
     with _lock:
         if _forked.is_set() and ray.is_initialized():
@@ -95,7 +95,7 @@ def connect() -> Runtime:
 def let_references_travel() -> None:
     """Have ``ray.ObjectRef`` pickled as Ray does it, inside items, arguments and results too.
 
-    Pickled by others it would lose its owner, and whoever asks for the object would wait for ever.
+    Other picklers lose its owner, and a ``ray.get`` of it would never return.
     """
     copyreg.pickle(ray.ObjectRef, _reduce_reference)
 
@@ -118,13 +118,13 @@ def stop(runtime: Runtime) -> None:
 
 
 def _key() -> str:
-    """The session and the worker in it: the first program of every Ray has the same worker id."""
+    """Session and worker id: the first program of every Ray has the same worker id."""
     worker = internal("_private.worker").global_worker
     return f"{worker.node.session_name}-{worker.worker_id.hex()}"
 
 
 def internal(name: str) -> Any:
-    """A module of Ray's that it does not promise to keep."""
+    """A private module of Ray, which may change between versions."""
     return importlib.import_module(f"ray.{name}")
 
 
@@ -167,7 +167,7 @@ def _start_here() -> None:
     )
     _started.append(_key())
     _mute_raylet()
-    if is_new:  # Ray 2.60 lets everybody read the token that it has just made
+    if is_new:  # Ray 2.60 makes its new token readable for all users
         with contextlib.suppress(OSError):
             _token_file().chmod(0o600)
 
@@ -186,7 +186,7 @@ def _checks_tokens() -> bool:
 
 @contextlib.contextmanager
 def _impatient() -> Generator[None]:
-    """Ray reads these from the environment, most of them as it is imported."""
+    """Ray reads these from the environment, most of them at import."""
     config = internal("_raylet").Config
     ours = {name: value for name, value in _PATIENCE.items() if name not in os.environ}
     os.environ.update(ours)
@@ -201,7 +201,7 @@ def _impatient() -> Generator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """Ray's reason; it often stands in the cause."""
+    """Ray's reason, often in the cause."""
     texts = [str(error)]
     while error.__cause__ is not None:
         error = error.__cause__
@@ -211,7 +211,7 @@ def _reason(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Generator[None]:
-    """Without remarks on how Ray starts; errors are raised."""
+    """Suppress Ray's start-up messages; errors are raised."""
     logger = logging.getLogger("ray")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -222,9 +222,9 @@ def _quiet() -> Generator[None]:
 
 
 def _mute_raylet() -> None:
-    """A Ray of ours prints what tasks print, and not its own remarks on their deaths.
+    """Let a local Ray print the output of tasks, and not its own remarks on their deaths.
 
-    They would stand on standard output, and the death is an exception of ours already.
+    They would appear on standard output, and we raise an exception for the death already.
     """
     module = internal("_private.worker")
     show = getattr(module, "print_worker_logs", None)
@@ -240,10 +240,10 @@ def _mute_raylet() -> None:
 
 
 def _require_listener(address: str) -> None:
-    """Find out in seconds that nobody is there: Ray would try for minutes."""
+    """Check within seconds that a server listens: Ray would try for minutes."""
     host, _, port = address.rpartition("//")[2].rpartition(":")
     if not (host and port.isdigit()):
-        return  # "auto" and other words are Ray's to understand
+        return  # "auto" and other words are for Ray to interpret
     for left in reversed(range(_CONNECT_TRIES)):
         try:
             socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
@@ -259,8 +259,8 @@ def _require_listener(address: str) -> None:
 
 
 def all_nodes() -> list[Any]:
-    """What Ray knows of its nodes, dead ones included; ClosedError where it was shut down."""
-    if not ray.is_initialized():  # to ask it would start it anew
+    """Ray's records of its nodes, dead ones included; ClosedError if it was shut down."""
+    if not ray.is_initialized():  # a query would restart it
         raise ClosedError(SHUT_DOWN)
     nodes: Any = ray.nodes  # without types
     found: list[Any] = nodes()
@@ -271,16 +271,16 @@ _graveyard: list[Any] = []
 
 
 def bury(*references: Any) -> None:
-    """Keep references of a Ray that is gone.
+    """Keep references of an earlier Ray alive.
 
-    The next one numbers its objects in the same way: where an old reference was deleted, an object
-    of the same number would lose one that it needs.
+    The next Ray numbers its objects in the same way: if an old reference were deleted, an object of
+    the same number would lose one that it needs.
     """
     _graveyard.extend(references)
 
 
 def current_key() -> str | None:
-    """The key of the runtime that there is now."""
+    """The key of the present runtime, if any."""
     return _key() if ray.is_initialized() else None
 
 
@@ -292,7 +292,7 @@ class Capacity:
         self._until = 0.0
 
     def nodes(self) -> list[Any]:
-        """The nodes that are alive; the last known ones where Ray was shut down."""
+        """The nodes that are alive; the last known ones if Ray was shut down."""
         if time.monotonic() > self._until and ray.is_initialized():
             self._nodes = [node for node in all_nodes() if node["Alive"]]
             self._until = time.monotonic() + 1
@@ -304,10 +304,10 @@ class Capacity:
         return sum(_fitting(node["Resources"], needs) for node in self.nodes())
 
     def require(self, task: str, options: Mapping[str, Any], runtime: Runtime) -> None:
-        """Refuse what no node can run, where no node can be added; say it where one can.
+        """Refuse needs that no node meets if no node can be added, else warn.
 
         Raises:
-            OptionsError: A Ray of this machine does not have what the task needs.
+            OptionsError: A local Ray does not have what the task needs.
         """
         if self.slots(options):
             return
@@ -343,7 +343,7 @@ def _fitting(resources: Mapping[str, float], needs: Mapping[str, float]) -> int:
 
 
 def store_memory() -> int:
-    """Bytes of the object store of this process's node; of the first one where it has none."""
+    """Bytes of the object store of this process's node; of the first node if it has none."""
     here = ray.get_runtime_context().get_node_id()
     nodes = sorted(all_nodes(), key=lambda node: node["NodeID"] != here)
     return int(nodes[0]["Resources"].get("object_store_memory", 0))

@@ -1,9 +1,9 @@
-"""A worker's board as a file: what it did can be read on its node after its death.
+"""A worker's status page as a file, readable on its node after the worker's death.
 
-A Ray worker has no parent of ours that could hold its memory, so the board that a local worker
-shares with its caller is a file in the session's folder here, with results that were sent on their
-way during a chunk appended to it. It belongs to one worker process and one caller. A worker removes
-the files of dead ones as it starts.
+No parent of ours can map the memory of a Ray worker, so the status page that a local worker shares
+with its caller is a file in the session's folder here. Results that left the outbox during a chunk
+are appended to it. It belongs to one worker process and one caller. At its start a worker removes
+the files of dead ones.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sharedtask.worker.status_page import Phase, Word
 from . import runtime
 
 _FOLDER = "sharedtask"
-# Words of ours: bytes in the log, and the chunk that shall not go on.
+# Further words: bytes in the log, and the chunk that must stop.
 _LOGGED, _STOP = 20, 21
 _OLD_SECONDS = 600.0
 _STOP_SECONDS = 0.5
@@ -34,7 +34,7 @@ _MAX_LOG = 1 << 26
 
 
 class Wreck(NamedTuple):
-    """What a dead worker left: its board's words, the results written down, the crash report."""
+    """Data of a dead worker: status page words, recorded results, crash report."""
 
     pid: int
     words: list[int]
@@ -43,7 +43,7 @@ class Wreck(NamedTuple):
 
 
 class Ledger:
-    """The worker's side."""
+    """The worker's side of the file."""
 
     def __init__(self, origin: bytes) -> None:
         folder = _folder()
@@ -57,14 +57,14 @@ class Ledger:
         self.crash_log = boards.open_crash_log(self.fd)
 
     def close(self) -> None:
-        """Take the file away."""
+        """Remove the file."""
         self._path.unlink(missing_ok=True)
         os.close(self.crash_log)
         os.close(self.fd)
 
     @property
     def is_stopped(self) -> bool:
-        """Whether the caller gave up the chunk in hand."""
+        """Whether the caller gave up the current chunk."""
         return self.words[_STOP] == self.words[Word.CHUNK]
 
     def is_given_up(self, number: int) -> bool:
@@ -76,7 +76,7 @@ class Ledger:
         self.words[_LOGGED] = 0
 
     def log(self, mode: int, first: int, items: int, elapsed: int, data: bytes) -> bool:
-        """Keep results that left the outbox in the middle of a chunk; False where it is full."""
+        """Record results that left the outbox in the middle of a chunk; False if it is full."""
         at = self.words[_LOGGED]
         record = _FRAME.pack(mode, first, items, elapsed, len(data)) + data
         if at + len(record) > _MAX_LOG:
@@ -87,10 +87,10 @@ class Ledger:
 
 
 def stop(origin: bytes, numbers: tuple[int, ...], *, kill: bool) -> None:
-    """Have the workers of this node end these chunks after the item in hand, or at once.
+    """Make workers of this node end these chunks after the current item, or at once.
 
-    Ray could cancel its tasks, but one that ends by itself at the same moment takes the whole
-    process of the caller with it (ray-project/ray, pull request 54785).
+    Not by Ray's cancellation: if the task ends by itself at the same moment, that ends the whole
+    process of the caller (ray-project/ray, pull request 54785).
     """
     folder = _folder()
     for number in numbers:
@@ -106,10 +106,10 @@ def stop(origin: bytes, numbers: tuple[int, ...], *, kill: bool) -> None:
 
 
 def _kill_at(path: Path, number: int) -> None:
-    """Kill a worker at a chunk. It is stopped first: by now it may be at that of another call."""
+    """Kill a worker at a chunk. Stop it first: by now it may be at a chunk of another call."""
     pid, then = _pid_of(path), signal.SIGCONT
     if path.name.split("-")[1] != str(_started(pid)):
-        return  # it is dead, or in another namespace, and this is another process
+        return  # it is dead or in another namespace: the pid means another process
     os.kill(pid, signal.SIGSTOP)
     try:
         limit = time.monotonic() + _STOP_SECONDS
@@ -136,7 +136,7 @@ def _pid_of(path: Path) -> int:
 
 
 def find(origin: bytes, number: int) -> Wreck | None:
-    """What the worker that had this chunk in hand left on this node; None if it was not here."""
+    """Data that the worker of this chunk left on this node; None if it was not here."""
     for path in _folder().glob(f"[0-9]*-{origin.hex()}"):
         with contextlib.suppress(OSError):
             data = memoryview(path.read_bytes())
@@ -164,23 +164,23 @@ def _logged(log: memoryview) -> Any:
 
 
 def _folder() -> Path:
-    """A folder of this user alone, in the session's own."""
+    """A private folder of this user in the session's folder."""
     node = getattr(runtime.internal("_private.worker").global_worker, "node", None)
     base = node.get_session_dir_path() if node is not None else tempfile.gettempdir()
     folder = Path(base) / f"{_FOLDER}-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.lstat()
     if status.st_uid != os.getuid() or not folder.is_dir() or folder.is_symlink():
-        msg = f"{folder} belongs to somebody else"
+        msg = f"{folder} belongs to another user"
         raise PermissionError(msg)
     return folder
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what nobody will ask for any more: dead workers' files and words about chunks.
+    """Remove expired files: of dead workers and of given-up chunks.
 
-    A caller may still come to see what a worker left. So the file is marked as that of a dead one
-    first, by its mode and time, and goes when it has been so for long.
+    A caller may still read the file of a dead worker. So the file is first marked as dead, by its
+    mode and time, and removed when the mark is old enough.
     """
     for path in folder.iterdir():
         found = re.fullmatch(r"(\d+)-(\d+)-[0-9a-f]+", path.name)
@@ -195,7 +195,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _started(pid: int) -> int:
-    """When the process started, in ticks since the machine did; 0 for none."""
+    """When the process started, in ticks since the machine did; 0 if there is none."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,4 +1,4 @@
-"""Published values in Ray's object store, as the process that published them sees them."""
+"""Published values in Ray's object store, as seen by the process that published them."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ class RayStore:
 
     def __init__(self, payload: Payload) -> None:
         self.nbytes = payload.nbytes
-        buffers = payload.buffers  # gathered once
+        buffers = payload.buffers  # collected once
         self._head, *self._buffers = _kept((payload.head, *buffers))
-        # What is kept is what is put: of memory that is written meanwhile it is put as it was.
+        # The bytes kept are the bytes put, even if the memory is written meanwhile.
         sources = tuple(map(_put_from, buffers, self._buffers))
         self.ref: Any = put(replace(payload, sources=sources))
         self._was_lost = False
         self._key = runtime.current_key()
 
     def parts(self) -> tuple[memoryview, list[memoryview]]:
-        """Head and buffers, over the object store where this node has it.
+        """Head and buffers, as views of the object store if this node has it.
 
-        LookupError where the object is lost.
+        Raises LookupError if the object is lost.
         """
         try:
             opened: Opened = ray.get(self.ref)
@@ -58,17 +58,17 @@ class RayStore:
         return opened.head, opened.buffers
 
     def reader(self) -> Reader:
-        """Reads what is small without asking Ray."""
+        """A reader that reads small parts without asking Ray."""
         if self._was_lost:
             msg = "the object was lost"
             raise LookupError(msg)
         return _Reader(self, self._head, self._buffers)
 
     def put_again(self, payload: Payload) -> None:
-        """Put the value once more, for the calls that use it now: the object was lost.
+        """Put the value again for the calls that use it now, after the object was lost.
 
-        It may have been written since, and workers may have what it was: a later call, which
-        compares, has it published anew.
+        It may have been written since, and workers may have decoded the earlier contents: a later
+        call, which compares, publishes it again.
         """
         self._was_lost = True
         self.ref = put(payload)
@@ -88,7 +88,7 @@ class RayStore:
 
 
 class _Reader:
-    """Asks for the object once, and only where something large is to be compared."""
+    """Asks for the object once, and only to compare large parts."""
 
     def __init__(
         self, store: RayStore, head: memoryview | None, buffers: list[memoryview | None]
@@ -109,7 +109,7 @@ class _Reader:
 
 
 def _kept(parts: tuple[Any, ...]) -> list[memoryview | None]:
-    """Copies of the small parts, which are compared at every use; of many not all."""
+    """Copies of the small parts, which are compared at every use; up to a limit."""
     kept: list[memoryview | None] = []
     room = _KEEP_BYTES
     for part in parts:

@@ -1,4 +1,4 @@
-"""Chunks on their way through Ray, and the calls that they belong to."""
+"""Chunks in flight on Ray, and the calls that they belong to."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _numbers = itertools.count(1)
 
-# A chunk hands in what it has after this time, so that results flow and the rest can be shared out.
+# A chunk ends after this time, so that results flow and the rest can be distributed.
 _CHUNK_SECONDS = 0.2
 
 
@@ -48,9 +48,9 @@ class _Nobody:
 
 @dataclass(eq=False, slots=True)
 class OpenCall:
-    """What all chunks of a call have in common.
+    """The state that all chunks of a call share.
 
-    ``again`` makes the payload of a value anew, should its object be lost; ``limit`` tells how many
+    ``again`` encodes a value again if its object was lost; ``limit`` returns how many
     chunks Ray may be given at a time.
     """
 
@@ -66,15 +66,15 @@ class OpenCall:
     alive_nodes: Callable[[], frozenset[str]]
     timeout: float | None
     splits: bool
-    prompt: bool  # results are not to wait for the end of their chunk
-    adds: bool  # what a chunk adds up comes with its answer, or is lost
+    prompt: bool  # results must not wait for the end of their chunk
+    adds: bool  # the totals of a chunk come with its answer, or are lost
     stops: bool
     sink: Sink
     closed: bool = False
     open_chunks: set[int] = field(default_factory=set)
 
     def report(self, report: Report) -> None:
-        """Tell what became of a chunk, once, unless nobody wants to know."""
+        """Report the outcome of a chunk, once, unless the call is closed."""
         try:
             self.open_chunks.remove(report.chunk)
         except KeyError:  # another thread was faster
@@ -82,12 +82,12 @@ class OpenCall:
         self.sink.report(report)
 
     def close(self) -> None:
-        """Let go of the caller's values, and of the caller, now rather than at a collection."""
+        """Drop references to the caller and its values now, not at a garbage collection."""
         self.closed, self.sink = True, _Nobody()
         self.again = {}
 
     def stores(self) -> dict[int, Any]:
-        """The values that travel as arguments, by token."""
+        """The values that are passed as arguments, by token."""
         return {
             lease.publication.token: lease.publication.store
             for lease in self.leases.all
@@ -95,11 +95,11 @@ class OpenCall:
         }
 
     def stored(self) -> tuple[int, ...]:
-        """The values of which workers make private copies: what they have decoded does not do."""
+        """The values of which workers make private copies: decoded ones cannot be reused."""
         return tuple(publication.token for publication, copies in self.leases.needs if copies)
 
     def small(self) -> tuple[tuple[int, bytes, Any], ...]:
-        """The values that travel inside the message."""
+        """The values that are sent inside the message."""
         stores = [(lease.publication.token, lease.publication.store) for lease in self.leases.all]
         return tuple(
             (token, store.data, store.layout.parts)
@@ -117,16 +117,16 @@ class Ticket:
     mode: int
     parcel: Parcel
     number: int = field(default_factory=lambda: next(_numbers))
-    ref: Any = None  # kept until the answer is here: Ray ends the process otherwise
+    ref: Any = None  # kept until the answer has come, else Ray ends the process
     arguments: dict[int, Any] = field(default_factory=dict)  # references of the shared values
-    nodes: frozenset[str] = frozenset()  # those that were alive when it was given to Ray
+    nodes: frozenset[str] = frozenset()  # the nodes that were alive when it was given to Ray
     failures: int = 0
     brings_values: bool = False  # though workers may have them
     give_up_at: float | None = None
     is_stopped: bool = False
 
     def message(self, released: tuple[int, ...], tokens: tuple[int, ...], beside: int) -> Message:
-        """What the worker is told."""
+        """The message to the worker."""
         call, chunk = self.call, self.chunk
         return Message(
             VERSION,
@@ -147,7 +147,7 @@ class Ticket:
         )
 
     def beside(self) -> list[Payload]:
-        """What travels beside the message, in the order in which it will be asked for."""
+        """Payloads that are sent next to the message, in the order of their use."""
         parcels_ = (self.call.constants, self.parcel)
         return [parcel.payload for parcel in parcels_ if parcel.payload is not None]
 
@@ -173,7 +173,7 @@ class Ticket:
         return Report(self.chunk.number, Known(batch), count, finished=True)
 
     def arrived(self, answer: Answer) -> Report:
-        """A report of results."""
+        """A report of the results in an answer."""
         count = sum(frame[2] for frame in answer.frames)
         return self.partly_arrived(answer.frames, count, {}, answer.added)
 
@@ -188,7 +188,7 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """Results that are here and not decoded yet."""
+    """Results that were received and not decoded yet."""
 
     frames: list[Frame]
     first: int
@@ -199,13 +199,13 @@ class Arrived:
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing is to be unpickled, or tried again."""
+        """Whether nothing has to be unpickled or retried."""
         if self.added is not None or self.errors:
             return False
         return all(result_format.is_plain(frame[0]) for frame in self.frames)
 
     def open(self) -> Batch:
-        """Decode them in the thread that asked for them, each to its place."""
+        """Decode them in the thread that asked for them, each at its position."""
         whole = Batch(self.first, [None] * self.count, dict(self.errors))
         for mode, first, items, _, data, opened in self.frames:
             beside = iter([] if opened is None else [opened])
@@ -219,7 +219,7 @@ class Arrived:
         return whole
 
     def discard(self) -> None:
-        """What they hold goes with them."""
+        """Nothing to do: memory is freed with the object."""
 
 
 def encode(call: OpenCall, chunk: Chunk) -> Ticket:

@@ -1,6 +1,6 @@
-"""In a Ray worker: one bench for each process that sends work here.
+"""Ray worker: one ``_Bench`` for each process that sends work to it.
 
-It keeps what was decoded between tasks: Ray alone would decode a value for every task that gets it.
+It keeps decoded values between tasks, where Ray would decode a value for every task.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ if TYPE_CHECKING:
     from .message import Frame
     from .objects import Opened
 
-# A value that no task has asked for so long is let go, so that Ray can free it: longer where it
-# took long to decode.
+# A value that no task has used for this long is dropped, so that Ray can free it; slower to decode
+# means kept longer.
 _IDLE_SECONDS, _IDLE_FACTOR = 10.0, 100.0
 _LOOK_SECONDS = 1.0
 _FORGET_SECONDS = 60.0
-_LONGEST_TIMEOUT = 1e9  # of what can be counted in ns
+_LONGEST_TIMEOUT = 1e9  # in seconds, so that it can be counted in ns
 
-# What names a caller, before the generation of its modules.
+# Length of the caller's identity, which precedes the generation of its modules.
 ORIGIN_BYTES = 6
 
 _benches: dict[bytes, _Bench] = {}
@@ -81,7 +81,7 @@ def _bench_of(origin: bytes) -> _Bench:
 
 
 def _end_earlier(origin: bytes) -> None:
-    """The caller may have its modules from other folders now: they are imported once more."""
+    """The caller's modules may be in other folders now: import them again."""
     for other in [o for o in _benches if o[:ORIGIN_BYTES] == origin[:ORIGIN_BYTES]]:
         _benches.pop(other).close()
         import_path.forget_modules()
@@ -114,7 +114,7 @@ def _drop_idle(now: float) -> None:
 
 @contextlib.contextmanager
 def _place_kept() -> Generator[None]:
-    """A Ray worker also runs tasks of others: they shall not see where ours were."""
+    """Restore the directory and path after our tasks: a Ray worker also runs others."""
     cwd = ""
     with contextlib.suppress(OSError):
         cwd = os.getcwd()
@@ -138,7 +138,7 @@ class _BoxStore:
 
     @property
     def is_copied(self) -> bool:
-        """Whether the value lies in a segment of this worker as well."""
+        """Whether the value is in a segment of this worker as well."""
         return self._segment is not None
 
     def parts(self) -> tuple[memoryview, list[memoryview]]:
@@ -167,12 +167,12 @@ class _BoxStore:
 
 
 class _Way:
-    """Results are collected and returned together; in between they are logged."""
+    """Collects results to return them together, and logs them until then."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self.frames: list[Frame] = []
-        self.is_full = False  # the chunk ends: what is not logged goes now, or dies with us
+        self.is_full = False  # the chunk ends, to return results that could not be logged
 
     def begin(self) -> None:
         self.frames, self.is_full = [], False
@@ -205,7 +205,7 @@ class _Bench:
         self._name = ray.get_runtime_context().get_worker_id()
 
     def is_given_up(self, number: int) -> bool:
-        """Whether the caller gave the chunk up before it came here."""
+        """Whether the caller gave the chunk up before it arrived."""
         return self._ledger.is_given_up(number)
 
     def run(
@@ -213,7 +213,7 @@ class _Bench:
     ) -> Answer:
         if not self._receive(message, boxes):
             return Answer(MISSING, [], self._name)
-        faulthandler.enable(self._ledger.crash_log)  # another bench may have had it
+        faulthandler.enable(self._ledger.crash_log)  # another _Bench may have enabled it
         self._way.begin()
         self._until, self._seconds = 0.0, message.seconds
         self._timeout = min(message.timeout, _LONGEST_TIMEOUT)
@@ -242,7 +242,7 @@ class _Bench:
         return None if partial is None else Box(codec.encode(partial, back=True))
 
     def _receive(self, message: Message, boxes: tuple[Opened, ...]) -> bool:
-        """Take what came along; False where a value did not, and is not here."""
+        """Store the values that were sent; False if a value is missing."""
         values = self._values
         values.held = frozenset(message.tokens)
         for token in message.released:
@@ -261,9 +261,9 @@ class _Bench:
         )
 
     def _is_made_anew(self, head: CallHead, parameter: SharedParameter) -> bool:
-        """Whether a value that is to be watched was used by others since it was decoded.
+        """Whether a value that must be watched was used by others since it was decoded.
 
-        A function that has yet to be decoded may be one of them: it may have captured the value.
+        A function that is not decoded yet counts: it may have captured the value.
         """
         if not (head.strict and parameter.is_readonly):
             return False
@@ -271,36 +271,36 @@ class _Bench:
         return head.function not in values.decoded or not values.can_lend(parameter.token)
 
     def _put_away(self) -> None:
-        """Each task brings its own values; what was made of them is kept."""
+        """Drop the values of this task; their decoded forms are kept."""
         stores = self._values.stores
         for token, store in list(stores.items()):
             if not (isinstance(store, _BoxStore) and store.is_copied):
                 del stores[token]
 
     def _heed(self) -> bool:
-        """Asked between two items: whether the chunk ends here."""
+        """Called between two items: whether the chunk ends here."""
         if self._way.is_full or self._ledger.is_stopped:
             return True
         if self._seconds and self._is_time_up():
             return True
         if self._timeout:
-            # Its own thread keeps the time and needs no GIL: no native code can hold it up.
+            # Its own thread needs no GIL, so native code cannot delay it.
             faulthandler.dump_traceback_later(self._timeout, exit=True, file=self._ledger.crash_log)
         return False
 
     def _is_time_up(self) -> bool:
-        """Whether items have been run for long; loading is not counted."""
+        """Whether items have run for the time of a chunk; loading is not counted."""
         now = time.monotonic()
         self._until = self._until or now + self._seconds
         words = self._ledger.words
         return now > self._until and words[Word.BASE] + words[Word.COUNT] > 0
 
     def close(self) -> None:
-        """The caller is gone, or has found other workers: nothing is kept for it."""
+        """The caller has ended or uses other workers: drop all of its state."""
         self._ledger.close()
 
     def drop_idle(self, now: float) -> None:
-        """Let go of the values that have not been asked for lately."""
+        """Drop the values that were not used lately."""
         values = self._values
         for token, found in list(values.decoded.items()):
             if now - found.used > max(_IDLE_SECONDS, _IDLE_FACTOR * found.seconds):
