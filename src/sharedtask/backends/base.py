@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from queue import Empty
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -60,6 +61,16 @@ class Limits:
         return None if memory is None and items is None else cls(memory, items)
 
 
+@dataclass(eq=False, slots=True)
+class Team:
+    """Calls that are bounded together: ``workers`` of a call is how many all of them use at once.
+
+    ``chunks`` counts those that each worker has. The backend's own lock guards it.
+    """
+
+    chunks: Counter[int] = field(default_factory=Counter)
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call of a task: ``function(*bound, item, *args, **kwargs, **shared)`` for every item.
@@ -79,6 +90,10 @@ class Call:
     must survive the caller's death.
     ``randomness`` makes generators for each item, if a parameter asks for one. If ``uncopied``,
     tasks that run in the caller get the caller's own unmarked objects.
+
+    Calls of one ``team`` share their limit of workers; Ray alone limits each call by itself.
+    ``inner_threads`` is how many threads numerical libraries use in a worker; None: its share of
+    the CPUs.
     """
 
     task: str
@@ -106,6 +121,8 @@ class Call:
     strict: bool
     uncopied: bool
     ray_options: Mapping[str, Any]
+    team: Team | None = None
+    inner_threads: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from sharedtask.backends.base import (
     Session,
     SharedValue,
     Sink,
+    Team,
 )
 from sharedtask.errors import ChangedValueError, ClosedError, TaskTimeoutError
 from sharedtask.options import available_cpus
@@ -110,7 +111,10 @@ class ThreadBackend(_LocalBackend):
 
 
 class _LocalSession(Session):
-    running = 1  # chunks at a time
+    @property
+    def running(self) -> int:
+        """Chunks at a time."""
+        return 1
 
     def __init__(self, call: Call, sink: Sink) -> None:
         self._call = call
@@ -368,7 +372,16 @@ class _ThreadSession(_LocalSession):
         self._threads = threads
         cpus = available_cpus()
         self.crew = Crew(call.workers or cpus, cpus)
-        self.running = 0
+        self._team = Team() if call.team is None else call.team
+
+    @property
+    def running(self) -> int:
+        """Chunks at a time, of this call and those that are bounded with it."""
+        return self._team.chunks[0]
+
+    def note(self, change: int) -> None:
+        """A chunk begins, or ends."""
+        self._team.chunks[0] += change
 
     def submit(self, chunk: Chunk) -> None:
         self._threads.put(self, with_copies(self._call, chunk))
@@ -443,11 +456,11 @@ class _Threads:
             session = work[0]
             if session.running < session.crew.workers:
                 self._queue.remove(work)
-                session.running += 1
+                session.note(1)
                 return work
         return None
 
     def _end(self, session: _ThreadSession) -> None:
         with self._changed:
-            session.running -= 1
+            session.note(-1)
             self._changed.notify()

@@ -248,11 +248,16 @@ def open_file(mark: Any, file: proc_maps.MappedFile) -> np.memmap[Any, Any]:
     """Map a file anew: read-only for ``Shared``, private ("c") for ``CopyOnWrite``."""
     mode: Any = "r" if memoryview(mark).readonly else "c"
     array = np.memmap(file.path, np.uint8, mode, file.offset, (file.nbytes,))
+    require_same_file(file)
+    return array
+
+
+def require_same_file(file: proc_maps.MappedFile) -> None:
+    """Refuse what is another file by now."""
     status = os.stat(file.path)
     if (status.st_dev, status.st_ino) != (file.device, file.inode):
         msg = f"{file.path} was replaced by another file since it was mapped."
         raise FileNotFoundError(msg)
-    return array
 
 
 def show_memmap(

@@ -214,11 +214,15 @@ class Submission:
                 on_shares(self._session.shares)
                 self.future._submission = self
                 _pending.add(self)
-                self._session.submit(Chunk(next(self._numbers), 0, [item]))
+                self._session.submit(self._chunk())
                 self._session.leave()
         except BaseException:
             self.give_up(running=True)
             raise
+
+    def _chunk(self) -> Chunk:
+        """What is to be run: at first, and when the item is tried again."""
+        return Chunk(next(self._numbers), 0, [self._item])
 
     def begun(self, chunk: int) -> bool:  # noqa: ARG002  a Sink's
         """A future that was cancelled in the queue is not run."""
@@ -299,11 +303,13 @@ class Submission:
             report.delivery.discard()
             return
         try:
-            batch = report.delivery.open()
-            if batch.values and not self._is_tried_again(batch):
-                self._finish(batch.values[0], batch.errors.get(0))
+            self._take(report, report.delivery.open())
         except BaseException as error:  # noqa: BLE001
             self._finish(None, error)
+
+    def _take(self, report: Report, batch: Batch) -> None:  # noqa: ARG002  for those of many items
+        if batch.values and not self._is_tried_again(batch):
+            self._finish(batch.values[0], batch.errors.get(0))
 
     def _is_tried_again(self, batch: Batch) -> bool:
         self._session.accept(batch)
@@ -313,7 +319,7 @@ class Submission:
         if not self._left or self._is_over:
             return False
         self._left -= 1
-        self._session.submit(Chunk(next(self._numbers), 0, [self._item]))
+        self._session.submit(self._chunk())
         self._session.leave()
         return True
 

@@ -42,17 +42,18 @@ def readonly_advice(
 
     ``shared`` names the parameters that are Shared; ``given`` are the unmarked arguments.
     """
-    if not _is_refusal(error):
+    if not is_refusal(error):
         return error
     if shared:
         add_note(error, _of_shared(task, shared))
-    unmarked = [*_readonly(given()), *_captured(function)]
+    unmarked = [*readonly(given()), *captured(function)]
     if unmarked:
         add_note(error, _of_unmarked(task, unmarked))
     return error
 
 
-def _is_refusal(error: BaseException) -> bool:
+def is_refusal(error: BaseException) -> bool:
+    """Whether it says that a write into an array was refused."""
     library = type(error).__module__.partition(".")[0]
     if type(error) not in _KINDS and library not in _LIBRARIES:
         return False
@@ -86,7 +87,7 @@ def _listed(names: Any) -> str:
     return " and ".join(names)
 
 
-def _readonly(values: Mapping[str, Any]) -> Iterator[str]:
+def readonly(values: Mapping[str, Any]) -> Iterator[str]:
     """The names of values that contain a read-only array."""
     return (name for name, value in values.items() if _holds_readonly(value, _DEPTH))
 
@@ -104,7 +105,7 @@ def _holds_readonly(value: Any, depth: int) -> bool:
     return bool(depth) and any(_holds_readonly(each, depth - 1) for each in list(inside))
 
 
-def _captured(function: Any) -> Iterator[str]:
+def captured(function: Any) -> Iterator[str]:
     """Names of values that a function of a script or cell captures."""
     if not hasattr(function, "__code__"):
         return

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sharedtask.backends import encoding, locking
-from sharedtask.backends.base import Backend, Call, Chunk, Crew, Session, Sink
+from sharedtask.backends.base import Backend, Call, Chunk, Crew, Session, Sink, Team
 from sharedtask.backends.leasing import head_of, lease_all
 from sharedtask.errors import BackendUnavailableError, StoreFullError
 from sharedtask.memory.room import needed_for
@@ -144,7 +144,8 @@ class _ProcessSession(Session):
             raise
         self.shares = leases.shares
         # BLAS threads for each worker: its share of the cores, unless the user has decided.
-        blas = max(cpus // workers, 1) if here.limits_blas else 0
+        share = max(cpus // workers, 1) if here.limits_blas else 0
+        blas = call.inner_threads or share
         head = head_of(call, leases, blas, working_directory())
         self._call = OpenCall(
             call.task,
@@ -159,6 +160,7 @@ class _ProcessSession(Session):
             call.function,
             sink,
             self._places,
+            Team().chunks if call.team is None else call.team.chunks,
         )
         self._is_open = True
 

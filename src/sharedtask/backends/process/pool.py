@@ -298,10 +298,7 @@ class Pool:
 
     def _spawn(self, call: OpenCall) -> WorkerLink:
         if self._starter is None:
-            # A module that defines tasks imports the whole library: once in the forkserver is
-            # faster than once in each worker.
-            modules = ["sharedtask.task.decorator"] * functions.is_defined_as_task(call.function)
-            self._starter = StarterLink(*modules)
+            self._starter = StarterLink(*_needed_by(call.function))
             self._loop.register(self._starter, self._on_starter)
         self._serial += 1
         worker = self._starter.spawn(self._serial, self._tracker.descriptor())
@@ -706,6 +703,17 @@ _LOST = (
     "the program has closed file descriptors that it did not open, and with them the connections to"
     " the workers that this call had. Call again: a new pool starts by itself."
 )
+
+
+def _needed_by(function: Callable[..., Any]) -> list[str]:
+    """Modules of ours that workers will need.
+
+    Loading them once in the forkserver is faster than once in each worker. A module that defines
+    tasks imports the whole library.
+    """
+    if (function.__module__ or "").startswith("sharedtask."):
+        return [function.__module__]
+    return ["sharedtask.task.decorator"] * functions.is_defined_as_task(function)
 
 
 def _best_equipped(workers: list[WorkerLink], tokens: list[int]) -> WorkerLink:

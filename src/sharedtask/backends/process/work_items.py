@@ -47,7 +47,7 @@ class OpenCall:
     function: Callable[..., Any]
     sink: Sink
     places: Places
-    users: Counter[int] = field(default_factory=Counter)  # serial of worker -> chunks it has
+    users: Counter[int]  # serial of worker -> chunks it has; those of the whole team
     pending: int = 0  # chunks in the queue and in workers
     entered: bool = False  # a worker got a chunk: tasks may have written since
     seconds: float | None = None  # how long a chunk takes, smoothed

@@ -1,0 +1,44 @@
+"""Makes joblib know the backend, here and in the workers."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from joblib import parallel
+
+from sharedtask import context
+
+NAME = "sharedtask"
+
+
+def register(*, make_default: bool = False) -> None:
+    """Make joblib know the backend "sharedtask"; twice is once.
+
+    Args:
+        make_default: Whether joblib uses it where a program names no backend.
+
+    Example:
+        >>> import joblib
+        >>> from sharedtask.joblib import register
+        >>> register()
+        >>> with joblib.parallel_config(backend="sharedtask", n_jobs=2):
+        ...     joblib.Parallel()(joblib.delayed(pow)(x, 2) for x in range(4))
+        [0, 1, 4, 9]
+    """
+    # Workers, which rarely need a backend, do not load what makes it.
+    factory = _made if context.a_task() else _class()
+    parallel.register_parallel_backend(NAME, factory, make_default=make_default)
+
+
+def is_default() -> bool:
+    """Whether joblib uses it where nothing else is said."""
+    return bool(NAME == parallel.DEFAULT_BACKEND)
+
+
+def _class() -> Any:
+    return import_module("sharedtask.joblib.backend").SharedTaskBackend
+
+
+def _made(**params: Any) -> Any:
+    return _class()(**params)

@@ -1,0 +1,72 @@
+"""What a worker does for joblib: the calls of a batch, one after the other."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from joblib import parallel, parallel_config
+
+from sharedtask.worker.settings import SETTINGS, Setting
+
+from . import naming
+from .batches import AnyCall, SetUp, Surroundings
+from .registering import register
+
+_prepared: list[Surroundings] = []  # the last one
+_done: dict[tuple[int, int], _Kept] = {}
+
+
+def run(number: int, first: int, calls: list[AnyCall], around: Surroundings) -> Any:
+    """Run the call with this number; ``first`` is that of the first one here."""
+    if not _prepared or _prepared[0] is not around:
+        _prepare(around)
+    function, args, kwargs = calls[number - first]
+    with parallel_config(backend=around.backend, n_jobs=around.n_jobs):
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            naming.advise(error, function, args, kwargs)
+            raise
+
+
+def _prepare(around: Surroundings) -> None:
+    if around.is_default or "sharedtask" not in parallel.BACKENDS:
+        register(make_default=around.is_default)
+    if around.set_up is not None:
+        _set_up(around.set_up)
+    _prepared[:] = [around]
+
+
+def _set_up(wanted: SetUp) -> None:
+    """Call it, once; keep its changes of the settings that follow the caller's."""
+    kept = _done.get(wanted.number)
+    if kept is not None:
+        kept.restore()
+        return
+    environ, settings = dict(os.environ), [setting.read() for setting in SETTINGS]
+    wanted.function(*wanted.args)
+    _done[wanted.number] = _Kept(
+        {name: value for name, value in os.environ.items() if environ.get(name) != value},
+        [
+            (setting, now)
+            for setting, before in zip(SETTINGS, settings, strict=True)
+            if (now := setting.read()) != before and setting.name != "os.environ"
+        ],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """Settings that were made in this worker, and are its own."""
+
+    environ: dict[str, str]
+    others: list[tuple[Setting, Any]]
+
+    def restore(self) -> None:
+        """Set them again: a worker follows its caller at each call."""
+        os.environ.update(self.environ)
+        for setting, value in self.others:
+            if setting.read() != value:
+                setting.restore(value)

@@ -1,0 +1,176 @@
+"""Calls of any functions: what stands between the library and the interfaces of others.
+
+``submit`` runs one item of a task. Here several calls travel together and come back in one future,
+each with an outcome of its own: an error names the call, one that failed is tried again alone, and
+what a worker that died had not begun is begun elsewhere.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from sharedtask.backends import registry
+from sharedtask.backends.base import Chunk, Team
+from sharedtask.errors import ClosedError
+from sharedtask.system import background, critical_sections
+
+from .futures import Submission, TaskFuture
+from .plan import plan_call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from sharedtask.backends.base import Backend, Call
+    from sharedtask.options import Options
+    from sharedtask.outcomes import Batch, Report
+
+    from .plan import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Facade:
+    """Where calls are sent, under options that were decided before.
+
+    Large arrays among their arguments are shared, each by itself, for as long as it lives.
+
+    Attributes:
+        target: What is called, with the number of the call and the arguments that all have.
+        options: ``workers`` of them run at a time, whatever is submitted.
+        shared_from: Arrays of so many bytes are shared; None for none.
+        inner_threads: How many threads numerical libraries use in a worker; None: its share.
+    """
+
+    target: Target
+    options: Options
+    shared_from: int | None = None
+    inner_threads: int | None = None
+    team: Team = field(default_factory=Team)
+
+    def submit(self, name: str, numbers: range, *args: Any) -> TaskFuture[list[Any]]:
+        """Send calls; ``name`` is what errors call the function.
+
+        Raises:
+            SerializationError: An argument cannot be encoded.
+            StoreFullError: An argument does not fit.
+        """
+        planned = plan_call(self.target, args, {}, self.options, items=numbers)
+        call = replace(
+            planned,
+            task=name,
+            capture_from=self.shared_from,
+            inner_threads=self.inner_threads,
+            team=self.team,
+        )
+        backend = registry.get(self.options.backend)
+        return Several(backend, call, numbers, self.options).future
+
+
+def failed(error: BaseException) -> TaskFuture[Any]:
+    """A future of a call that could not be sent."""
+    future: TaskFuture[Any] = TaskFuture()
+    future.set_exception(error)
+    return future
+
+
+def when_done(future: TaskFuture[Any], call: Callable[[Any], object]) -> None:
+    """Have ``call(future)`` run when the future is done, and never within this very call.
+
+    It may submit more, which may be done at once as well.
+    """
+    entered = [True]
+
+    def run(done: Any) -> None:
+        if entered:
+            background.put(functools.partial(call, done))
+        else:
+            call(done)
+
+    future.add_done_callback(run)
+    entered.clear()
+
+
+class Several(Submission):
+    """Several items, all results in one future."""
+
+    def __init__(self, backend: Backend, call: Call, numbers: range, options: Options) -> None:
+        self._numbered = numbers
+        self._found: dict[int, Any] = {}
+        self._tried: Counter[int] = Counter()
+        self._open_chunks: dict[int, tuple[range, int]] = {}  # and how many have an outcome
+        self._lock = critical_sections.object_lock()
+        super().__init__(backend, call, numbers, options, _count_nothing)
+
+    def _chunk(self) -> Chunk:
+        return self._chunk_of(self._numbered)
+
+    def _chunk_of(self, numbers: range) -> Chunk:
+        number = next(self._numbers)
+        self._open_chunks[number] = numbers, 0
+        return Chunk(number, numbers.start, numbers)
+
+    def _take(self, report: Report, batch: Batch) -> None:
+        self._session.accept(batch)
+        with self._lock:
+            again, error = self._sorted(batch)
+            rest = self._rest(report)
+            is_over = error is not None or len(self._found) == len(self._numbered)
+        if is_over:
+            values = None if error is not None else [self._found[k] for k in self._numbered]
+            self._finish(values, error)
+        elif again or rest:
+            # Not in this thread, which may be one that must not wait.
+            background.put(functools.partial(self._run_again, [*again, rest]))
+
+    def _sorted(self, batch: Batch) -> tuple[list[range], BaseException | None]:
+        """Put the results in their places; what is tried again, and the first error of others."""
+        again, first = [], None
+        for offset, value in enumerate(batch.values):
+            number, error = batch.first + offset, batch.errors.get(offset)
+            if error is None:
+                self._found[number] = value
+            elif self._may_be_tried(number, error):
+                again.append(range(number, number + 1))
+            elif self._options.return_exceptions:
+                self._found[number] = error
+            else:
+                first = first or error
+        return again, first
+
+    def _may_be_tried(self, number: int, error: BaseException) -> bool:
+        options = self._options
+        if isinstance(error, ClosedError) or not isinstance(error, options.retry_on):
+            return False
+        self._tried[number] += 1
+        return self._tried[number] <= options.retries
+
+    def _rest(self, report: Report) -> range:
+        """What a worker had not begun at the end of its chunk."""
+        numbers, covered = self._open_chunks[report.chunk]
+        covered += report.count
+        if not report.finished:
+            self._open_chunks[report.chunk] = numbers, covered
+            return range(0)
+        del self._open_chunks[report.chunk]
+        return numbers[covered:]
+
+    def _run_again(self, parts: Iterable[range]) -> None:
+        try:
+            for numbers in filter(None, parts):
+                self._session.submit(self._chunk_of(numbers))
+                self._session.leave()
+        except BaseException as error:  # noqa: BLE001  the pool was shut down meanwhile
+            self._finish(None, error)
+
+    def _resolve(self, value: Any, error: BaseException | None) -> None:
+        """What is wrong with the call as a whole stands at the place of none of them."""
+        if error is None:
+            self.future.set_result(value)
+        else:
+            self.future.set_exception(error)
+
+
+def _count_nothing(shares: Any) -> None:
+    """No task counts these values."""
