@@ -295,7 +295,7 @@ def test_function_that_cannot_be_sent_is_named() -> None:
         with lock:
             return x
 
-    with pytest.raises(SerializationError, match=r"locked\(\), item 0, .*lock is a _thread.lock"):
+    with pytest.raises(SerializationError, match=r"locked\(\), item \d, .*lock is a _thread.lock"):
         two()(delayed(locked)(x) for x in range(3))
 
 
