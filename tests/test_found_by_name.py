@@ -133,19 +133,52 @@ if __name__ == "__main__":
     assert third.startswith("NameError A worker knows of a script those globals")
 
 
-def test_what_has_no_parts_is_refused(run: Run) -> None:
-    """A ufunc made of a function, and a context variable, cannot be taken apart: both are named."""
+@pytest.mark.parametrize("backend", ["serial", "process"])
+def test_ufunc_that_is_made_of_a_function(run: Run, backend: str) -> None:
+    """What ``np.frompyfunc`` made goes with its function, as a global, an argument and an item."""
     out = run(
         f"""{SCRIPT}
-BACKEND = "process"
+BACKEND = {backend!r}
+total = np.frompyfunc(lambda a, b: a + b + LIMIT, 2, 1, identity=100)
+either = np.frompyfunc(lambda a, b: a or b, 2, 1, identity=None)
+first = np.frompyfunc(lambda a, b: a, 2, 1)
+
+def used(x, given):
+    square = np.full((2, 2), x, object)
+    try:
+        first.reduce(square, axis=(0, 1))
+    except ValueError:
+        both = either.reduce(square, axis=(0, 1))
+        return upper(x), total.reduce(square[:0, 0]), both, given(x, 1)
+
 if __name__ == "__main__":
-    print(told(lambda x: upper(x)))
-    print(told(lambda x: variable.get()))
+    task = parallel(used).with_options(backend=BACKEND)
+    print(task.map([5], given=total), upper.__name__)
+    print(parallel(lambda u: u(1)).with_options(backend=BACKEND).map([upper]))
 """
     )
-    first, second = out.splitlines()
-    assert "global upper is a numpy.ufunc" in first
-    assert "global variable is a _contextvars.ContextVar" in second
+    assert ["[(6, 100, 5, 9)] <lambda> (vectorized)", "[2]"] == out.splitlines()
+
+
+def test_what_only_a_name_leads_to_is_refused(run: Run) -> None:
+    """What pickles as a name that only the script has is refused with what to do."""
+    out = run(
+        f"""{SCRIPT}
+import copyreg
+BACKEND = "process"
+class Named: pass
+copyreg.pickle(Named, lambda named: "NAMED")
+NAMED = Named()
+if __name__ == "__main__":
+    print(told(lambda x: NAMED))
+    other = NAMED
+    del NAMED
+    print(told(lambda x: other))
+"""
+    )
+    for line in out.splitlines():
+        assert "It is found by its name only: move it to a module" in line
+    assert 2 == len(out.splitlines())
 
 
 def test_module_functions_still_go_by_name() -> None:

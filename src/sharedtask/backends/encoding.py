@@ -9,7 +9,7 @@ from sharedtask.memory.room import needed_for
 from sharedtask.outcomes import RaisedError, remote_text
 from sharedtask.serialization import codec
 from sharedtask.serialization.unpicklable import culprit, encodes
-from sharedtask.worker import call_header, result_format
+from sharedtask.worker import call_header, context_variables, result_format
 from sharedtask.worker.envelope import SEGMENT_FROM, Parcel
 
 if TYPE_CHECKING:
@@ -77,16 +77,17 @@ def _told(problem: Exception, cause: Exception) -> tuple[Any, ...]:
 
 def pack_constants(call: Call, pack: Callable[[Payload], Parcel], captures: Captures) -> Parcel:
     """Encode the arguments that every item of a call gets besides the shared values."""
-    if not (call.bound or call.args or call.kwargs):
+    variables = context_variables.carried(call.task, call.function)
+    if not (call.bound or call.args or call.kwargs or variables):
         return call_header.NO_CONSTANTS
-    constants = call_header.Constants(call.bound, call.args, dict(call.kwargs))
+    constants = call_header.Constants(call.bound, call.args, dict(call.kwargs), variables)
     with needed_for(call.task, lambda: f"{_largest(call)} does not fit"):
         return pack(_encoded(call, constants, captures))
 
 
 def _encoded(call: Call, constants: call_header.Constants, captures: Captures) -> Payload:
     try:
-        return captures.encoder()(constants.parts())
+        return captures.encoder()(constants.sent())
     except MemoryError:
         raise
     except Exception as error:

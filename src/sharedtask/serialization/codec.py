@@ -18,6 +18,7 @@ from __future__ import annotations
 import copyreg
 import io
 import pickle
+import re
 import sys
 import threading
 import traceback
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import cloudpickle
 import numpy as np
-from cloudpickle.cloudpickle import _dynamic_class_reduce
+from cloudpickle.cloudpickle import _dynamic_class_reduce, _module_reduce, dynamic_subimport
 
 from sharedtask.memory.payload import Payload
 from sharedtask.serialization.kinds import named
@@ -36,6 +37,7 @@ from . import classes, reducers
 from .buffer_collector import Outgoing
 from .buffers import laid_out
 from .kinds import by_cloudpickle, find, found
+from .modules import MAIN, is_made_by_hand
 from .sources import names_in_texts, reduce_code
 
 if TYPE_CHECKING:
@@ -106,7 +108,8 @@ def decode(head: bytes | memoryview, buffers: Iterable[Any] = ()) -> Any:
     """Rebuild a value; its arrays view ``buffers`` and are writable where these are."""
     try:
         return interrupts.exposed(_loaded, head, laid_out(head, buffers))
-    except Exception:
+    except Exception as error:
+        _tell_name_only(error)
         raise
     except BaseException as error:
         raise _as_exception(error, pickle.UnpicklingError) from error
@@ -160,10 +163,23 @@ def dump(pickler: pickle.Pickler, value: object) -> None:
     """Have a value pickled: user code runs here."""
     try:
         interrupts.exposed(pickler.dump, value)
-    except Exception:
+    except Exception as error:
+        _tell_name_only(error)
         raise
     except BaseException as error:
         raise _as_exception(error, pickle.PicklingError) from error
+
+
+def _tell_name_only(error: Exception) -> None:
+    """Say what helps where pickle has a name alone, and that is one of the script."""
+    said = error.args[0] if error.args else None
+    kinds = (AttributeError, pickle.PicklingError)
+    if type(error) in kinds and isinstance(said, str) and _NAMED_IN_MAIN.match(said):
+        error.args = (f"{said}. {_NAME_ONLY}", *error.args[1:])
+
+
+_NAMED_IN_MAIN = re.compile(r"Can't (get attribute|pickle) .*\b__main__", re.DOTALL)
+_NAME_ONLY = "It is found by its name only: move it to a module"
 
 
 def _as_exception(error: BaseException, cls: type[pickle.PickleError]) -> BaseException:
@@ -182,6 +198,14 @@ class _Dispatch(dict[type, Any]):
 
     def __missing__(self, cls: type) -> Any:
         return copyreg.dispatch_table[cls]
+
+
+def _reduce_module(module: ModuleType) -> Any:
+    """A module by its name, or with all that is in it."""
+    if not is_made_by_hand(module):
+        return _module_reduce(module)
+    state = {name: value for name, value in vars(module).items() if name != "__builtins__"}
+    return dynamic_subimport, (module.__name__, state)
 
 
 class SupportsWrite(Protocol):
@@ -203,6 +227,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
 
     dispatch_table = _Dispatch(cloudpickle.Pickler._dispatch_table)
     dispatch_table[CodeType] = reduce_code
+    dispatch_table[ModuleType] = _reduce_module
 
     def __init__(
         self,
@@ -240,7 +265,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
             return NotImplemented
         record = self.out.record()  # before cloudpickle reads anything
         reduced: Any
-        if by_value or function.__module__ == _MAIN_OF_A_CHILD:
+        if by_value or _is_known_here_alone(function):
             reduced = self._dynamic_function_reduce(function)
         else:
             reduced = super().reducer_override(function)
@@ -258,7 +283,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
             return super().reducer_override(obj)
         if self.out.back and classes.is_built(obj):
             return classes.by_key(obj)
-        if obj.__module__ == _MAIN_OF_A_CHILD:
+        if _is_known_here_alone(obj):
             reduced = _dynamic_class_reduce(obj)
         else:
             reduced = super().reducer_override(obj)
@@ -271,7 +296,12 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
 _WITH_SETTER = 6
 # A process that multiprocessing has spawned knows the script by this name, and no worker does.
 _MAIN_OF_A_CHILD = "__mp_main__"
-_MAIN = ("__main__", _MAIN_OF_A_CHILD)
+
+
+def _is_known_here_alone(obj: Any) -> bool:
+    """True for a function or class whose name leads to it here, and in no other process."""
+    module: Any = getattr(obj, "__module__", None)
+    return module == _MAIN_OF_A_CHILD or is_made_by_hand(sys.modules.get(module))
 
 
 def _has_plain_name(obj: Any) -> bool:
@@ -280,8 +310,10 @@ def _has_plain_name(obj: Any) -> bool:
     False says nothing: there are other ways to be found.
     """
     module: Any = getattr(obj, "__module__", None)
-    home = None if module in _MAIN else sys.modules.get(module)
+    home = None if module in MAIN else sys.modules.get(module)
     if type(home) is not ModuleType or vars(home).get(obj.__qualname__) is not obj:
+        return False
+    if is_made_by_hand(home):
         return False
     return not cloudpickle.list_registry_pickle_by_value()
 

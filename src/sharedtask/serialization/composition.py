@@ -19,11 +19,13 @@ import operator
 import sys
 import types
 import weakref
+from contextvars import ContextVar
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cloudpickle
 
+from .modules import MAIN, is_made_by_hand
 from .sources import names_in_texts
 
 if TYPE_CHECKING:
@@ -46,9 +48,6 @@ __all__ = [
 # Objects in the order in which they were met. The same objects in the same order are the same
 # function.
 Composition = list[Any]
-
-# The script; a process that multiprocessing has spawned knows it by the second name.
-MAIN = ("__main__", "__mp_main__")
 
 _NEXT = object()  # between two parts of a function
 _EMPTY = object()  # a cell without contents
@@ -307,6 +306,8 @@ def is_constant(value: Any) -> bool:
         return True
     if kind is types.ModuleType:
         return _is_loaded(value)
+    if kind is ContextVar:  # what it is set to travels by itself
+        return True
     if issubclass(kind, type):
         return is_named(value)
     if kind is types.BuiltinFunctionType:
@@ -330,7 +331,7 @@ def is_named(obj: Any) -> bool:
     """True for a function or class that is found by its name; False says nothing."""
     module: Any = getattr(obj, "__module__", None)
     home = None if module in MAIN else sys.modules.get(module)
-    if type(home) is not types.ModuleType:
+    if type(home) is not types.ModuleType or is_made_by_hand(home):
         return False
     found: Any = home
     for name in obj.__qualname__.split("."):
@@ -342,4 +343,6 @@ def is_named(obj: Any) -> bool:
 
 def _is_loaded(module: types.ModuleType) -> bool:
     name: Any = getattr(module, "__name__", None)
-    return sys.modules.get(name) is module and not cloudpickle.list_registry_pickle_by_value()
+    if sys.modules.get(name) is not module or is_made_by_hand(module):
+        return False
+    return not cloudpickle.list_registry_pickle_by_value()

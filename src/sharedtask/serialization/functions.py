@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
+from cloudpickle import list_registry_pickle_by_value
+
 from sharedtask.errors import SerializationError
 from sharedtask.system.finalizers import Known
 
 from . import homes
 from .composition import of_function, same
+from .modules import travels_by_value
 from .sources import names_in_texts
 
 if TYPE_CHECKING:
@@ -121,7 +124,7 @@ def portable(function: Callable[..., Any]) -> Portable:
         return Portable(function, (), of_function(function))
     known = _known.get(function)
     state = homes.state(function)
-    if known is not None and same(known.state, state):
+    if known is not None and same(known.state, state) and not list_registry_pickle_by_value():
         return Portable(known.named)
     return _looked_up(function, known, state)
 
@@ -173,7 +176,7 @@ def by_name(function: Callable[..., Any]) -> NamedFunction | None:
     if not isinstance(module, str) or not isinstance(qualname, str) or "<" in qualname:
         return None
     home = sys.modules.get(module)
-    if module == "__main__" or home is None or home.__spec__ is None:
+    if module == "__main__" or home is None or home.__spec__ is None or travels_by_value(home):
         return None
     if not _is_written_in(function, vars(home)):
         return None  # another module's function that took this one's name

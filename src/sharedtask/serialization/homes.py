@@ -28,6 +28,7 @@ __all__ = [
     "defaults",
     "functions_of",
     "is_plain",
+    "parts_of",
     "set_defaults",
     "state",
     "was_changed",
@@ -74,7 +75,7 @@ def functions_of(function: Any) -> list[Any]:
     for each in found:
         if type(each) is not FunctionType:
             continue
-        for value in own_parts(each, names(each.__code__)):
+        for value in parts_of(each):
             if type(value) is FunctionType and id(value) not in met:
                 met.add(id(value))
                 if value.__globals__ is home:
@@ -92,6 +93,11 @@ def state(function: Any) -> list[Any]:
     for each, read in _reads(functions_of(function)):
         found.extend(map(_held, own_parts(each, read)))
     return found
+
+
+def parts_of(function: FunctionType) -> list[Any]:
+    """What a function consists of, with the globals that it reads."""
+    return own_parts(function, names(function.__code__))
 
 
 def was_changed(function: Any, known: list[Any] | None, now: list[Any]) -> bool:

@@ -45,7 +45,7 @@ _CURES: Mapping[str, str] = {
     "threading.Thread": _MAKE_IT,
     "_thread._local": _MAKE_IT,
     "_contextvars.Context": _MAKE_IT,
-    "_contextvars.ContextVar": _MAKE_IT,
+    "_contextvars.Token": _MAKE_IT,
     "queue.Queue": _LIST_IT,
     "_queue.SimpleQueue": _LIST_IT,
     "subprocess.Popen": _MAKE_IT,

@@ -12,7 +12,7 @@ import gc
 import sys
 import threading
 from collections import deque
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ def when_loaded(name: str, action: Callable[[Any], object]) -> None:
         action(module)
         return
     _hook.actions.setdefault(name, []).append(action)
-    if _hook not in sys.meta_path:
-        sys.meta_path.insert(0, _hook)
+    if _hook not in sys.meta_path[:1]:  # first of all finders: one before it would hide a module
+        sys.meta_path[:] = [_hook, *(each for each in sys.meta_path if each is not _hook)]
 
 
 class _Hook:
@@ -125,11 +125,22 @@ class _Hook:
     ) -> ModuleSpec | None:
         """See ``importlib.abc.MetaPathFinder``."""
         actions = self.actions.pop(name, None)
-        spec = None if actions is None else PathFinder.find_spec(name, path, target)
+        spec = None if actions is None else _found_by_others(name, path, target)
         if spec is not None and spec.loader is not None:
             loader: Any = _Loader(spec.loader, actions or [])
             spec.loader = loader
         return spec
+
+
+def _found_by_others(
+    name: str, path: Sequence[str] | None, target: ModuleType | None
+) -> ModuleSpec | None:
+    for finder in sys.meta_path:
+        if finder is not _hook and hasattr(finder, "find_spec"):
+            spec: ModuleSpec | None = finder.find_spec(name, path, target)
+            if spec is not None:
+                return spec
+    return None
 
 
 class _Loader:

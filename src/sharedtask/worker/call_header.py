@@ -14,6 +14,7 @@ from sharedtask.serialization import codec
 from . import envelope
 
 if TYPE_CHECKING:
+    from .context_variables import Carried
     from .randomness import Randomness
 
 # Mode, slot of the note, accumulator slot, length of the head, number of the call; see
@@ -87,15 +88,23 @@ def load_head(data: bytes) -> CallHead:
 
 @dataclass(frozen=True, slots=True)
 class Constants:
-    """The arguments of every item: ``function(*bound, item, *args, **kwargs)``."""
+    """The arguments of every item: ``function(*bound, item, *args, **kwargs)``.
+
+    ``variables`` are the context variables that a worker sets for it.
+    """
 
     bound: tuple[Any, ...]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    variables: tuple[Carried, ...] = ()
 
     def parts(self) -> tuple[tuple[Any, ...], tuple[Any, ...], dict[str, Any]]:
-        """As plain containers, which pickle without a class."""
+        """The arguments of the function besides the item."""
         return self.bound, self.args, self.kwargs
+
+    def sent(self) -> tuple[Any, ...]:
+        """As a plain container, which pickles without a class; the call takes it apart."""
+        return (*self.parts(), self.variables) if self.variables else self.parts()
 
     def named(self) -> dict[str, Any]:
         """Each by its name in messages."""
@@ -105,4 +114,4 @@ class Constants:
 
 
 # Most calls have none; their envelope is recognised by its bytes and not unpickled.
-NO_CONSTANTS = envelope.pack(codec.encode(((), (), {})), frozen=True)
+NO_CONSTANTS = envelope.pack(codec.encode(Constants((), (), {}).sent()), frozen=True)

@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 def constants(
     head: call_header.CallHead, data: memoryview, beside: Iterator[Any]
-) -> tuple[Any, Any, dict[str, Any], memoryview]:
+) -> tuple[call_header.Constants, memoryview]:
     """The arguments of every item, decoded for each chunk, and the rest of the body: items."""
     none = call_header.NO_CONSTANTS.data
     if bytes(data[: len(none)]) == none:
-        return (), (), {}, data[len(none) :]
+        return call_header.Constants((), (), {}), data[len(none) :]
     received = envelope.unpack(data, beside, private=True)
     try:
-        bound, args, kwargs = codec.decode(received.head, received.buffers)
+        found = call_header.Constants(*codec.decode(received.head, received.buffers))
     except BaseException as error:
         msg = f"{head.task}(): an argument cannot be unpickled in a worker: {error!r}"
         raise SerializationError(msg) from error
-    return bound, args, kwargs, data[received.end :]
+    return found, data[received.end :]
 
 
 def unpacked(mode: int, data: memoryview, beside: Iterator[Any]) -> Sequence[Any]:

@@ -1,8 +1,9 @@
 """``sys.path`` of the caller, in its order, and its modules from other folders.
 
 If a caller has imported ``helpers`` from one folder, and then inserts another folder with a
-``helpers`` before it, it keeps the first. A worker that imports it later would find the second: so
-workers are told the folders of such modules.
+``helpers`` before it, it keeps the first. A worker that imports it later would find the second, and
+it would not find a module that the caller loaded by the path of its file. So workers are told the
+files of such modules.
 """
 
 from __future__ import annotations
@@ -10,26 +11,40 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
-from importlib.machinery import ModuleSpec, PathFinder
-from typing import TYPE_CHECKING
+from importlib.machinery import ModuleSpec, PathFinder, all_suffixes
+from importlib.util import spec_from_file_location
+from typing import TYPE_CHECKING, Any
 
 from sharedtask import context
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from types import ModuleType
 
 
 @dataclass(frozen=True, slots=True)
+class Pin:
+    """The file of a module; of a package also the folders of its modules."""
+
+    name: str
+    file: str
+    folders: tuple[str, ...] | None
+
+
+# The entries of ``sys.path``, the modules that these do not find, and see ``ImportPath``.
+State = tuple[tuple[str, ...], tuple[Pin, ...], int]
+
+
+@dataclass(frozen=True, slots=True)
 class ImportPath:
-    """Entries of ``sys.path``, and the folders of modules that their order would not find.
+    """Entries of ``sys.path``, and the files of modules that their order would not find.
 
     ``generation`` counts how often modules that were imported before might be found elsewhere: a
     process that imported some for an earlier generation cannot serve a later one.
     """
 
     entries: tuple[str, ...]
-    pinned: tuple[tuple[str, str], ...]
+    pinned: tuple[Pin, ...]
     generation: int
     installed: tuple[str, ...]
 
@@ -39,17 +54,20 @@ class ImportPath:
 
 
 class _Known:
-    """``sys.path`` at the last check, and what was derived from it."""
+    """``sys.path`` and ``sys.modules`` at the last check, and what was derived from them."""
 
     entries: tuple[str, ...] | None = None
-    pinned: tuple[tuple[str, str], ...] = ()
+    pinned: tuple[Pin, ...] = ()
+    specs: tuple[tuple[str, Any], ...] = ()
     generation: int = 0
+    modules: frozenset[str] = frozenset()
+    last: tuple[int, str] = (0, "")
 
 
 _known = _Known()
 
 
-def read() -> tuple[tuple[str, ...], tuple[tuple[str, str], ...], int]:
+def read() -> State:
     """The present import path; of a worker only the entries, as it calls no others."""
     entries, before = tuple(sys.path), _known.entries
     if context.a_worker():
@@ -57,15 +75,17 @@ def read() -> tuple[tuple[str, ...], tuple[tuple[str, str], ...], int]:
     if entries != before:
         _known.entries = entries
         if before is None or entries[: len(before)] != before:
-            _known.pinned = _pinned(entries)
+            _pin(_shadowed(entries), _by_path(entries, sys.modules))
             _known.generation += before is not None
-    elif any(_folder_of(name) != folder for name, folder in _known.pinned):
-        _known.pinned = _pinned(entries)
+    elif any(_spec_of(name) is not spec for name, spec in _known.specs):
+        _pin(_shadowed(entries), _by_path(entries, sys.modules))
         _known.generation += 1
+    elif _last() != _known.last:
+        _pin(_known.pinned, _by_path(entries, sys.modules.keys() - _known.modules))
     return entries, _known.pinned, _known.generation
 
 
-def plain(state: tuple[tuple[str, ...], tuple[tuple[str, str], ...], int]) -> ImportPath:
+def plain(state: State) -> ImportPath:
     """The path in a form to send: entries are independent of the worker's folder."""
     entries, pinned, generation = state
     installed = (sys.prefix, sys.base_prefix)
@@ -75,15 +95,53 @@ def plain(state: tuple[tuple[str, ...], tuple[tuple[str, str], ...], int]) -> Im
 # ------------------------------------------------------------------- modules from elsewhere
 
 
-def _pinned(entries: Sequence[str]) -> tuple[tuple[str, str], ...]:
+def _pin(*pins: Iterable[Pin]) -> None:
+    found = {pin.name: pin for some in pins for pin in some}
+    _known.pinned = tuple(sorted(found.values(), key=lambda pin: pin.name))
+    _known.specs = tuple((name, _spec_of(name)) for name in found)
+    _known.modules = frozenset(sys.modules)
+    _known.last = _last()
+
+
+def _last() -> tuple[int, str]:
+    """The number of modules and the last one: one of them changes when a module is added."""
+    while True:
+        try:
+            return len(sys.modules), next(reversed(sys.modules))
+        except RuntimeError:  # another thread has imported one in between
+            continue
+
+
+def _shadowed(entries: Sequence[str]) -> list[Pin]:
     """Modules that the import path would find in another folder than the caller did."""
     folders = {name: folder for name in _loaded() if (folder := _folder_of(name)) is not None}
     unseen, pinned = set(folders), []
     for place in map(os.path.abspath, entries):
         found = unseen & _names_in(place)
         unseen -= found
-        pinned += [(name, folders[name]) for name in found if folders[name] != place]
-    return tuple(sorted(pinned))
+        pinned += [_pin_of(name) for name in found if folders[name] != place]
+    return pinned
+
+
+def _by_path(entries: Sequence[str], names: Iterable[str]) -> list[Pin]:
+    """Those of these modules that were loaded by the path of a file: no import finds them."""
+    places = set(map(os.path.abspath, entries))
+    return [_pin_of(name) for name in list(names) if _is_by_path(name, places)]
+
+
+def _is_by_path(name: str, entries: set[str]) -> bool:
+    folder, spec = _folder_of(name), _spec_of(name)
+    if folder is None or spec.name != name:  # or a second name, which a library has given it
+        return False
+    package, _, last = name.rpartition(".")
+    places = _folders_of_package(package) if package else entries
+    file = os.path.basename(spec.origin)
+    as_named = spec.submodule_search_locations is not None or file.startswith(f"{last}.")
+    return not (as_named and folder in places) and os.path.isfile(spec.origin)
+
+
+def _folders_of_package(name: str) -> list[str]:
+    return [os.path.abspath(each) for each in getattr(sys.modules.get(name), "__path__", ())]
 
 
 def _loaded() -> list[str]:
@@ -99,15 +157,31 @@ def _names_in(place: str) -> set[str]:
         return set()
 
 
-def _folder_of(name: str) -> str | None:
-    """The folder from which a top-level module was imported."""
+def _spec_of(name: str) -> Any:
     module: ModuleType | None = sys.modules.get(name)
-    spec: ModuleSpec | None = getattr(module, "__spec__", None)
+    return getattr(module, "__spec__", None)
+
+
+def _folder_of(name: str) -> str | None:
+    """The folder from which a module was imported; None for a module without a file."""
+    spec: ModuleSpec | None = _spec_of(name)
     origin = getattr(spec, "origin", None)
     if spec is None or not isinstance(origin, str) or not spec.has_location:
         return None
+    if not origin.endswith(_SUFFIXES):
+        return None
     folder = os.path.dirname(os.path.abspath(origin))
     return os.path.dirname(folder) if spec.submodule_search_locations is not None else folder
+
+
+_SUFFIXES = tuple(all_suffixes())
+
+
+def _pin_of(name: str) -> Pin:
+    spec = _spec_of(name)
+    folders = spec.submodule_search_locations
+    places = None if folders is None else tuple(map(os.path.abspath, folders))
+    return Pin(name, os.path.abspath(spec.origin), places)
 
 
 # ----------------------------------------------------------------------------- in a worker
@@ -117,14 +191,21 @@ class _Pins:
     """Finds modules in the folders from which the caller has them."""
 
     def __init__(self) -> None:
-        self.folders: dict[str, str] = {}
+        self.known: dict[str, Pin] = {}
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """See ``importlib.abc.MetaPathFinder``."""
-        folder = None if path is not None else self.folders.get(name)
-        return None if folder is None else PathFinder.find_spec(name, [folder], target)
+        pin = self.known.get(name)
+        if pin is not None and os.path.isfile(pin.file):
+            folders = None if pin.folders is None else list(pin.folders)
+            return spec_from_file_location(name, pin.file, submodule_search_locations=folders)
+        if not any(other.startswith(f"{name}.") for other in self.known):
+            return None
+        # A package that is there for the names of others alone.
+        found = PathFinder.find_spec(name, path, target)
+        return found or ModuleSpec(name, None, is_package=True)
 
 
 _pins = _Pins()
@@ -133,11 +214,11 @@ _pins = _Pins()
 def write(path: ImportPath) -> None:
     """Make this process import as the caller does."""
     sys.path[:] = path.entries
-    _pin(path)
+    _follow(path)
 
 
-def _pin(path: ImportPath) -> None:
-    _pins.folders = dict(path.pinned)
+def _follow(path: ImportPath) -> None:
+    _pins.known = {pin.name: pin for pin in path.pinned}
     if path.pinned and _pins not in sys.meta_path:
         sys.meta_path.insert(0, _pins)
 
@@ -155,19 +236,19 @@ def write_among(path: ImportPath) -> None:
     after = [entry for entry in theirs if entry not in before]
     rest = [entry for entry in own if entry not in theirs]
     sys.path[:] = [*before, *rest, *after]
-    _pin(path)
+    _follow(path)
 
 
-def restore(state: tuple[tuple[str, ...], tuple[tuple[str, str], ...], int]) -> None:
+def restore(state: State) -> None:
     """Restore the entries that were read."""
     sys.path[:] = state[0]
-    _pins.folders = {}
+    _pins.known = {}
 
 
 def forget_modules() -> None:
     """Forget modules that belong to no installation, so that they are imported again."""
     keep = (sys.prefix, sys.base_prefix, os.path.dirname(os.path.dirname(_OURS)))
-    for name in [n for n in _loaded() if not (_folder_of(n) or keep[0]).startswith(keep)]:
+    for name in [n for n in list(sys.modules) if not (_folder_of(n) or keep[0]).startswith(keep)]:
         for each in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:
             del sys.modules[each]
 

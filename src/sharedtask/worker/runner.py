@@ -26,6 +26,7 @@ from . import call_header, calling
 from . import status_page as boards
 from .adding import Adders
 from .calling import Caller
+from .context_variables import Surroundings
 from .mutation_guard import Guard, Lent
 from .status_page import Phase, Word
 
@@ -121,7 +122,8 @@ class Runner:
             shared = self._all_shared(head, Role.SHARED)
         else:
             function, shared = guard.after(function), guard.values
-        bound, args, kwargs, items = calling.constants(head, job.body, job.beside)
+        given, items = calling.constants(head, job.body, job.beside)
+        bound, args, kwargs = given.parts()
         self._values.renew_classes(head.by_age)
         kwargs.update(shared)
         private = [s for s in head.shared if s.private]
@@ -137,7 +139,7 @@ class Runner:
         own = private or lenders or accumulators or head.randomness
         renew = functools.partial(self._own, head, job.first, private, lenders) if own else None
         returns = tuple(name for name, lender in lenders.items() if lender.comes_back)
-        constants = call_header.Constants(bound, args, kwargs)
+        constants = call_header.Constants(bound, args, kwargs, given.variables)
         return Caller(head, function, constants, renew, returns, adders, take, items, guard)
 
     def _taking(self, first: int, taker: Taker, *, direct: bool) -> Taking:
@@ -255,6 +257,7 @@ class Runner:
             items = [(job.first + k, item) for k, item in enumerate(items)]
         if caller.guard is not None:
             call = caller.guard.around(call)
+        around = Surroundings(caller.constants.variables, caller.function)
         words[Word.PHASE] = Phase.RUNNING
         self._outbox.start_clock()
         boards.fence()  # begin() has stored this chunk as the current one: see Pool._relieve
@@ -266,7 +269,7 @@ class Runner:
             began = time.monotonic_ns()
             if timed:
                 words[Word.STARTED] = began
-            if not self._run_block(items[at : at + size], call, caller):
+            if not around.run(self._run_block, items[at : at + size], call, caller):
                 return
             at += size
             if not timed:

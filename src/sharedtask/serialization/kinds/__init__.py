@@ -13,6 +13,7 @@ import typing
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from importlib import import_module
 from types import CellType, FunctionType
 from typing import Any, TypeVar
@@ -21,7 +22,7 @@ import numpy as np
 
 from sharedtask.errors import DefinitionError
 from sharedtask.memory.locations import Memory
-from sharedtask.serialization import reducers
+from sharedtask.serialization import reducers, variables
 from sharedtask.system.finalizers import Known, forgetting
 
 from . import exceptions, named
@@ -40,6 +41,8 @@ _OURS: Mapping[type, _Reducer] = {
     functools._lru_cache_wrapper: named.reduce_cached,
     functools.cached_property: named.reduce_cached_property,
     typing.NewType: named.reduce_new_type,
+    ContextVar: variables.reduce_variable,
+    np.ufunc: named.reduce_ufunc,
 }
 # Faster than their own way, and the same.
 _AS_THEIRS: Mapping[type, _Reducer] = {OrderedDict: reducers.reduce_ordered_dict}

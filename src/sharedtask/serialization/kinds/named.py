@@ -7,11 +7,14 @@ module they go by name, as pickle sends them.
 from __future__ import annotations
 
 import functools
+import gc
 import sys
 import threading
 import typing
 import weakref
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,6 +100,37 @@ def fill(dispatcher: Any, state: tuple[dict[type, Any], dict[str, Any]]) -> None
     for cls, function in registry.items():
         dispatcher.register(cls, function)
     vars(dispatcher).update(own)
+
+
+# ---------------------------------------------------------------------------------- numpy
+
+
+def reduce_ufunc(ufunc: Any, out: Any) -> Any:
+    """A ufunc that ``np.frompyfunc`` has made: it holds the function."""
+    del out
+    held = [each for each in gc.get_referents(ufunc) if callable(each)]
+    if len(held) != 1 or not ufunc.__name__.endswith(_MADE):
+        return NotImplemented
+    return build_ufunc, (held[0], ufunc.nin, ufunc.nout, *_identity_of(ufunc))
+
+
+_MADE = " (vectorized)"
+
+
+def _identity_of(ufunc: Any) -> tuple[Any, ...]:
+    """What its reductions begin with; None may stand for none, and for one that is None."""
+    if ufunc.identity is not None or (ufunc.nin, ufunc.nout) != (2, 1):
+        return () if ufunc.identity is None else (ufunc.identity,)
+    try:
+        ufunc.reduce(np.empty((1, 1), object), axis=(0, 1))  # calls nothing
+    except ValueError:  # without an identity the order of the axes counts
+        return ()
+    return (None,)
+
+
+def build_ufunc(function: Callable[..., Any], nin: int, nout: int, *identity: Any) -> Any:
+    """Make it again."""
+    return np.frompyfunc(function, nin, nout, **dict(zip(["identity"], identity, strict=False)))
 
 
 # --------------------------------------------------------------------------------- typing

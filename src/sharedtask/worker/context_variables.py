@@ -1,0 +1,237 @@
+"""Context variables: a task in a worker reads what its caller has set.
+
+    caller   the context of the call -> what is set, each value by itself  -> beside the arguments
+    worker   its own context and these values -> a copy of it for what an item sets
+
+numpy's and decimal's settings are context variables too, and followed elsewhere: see settings.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import sys
+import warnings
+from functools import partial
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sharedtask.serialization import codec, homes, variables
+from sharedtask.serialization.composition import is_constant
+from sharedtask.system.finalizers import Known
+from sharedtask.system.loading import when_loaded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextvars import ContextVar
+
+
+class Carried(NamedTuple):
+    """A variable of a module, by its name, and its value; of all others both are in ``data``."""
+
+    module: str
+    path: str
+    data: bytes
+
+
+# ------------------------------------------------------------------------- the caller's side
+
+_OWN = ("sharedtask", "numpy", "decimal")
+# These are not found in any module. numpy's holds what C code made.
+_IN_C = ("decimal_context", "numpy.ufunc.extobj")
+
+_left_out: dict[ContextVar[Any], bool] = {}
+_constants: dict[ContextVar[Any], tuple[Any, Carried]] = {}
+_refused: Known[bool] = Known()
+_told: set[ContextVar[Any]] = set()
+
+
+def carried(task: str, function: Any) -> tuple[Carried, ...]:
+    """What the context of a call of this task has set, as it travels: in most programs nothing."""
+    found = []
+    for variable, value in contextvars.copy_context().items():
+        if not _is_left_out(variable):
+            known = _constants.get(variable)
+            if known is not None and known[0] is value:
+                found.append(known[1])
+            else:
+                found += _encoded(variable, value, partial(_tell, task, function, variable))
+    return tuple(found)
+
+
+def _is_left_out(variable: ContextVar[Any]) -> bool:
+    try:
+        return _left_out[variable]
+    except KeyError:
+        found = _left_out[variable] = variable.name in _IN_C or _is_own(variable)
+        return found
+
+
+def _is_own(variable: ContextVar[Any]) -> bool:
+    place = variables.place_of(variable)
+    return place is not None and place[0].partition(".")[0] in _OWN
+
+
+def _encoded(
+    variable: ContextVar[Any], value: Any, tell: Callable[[BaseException], None]
+) -> list[Carried]:
+    if _refused.get(value):
+        return []
+    place = variables.place_of(variable)
+    try:
+        if place is None:
+            made = Carried("", "", codec.encode_inband((variables.parts_of(variable), value)))
+        else:
+            made = Carried(*place, codec.encode_inband(value))
+    except codec.FAILURES as error:
+        with contextlib.suppress(TypeError):  # else it is tried again at each call
+            _refused.put(value, True)
+        tell(error)
+        return []
+    if is_constant(value):
+        _constants[variable] = value, made
+    return [made]
+
+
+def _tell(task: str, function: Any, variable: ContextVar[Any], error: BaseException) -> None:
+    """Tell the caller of a value that is not sent, where the task may want it.
+
+    Libraries keep connections, locks and the like in context variables that no task asks for.
+    """
+    if variable in _told or not _is_reached(variable, function):
+        return
+    _told.add(variable)
+    msg = (
+        f"{task}(): workers do not have the value of the context variable {variable.name!r}, "
+        f"which cannot be sent: {error}. Pass what the task needs of it as an argument."
+    )
+    warnings.warn(msg, RuntimeWarning, stacklevel=2)
+
+
+def _is_reached(variable: ContextVar[Any], function: Any) -> bool:
+    """Whether the task, or a function of its module that it calls, reads the variable."""
+    return variable in variables.met or any(
+        part is variable
+        for each in homes.functions_of(function)
+        if type(each) is FunctionType
+        for part in homes.parts_of(each)
+    )
+
+
+# ----------------------------------------------------------------------------- in a worker
+
+
+class Surroundings:
+    """The context in which the items of a chunk are run.
+
+    On threads each item has a copy of it. Here that would cost more than a small item, so the
+    items of a block share one, unless the function looks as if it sets something, until they are
+    seen to do so. The first block of a chunk is a single item.
+    """
+
+    def __init__(self, given: Sequence[Carried], function: Callable[..., Any]) -> None:
+        self._base = contextvars.copy_context()
+        self._is_written = _may_set(function)
+        _awaited.clear()
+        for each in given:
+            if each.module and each.module not in sys.modules:
+                self._await(each)
+            else:
+                self._set(each)
+
+    def _set(self, each: Carried, *, now: bool = False) -> None:
+        try:
+            variable, value = _decoded(each)
+        except Exception as error:  # noqa: BLE001  user code
+            msg = f"this worker does not have a context variable of its caller: {error!r}"
+            warnings.warn(msg, RuntimeWarning, stacklevel=2)
+        else:
+            self._base.run(variable.set, value)
+            if now:
+                variable.set(value)
+
+    def _await(self, each: Carried) -> None:
+        """Nothing is imported for a variable: it is set when its module is there."""
+        if each.module not in _hooked:
+            _hooked.add(each.module)
+            when_loaded(each.module, lambda _: _set_awaited(each.module))
+        _awaited.setdefault(each.module, []).append(partial(self._set, each, now=True))
+
+    def run(
+        self,
+        run_block: Callable[..., Any],
+        block: Sequence[Any],
+        call: Callable[[Any], Any],
+        caller: Any,
+    ) -> Any:
+        """Run the items of a block by ``call``, so that what they set is gone afterwards."""
+        if self._is_written:
+            return run_block(block, self._apart(call), caller)
+        copy = self._base.copy()
+        try:
+            return copy.run(run_block, block, call, caller)
+        finally:
+            self._is_written = _differ(copy, self._base)
+
+    def _apart(self, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """A call for one item that leaves nothing behind for the next."""
+        base = self._base
+        return lambda item: base.copy().run(call, item)
+
+
+def _may_set(function: Any) -> bool:
+    """Whether the code of a task, or of a function that it calls, has a word for it."""
+    known = _setting.get(function)
+    if known is None:
+        known = any(_says_set(each.__code__) for each in _beside(function))
+        with contextlib.suppress(TypeError):
+            _setting.put(function, known)
+    return known
+
+
+def _beside(function: Any) -> list[FunctionType]:
+    """The function and those of the same script or module that it calls, through others as well."""
+    found = [function] if type(function) is FunctionType else []
+    for each in found:
+        for part in homes.parts_of(each):
+            if type(part) is FunctionType and part.__globals__ is function.__globals__:
+                found += [] if part in found else [part]
+    return found
+
+
+_setting: Known[bool] = Known()
+_WORDS = frozenset(
+    ("set", "reset", "seterr", "errstate", "getcontext", "setcontext", "localcontext")
+)
+
+
+def _says_set(code: CodeType) -> bool:
+    inner = (each for each in code.co_consts if type(each) is CodeType)
+    return not _WORDS.isdisjoint(code.co_names) or any(map(_says_set, inner))
+
+
+def _decoded(each: Carried) -> tuple[ContextVar[Any], Any]:
+    value = codec.decode(each.data)
+    if each.module:
+        return variables.find_variable(each.module, each.path), value
+    parts, value = value
+    return variables.build_variable(*parts), value
+
+
+def _differ(one: contextvars.Context, other: contextvars.Context) -> bool:
+    """Whether two contexts differ; contexts compare their values, which may say anything."""
+    try:
+        return bool(one != other)
+    except Exception:  # noqa: BLE001  as an array, of which some elements are equal
+        return True
+
+
+# What is to be done in the chunk in hand when a module is loaded.
+_awaited: dict[str, list[Callable[[], object]]] = {}
+_hooked: set[str] = set()
+
+
+def _set_awaited(module: str) -> None:
+    _hooked.discard(module)
+    for action in _awaited.pop(module, ()):
+        action()
