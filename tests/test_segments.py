@@ -128,7 +128,7 @@ def test_wrong_descriptor_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x" * 100)
     with path.open("rb") as file:
-        with pytest.raises(SharedTaskError, match="101 bytes were told of"):
+        with pytest.raises(SharedTaskError, match="101 bytes were announced"):
             segments.check(file.fileno(), 101, frozen=True)
         with pytest.raises(SharedTaskError, match="not sealed"):
             segments.check(file.fileno(), 100, frozen=True)

@@ -455,8 +455,8 @@ def test_every_byte_of_head_and_mark_counts(published: stores.SegmentStore) -> N
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda data: data.__delitem__(slice(-1, None)), "bytes were told of"),
-        (lambda data: data.clear(), "bytes were told of"),
+        (lambda data: data.__delitem__(slice(-1, None)), "bytes were announced"),
+        (lambda data: data.clear(), "bytes were announced"),
         (lambda data: data.__setitem__(slice(None), bytes(len(data))), "carry the mark"),
     ],
     ids=["truncated", "empty", "zeros"],
@@ -512,7 +512,7 @@ def test_what_is_no_file_is_refused(published: stores.SegmentStore, kind: str) -
     else:
         fd, other = (os.open(ROOT, os.O_RDONLY) for _ in range(2))
     os.close(other)
-    assert "bytes were told of" in refused(published, fd, published.mark)
+    assert "bytes were announced" in refused(published, fd, published.mark)
 
 
 # ----------------------------------------------------------------- the same, through whole calls

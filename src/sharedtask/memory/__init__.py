@@ -1,4 +1,4 @@
-"""Bytes in shared memory: mappings, segments, the pages that were written, what still fits.
+"""Bytes in shared memory: mappings, segments, dirty pages, capacity.
 
-Decides where bytes lie and who has changed them. Must not know what the bytes mean.
+Decides where bytes are stored and whether they changed. Must not know what they mean.
 """

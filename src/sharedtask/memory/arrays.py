@@ -1,4 +1,4 @@
-"""Arrays born in shared memory: plain ``np.ndarray``s that every worker sees without a copy."""
+"""Arrays created in shared memory: plain ``np.ndarray``s that workers map without a copy."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def empty(
 ) -> npt.NDArray[Any]:
     """A new array in shared memory.
 
-    It is an ordinary writable array. Passed to a task it is not copied, and what the caller or a
-    task with the right to writes into it is seen by the other at once. The memory goes with the
-    last array that shows it, views and those in workers included.
+    It is an ordinary writable array. Passed to a task it is not copied, and writes of the caller,
+    or of a task that may write it, are visible to the other at once. The memory is freed with the
+    last array over it, including views and those in workers.
 
     Args:
         shape: Length of every axis, or the length of the only one.
@@ -32,10 +32,10 @@ def empty(
         order: "C" or "F": whether the last or the first axis is dense in memory.
 
     Returns:
-        An array of ``shape``; its contents are zeros now, which is not promised.
+        An array of ``shape``; its contents are zeros at present, which is not promised.
 
     Raises:
-        UnshareableError: ``dtype`` holds Python objects.
+        UnshareableError: ``dtype`` contains Python objects.
         StoreFullError: There is not enough memory.
 
     Source:
@@ -73,14 +73,14 @@ def zeros(
         >>> sharedtask.zeros(3)
         array([0., 0., 0.])
     """
-    return empty(shape, dtype, order)  # the system gives no other memory
+    return empty(shape, dtype, order)  # the kernel provides zeroed memory
 
 
 def array(value: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any]:
     """Copy ``value`` into a new array in shared memory.
 
     Args:
-        value: An array, or what ``numpy.asarray`` makes one of.
+        value: An array, or anything that ``numpy.asarray`` accepts.
         dtype: The type of the new array; None: that of ``value``.
 
     Returns:

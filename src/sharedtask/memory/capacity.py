@@ -1,4 +1,4 @@
-"""How much memory a new segment may take, and the words for when it may not."""
+"""Memory available for a new segment, and the texts of errors when it is not enough."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import resource
 
 from sharedtask.errors import StoreFullError
 
-# The system's words for "no room" and for "no more open files".
+# The kernel's error numbers for "no room" and for "no more open files".
 FULL = {errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EFAULT, errno.EDQUOT}
 NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
 
-# Reading the limits costs 50 us: only a segment of this size is worth asking for.
+# Reading the limits costs 50 us: checked for a segment of this size or more.
 _ASK_FROM = 32 << 20
 
 
 def require(size: int) -> None:
-    """Refuse a segment that cannot fit, before the kernel kills somebody for it.
+    """Refuse a segment that cannot fit, before the kernel kills a process for it.
 
     Raises:
         StoreFullError: Fewer than ``size`` bytes are available to this process.
@@ -26,7 +26,7 @@ def require(size: int) -> None:
 
 
 def available() -> int:
-    """Bytes that can still be used: what the machine has, within the container's limit."""
+    """Bytes available on the machine, within the container's limit."""
     return min(_machine(), _container())
 
 
@@ -98,7 +98,7 @@ def no_descriptors() -> str:
 
 
 def has_all_mappings() -> bool:
-    """True where the kernel gives this process no more mappings, however much memory is free."""
+    """True if this process has reached the kernel's limit of mappings, with memory free or not."""
     limit = _read_number("/proc/sys/vm/max_map_count")
     try:
         with open("/proc/self/maps", "rb", buffering=0) as file:
@@ -108,7 +108,7 @@ def has_all_mappings() -> bool:
     return lines + _NEEDED_MAPPINGS > limit
 
 
-# A segment that huge pages can use is cut out of a larger mapping, which takes a few for a moment.
+# A mapping with huge pages is cut out of a larger one, which needs a few mappings briefly.
 _NEEDED_MAPPINGS = 8
 
 
@@ -123,7 +123,7 @@ def no_mappings() -> str:
 
 
 def human(size: float) -> str:
-    """Bytes in the unit that people read: 12.0 GB, 3.1 MB."""
+    """Bytes in a readable unit: 12.0 GB, 3.1 MB."""
     if size < 1000:
         return f"{size:.0f} bytes"
     for unit in ("kB", "MB", "GB"):

@@ -1,11 +1,11 @@
-"""Has this memory changed since it was published?
+"""Detects whether memory has changed since it was published.
 
-Two exact answers. A *watch* asks the kernel to note the first write to every page (userfaultfd
-write protection in its asynchronous mode, Linux 6.7): checking 512 MiB then takes 0.05 ms. Where
-that is not to be had, or the array is small, the bytes are compared with the published copy
+Two exact methods. A *watch* asks the kernel to note the first write to every page (userfaultfd
+write protection in its asynchronous mode, Linux 6.7): a check of 512 MiB then takes 0.05 ms. If
+that is unavailable, or the array is small, the bytes are compared with the published copy
 (``memcmp``, 18 GB/s, stops at the first difference).
 
-Order matters: **protect, then copy**. A write that comes in between is copied or noted, or both,
+Order matters: **protect, then copy**. A write in between is copied or noted, or both,
 but never missed.
 """
 
@@ -45,24 +45,24 @@ _UFFDIO_WRITEPROTECT = 0xC018AA06
 _FEATURES = 1 << 15 | 1 << 13  # WP_ASYNC | WP_UNPOPULATED
 _PAGEMAP_SCAN = 0xC0606610
 _WP_MATCHING, _CHECK_WPASYNC, _PAGE_IS_WRITTEN = 1, 2, 2
-_RUNS = 512  # runs of written pages that the kernel tells of at a time
-_ONE = array.array("Q", bytes(24))  # room for one of them, which nobody reads
+_RUNS = 512  # runs of written pages that the kernel reports per call
+_ONE = array.array("Q", bytes(24))  # room for one of them, which is not read
 _SCAN = struct.Struct("12Q")
-_LOST = {errno.EBADF, errno.ENOTTY}  # the program has closed it; it may be another file by now
+_LOST = {errno.EBADF, errno.ENOTTY}  # the program has closed it; the number may be reused
 
 
 @dataclass(slots=True, eq=False)
 class Watch:
-    """A range of whole pages whose next write will be noticed.
+    """A range of whole pages whose next write is detected.
 
-    ``written`` where that was seen when another watch of the same pages began.
+    ``written`` if a write was seen when another watch of the same pages began.
     """
 
     start: int
     length: int
     tracker: _Tracker = field(repr=False)
     written: bool = False
-    question: bytes = field(init=False, repr=False)  # the same each time it is asked
+    question: bytes = field(init=False, repr=False)  # the request, the same at each check
 
     def __post_init__(self) -> None:
         self.question = _scan(self.start, self.end, 0, _ONE)
@@ -82,7 +82,7 @@ class Watch:
 
 
 def watch(address: int, nbytes: int) -> Watch | None:
-    """Watch the whole pages inside ``nbytes`` bytes at ``address``; None where that cannot be.
+    """Watch the whole pages inside ``nbytes`` bytes at ``address``; None if that is impossible.
 
     The first and last page, shared with other data, are left to ``memcmp``.
     """
@@ -90,7 +90,7 @@ def watch(address: int, nbytes: int) -> Watch | None:
 
 
 def watch_all(spans: Sequence[tuple[int, int]]) -> list[Watch | None]:
-    """Watch each of these, as ``watch`` does: what is mapped here is listed once, which is slow."""
+    """Watch each of these, as ``watch`` does, but list the mappings once, which is slow."""
     if max((n for _, n in spans), default=0) < WATCH_FROM or _is_switched_off():
         return [None] * len(spans)
     tracker, private = _the_tracker(), _PrivateMemory()
@@ -117,7 +117,7 @@ def same_bytes(left: int, right: int, nbytes: int) -> bool:
 class _Tracker:
     """This process' userfaultfd.
 
-    A page has one bit, for all watches that it is in: who clears it tells the others.
+    A page has one bit, shared by all watches that it is in: one that clears it tells the others.
     """
 
     def __init__(self) -> None:
@@ -129,7 +129,7 @@ class _Tracker:
         self.lost = False
         try:
             self._open()
-        except OSError as error:  # an old kernel, or a container's seccomp filter: memcmp serves
+        except OSError as error:  # an old kernel, or a container's seccomp filter: use memcmp
             _log.debug("userfaultfd is denied here (%s): changes are found by comparing", error)
             self._close()
 
@@ -164,12 +164,12 @@ class _Tracker:
             return watch
 
     def _protect(self, watch: Watch) -> None:
-        """Protect its pages; those that are in other watches too where they were written."""
+        """Protect its pages; of those in other watches too, only the written ones."""
         others = self._others(watch)
         for start, end in _apart(watch, others):
             _ioctl(self._uffd, _UFFDIO_WRITEPROTECT, start, end - start, 1)
         known = [other.written for other in others]
-        for other in others:  # which stays so where we are interrupted
+        for other in others:  # conservative if an interrupt follows
             other.written = True
         runs = self._protect_written(watch) if others else []
         for other, was in zip(others, known, strict=True):
@@ -183,16 +183,16 @@ class _Tracker:
         return [w for w in near if w is not watch and w.end > watch.start]
 
     def unwritten(self, watch: Watch) -> bool:
-        if self._pid != os.getpid():  # a forked child's pages are not ours to speak of
+        if self._pid != os.getpid():  # the pages of a forked child are not watched
             return False
         try:
-            with self._lock:  # together with what was noted when the bit was cleared
+            with self._lock:  # consistent with the notes made when the bit was cleared
                 return not watch.written and not self._ask(bytearray(watch.question))
-        except OSError:  # EPERM: freed and allocated anew, so no longer registered
+        except OSError:  # EPERM: freed and reallocated, so no longer registered
             return False
 
     def _protect_written(self, watch: Watch) -> list[tuple[int, int]]:
-        """Protect pages that were written; the runs of them, of which no other write is missed."""
+        """Protect written pages and return their runs, atomically: no write is missed."""
         found, start, runs = [], watch.start, array.array("Q", bytes(24 * _RUNS))
         while start < watch.end:
             request = bytearray(_scan(start, watch.end, _WP_MATCHING, runs))
@@ -202,12 +202,12 @@ class _Tracker:
         return found
 
     def _ask(self, request: bytearray) -> int:
-        """Have runs of written pages written down, and where it stopped; how many there are."""
+        """Scan for runs of written pages; returns their number, and stores where it stopped."""
         count: int = fcntl.ioctl(self._pagemap, _PAGEMAP_SCAN, request)
         return count
 
     def release(self, watch: Watch) -> None:
-        if self._pid != os.getpid():  # it would be the parent's memory that is not watched any more
+        if self._pid != os.getpid():  # it would end the watch of the parent's memory
             return
         with self._lock:
             others = self._others(watch)
@@ -217,14 +217,14 @@ class _Tracker:
                     request = bytearray(struct.pack("2Q", start, end - start))
                     fcntl.ioctl(self._uffd, _UFFDIO_UNREGISTER, request)
                 except OSError:
-                    pass  # the memory is gone already, and its registration with it
+                    pass  # the memory is freed already, with its registration
 
 
 _start = attrgetter("start")
 
 
 def _scan(start: int, end: int, flags: int, runs: array.array[int]) -> bytes:
-    """The question which pages were written; the kernel puts as many runs as there is room for."""
+    """The request for written pages; the kernel returns as many runs as there is room for."""
     where, room = runs.buffer_info()
     words = (_SCAN.size, _CHECK_WPASYNC | flags, start, end, 0, where, room // 3, 0)
     return _SCAN.pack(*words, 0, _PAGE_IS_WRITTEN, 0, _PAGE_IS_WRITTEN)
@@ -247,9 +247,9 @@ def _ioctl(fd: int, request: int, *words: int) -> int:
 
 
 class _PrivateMemory:
-    """Memory that is neither a file nor shared, as it stands when it is first asked.
+    """Memory that is neither a file nor shared, listed at the first question.
 
-    Watches miss writes through another mapping of the same pages: only private memory will do.
+    Watches miss writes through another mapping of the same pages, so only private memory qualifies.
     Registration succeeds on files and shared memory as well, so it proves nothing.
     """
 

@@ -1,9 +1,9 @@
-"""Marks: what tells a sealed segment from all other memory, known before a byte of it is used.
+"""Marks identify a sealed segment, before a byte of it is used.
 
-A descriptor is only a number. The process that published may have lost the file behind it to other
-code that closes descriptors which it did not open, and a file may be changed where the store is
-made of files. So who publishes tells, beside the descriptor, which file it is and what stands in
-it, and who receives it compares: the inode, 16 random bytes, a checksum of the head.
+A descriptor is only a number. The publishing process may have lost the file behind it to code that
+closes descriptors which it did not open, and a file may be changed if segments are files. So the
+publisher sends, with the descriptor, the identity of the file and its contents' mark, and the
+receiver compares: the inode, 16 random bytes, a checksum of the head.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ NONCE_BYTES = 16
 
 
 class Mark(NamedTuple):
-    """The file of a segment, the ``nonce`` that stands ``at`` this byte, its head's checksum.
+    """The file of a segment, its ``nonce`` and the offset ``at`` of that, its head's checksum.
 
-    The head is checked because it is what will be unpickled. The buffers are not: to read a large
-    array to its end costs more than all the rest of attaching it.
+    The head is checked because it will be unpickled. The buffers are not: reading a large array
+    completely costs more than the rest of attaching it.
     """
 
     device: int
@@ -49,7 +49,7 @@ class Mark(NamedTuple):
         """Refuse other contents, before anything is unpickled.
 
         Raises:
-            SharedTaskError: They are not what was published.
+            SharedTaskError: They are not the published ones.
         """
         if whole[self.at : self.at + NONCE_BYTES].tobytes() != self.nonce:
             raise refused("it does not carry the mark of the value")
@@ -58,7 +58,7 @@ class Mark(NamedTuple):
 
 
 def refused(reason: str) -> SharedTaskError:
-    """The error for memory that is not what it is said to be."""
+    """The error for memory that is not the expected segment."""
     msg = f"shared memory is refused: {reason}. Share the value again. {_CAUSE}"
     return SharedTaskError(msg)
 

@@ -1,8 +1,8 @@
-"""Memory that is shared already: which segment or file an array lies in, and how others map it.
+"""Memory that is shared already: the segment or file of an array, and how others map it.
 
 An array over ``empty``, ``zeros`` or ``array``, over ``multiprocessing.Array``, over
-``SharedMemory`` or over a mapped file needs no copy to be shared: whoever maps the same memory sees
-it, and every write to it, at once. What travels is a ``Region``, a hundred bytes.
+``SharedMemory`` or over a mapped file needs no copy to be shared: every process that maps the same
+memory sees it, and every write to it, at once. A ``Region`` of a hundred bytes is sent instead.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """A whole segment or file, by the descriptor that process ``pid`` has of it."""
+    """A whole segment or file, by its descriptor in process ``pid``."""
 
     pid: int
     fd: int
@@ -43,7 +43,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """An array in such memory: the byte of its first element, and its form."""
+    """An array in such memory: the offset of its first element, and its form."""
 
     memory: Memory
     offset: int
@@ -52,7 +52,7 @@ class Region:
     strides: tuple[int, ...]
 
     def view(self, *, private: bool = False, writable: bool = False) -> npt.NDArray[Any]:
-        """Map the memory and show the array: read-only, or writable for all, or ``private``."""
+        """Map the memory and return the array: read-only, or writable for all, or ``private``."""
         found = mapped(self.memory, private=private, writable=writable)
         return np.ndarray(self.shape, self.dtype, found, self.offset, self.strides)
 
@@ -63,15 +63,15 @@ class Region:
 def new(shape: tuple[int, ...], dtype: np.dtype[Any], order: Any) -> npt.NDArray[Any]:
     """An array of zero bytes in a segment of its own."""
     size = max(math.prod(shape) * dtype.itemsize, 1)
-    with interrupts.shield():  # an interrupt would leave the descriptor to nobody
+    with interrupts.shield():  # an interrupt would leak the descriptor
         view = adopted(segments.writable(size), size, writable=True)
     return np.ndarray(shape, dtype, view, order=order)
 
 
 def adopted(fd: int, size: int, *, writable: bool) -> npt.NDArray[np.uint8]:
-    """Map memory whose descriptor is ours; it is known as shared by any array over it.
+    """Map memory of a descriptor that we own; each array over it is recognised as shared.
 
-    It lives as long as something shows it, and the descriptor goes with the last view.
+    It lives as long as a view of it; the descriptor is closed with the last one.
     """
     try:
         with segments.translated(size):
@@ -88,14 +88,14 @@ def adopted(fd: int, size: int, *, writable: bool) -> npt.NDArray[np.uint8]:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where an array is shared, and the object that keeps that memory mapped."""
+    """The shared memory of an array, and the object that keeps it mapped."""
 
     region: Region
     holder: object
 
 
 def find(array: npt.NDArray[Any]) -> Found | None:
-    """The shared memory that an array lies in, None where it is this process's alone.
+    """The shared memory of an array, None if it is private to this process.
 
     Raises:
         UnshareableError: The memory was unmapped, or its file made smaller, under the array.
@@ -103,7 +103,7 @@ def find(array: npt.NDArray[Any]) -> Found | None:
     root: Any = _root(array)
     memory: Memory | None = root.born if type(root) is mapping.Owner else None
     if memory is not None and not Descriptor(memory.fd, memory.device, memory.inode).is_open():
-        return None  # the program has closed it: nobody else can map the memory any more
+        return None  # the program has closed it: no other process can map it now
     if memory is not None:
         owner: Any = root
         start = mapping.address_of(owner)
@@ -122,7 +122,7 @@ def find(array: npt.NDArray[Any]) -> Found | None:
 
 
 def _root(array: npt.NDArray[Any]) -> Any:
-    """What keeps an array's memory, at the end of all the views."""
+    """The object that keeps an array's memory, at the end of the chain of bases."""
     base: Any = array
     while True:
         if isinstance(base, np.ndarray):
@@ -145,7 +145,7 @@ _UNMAPPED = (
 
 
 def _foreign(array: npt.NDArray[Any], root: Any) -> tuple[int, Memory] | None:
-    """Shared memory that others made: found in the list of mappings, by its open descriptor."""
+    """Shared memory of other libraries: found in the list of mappings, by its descriptor."""
     if isinstance(root, mmap.mmap) and root.closed:
         raise UnshareableError(_UNMAPPED)
     low, high = mapping.bounds(array)
@@ -153,7 +153,7 @@ def _foreign(array: npt.NDArray[Any], root: Any) -> tuple[int, Memory] | None:
     if region is None or "s" not in region.flags or not region.inode:
         return None
     start = region.start - region.offset
-    # Of several descriptors the last is most likely the mapping's own, which lives as long as it.
+    # Of several descriptors the last is most likely the mapping's own, which lives as long.
     for number in sorted(map(int, os.listdir("/proc/self/fd")), reverse=True):
         with contextlib.suppress(OSError):
             status = os.fstat(number)
@@ -176,10 +176,10 @@ _maps: Weak[tuple[int, int, bool], Any] = Weak()
 
 
 def mapped(memory: Memory, *, private: bool, writable: bool) -> npt.NDArray[np.uint8]:
-    """The whole memory as bytes; one mapping for all arrays in it, private ones apart.
+    """The whole memory as bytes; one mapping for all its arrays, except private ones.
 
     Raises:
-        LookupError: The memory is gone, is too small, or may not be opened.
+        LookupError: The memory is freed, too small, or may not be opened.
     """
     with _opened(memory, writable=writable) as fd:
         key = memory.device, memory.inode, writable
@@ -197,9 +197,9 @@ def mapped(memory: Memory, *, private: bool, writable: bool) -> npt.NDArray[np.u
 
 @contextlib.contextmanager
 def _opened(memory: Memory, *, writable: bool) -> Generator[int]:
-    """A descriptor of the memory, known to be the right one.
+    """A descriptor of the memory, checked to be the right one.
 
-    In its own process it is not opened anew: to close any descriptor of a file drops the locks that
+    In its own process it is not reopened: closing any descriptor of a file drops the locks that
     this process may have on it.
     """
     at_hand = _at_hand(memory)
@@ -215,10 +215,10 @@ def _opened(memory: Memory, *, writable: bool) -> Generator[int]:
 
 
 def reopened(memory: Memory, *, writable: bool) -> int:
-    """A descriptor of the memory that is an opening of its own; the caller closes it.
+    """A descriptor of the memory with an open file of its own; the caller closes it.
 
     Raises:
-        LookupError: The memory is gone, is too small, or may not be opened.
+        LookupError: The memory is freed, too small, or may not be opened.
     """
     at_hand = _at_hand(memory)
     owner, number = (memory.pid, memory.fd) if at_hand is None else ("self", at_hand)
@@ -248,17 +248,17 @@ def _check(memory: Memory, fd: int) -> None:
         raise LookupError(msg)
 
 
-_GONE = "the shared array is not there any more: its descriptor was closed. Share it anew"
+_GONE = "the shared array is not there any more: its descriptor was closed. Share it again"
 
 
 # ----------------------------------------------------------- where /proc does not lead to others
 
 
 def is_reachable() -> bool:
-    """Whether another process of this user finds this one, and its descriptors, in /proc.
+    """Whether another process of this user can use this one's descriptors in /proc.
 
-    Not so where /proc is not mounted or is that of another PID namespace, and where this process
-    must not be looked into (PR_SET_DUMPABLE). There descriptors have to travel.
+    Not if /proc is not mounted or is that of another PID namespace, nor if this process is not
+    dumpable (PR_SET_DUMPABLE). Then descriptors have to be sent.
     """
     try:
         return os.readlink("/proc/self") == str(os.getpid()) and libc.is_dumpable()
@@ -267,7 +267,7 @@ def is_reachable() -> bool:
 
 
 class Received:
-    """A descriptor that came from the process that has the memory; open as long as this lives."""
+    """A descriptor received from the process that has the memory; open as long as this lives."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 PAGE = mmap.PAGESIZE
 HUGE = 2 << 20
 
-# ``memoryview`` of an array or of bytes: numpy says only from Python 3.12 on that an array is a
-# buffer.
+# ``memoryview`` of an array or of bytes: numpy's types declare the buffer of an array only from
+# Python 3.12 on.
 memory_of = cast("Callable[[npt.NDArray[np.uint8] | bytes], memoryview]", memoryview)
 _first_byte = cast("Callable[[npt.NDArray[Any]], ctypes.c_char]", ctypes.c_char.from_buffer)
 
 
 class Owner:
-    """The base object of every view: when the last view is gone, the memory is unmapped.
+    """The base object of every view: the memory is unmapped with the last view.
 
     numpy reads ``__array_interface__`` once and keeps the owner as the array's base. It offers no
     buffer of its own, so ``flags.writeable = True`` on a read-only view is a ValueError and never
@@ -44,8 +44,8 @@ class Owner:
         room: mmap.mmap | None = None,
     ) -> None:
         self.source, self.readonly = source, readonly
-        self.room = room  # unmaps all that is mapped in it, when it goes
-        self.born: Any = None  # a Memory, of memory that was made to be shared: see regions.py
+        self.room = room  # unmaps everything mapped in it, when it is freed
+        self.born: Any = None  # a Memory if it was created to be shared: see locations.py
         self.__array_interface__ = {
             "data": (address, readonly),
             "shape": (size,),
@@ -57,8 +57,8 @@ class Owner:
 def view(fd: int, size: int, *, private: bool = False, writable: bool = False) -> Any:
     """Map ``size`` bytes of ``fd`` as a uint8 array.
 
-    Read-only by default; ``private`` gives copy-on-write pages of one's own, ``writable`` shares
-    every write with whoever maps the same file.
+    Read-only by default; ``private`` gives private copy-on-write pages, ``writable`` shares
+    every write with all that map the same file.
     """
     prot = libc.PROT_READ | (libc.PROT_WRITE if private or writable else 0)
     kind = libc.MAP_PRIVATE if private else libc.MAP_SHARED
@@ -69,16 +69,16 @@ def view(fd: int, size: int, *, private: bool = False, writable: bool = False) -
 
 
 class _Mirror(Owner):
-    """The base object of pages that are mapped a second time; its source keeps them in place."""
+    """The base object of pages that are mapped a second time; its source keeps them allocated."""
 
     __slots__ = ()
 
 
 def mirror(address: int, size: int, source: object) -> npt.NDArray[np.uint8]:
-    """The same shared memory through pages that the hardware keeps from being written.
+    """The same shared memory through pages that the hardware protects from writes.
 
     Raises:
-        OSError: It is not shared memory, or the system cannot map it twice.
+        OSError: It is not shared memory, or the kernel cannot map it twice.
     """
     begin = address // PAGE * PAGE
     whole = _pages(address + size - begin)
@@ -89,19 +89,19 @@ def mirror(address: int, size: int, source: object) -> npt.NDArray[np.uint8]:
 
 
 def mapped(fd: int, size: int, prot: int, kind: int) -> tuple[mmap.mmap, int]:
-    """Map ``size`` bytes of ``fd``: an object that unmaps them when it goes, and the address."""
+    """Map ``size`` bytes of ``fd``: the object that unmaps them, and the address."""
     room, address = _room(_pages(size))
     libc.mmap(address, _pages(size), prot, kind | libc.MAP_FIXED, fd)
     return room, address
 
 
 def _room(size: int) -> tuple[mmap.mmap, int]:
-    """Reserve addresses, to be mapped over: an object that gives them back, and the first.
+    """Reserve addresses, to be mapped over: an object that frees them, and the first.
 
-    Python's own object is written in C: it has an owner from the first moment on, and no interrupt
-    comes between the death of the last view and the unmapping. From 2 MiB on it has more of them,
-    so that a mapping can begin where huge pages do: attaching 512 MiB of these takes 2 ms then,
-    44 ms otherwise.
+    Python's own mmap object is written in C: it has an owner from the first moment on, and no
+    interrupt comes between the death of the last view and the unmapping. From 2 MiB on it reserves
+    more, so that a mapping can begin at a huge page boundary: attaching 512 MiB of huge pages takes
+    2 ms then, 44 ms otherwise.
     """
     reserved = size if size < HUGE else size + HUGE
     room = mmap.mmap(-1, reserved, libc.MAP_PRIVATE | libc.MAP_ANONYMOUS, libc.PROT_NONE)
@@ -110,21 +110,21 @@ def _room(size: int) -> tuple[mmap.mmap, int]:
 
 
 def window(array: npt.NDArray[np.uint8], *, readonly: bool = False) -> npt.NDArray[np.uint8]:
-    """The same memory as another array: one that cannot be made writable, or that seems to be."""
+    """The same memory as another array: never writable, or that appears writable."""
     if not array.nbytes:
         return np.frombuffer(b"" if readonly else bytearray(), np.uint8)
     return np.asarray(Owner(address_of(array), array.nbytes, readonly=readonly, source=array))
 
 
 def readonly(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The same array as one that cannot be made writable."""
+    """The same array, which cannot be made writable."""
     low, high = bounds(array)
     base = np.asarray(Owner(low, high - low, readonly=True, source=array))
     return np.ndarray(array.shape, array.dtype, base, address_of(array) - low, array.strides)
 
 
 def is_protected(array: npt.NDArray[Any]) -> bool:
-    """True where the memory is a mapping of ours that the hardware keeps from being written."""
+    """True where the memory is a mapping of ours that the hardware protects from writes."""
     base: Any = array
     while isinstance(base, (np.ndarray, memoryview)):
         base = base.base if isinstance(base, np.ndarray) else base.obj
@@ -139,17 +139,17 @@ def address_of(array: npt.NDArray[Any]) -> int:
         return _address_told(array)
     try:
         return ctypes.addressof(_first_byte(array))
-    except (TypeError, ValueError):  # empty, or of a dtype that buffers do not know, as dates
+    except (TypeError, ValueError):  # empty, or of a dtype without buffer support, such as dates
         return _address_told(array)
 
 
 def _address_told(array: npt.NDArray[Any]) -> int:
-    """Three times as slow: it is a dict, which says all of the dtype as well."""
+    """Three times as slow, since it is a dict that describes the dtype as well."""
     return int(array.__array_interface__["data"][0])
 
 
 def bounds(array: npt.NDArray[Any]) -> tuple[int, int]:
-    """The address of the first byte that an array shows, and of the one after its last."""
+    """The address of the first byte of an array, and the address after its last."""
     low = high = address_of(array)
     if array.flags.c_contiguous:
         return low, low + array.nbytes

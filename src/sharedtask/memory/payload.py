@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """An encoded value: ``head`` rebuilds it when given the ``buffers`` that the sources make.
+    """An encoded value: ``head`` rebuilds it from the ``buffers`` that the sources make.
 
-    ``held`` keeps the memory that ``head`` refers to where it is, and these ``descriptors`` of this
-    process lead to it. ``functions`` is the record of what the functions in it
-    were made of; see ``serialization.composition``.
+    ``held`` keeps the memory that ``head`` refers to alive; ``descriptors`` of this process lead to
+    it. ``functions`` is the record of the composition of the functions in it; see
+    ``serialization.composition``.
     """
 
     head: bytes
@@ -28,7 +28,7 @@ class Payload:
 
     @property
     def buffers(self) -> tuple[Bytes, ...]:
-        """The bytes of each source; what lies apart is gathered, at each access."""
+        """The bytes of each source; scattered ones are copied together, at each access."""
         return tuple(map(dense, self.sources))
 
     @property

@@ -1,4 +1,4 @@
-"""Which file, and which bytes of it, an ``np.memmap`` shows."""
+"""The file, and the bytes of it, that an ``np.memmap`` maps."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class FileView:
 
 
 def source_of(array: np.memmap[Any, Any]) -> FileView | None:
-    """Where ``array`` stands in its file, or None where only a copy tells the truth.
+    """The place of ``array`` in its file, or None if a copy is needed.
 
-    A copy is needed for ``mode="c"`` (the file does not have the private changes), where the path
-    now names another file than the one that is mapped, and where it names a descriptor, which is
-    another file in another process.
+    A copy is needed for ``mode="c"`` (the file does not have the private changes), if the path now
+    names another file than the mapped one, and if it names a descriptor, which is another file in
+    another process.
     """
     if array.mode not in ("r", "r+", "w+") or array.filename is None or array.nbytes == 0:
         return None
@@ -60,8 +60,8 @@ def source_of(array: np.memmap[Any, Any]) -> FileView | None:
     return FileView(file, _address(array) - _address(whole))
 
 
-# To look through the list of all mappings takes longer than the rest of a call. What an object maps
-# does not change, unless it is resized.
+# Reading the list of all mappings takes longer than the rest of a call. The mapping of an object
+# does not change unless it is resized.
 _seen: Known[tuple[int, int, Region | None]] = Known()
 
 
@@ -90,9 +90,9 @@ class Region:
 
 
 def private_spans() -> list[tuple[int, int]]:
-    """Where this process has writable memory that is its own and no file, in ascending order.
+    """Ranges of this process's writable private memory that is no file, in ascending order.
 
-    None where that cannot be listed: there is no ``/proc``, or no memory is left for the list.
+    None if they cannot be listed: there is no ``/proc``, or no memory for the list.
     """
     try:
         with open("/proc/self/maps", "rb") as file:
@@ -106,8 +106,8 @@ _PRIVATE = re.compile(rb"^(\w+)-(\w+) rw-p \w+ [\w:]+ 0\b", re.MULTILINE)
 
 
 def region_at(address: int) -> Region | None:
-    """The mapping that holds ``address``."""
-    for line in _maps():  # of a thousand lines one is taken apart
+    """The mapping that contains ``address``."""
+    for line in _maps():  # only one of a thousand lines is parsed fully
         if address < int(line[line.index("-") + 1 : line.index(" ")], 16):
             region = _parse(line)
             return region if region.start <= address else None

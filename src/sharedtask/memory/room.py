@@ -1,4 +1,4 @@
-"""What did not fit, in the words of the call."""
+"""Adds the call to the error of a value that did not fit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def needed_for(task: str, what: str | Callable[[], str]) -> Generator[None]:
-    """Say of which task, and of what it needs, a store is full; ``what`` ends in "does not fit"."""
+    """Add task and need to a StoreFullError; ``what`` ends in "does not fit"."""
     try:
         yield
     except StoreFullError as error:

@@ -1,13 +1,12 @@
 """Segments: anonymous memory that is filled once, sealed, and handed to workers by descriptor.
 
     write(payload)  memfd -> reserve -> fill -> seal -> read-only descriptor -> Segment
-    view(...)       (mapping.py) maps it in whoever holds the descriptor
+    view(...)       (mapping.py) maps it in each process that has the descriptor
 
-A memfd has no name, is not limited by ``/dev/shm`` and goes with its last holder, even when the
+A memfd has no name, is not limited by ``/dev/shm`` and is freed with its last holder, even when the
 whole process group is killed. Where the system has no memfd (or ``SHAREDTASK_STORE=file`` says
 so) the segment is a file in ``SHAREDTASK_STORE_DIR`` (``/dev/shm``), unlinked as soon as it is
-open: the same promises, except that nothing but the missing write permission keeps it from
-changing.
+open: the same promises, except that only the missing write permission keeps it from changing.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ NAME = "sharedtask"  # shown in /proc/PID/maps, so that leak checks can find us
 COLLAPSE_FROM = 4 << 20
 # write(2) moves at most this much in one call.
 _WRITE_MAX = 0x7FFF_F000
-# The kernel may have to compact memory to make a huge page. A few slow ones and we stop asking.
+# The kernel may have to compact memory to make a huge page. After a few slow ones, stop.
 _SLOW_EXTENT_SECONDS, _SLOW_EXTENTS = 0.03, 4
 
 _MFD_NOEXEC_SEAL = 8
@@ -60,7 +59,7 @@ FROZEN = FIXED_SIZE | _WRITE
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the parts of a payload stand in a segment: ``(offset, length)`` of each, head last."""
+    """The parts of a payload in a segment: ``(offset, length)`` of each, head last."""
 
     parts: tuple[tuple[int, int], ...]
     size: int
@@ -77,10 +76,10 @@ class Layout:
         return cls(tuple(parts), end)
 
     def require_within(self, size: int) -> None:
-        """Refuse parts that lie beyond the memory.
+        """Refuse parts beyond the end of the memory.
 
         Raises:
-            SharedTaskError: One does, or there is none.
+            SharedTaskError: A part is, or there is none.
         """
         if not self.parts or any(start < 0 or n < 0 or start + n > size for start, n in self.parts):
             raise refused(f"its parts do not lie within its {size} bytes")
@@ -94,7 +93,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Filled memory: its descriptor (the owner closes it) and what stands where."""
+    """Filled memory: its descriptor (the owner closes it) and its layout."""
 
     fd: int
     layout: Layout
@@ -112,8 +111,8 @@ class Segment:
 def write(payload: Payload, *, frozen: bool = True) -> Segment:
     """Copy ``payload`` into a new segment.
 
-    ``frozen`` segments can never be changed again, by anyone; others stay writable through their
-    descriptor (a result belongs to whoever receives it) but keep their size.
+    ``frozen`` segments are immutable; others stay writable through their
+    descriptor (a result belongs to its receiver) but keep their size.
 
     Raises:
         StoreFullError: No room, no descriptors, or a limit of the process is in the way.
@@ -135,21 +134,21 @@ def write(payload: Payload, *, frozen: bool = True) -> Segment:
 
 
 def check(fd: int, size: int, *, frozen: bool) -> os.stat_result:
-    """Refuse a received descriptor that is not of a segment; the status of its file.
+    """Refuse a received descriptor that is no segment; returns the status of its file.
 
     Raises:
         SharedTaskError: The file is too small, or can still be changed.
     """
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode) or status.st_size < size:
-        raise refused(f"{size} bytes were told of, and its file has {status.st_size}")
+        raise refused(f"{size} bytes were announced, and its file has {status.st_size}")
     if uses_memfd() and not is_sealed(fd, FROZEN if frozen else FIXED_SIZE):
         raise refused("it is not sealed")
     return status
 
 
 def is_sealed(fd: int, wanted: int) -> bool:
-    """Whether a file has these seals; what is no memfd has none."""
+    """Whether a file has these seals; only a memfd can have any."""
     try:
         return fcntl.fcntl(fd, _F_GET_SEALS) & wanted == wanted
     except OSError:
@@ -173,7 +172,7 @@ def scratch(size: int) -> int:
 
 
 def writable(size: int) -> int:
-    """A descriptor of ``size`` zero bytes for an array that everybody may write.
+    """A descriptor of ``size`` zero bytes for an array that all processes may write.
 
     Raises:
         StoreFullError: No room, no descriptors, or a limit of the process is in the way.
@@ -193,7 +192,7 @@ def writable(size: int) -> int:
 
 
 def protected(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """A copy of bytes that the hardware keeps from being written.
+    """A copy of bytes on pages that the hardware protects from writes.
 
     Raises:
         StoreFullError: No room, no descriptors, or a limit of the process is in the way.
@@ -213,7 +212,7 @@ def protected(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def uses_memfd() -> bool:
-    """Whether segments are memfds here; ``SHAREDTASK_STORE=file`` says no."""
+    """Whether segments are memfds here; not with ``SHAREDTASK_STORE=file``."""
     store = os.environ.get("SHAREDTASK_STORE", "memfd")
     if store not in {"memfd", "file"}:
         msg = f"SHAREDTASK_STORE={store!r} is none of 'memfd' and 'file'."
@@ -223,7 +222,7 @@ def uses_memfd() -> bool:
 
 @functools.cache
 def _memfd_works() -> bool:
-    """Found out by using it: a container's seccomp filter is not told by the kernel's version."""
+    """Tested by use: the kernel's version says nothing about a container's seccomp filter."""
     if hasattr(os, "memfd_create"):
         try:
             os.close(_create_memfd())
@@ -248,7 +247,7 @@ def _create_memfd() -> int:
 
 @functools.cache
 def _memfd_flags() -> int:
-    """From Linux 6.3 on also that it never holds a program: some hosts take no other."""
+    """From Linux 6.3 on with the flag against execution, which some hosts require."""
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     try:
         os.close(os.memfd_create(NAME, flags | _MFD_NOEXEC_SEAL))
@@ -265,9 +264,9 @@ def _room() -> int:
 
 
 def _finish(fd: int, *, frozen: bool) -> int | None:
-    """Seal; readers get a descriptor that cannot write, which old kernels need to map it at all.
+    """Seal; returns a read-only descriptor, without which old kernels cannot map it.
 
-    None where there is none but the one that wrote.
+    None if only the writing one exists.
     """
     if uses_memfd():
         fcntl.fcntl(fd, _F_ADD_SEALS, FROZEN if frozen else FIXED_SIZE)
@@ -280,9 +279,9 @@ def _finish(fd: int, *, frozen: bool) -> int | None:
 
 
 def _fill(fd: int, payload: Payload, layout: Layout) -> None:
-    """Huge pages where the kernel gives them, written through a mapping; the rest by write().
+    """Fill huge pages, if available, through a mapping; the rest by write().
 
-    Both reserve the memory as they go, so a full store is an error here and never a SIGBUS.
+    Both reserve memory before they write, so a full store is an error, never a SIGBUS.
     """
     huge = collapse(fd, layout.size) if layout.size >= COLLAPSE_FROM else None
     address, ready = (huge.address, huge.ready) if huge else (0, 0)
@@ -323,7 +322,7 @@ def _write_at(fd: int, data: memoryview, offset: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Huge:
-    """A writable mapping over huge pages: its address, and how many bytes have them."""
+    """A writable mapping over huge pages: its address, and the bytes in them."""
 
     address: int
     ready: int
@@ -359,13 +358,13 @@ def _collapsed_bytes(address: int, whole: int) -> int:
         slow += time.monotonic() - before > _SLOW_EXTENT_SECONDS
         if slow > _SLOW_EXTENTS:
             return offset + HUGE
-        interrupts.check()  # it may take a second where the memory was never used
+        interrupts.check()  # it may take a second in memory that was never used
     return whole
 
 
 @contextlib.contextmanager
 def translated(size: int) -> Generator[None]:
-    """The system's word for "no room" becomes ours."""
+    """Translate the kernel's errors for "no room" into ours."""
     try:
         yield
     except OSError as error:

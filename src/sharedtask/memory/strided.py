@@ -1,8 +1,7 @@
-"""Elements that lie apart in the caller's memory: gathered where they are stored, not before.
+"""Strided arrays: their elements are copied together when they are stored, not before.
 
-A view with many gaps is stored without them. To gather it takes long, and is of no use to who asks
-only whether it is still what was stored: for that it is enough to know the place, and that nobody
-has written there.
+A view with many gaps is stored without them. The gathering takes long, and a check whether the view
+is unchanged does not need it: the place of the elements, and a watch for writes, are enough.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Bytes: TypeAlias = npt.NDArray[np.uint8]
-    # What makes a buffer of a payload: memory as it is, or what has to be gathered first.
+    # The source of a payload's buffer: memory as it is, or elements to gather first.
     Source: TypeAlias = "Bytes | Scattered"
 
-# Bytes that are gathered at a time to compare or to store: they stay in the processor's cache.
+# Bytes that are gathered at a time to compare or to store: fits into the processor's cache.
 _AT_A_TIME = 1 << 18
 
 
 class Strip(NamedTuple):
-    """An array that is gathered: where its first element goes, and its strides there in bytes."""
+    """An array to gather: the target of its first element, and its target strides in bytes."""
 
     array: npt.NDArray[Any]
     offset: int
@@ -39,7 +38,7 @@ class Strip(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scattered:
-    """Strips that make ``nbytes`` bytes together; what none of them covers is zero."""
+    """Strips that make ``nbytes`` bytes together; uncovered bytes are zero."""
 
     nbytes: int
     strips: tuple[Strip, ...]
@@ -54,7 +53,7 @@ class Scattered:
         return cls(array.nbytes, (Strip(array, 0, tuple(reversed(strides))),))
 
     def place(self) -> Hashable:
-        """What says of which memory it is made, and how: no array is kept by it."""
+        """A key of the memory and layout that it is made of; keeps no array alive."""
         strips = [
             (address_of(array), array.itemsize, array.shape, array.strides, offset, strides)
             for array, offset, strides in self.strips
@@ -93,22 +92,22 @@ class Scattered:
 
 
 def dense(source: Source) -> Bytes:
-    """The bytes that a source makes: the same memory where nothing has to be gathered."""
+    """The bytes that a source makes: the same memory if nothing has to be gathered."""
     return source.gathered() if isinstance(source, Scattered) else source
 
 
 def pieces(source: Source) -> Iterable[Bytes]:
-    """The same, where no dense copy is needed as a whole."""
+    """The same bytes in pieces, without a whole dense copy."""
     return source.pieces() if isinstance(source, Scattered) else (source,)
 
 
 def _raw(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Elements of which only the bytes matter: numpy may leave out what pads a structure."""
+    """Elements as raw bytes: numpy may otherwise leave out a structure's padding."""
     return array.view(np.dtype((np.void, array.itemsize)))
 
 
 def _target(strip: Strip, whole: Bytes) -> npt.NDArray[Any]:
-    """The place of a strip among the gathered."""
+    """The target of a strip in the gathered bytes."""
     shape, dtype = strip.array.shape, np.dtype((np.void, strip.array.itemsize))
     return np.ndarray(shape, dtype, whole, strip.offset, strip.strides)
 

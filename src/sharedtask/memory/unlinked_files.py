@@ -1,4 +1,4 @@
-"""Files without a name: what segments are made of where there is no memfd."""
+"""Files without a name: the memory of segments if there is no memfd."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def create(prefix: str) -> int:
-    """A descriptor of a new file of this user's alone, whose name is gone already.
+    """A descriptor of a new private file, whose name is removed already.
 
     Raises:
-        SharedTaskError: The folder cannot be used, or is not to be trusted.
+        SharedTaskError: The folder cannot be used, or cannot be trusted.
         OSError: There is no room, or no descriptor.
     """
     where = folder()
     try:
-        # All is done relative to the folder that was looked at.
+        # All operations are relative to the folder that was checked.
         opened = os.open(where, _O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             _require_safe(where, os.fstat(opened).st_mode)
@@ -37,18 +37,18 @@ def create(prefix: str) -> int:
 
 
 def folder() -> str:
-    """Where the files are made."""
+    """The folder of the files."""
     return os.environ.get("SHAREDTASK_STORE_DIR", "/dev/shm")  # noqa: S108  the system's RAM disk
 
 
 def room() -> int:
-    """Bytes that are free there."""
+    """Free bytes in the folder."""
     status = os.statvfs(folder())
     return status.f_bavail * status.f_frsize
 
 
 def _create(where: str, opened: int, prefix: str) -> int:
-    with undisturbed("secrets"):  # 2 ms of the import, for this way alone
+    with undisturbed("secrets"):  # 2 ms of the import, needed only here
         import secrets
 
     name = prefix + secrets.token_hex(16)
@@ -63,10 +63,10 @@ def _create(where: str, opened: int, prefix: str) -> int:
 
 
 def _require_safe(where: str, mode: int) -> None:
-    """Where everybody may rename what others made, our unlink() might remove something else."""
+    """If all users may rename files of others, our unlink() might remove another file."""
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
         shown = f"{stat.S_IMODE(mode):o}"
-        reason = f"everybody may rename and remove what others make there (mode {shown}). {_CURE}"
+        reason = f"all users may rename and remove files of others there (mode {shown}). {_CURE}"
         raise _refused(where, reason)
 
 

@@ -1,10 +1,10 @@
-"""Identity -> publication: bounded, verified at every use, emptied as values die.
+"""Identity -> publication: bounded, verified at every use, emptied as values are freed.
 
-The key is the identity of an object that is *held*: by a weak reference where its type allows, by
-the object itself elsewhere (dict, list, tuple). A reused ``id()`` can therefore never hit. A hit is
-then verified: the value is encoded again, and its head and every buffer are compared with what was
-published. A value that the caller has let go of is released: weak references say so at once, the
-others are found by ``sweep()`` when nobody but the cache refers to them.
+The key is the identity of an object that is *held*: by a weak reference if its type allows, else by
+the object itself (dict, list, tuple). A reused ``id()`` can therefore never hit. A hit is then
+verified: the value is encoded again, and its head and every buffer are compared with the published
+ones. A value that the caller has freed is released: weak references report that at once, the others
+are found by ``sweep()`` when only the cache refers to them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _CHANGES_WATCHED = 2
 
 
 class CacheInfo(NamedTuple):
-    """What ``task.cache_info()`` tells, in the words of ``functools.lru_cache``.
+    """The result of ``task.cache_info()``, with the names of ``functools.lru_cache``.
 
     ``maxsize`` is the bound in bytes for all tasks together, ``currsize`` the number of values that
     this task has published and could use again, ``nbytes`` the shared memory that they take.
@@ -57,7 +57,7 @@ class CacheInfo(NamedTuple):
 
 
 class Lease:
-    """A publication that stays valid until ``release()``, whatever becomes of the value."""
+    """A publication that stays valid until ``release()``, also if the value is freed or changed."""
 
     __slots__ = ("__del__", "_cache", "hit", "publication")
 
@@ -65,12 +65,12 @@ class Lease:
         self.publication = publication
         self.hit = hit
         self._cache: ShareCache | None = cache
-        # For those who never gave it back, because they were interrupted. An attribute, so that
-        # the interpreter finds and calls it without an instruction of ours: see endings.py.
+        # For holders that were interrupted and did not release it. An attribute, so that the
+        # interpreter calls it without running Python code: see finalizers.py.
         self.__del__ = finalizers.post(partial(cache.note_loss, publication))
 
     def release(self) -> None:
-        """End the use; twice is once."""
+        """End the use; idempotent."""
         cache, self._cache = self._cache, None
         if cache is not None:
             del self.__del__
@@ -87,12 +87,12 @@ class _Entry:
     changes: int = 0
 
     def is_published(self) -> bool:
-        """Whether there is something that workers could have."""
+        """Whether there is a publication for workers."""
         publication = self.publication
         return publication is not None and not publication.released
 
     def needs_no_look(self, composition: Composition | None, verify: Verify) -> bool:
-        """Whether it is trusted to be right, or a function that is made of the same."""
+        """Whether no comparison is needed: trusted, or a function with the same composition."""
         publication = self.publication
         if publication is None or verify == "identity":
             return publication is not None
@@ -117,7 +117,7 @@ class ShareCache:
         self._retired: set[Publication] = set()
         self._dead: deque[_Entry] = deque()
         self._lost: deque[Publication] = deque()
-        self._is_full = False  # more than the bounds allow is in use
+        self._is_full = False  # the values in use exceed the bounds
 
     @interrupts.shielded
     def lease(
@@ -128,24 +128,24 @@ class ShareCache:
         encode: Callable[[Any], Payload] = codec.encode,
         composition: Composition | None = None,
     ) -> Lease:
-        """Publish ``value``, or find that its publication still says the same.
+        """Publish ``value``, or verify that its publication is current.
 
-        A function need not be encoded for that where its ``composition`` is what was published.
+        A function is not encoded for that if its ``composition`` is the published one.
         With ``verify="compare"`` every byte is compared, and with "identity" none.
 
-        Raises whatever ``encode`` raises, and StoreFullError where there is no room.
+        Raises the errors of ``encode``, and StoreFullError if there is no room.
         """
         self.sweep()
         entry = self._entry(value)
         lease = None
         while lease is None:
-            # Pickling runs user code, which may bring the same value: it is done without the lock.
+            # Pickling runs user code, which may lease the same value: so without the lock.
             known = entry.is_published() and entry.needs_no_look(composition, verify)
             payload = None if known else encode(value)
             critical_sections.enter(entry.lock)
             try:
                 interrupts.acquire(entry.lock)
-                try:  # two threads that bring the same value: one publishes
+                try:  # if two threads lease the same value, one publishes
                     lease = self._leased(entry, value, payload, composition, verify=verify)
                 finally:
                     entry.lock.release()
@@ -164,7 +164,7 @@ class ShareCache:
         *,
         verify: Verify,
     ) -> Lease | None:
-        """Publish the payload where it says something new; None where one is needed for that."""
+        """Publish the payload if it is new; None if a payload is needed to decide that."""
         hit = self._is_current(entry, value, payload, composition, verify=verify)
         if not hit:
             if payload is None:
@@ -176,7 +176,7 @@ class ShareCache:
         return Lease(publication, self, hit=hit)
 
     def lease_once(self, payload: Payload) -> Lease:
-        """Publish for one use: nobody will ask for it again."""
+        """Publish for one use: it is not reused."""
         publication = Publication(payload, watched=False, keep=self._keep)
         lease = self.adopt(publication)
         lease.hit = False
@@ -196,7 +196,7 @@ class ShareCache:
             publication.release()
 
     def adopt(self, publication: Publication) -> Lease:
-        """Lease a publication that was made elsewhere."""
+        """Lease a publication that was not made by this cache."""
         stores.restore(publication.store)
         with self._lock:
             self._pins[publication] = self._pins.get(publication, 0) + 1
@@ -214,12 +214,12 @@ class ShareCache:
         with self._lock:
             self._pins[publication] = self._pins.get(publication, 0) + 1
             if self._entries.get(entry.key) is not entry:
-                # Thread 1 found the entry, thread 2 cleared the cache, thread 1 published: nobody
-                # else knows of this publication, so it ends with this use.
+                # Thread 1 found the entry, thread 2 cleared the cache, thread 1 published: only
+                # this lease refers to the publication, so it ends with this use.
                 self._retired.add(publication)
 
     def sweep(self) -> None:
-        """Release what belongs to values that are gone, and to uses that were not ended."""
+        """Release publications of freed values, and leases that were lost."""
         while self._dead:
             self._drop(self._dead.popleft())
         while self._lost:
@@ -229,7 +229,7 @@ class ShareCache:
                 self._drop(entry)
 
     def needs_sweeping(self) -> bool:
-        """True while an entry holds its value itself, so that nothing tells when it dies."""
+        """True while an entry holds its value itself, so that its death is not reported."""
         return any(not entry.weak for entry in self._entries.copy().values())
 
     def forget(self, tokens: Iterable[int]) -> None:
@@ -245,7 +245,7 @@ class ShareCache:
             self._drop(entry)
 
     def publications(self) -> list[Publication]:
-        """What could be used again."""
+        """The publications that could be used again."""
         found = [entry.publication for entry in self._entries.copy().values()]
         return [publication for publication in found if publication is not None]
 
@@ -258,7 +258,7 @@ class ShareCache:
             if entry is not None and entry.refer() is value:
                 self._entries.move_to_end(key)
                 return entry
-            if entry is not None:  # the id of a dead object, given to another one
+            if entry is not None:  # the id of a freed object was reused
                 self._dead.append(entry)
             entry = self._new_entry(key, value)
             self._entries[key] = entry
@@ -277,7 +277,7 @@ class ShareCache:
         return entry
 
     def note_loss(self, publication: Publication) -> None:
-        """A lease was lost. It takes no lock, and leaves a word."""
+        """Record a lost lease, without taking a lock."""
         self._lost.append(publication)
         self._wake()
 
@@ -298,7 +298,7 @@ class ShareCache:
         if publication is None or publication.released:
             return False
         stores.restore(publication.store)
-        if payload is None:  # another thread may have published something else since it was asked
+        if payload is None:  # another thread may have published a new value since the check
             return entry.needs_no_look(composition, verify)
         if verify == "compare":
             publication.unwatch()
@@ -315,7 +315,7 @@ class ShareCache:
         watched = entry.changes < _CHANGES_WATCHED and verify == "content"
         entry.publication = Publication(payload, watched=watched, keep=self._keep)
         entry.publication.composition = noted(payload.functions, value)
-        if not entry.weak:  # nothing will tell when it dies: somebody has to look from time to time
+        if not entry.weak:  # its death is not reported: it has to be checked from time to time
             self._wake()
 
     def _drop(self, entry: _Entry) -> None:
@@ -330,7 +330,7 @@ class ShareCache:
             self.retire(publication)
 
     def _evict(self) -> None:
-        """Keep within the bounds of bytes and files; what is in use, and the newest value, stay."""
+        """Evict down to the bounds of bytes and files, but not used values or the newest one."""
         with self._lock:
             held = [e for e in self._entries.values() if e.publication is not None]
             excess = sum(e.publication.nbytes for e in held if e.publication) - self.limit

@@ -1,8 +1,8 @@
-"""Large arrays that come along unmarked: captured by the function, or in the object it is bound to.
+"""Large unmarked arrays: captured by the function, or in the object that it is bound to.
 
-Pickled with the function or with the arguments they would be stored again whenever anything beside
-them changes, and for every call. So each is published by itself, under the same rules as a shared
-value, and a reference stands in its place.
+Pickled with the function or with the arguments, they would be stored again at each call and
+whenever anything else in them changes. So each is published by itself, under the same rules as a
+shared value, and a reference replaces it in the pickle.
 
     encode   array -> lease -> (fetch, token)          decode   (fetch, token) -> array, read-only
 """
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 
 def is_read_only(array: npt.NDArray[Any], least: int) -> bool:
-    """Whether tasks may not write what comes along unmarked: nobody would see what they write.
+    """Whether an unmarked array is read-only in tasks, whose writes the caller would not see.
 
-    An array of ``least`` bytes is meant to be used from where it is, and so is one that was born in
-    shared memory.
+    That holds for an array of ``least`` bytes, which is used in place, and for one that was created
+    in shared memory.
     """
     if array.dtype.hasobject:
         return False
@@ -42,9 +42,9 @@ class Captures:
     """The captured arrays of one call, leased as they are met.
 
     Args:
-        cache: Where they are published.
+        cache: The cache in which they are published.
         least: Arrays of at least so many bytes; None for none.
-        verify: How a change since they were published is looked for.
+        verify: How a change since their publication is detected.
         encode: How an array is encoded.
     """
 
@@ -63,11 +63,11 @@ class Captures:
 
     @property
     def leases(self) -> list[Lease]:
-        """What was leased."""
+        """The leases."""
         return [lease for _, lease in self._found.values()]
 
     def arrays(self) -> list[tuple[Lease, Callable[[], Any]]]:
-        """What was leased, and how to find the array again."""
+        """The leases, each with a function that returns its array."""
         return [(lease, reference) for reference, lease in self._found.values()]
 
     def lease_of(self, array: npt.NDArray[Any]) -> Lease | None:
@@ -76,7 +76,7 @@ class Captures:
         return known[1] if known is not None and known[0]() is array else None
 
     def encoder(self, by_value: Sequence[object] = ()) -> Callable[[Any], Payload]:
-        """An ``encode`` that leaves them out."""
+        """An ``encode`` that replaces them by references."""
         refer = None if self._least is None else self._refer
         return functools.partial(codec.encode, refer=refer, by_value=by_value)
 
@@ -102,11 +102,11 @@ _values: list[Values] = []
 
 
 def use(values: Values) -> None:
-    """What is decoded from now on finds its arrays there."""
+    """Set the values in which ``fetch`` looks up arrays."""
     _values[:] = [values]
 
 
 def fetch(token: int) -> Any:
-    """The array in whose place this stands."""
+    """The array behind a reference."""
     (values,) = _values
     return values.value(token)

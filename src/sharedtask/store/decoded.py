@@ -22,10 +22,10 @@ _IN_USE = 2  # the function and the value that was just decoded
 
 @dataclass(slots=True)
 class Decoded:
-    """A value and how long it took to decode it, when it was last asked for.
+    """A value, the time that its decoding took, and when it was last used.
 
-    ``original`` is what it was like, while it is known to be as it was published. ``classes`` came
-    along with it, in these states.
+    ``original`` is its snapshot, as long as it is known to be unchanged. ``classes`` were decoded
+    with it, in these states.
     """
 
     value: Any
@@ -37,9 +37,9 @@ class Decoded:
 
 
 class Values:
-    """Stores that are open here, and what was decoded from them: once, then kept.
+    """Stores that are open here, and the values decoded from them: once, then kept.
 
-    What is ``held`` is not let go: the chunk in hand needs it, and its store may be closed.
+    Values in ``held`` are kept: the current chunk needs them, and their stores may be closed.
     """
 
     def __init__(self) -> None:
@@ -49,13 +49,13 @@ class Values:
         self._beside: dict[Hashable, Sequence[object]] = {}
 
     def attach(self, token: Hashable, store: Store, beside: Sequence[object] = ()) -> None:
-        """From now on this token stands for the value in ``store``; it needs what is ``beside``."""
+        """Bind this token to the value in ``store``, which needs the objects in ``beside``."""
         self.stores[token] = store
         if beside:
             self._beside[token] = beside
 
     def drop(self, token: Hashable) -> None:
-        """Forget a value; its memory goes when the last view of it does."""
+        """Forget a value; its memory is freed with its last view."""
         self.decoded.pop(token, None)
         self._beside.pop(token, None)
         store = self.stores.pop(token, None)
@@ -70,13 +70,13 @@ class Values:
         else:
             self.decoded.move_to_end(token)
             found.used = time.monotonic()
-            found.original = None  # who gets it now is not watched
+            found.original = None  # this user is not watched
         return found.value
 
     def lend(self, token: Hashable) -> tuple[Any, Original]:
-        """The value as it was published, for tasks that are watched, and what it is like.
+        """The value as published, for tasks that are watched, and its snapshot.
 
-        A value that is not given back is decoded anew for the next one who asks for it here.
+        A value that is not given back is decoded again at the next call.
         """
         found = self.decoded.get(token)
         if found is None or found.original is None:
@@ -89,16 +89,16 @@ class Values:
         return found.value, original
 
     def give_back(self, token: Hashable, original: Original) -> None:
-        """A value that was lent is as it was."""
+        """Give back a value that is unchanged."""
         if token in self.decoded:
             self.decoded[token].original = original
 
     def renew(self, token: Hashable) -> None:
-        """Decode a value anew when it is asked for again."""
+        """Have a value decoded again at its next use."""
         self.decoded.pop(token, None)
 
     def can_lend(self, token: Hashable) -> bool:
-        """Whether a value could be lent without its store."""
+        """Whether ``lend`` needs no store for this value."""
         found = self.decoded.get(token)
         return found is not None and found.original is not None
 
@@ -112,9 +112,9 @@ class Values:
         return found
 
     def renew_classes(self, tokens: Iterable[Hashable]) -> None:
-        """Bring classes to the state in which they came with these values, the last one counting.
+        """Reset classes to the state that came with these values; the last one counts.
 
-        Since then values of other calls may have come, with the classes as they were then.
+        Values of other calls may have brought other states of them since.
         """
         states: dict[int, tuple[type, classes.State]] = {}
         for token in tokens:
@@ -133,11 +133,11 @@ class Values:
         return function
 
     def private_value(self, token: Hashable) -> Any:
-        """The value over copy-on-write pages that nobody else has."""
+        """The value over copy-on-write pages of its own."""
         return self.stores[token].private_value()
 
     def _trim(self) -> None:
-        """Let go of the values used longest ago while their private parts are too large."""
+        """Drop the least recently used values while their private parts exceed the limit."""
         total = sum(found.head_bytes for found in self.decoded.values())
         if total <= _KEEP_HEAD_BYTES:
             return

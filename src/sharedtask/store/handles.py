@@ -1,6 +1,6 @@
 """``share(value)``: a snapshot that is published once, by hand, and never checked again.
 
-With a name it can be had from unrelated processes, by ``attach(name)``.
+With a name it is available to unrelated processes, by ``attach(name)``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 if TYPE_CHECKING:
-    # A handle may stand where its value would, and no type can say "T or Handle[T]" of a parameter
+    # A handle may replace its value, and no type can express "T or Handle[T]" for a parameter
     # that is T inside the function. So it fits every parameter, as a mock does.
     class _FitsEverywhere(Any): ...  # type: ignore[misc]
 
@@ -36,28 +36,28 @@ else:
     class _FitsEverywhere: ...
 
 
-# Counts the uses of all handles. Whoever frees memory in the background hangs its bell here.
+# Wake callbacks of the threads that free memory in the background.
 bells: list[Callable[[], object]] = []
 uses = ShareCache(limit=0, wake=lambda: [ring() for ring in bells])
 
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """What a handle has of a name; ``own`` where this process has shared it."""
+    """The name of a handle; ``own`` if this process has shared it."""
 
     claim: name_registry.Claim
     nbytes: int
     own: bool
 
 
-# A name is a use of the value: until it is taken away, it keeps the handle and so the memory.
+# A name is a use of the value: until it is removed, it keeps the handle and so the memory.
 _named: dict[str, Handle[Any]] = {}
 
 
 class Handle(_FitsEverywhere, Generic[T]):
-    """A shared value that its owner gives back. Made by ``share()`` and ``attach()``.
+    """A shared value that its owner closes. Made by ``share()`` and ``attach()``.
 
-    Pass it where the value would stand: ``task.map(items, model=handle)``. A handle stands for
+    Pass it instead of the value: ``task.map(items, model=handle)``. A handle refers to
     memory of this process, so a copy of it is the same handle, and it cannot be pickled.
     """
 
@@ -71,7 +71,7 @@ class Handle(_FitsEverywhere, Generic[T]):
         self._publication = publication
         self._kind = kind
         self._named = named
-        # The memory goes with the last lease, and the handle itself holds one.
+        # The memory is freed with the last lease, and the handle itself has one.
         self._own = uses.adopt(publication)
         uses.retire(publication)
         self._lock = critical_sections.object_lock()
@@ -82,7 +82,7 @@ class Handle(_FitsEverywhere, Generic[T]):
     def value(self) -> T:
         """The value as the workers see it: decoded once from shared memory, read-only.
 
-        Of ``attach(name, writable=True)`` it is the array itself, which may be written.
+        With ``attach(name, writable=True)`` it is the array itself, writable.
 
         Raises:
             ClosedError: The handle is closed.
@@ -99,7 +99,7 @@ class Handle(_FitsEverywhere, Generic[T]):
 
     @property
     def name(self) -> str | None:
-        """The name that the value was shared under."""
+        """The name under which the value was shared."""
         return None if self._named is None else self._named.claim.name
 
     @property
@@ -109,22 +109,22 @@ class Handle(_FitsEverywhere, Generic[T]):
 
     @property
     def publication(self) -> Publication:
-        """What the handle stands for; ClosedError once it is closed."""
+        """The publication of the handle; ClosedError once it is closed."""
         self._require_open()
         return self._publication
 
     def lease(self) -> Lease:
-        """Use the publication until the lease is released, whatever becomes of the handle."""
+        """Use the publication until the lease is released, also if the handle is closed."""
         with self._lock:
             self._require_open()
             return uses.adopt(self._publication)
 
     @interrupts.shielded
     def close(self) -> None:
-        """Give the memory back: at once, or when the calls that use it now are done.
+        """Free the memory: at once, or when the calls that use it now are done.
 
-        What was decoded from it stays valid. Closing twice is closing once. The process that has
-        shared the value under a name takes the name away; those that attached end their own use.
+        Values decoded from it stay valid. Closing is idempotent. The process that shared the value
+        under a name also removes the name; a process that attached ends its own use only.
         """
         with self._lock:
             if self.closed:
@@ -137,13 +137,12 @@ class Handle(_FitsEverywhere, Generic[T]):
 
     @interrupts.shielded
     def unlink(self) -> None:
-        """Take the name away; whoever has the value keeps it, and nobody else can attach.
+        """Remove the name; processes that have the value keep it, and no other can attach.
 
-        A handle without a name has nothing to take away, and twice is once. It may be called in
-        any process that has a handle of the name.
+        No effect without a name; idempotent. Any process that has a handle of the name may call it.
 
         Raises:
-            NameRefusedError: Others can write where the names are kept.
+            NameRefusedError: Other users can write to the directory of names.
         """
         if self._named is not None:
             self._named.claim.remove()
@@ -195,20 +194,20 @@ def share(value: T, name: str | None = None) -> Handle[T]:
 
     Args:
         value: Anything that can be encoded; arrays inside it are shared without a copy per worker.
-        name: What other processes of this user and machine ``attach`` it by: 1 to 200 letters,
-            digits, ``_``, ``-`` and ``.``, not beginning with a dot. An array that lies in shared
-            memory already is then shared where it lies, any other is copied into such memory. The
-            name stands until ``close()``, ``unlink()`` or the end of this process.
+        name: The name by which other processes of this user and machine ``attach`` it: 1 to 200
+            letters, digits, ``_``, ``-`` and ``.``, not beginning with a dot. An array that is in
+            shared memory already is shared in place, any other is copied into such memory. The name
+            exists until ``close()``, ``unlink()`` or the end of this process.
 
     Returns:
         A handle with ``value`` (read-only), ``nbytes`` (bytes of shared memory) and ``close()``.
 
     Raises:
-        UnshareableError: ``value`` holds something that cannot be pickled; the text says where.
+        UnshareableError: A part of ``value`` cannot be pickled; the text says which.
         StoreFullError: There is not enough memory.
         NameInUseError: A living process shares something under that name.
         InvalidNameError: ``name`` cannot be one.
-        NameRefusedError: The place of the names is not this user's alone.
+        NameRefusedError: The directory of names is not private to this user.
 
     Example:
         >>> import numpy as np
@@ -224,7 +223,7 @@ def share(value: T, name: str | None = None) -> Handle[T]:
     try:
         with interrupts.shield():
             handle = _share(value, name)
-    except BaseException:  # a name would stand, and nobody have the handle
+    except BaseException:  # the name would remain without a handle
         if handle is not None:
             handle.close()
         raise
@@ -245,22 +244,22 @@ def _share(value: T, name: str | None) -> Handle[T]:
 
 @interrupts.shielded
 def attach(name: str, *, writable: bool = False) -> Handle[Any]:
-    """Use what another process has shared under ``name``.
+    """Use the value that another process has shared under ``name``.
 
-    What is attached stays valid when the other process ends. An array is live: its writes are
-    seen at once. Anything else is a snapshot.
+    An attached value stays valid when the other process ends. An array is live: writes are
+    visible at once. Any other value is a snapshot.
 
     Args:
         name: As given to ``share(value, name=...)``, by a process of this user and machine.
-        writable: The array may be written through ``handle.value``; every process that has it
-            sees that at once. Nothing keeps two from writing the same element.
+        writable: The array may be written through ``handle.value``; the writes are visible at once
+            to every process that has it. Concurrent writes of the same element are not prevented.
 
     Returns:
-        A handle to pass to tasks, with ``value``. To leave it, or ``close()``, ends this use alone.
+        A handle to pass to tasks, with ``value``. Its block or ``close()`` ends this use alone.
 
     Raises:
         UnknownNameError: Nothing is shared under the name, or its process has ended.
-        NameRefusedError: It is damaged, another user's, or not to be written.
+        NameRefusedError: It is damaged, another user's, or not writable.
         InvalidNameError: ``name`` cannot be one.
 
     Example:
@@ -297,7 +296,7 @@ def _share_named(value: T, name: str) -> Handle[T]:
 
 
 def _give_name_back(claim: name_registry.Claim) -> None:
-    """Take the name away if that can be. If not, its entry is void: the memory is gone."""
+    """Remove the name if possible. If not, its entry is void: the memory is freed."""
     _named.pop(claim.nonce, None)
     with contextlib.suppress(SharedTaskError, OSError):
         claim.release()
@@ -312,7 +311,7 @@ def _give_names_back() -> None:
 
 @contextlib.contextmanager
 def _blamed(value: object) -> Generator[None]:
-    """Whatever the value's own code raises as it is encoded is told of the value."""
+    """Attribute errors of the value's own code during encoding to the value."""
     try:
         yield
     except (SharedTaskError, MemoryError):

@@ -1,13 +1,13 @@
-"""The register of names: one small file for each, which says whose memory the name stands for.
+"""The registry of names: one small file for each, which says whose memory it refers to.
 
-The memory itself has no name and goes with its owner, also after ``kill -9``. What may be left is
-an entry whose owner is gone: nobody can attach to it, and the next who shares under that name
-takes it over.
+The memory itself has no name and is freed with its owner, also after ``kill -9``. An entry may be
+left whose owner has ended: no process can attach to it, and the next one that shares under that
+name takes it over.
 
-The register is a directory that nobody else may look into. Whoever changes it holds a lock on it,
-so that of two processes that want one name, or find the same dead owner, one comes first. Readers
-take no lock: an entry appears whole, by ``link()``, and is never changed. An entry is read before
-anything is known of who wrote it. So it is JSON, not a pickle, and carries a checksum.
+The registry is a directory that only this user can access. A process that changes it holds a lock
+on it, so that of two processes that claim one name, or find the same dead owner, one comes first.
+Readers take no lock: an entry appears whole, by ``link()``, and is never changed. An entry is read
+before its writer is known. So it is JSON, not a pickle, and has a checksum.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ _OUT_OF_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What an entry says: the owner, the memory that it has open, and what lies there.
+    """An entry: the owner, the memory that it has open, and its contents.
 
-    ``nonce`` tells this use of the name from every other one. ``form`` is for whoever attaches.
+    ``nonce`` distinguishes this use of the name from others. ``form`` is for attaching processes.
     """
 
     name: str
@@ -76,13 +76,13 @@ class Entry:
 
     @property
     def owner(self) -> int | None:
-        """The owner's pid as this process would say it, None in another PID namespace."""
+        """The owner's pid as seen by this process, None in another PID namespace."""
         return self.pid if self.namespace == _namespace() else None
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A name as it stands in the register; ``entry`` is None where it cannot be read."""
+    """A name in the registry; ``entry`` is None if it cannot be read."""
 
     name: str
     state: State
@@ -99,12 +99,12 @@ class Claim:
     pid: int
 
     def release(self) -> None:
-        """Take the name away, unless this is a forked child: the name is its parent's."""
+        """Remove the name, unless this is a forked child: the name is its parent's."""
         if self.pid == os.getpid():
             self.remove()
 
     def remove(self) -> None:
-        """Take the name away, whoever asks for it; one that others have by now stays."""
+        """Remove the name for any caller, but not if another process has claimed it since."""
         with _locked(self.directory) as opened:
             if opened is not None:
                 _remove(opened, self.name, self.nonce)
@@ -114,10 +114,10 @@ class Claim:
 
 
 def check_name(name: str) -> str:
-    """Return a name that may be used.
+    """Return the name if it is valid.
 
     Raises:
-        InvalidNameError: It is no text, is too long, or has other characters.
+        InvalidNameError: It is no string, is too long, or has other characters.
     """
     given: Any = name
     if not isinstance(given, str) or not _NAME.fullmatch(given):
@@ -132,11 +132,11 @@ def check_name(name: str) -> str:
 
 
 def require_free(name: str) -> None:
-    """Refuse a name in use early, before anything is copied; only ``claim`` is sure.
+    """Refuse a name in use early, before anything is copied; only ``claim`` decides.
 
     Raises:
         NameInUseError: A living process has it.
-        NameRefusedError: The register, or what stands under the name, is not to be trusted.
+        NameRefusedError: The registry, or the entry of the name, cannot be trusted.
     """
     with _opened(directory()) as opened:
         if opened is not None:
@@ -144,11 +144,11 @@ def require_free(name: str) -> None:
 
 
 def claim(entry: Entry) -> Claim:
-    """Enter a name, or take it over from an owner that is gone.
+    """Enter a name, or take it over from an owner that has ended.
 
     Raises:
         NameInUseError: A living process has it.
-        NameRefusedError: The register, or what stands under the name, is not to be trusted.
+        NameRefusedError: The registry, or the entry of the name, cannot be trusted.
         SharedTaskError: The entry cannot be written.
     """
     where = directory()
@@ -158,7 +158,7 @@ def claim(entry: Entry) -> Claim:
             if _require_free(opened, entry.name):
                 os.unlink(entry.name, dir_fd=opened)
             _write(opened, entry)
-        except FileExistsError:  # it was written past the lock
+        except FileExistsError:  # it was written without the lock
             raise NameInUseError(entry.name) from None
         except OSError as error:
             if isinstance(error, SharedTaskError):
@@ -169,11 +169,11 @@ def claim(entry: Entry) -> Claim:
 
 
 def find(name: str) -> tuple[Entry, Claim]:
-    """The entry of a name whose owner lives; the claim is for those who take the name away.
+    """The entry of a name whose owner is alive, and the claim that removes it.
 
     Raises:
-        UnknownNameError: There is none. One that is left from an owner that is gone is removed.
-        NameRefusedError: The register, or what stands under the name, is not to be trusted.
+        UnknownNameError: There is none. An entry whose owner has ended is removed.
+        NameRefusedError: The registry, or the entry of the name, cannot be trusted.
     """
     where = directory()
     with _opened(where) as opened:
@@ -198,7 +198,7 @@ def listing() -> list[Listed]:
 
 
 def clean() -> list[Listed]:
-    """Remove the entries of owners that are gone and those that cannot be read; return them."""
+    """Remove entries of ended owners and unreadable ones; return them."""
     with _locked(directory()) as opened:
         if opened is None:
             return []
@@ -208,7 +208,7 @@ def clean() -> list[Listed]:
 
 
 def _unlinked(opened: int, name: str) -> bool:
-    """False where it cannot be removed: somebody has made a directory of it."""
+    """False if it cannot be removed: it is a directory."""
     try:
         os.unlink(name, dir_fd=opened)
     except OSError:
@@ -226,10 +226,10 @@ _ELSEWHERE = (
 
 
 def state_of(entry: Entry) -> State:
-    """Whether the owner lives and still has the memory open.
+    """Whether the owner is alive and still has the memory open.
 
-    A pid is used again; the time at which the process started tells it from a later one. The
-    device and inode tell the memory from what the descriptor may stand for by now.
+    Pids are reused; the start time of the process distinguishes it from a later one. The device and
+    inode distinguish the memory from another file under the same descriptor.
     """
     if entry.boot != _boot():
         return "gone"
@@ -241,19 +241,19 @@ def state_of(entry: Entry) -> State:
         status = os.stat(entry.path)
     except FileNotFoundError:
         return "gone"
-    except OSError:  # it lives, and does not let us see; whoever attaches is told
+    except OSError:  # it is alive, and denies access; attach reports that
         return "alive"
     same = (status.st_dev, status.st_ino) == (entry.device, entry.inode)
     return "alive" if same else "gone"
 
 
 def started(pid: int) -> int | None:
-    """When a process started, in ticks since the machine did; None where it has ended."""
+    """When a process started, in ticks since the machine did; None if it has ended."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            # The second field is the program's name, which may hold spaces and brackets.
+            # The second field is the program's name, which may contain spaces and brackets.
             fields = file.read().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):  # nothing else proves that it has ended
+    except (FileNotFoundError, ProcessLookupError):  # other errors do not prove that it has ended
         return None
     return None if fields[0] in {b"Z", b"X"} else int(fields[19])
 
@@ -277,9 +277,9 @@ def _namespace() -> int:
 
 
 def directory() -> str:
-    """Where the register is. Not in TMPDIR, which two processes may have set differently.
+    """The registry's directory. Not in TMPDIR, which two processes may have set differently.
 
-    It is always a directory of its own: what is no entry is removed from it.
+    It is always a directory of its own: files that are no entries are removed from it.
     """
     parent = os.environ.get("SHAREDTASK_NAMES_DIR")
     if parent:
@@ -289,7 +289,7 @@ def directory() -> str:
 
 @contextlib.contextmanager
 def _opened(path: str, *, create: bool = False) -> Generator[int | None]:
-    """A descriptor of the directory, None where there is none. All is done relative to it."""
+    """A descriptor of the directory, None if there is none. All operations are relative to it."""
     fd = _open_directory(path, create=create)
     try:
         yield fd
@@ -307,7 +307,7 @@ def _open_directory(path: str, *, create: bool) -> int | None:
     except FileNotFoundError as error:
         if not create or os.path.isdir(os.path.dirname(path)):
             return None
-        msg = f"{path} cannot be made: {error.strerror}. Set SHAREDTASK_NAMES_DIR anew."
+        msg = f"{path} cannot be made: {error.strerror}. Set SHAREDTASK_NAMES_DIR to another path."
         raise SharedTaskError(msg) from error
     except OSError as error:
         if error.errno in _OUT_OF_FILES:
@@ -328,7 +328,7 @@ def _why_not(error: OSError) -> str:
 
 
 def _require_private(path: str, status: os.stat_result) -> None:
-    """Refuse a directory that others made, or in which others may make names."""
+    """Refuse a directory that others made, or in which others may create names."""
     if status.st_uid != os.geteuid():
         raise NameRefusedError(path, f"it belongs to user {status.st_uid}. {_CURE}")
     if status.st_mode & 0o077:
@@ -342,11 +342,11 @@ _CURE = "Remove it, or name another directory in SHAREDTASK_NAMES_DIR."
 
 @contextlib.contextmanager
 def _locked(path: str, *, create: bool = False) -> Generator[int | None]:
-    """As ``_opened``, and nobody else changes the directory meanwhile; an empty one goes."""
+    """As ``_opened``, with the directory locked; an empty one is removed."""
     limit = time.monotonic() + _LOCK_SECONDS
     while True:
         with _opened(path, create=create) as opened:
-            if opened is None and create:  # removed between the making and the opening
+            if opened is None and create:  # removed between its creation and the opening
                 continue
             if opened is None:
                 yield None
@@ -363,7 +363,7 @@ def _locked(path: str, *, create: bool = False) -> Generator[int | None]:
 
 
 def _lock(opened: int, path: str, limit: float) -> bool:
-    """Lock the directory; False where it is another one by now, which somebody has made anew."""
+    """Lock the directory; False if another process has replaced it by a new one."""
     while True:
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -390,7 +390,7 @@ def _is_at(path: str, status: os.stat_result) -> bool:
 
 
 def _tidy(opened: int, path: str) -> None:
-    """Remove what a killed process had begun to write, and the directory with its last entry."""
+    """Remove unfinished files of killed processes, and the directory with its last entry."""
     with contextlib.suppress(OSError):
         for name in os.listdir(opened):
             if name.startswith("."):
@@ -407,7 +407,7 @@ def _names(opened: int) -> list[str]:
 
 
 def _require_free(opened: int, name: str) -> bool:
-    """True where an owner that is gone has left an entry, False where there is none."""
+    """True if an ended owner has left an entry, False if there is none."""
     entry = _read(opened, name)
     if entry is None:
         return False
@@ -447,19 +447,19 @@ def _write(opened: int, entry: Entry) -> None:
 
 
 def _read(opened: int, name: str) -> Entry | None:
-    """The entry of a name, None where there is none.
+    """The entry of a name, None if there is none.
 
     Raises:
         NameRefusedError: It belongs to another user, or it is damaged.
     """
-    # Without O_NONBLOCK a pipe in the entry's place would be waited for.
+    # Without O_NONBLOCK the open would wait if the entry is a pipe.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
         fd = os.open(name, flags, dir_fd=opened)
     except FileNotFoundError:
         return None
     except OSError as error:
-        if error.errno in _OUT_OF_FILES:  # it says nothing of the entry, which `clean` would remove
+        if error.errno in _OUT_OF_FILES:  # no fault of the entry, which `clean` would remove
             raise
         raise NameRefusedError(name, f"its entry cannot be opened: {error.strerror}.") from None
     try:
@@ -481,16 +481,16 @@ _DAMAGED = "`sharedtask clean` removes it."
 
 
 def dumps(entry: Entry) -> bytes:
-    """An entry as it is written."""
+    """The bytes of an entry."""
     fields = dataclasses.asdict(entry)
     return json.dumps({"checksum": _checksum(fields), "entry": fields}).encode()
 
 
 def loads(name: str, data: bytes) -> Entry:
-    """Read what ``dumps`` has written.
+    """Read the entry from ``dumps``.
 
     Raises:
-        NameRefusedError: It is not what was written, or is the entry of another name.
+        NameRefusedError: It was damaged, or is the entry of another name.
     """
     try:
         whole: Any = json.loads(data)

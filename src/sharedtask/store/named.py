@@ -1,15 +1,15 @@
 """Values under a name: how one process keeps them, and how an unrelated one opens them.
 
-    keep(value, name)  -> Kept    memory that others can open, and the entry that says where it is
+    keep(value, name)  -> Kept    memory that others can open, and the entry that locates it
     open_named(name)   -> Opened  the same memory, through a descriptor of this process
 
-An array that lies in shared memory already is entered where it lies; another one is copied into
-such memory. Both stay writable for those who ask. Every other value becomes a sealed segment:
+An array that is in shared memory already is entered in place; any other is copied into
+such memory. Both stay writable on request. Every other value becomes a sealed segment:
 
-    buffers | head | table: the entry's nonce, the head's checksum, where each of the parts stands
+    buffers | head | table: the entry's nonce, the head's checksum, the offset of each part
 
-The nonce and the table's own checksum, which the entry has, tie the segment to the entry, so that
-nothing else is ever unpickled.
+The nonce, and the table's own checksum in the entry, tie the segment to the entry, so that nothing
+else is ever unpickled.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-# The name may be given away and taken between the reading of its entry and the opening.
+# The name may be released and claimed between the reading of its entry and the opening.
 _TRIES = 3
 _LONGEST_DTYPE = 1 << 16
 _LONGEST_LOOK = 60
@@ -60,7 +60,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A value that another process keeps; ``array`` shows it where it is one."""
+    """A value that another process keeps; ``array`` is set if it is an array."""
 
     publication: Publication
     entry: Entry
@@ -72,9 +72,9 @@ class Opened:
 
 
 def keep(value: Any, name: str) -> Kept:
-    """Put a value where others can open it.
+    """Put a value into memory that others can open.
 
-    Raises whatever its encoding raises, and StoreFullError where there is no room.
+    Raises the errors of its encoding, and StoreFullError if there is no room.
     """
     if type(value) in {np.ndarray, np.memmap} and _can_be_told(value.dtype):
         return _keep_array(value, name)
@@ -102,7 +102,7 @@ def _keep_array(value: npt.NDArray[Any], name: str) -> Kept:
 
 
 def _keep_value(value: Any, name: str) -> Kept:
-    # Not in place: attached elsewhere it has to outlive the process that shared it.
+    # Not in place: attached elsewhere, it must survive the process that shared it.
     payload = codec.encode(value)
     store = _seal(payload)
     publication = _publication_of(store)
@@ -110,7 +110,7 @@ def _keep_value(value: Any, name: str) -> Kept:
 
 
 def _publication_of(store: SegmentStore) -> Publication:
-    """A publication of what is in a segment: nobody will compare it with anything."""
+    """A publication of a segment's contents, which are never compared."""
     return Publication(Payload(b"", ()), watched=False, keep=lambda _: store)
 
 
@@ -143,7 +143,7 @@ def _entry(
 
 
 def _seal(payload: Payload) -> SegmentStore:
-    """Store a payload in a segment that says itself what stands where."""
+    """Store a payload in a segment that contains its own layout."""
     numbers = itertools.chain(*Layout.of(payload).parts)
     return stores.seal(payload, _words(zlib.crc32(payload.head), *numbers))
 
@@ -166,7 +166,7 @@ def _entry_of(store: SegmentStore, name: str, look: str, nbytes: int) -> Entry:
 
 
 def _told(fd: int, entry: Entry) -> tuple[Layout, Mark]:
-    """What the table of a segment says."""
+    """The layout and the mark from the table of a segment."""
     start, length = entry.form["table"]
     if min(start, length) < 0 or start + length > entry.size:
         raise ValueError
@@ -184,12 +184,12 @@ def _told(fd: int, entry: Entry) -> tuple[Layout, Mark]:
 
 
 def open_named(name: str, *, writable: bool = False) -> Opened:
-    """Open what another process keeps under a name.
+    """Open the value that another process keeps under a name.
 
     Raises:
         InvalidNameError: It cannot be a name.
         UnknownNameError: Nothing is shared under it.
-        NameRefusedError: It is damaged, belongs to others, or is not to be written.
+        NameRefusedError: It is damaged, belongs to others, or is not writable.
         StoreFullError: This process has no descriptors or no address space left.
     """
     name_registry.check_name(name)
@@ -211,7 +211,7 @@ def open_named(name: str, *, writable: bool = False) -> Opened:
 
 
 def _why(entry: Entry, error: LookupError) -> str:
-    """Why the memory of a living owner cannot be opened; what only we lack is raised."""
+    """Why a living owner's memory cannot be opened; raises errors of this process itself."""
     cause = error.__cause__
     if isinstance(cause, PermissionError):
         return (
@@ -225,7 +225,7 @@ def _why(entry: Entry, error: LookupError) -> str:
 
 def _require_writable(entry: Entry) -> None:
     if entry.kind != "array":
-        reason = f"it is a {entry.look}, a snapshot that nobody can write. Only arrays can be."
+        reason = f"it is a {entry.look}, a snapshot, which is read-only. Only arrays are writable."
         raise NameRefusedError(entry.name, f"{reason} Attach without writable=True.")
     if not entry.form.get("writable"):
         reason = "it was shared from a read-only array. Attach without writable=True."
@@ -242,14 +242,14 @@ def _opened(entry: Entry, claim: Claim, fd: int, *, writable: bool) -> Opened:
 
 
 def _open_array(entry: Entry, fd: int, *, writable: bool) -> npt.NDArray[Any]:
-    """Show the array as if it was born here, so that no call copies it."""
+    """Make the array as if it was created here, so that no call copies it."""
     view = locations.adopted(fd, entry.size, writable=writable)
     form = entry.form
     with _checked(entry):
         dtype = _dtype_of(form["dtype"])
         if dtype.hasobject:
             raise ValueError
-        # numpy refuses what does not lie within the memory.
+        # numpy refuses arrays that exceed the memory.
         return np.ndarray(form["shape"], dtype, view, form["offset"], form["strides"])
 
 
@@ -265,18 +265,18 @@ def _open_value(entry: Entry, fd: int) -> SegmentStore:
 
 @contextlib.contextmanager
 def _checked(entry: Entry) -> Generator[None]:
-    """Whatever is wrong with the form of an entry has one meaning."""
+    """Translate every error of an entry's form into one."""
     try:
         yield
     except NameRefusedError:
         raise
     except (SharedTaskError, KeyError, TypeError, ValueError, OverflowError, struct.error):
-        reason = "its entry does not fit its memory. The process that shares it has to share anew."
+        reason = "its entry does not fit its memory. Share it again, in the process that does."
         raise NameRefusedError(entry.name, reason) from None
 
 
 def _require_trust(entry: Entry, fd: int) -> None:
-    """What will be unpickled is this user's, and cannot be changed any more."""
+    """Check that the memory to unpickle is this user's and immutable."""
     status = os.fstat(fd)
     if status.st_uid != os.geteuid():
         raise NameRefusedError(entry.name, f"its memory belongs to user {status.st_uid}.")
@@ -292,7 +292,7 @@ def _require_trust(entry: Entry, fd: int) -> None:
 
 
 def _can_be_told(dtype: np.dtype[Any]) -> bool:
-    """True for dtypes that can be said in JSON; the codec takes the others."""
+    """True for dtypes that can be written in JSON; the codec takes the others."""
     if dtype.hasobject or not dtype.itemsize:
         return False
     words = _words_of(dtype)

@@ -1,4 +1,4 @@
-"""A published value: a sealed segment, and what is needed to tell whether it is still right."""
+"""A published value: a sealed segment, and the checks whether it is still current."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _tokens = itertools.count(1)
 
 
 class Publication:
-    """A payload that workers can have, under a token that is never used again in this process.
+    """A payload for workers, under a token that is never reused in this process.
 
-    ``composition`` tells what the function that it holds was made of as it was encoded.
+    ``composition`` is that of the function in it, from the time of its encoding.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Publication:
         keep: Callable[[Payload], PublishedStore] = stores.keep,
     ) -> None:
         self.token = next(_tokens)
-        # Protect, then copy: see freshness.py.
+        # Protect, then copy: see dirty_pages.py.
         self._checks = _checks(payload.sources, watched=watched)
         try:
             self.store = keep(payload)
@@ -57,7 +57,7 @@ class Publication:
 
     @property
     def is_in_place(self) -> bool:
-        """Whether it refers to memory of this machine that the caller goes on writing."""
+        """Whether it refers to memory that the caller may go on writing."""
         return bool(self._held)
 
     @property
@@ -66,7 +66,7 @@ class Publication:
         return self.store.nbytes
 
     def matches(self, payload: Payload) -> bool:
-        """True where ``payload`` is byte for byte what was published, and that is still there."""
+        """True if ``payload`` equals the published bytes, and these still exist."""
         try:
             reader = self.store.reader()
             if len(payload.sources) != len(self._checks):
@@ -79,15 +79,15 @@ class Publication:
             return False
 
     def unwatch(self) -> None:
-        """From now on compare all bytes: not every write is one that the kernel sees."""
+        """From now on compare all bytes: the kernel does not see every write."""
         self._release_checks()
 
     def fingerprint(self, value: Callable[[], object]) -> bytes:
-        """The digest of the contents, made of ``value()`` when it is first asked for.
+        """The digest of the contents, computed from ``value()`` at its first use.
 
         Memory that the caller goes on writing is read each time.
         """
-        with undisturbed("sharedtask.serialization.hashing"):  # only a journal needs it
+        with undisturbed("sharedtask.serialization.hashing"):  # needed by a journal only
             from sharedtask.serialization import hashing
 
         found = self._fingerprint
@@ -97,12 +97,12 @@ class Publication:
         return found
 
     def payload(self) -> Payload:
-        """What was published, over the memory where it is."""
+        """The published payload, as views of its memory."""
         head, buffers = self.store.parts()
         return Payload(bytes(head), tuple(np.frombuffer(buffer, np.uint8) for buffer in buffers))
 
     def value(self) -> Any:
-        """The value as every worker sees it, read-only."""
+        """The value as workers see it, read-only."""
         return self.store.value()
 
     def private_value(self) -> Any:
@@ -110,13 +110,13 @@ class Publication:
         return self.store.private_value()
 
     def tell_on_release(self, holder: Callable[[int], None]) -> None:
-        """Call the bound method ``holder(token)`` when the memory is given back."""
+        """Call the bound method ``holder(token)`` when the memory is freed."""
         reference = weakref.WeakMethod(holder)
         if reference not in self._holders:
             self._holders.append(reference)
 
     def release(self) -> None:
-        """Give the memory back; what is mapped elsewhere stays valid until it is dropped."""
+        """Free the memory; mappings elsewhere stay valid until they are dropped."""
         if self.released:
             return
         self.released = True
@@ -140,7 +140,7 @@ def _checks(sources: Sequence[Source], *, watched: bool) -> list[_Check]:
 
 
 class _Check:
-    """Tells whether one source of a value still gives the bytes that were published."""
+    """Checks whether one source of a value still has the published bytes."""
 
     def __init__(self, source: Source, watch: dirty_pages.Watch | None) -> None:
         self._nbytes, self._place = source.nbytes, _place(source)
@@ -149,7 +149,7 @@ class _Check:
         self._is_settled = True  # the bytes were the published ones when the watch began
 
     def passes(self, new: Source, old: Reader, number: int) -> bool:
-        """See that nobody has written, or compare with buffer ``number`` of what is published."""
+        """Check that no write was seen, or compare with the published buffer ``number``."""
         if new.nbytes != self._nbytes:
             return False
         if self._watch is None or _place(new) != self._place:
@@ -157,16 +157,16 @@ class _Check:
         if self._is_settled and self._watch.unchanged() and self._at_edges == self._edges.read():
             self._in_vain = 0
             return True
-        # Written, perhaps with what was there before, or between the elements: comparing tells.
+        # Written, perhaps with equal bytes, or between the elements: compare.
         self._watch_anew(new)
         same = self._is_settled = _has_bytes(new, old.buffer(number))
         self._in_vain += same
         return same
 
     def _watch_anew(self, source: Source) -> None:
-        """Protect, then compare: until that has come to its end, the new watch says nothing.
+        """Protect, then compare: until the comparison is complete, the new watch proves nothing.
 
-        The comparison may be interrupted, or the published bytes may be out of reach.
+        The comparison may be interrupted, or the published bytes may be unavailable.
         """
         self._is_settled = False
         self.release()
@@ -186,23 +186,23 @@ class _Check:
             watch.release()
 
 
-# A watch that saw a write at each of so many uses in a row, and nothing changed by them, is given
-# up: it makes the writes slower and spares nothing.
+# A watch that saw writes at this many consecutive uses, none of which changed the bytes, is
+# removed: it slows the writes down and saves nothing.
 _IN_VAIN = 2
-# To look through the pages of a span this many times as large takes as long as to compare: a column
-# of numbers 1 kB apart.
+# Checking the pages of a span this many times as large takes as long as a comparison: a column of
+# numbers 1 kB apart.
 _SPREAD = 128
 
 
 def _place(source: Source) -> Hashable:
-    """Where the bytes come from: those of the same place are the same until it is written."""
+    """The place of the bytes: the same place has the same bytes until it is written."""
     if isinstance(source, Scattered):
         return source.place()
     return mapping.address_of(source)
 
 
 def _span(source: Source) -> tuple[int, int]:
-    """What is watched: an address, and how many bytes from there; 0 where that does not pay."""
+    """The watched range: address and length; 0 if a watch does not pay."""
     if not isinstance(source, Scattered):
         return mapping.address_of(source), source.nbytes
     low, high = source.span()
@@ -211,7 +211,7 @@ def _span(source: Source) -> tuple[int, int]:
 
 
 class _Edges(NamedTuple):
-    """A part of a page at either end, which is not watched: where it is, and its bytes."""
+    """The unwatched parts of pages at both ends: addresses and bytes."""
 
     low: int
     before: int
@@ -219,7 +219,7 @@ class _Edges(NamedTuple):
     behind: int
 
     def read(self) -> tuple[bytes, bytes]:
-        """What stands there."""
+        """The bytes of both parts now."""
         return ctypes.string_at(self.low, self.before), ctypes.string_at(self.end, self.behind)
 
 
@@ -234,7 +234,7 @@ def _has_bytes(source: Source, stored: memoryview) -> bool:
 def _same_bytes(left: bytes, right: memoryview) -> bool:
     if len(left) != len(right):
         return False
-    if len(left) < _SMALL:  # no foreign call, which would let other threads run
+    if len(left) < _SMALL:  # no foreign call, which releases the GIL
         return left == bytes(right)
     return dirty_pages.same_bytes(_address(memoryview(left)), _address(right), len(left))
 

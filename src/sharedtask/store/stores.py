@@ -1,4 +1,4 @@
-"""Where a published value lies, on the side that published it and on the side that uses it."""
+"""Memory of a published value, in the process that published it and in those that use it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Store(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """How much memory it is."""
+        """Bytes of memory."""
         ...
 
     def parts(self) -> tuple[memoryview, list[memoryview]]:
@@ -34,17 +34,17 @@ class Store(Protocol):
         ...
 
     def value(self) -> Any:
-        """Decode it; arrays view this memory and cannot be made writable."""
+        """Decode the value; arrays view this memory and cannot be made writable."""
 
     def private_value(self) -> Any:
-        """Decode it over memory of one's own, which is writable."""
+        """Decode the value over private, writable memory."""
 
     def close(self) -> None:
-        """Give up what is held; what was decoded stays valid."""
+        """Release the memory; decoded values stay valid."""
 
 
 class Reader(Protocol):
-    """The parts of a payload, which may have to be fetched; LookupError where they are lost."""
+    """The parts of a payload, fetched on demand; LookupError if they are lost."""
 
     def head(self) -> memoryview:
         """The head."""
@@ -56,15 +56,15 @@ class Reader(Protocol):
 
 
 class PublishedStore(Store, Protocol):
-    """A store as its publisher has it, who compares from time to time."""
+    """A store in the publishing process, which compares it at later calls."""
 
     def reader(self) -> Reader:
-        """The parts one by one, for those who do not need all."""
+        """A reader that gets the parts one by one."""
         ...
 
 
 class _AtHand:
-    """A reader of parts that are here."""
+    """A reader of parts in this process."""
 
     def __init__(self, parts: tuple[memoryview, list[memoryview]]) -> None:
         self._head, self._buffers = parts
@@ -76,8 +76,8 @@ class _AtHand:
         return self._buffers[number]
 
 
-# Smaller values are kept as bytes and travel inside a message: a descriptor and a mapping in every
-# process would cost more than they weigh. Functions, above all, are that small.
+# Smaller values are kept as bytes and sent inside a message: a descriptor and a mapping in every
+# process would cost more. Most functions are that small.
 SEGMENT_FROM = 1 << 16
 
 
@@ -90,7 +90,7 @@ def keep(payload: Payload) -> PublishedStore:
 
 def seal(payload: Payload, table: bytes = b"") -> SegmentStore:
     """Store a payload in a segment of its own that ends with a random mark and the ``table``."""
-    # A descriptor without an owner would stay open: no interrupt comes in between.
+    # A descriptor without an owner would leak: hold interrupts back in between.
     with segments.translated(payload.nbytes), interrupts.shield():
         return SegmentStore(*_sealed(payload, table))
 
@@ -105,10 +105,10 @@ def _sealed(payload: Payload, table: bytes = b"") -> tuple[int, Layout, Mark]:
 
 
 def unseal(fd: int, layout: Layout, mark: Mark) -> SegmentStore:
-    """Map a segment of another process, which then has the descriptor; nothing is unpickled.
+    """Map a segment of another process; owns the descriptor then, and unpickles nothing.
 
     Raises:
-        SharedTaskError: It is not the segment that it is said to be. The descriptor stays open.
+        SharedTaskError: It is not the expected segment. The descriptor stays open.
     """
     mark.require_file(segments.check(fd, layout.size, frozen=True))
     layout.require_within(layout.size)
@@ -118,7 +118,7 @@ def unseal(fd: int, layout: Layout, mark: Mark) -> SegmentStore:
 
 
 def restore(store: PublishedStore) -> None:
-    """See that workers can have it; see ``SegmentStore.restore``."""
+    """Ensure that workers can get it; see ``SegmentStore.restore``."""
     if isinstance(store, SegmentStore):
         store.restore()
 
@@ -134,7 +134,7 @@ class BytesStore:
 
     @classmethod
     def of(cls, payload: Payload) -> BytesStore:
-        """Lay the parts of a payload out as they would lie in a segment."""
+        """Lay the parts of a payload out as in a segment."""
         layout = Layout.of(payload)
         data = bytearray(layout.size)
         parts: tuple[npt.NDArray[np.uint8] | bytes, ...] = (*payload.buffers, payload.head)
@@ -159,24 +159,24 @@ class BytesStore:
         return codec.decode(head, [bytearray(buffer) for buffer in buffers])
 
     def close(self) -> None:
-        """Bytes go with their last user."""
+        """Nothing to do: bytes are freed with their last user."""
 
 
 class ReceivedBytes(BytesStore):
-    """A small payload in a worker: arrays are decoded over pages that cannot be written."""
+    """A small payload in a worker: arrays are decoded over read-only pages."""
 
     def value(self) -> Any:
-        """Decode the value; what has no arrays has no pages."""
+        """Decode the value; without arrays it needs no pages."""
         head, buffers = self.parts()
         if any(buffer.nbytes for buffer in buffers):
-            # Without room for a page numpy's own protection has to do.
+            # Without room for a page, rely on numpy's own protection.
             with contextlib.suppress(StoreFullError):
                 head, buffers = self.layout.split(segments.protected(self._view))
         return codec.decode(head, buffers)
 
 
 class RefusedStore:
-    """What was received in place of a value: whoever asks for the value gets the error."""
+    """A store that could not be received: each use of the value raises the error."""
 
     nbytes = 0
 
@@ -184,7 +184,7 @@ class RefusedStore:
         self._error = error
 
     def parts(self) -> tuple[memoryview, list[memoryview]]:
-        """There are none: raises the error."""
+        """Raise the error."""
         raise self._error.with_traceback(None)
 
     def value(self) -> Any:
@@ -196,7 +196,7 @@ class RefusedStore:
         raise self._error.with_traceback(None)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""
 
 
 class SegmentStore:
@@ -216,7 +216,7 @@ class SegmentStore:
     ) -> None:
         self.fd: int | None = fd
         self._file = Descriptor(fd, mark.device, mark.inode)
-        self._closer = descriptors.closing(self, self._file)  # for those who are interrupted
+        self._closer = descriptors.closing(self, self._file)  # in case of an interrupt
         self.layout = layout
         self.mark = mark
         self.nbytes = layout.size
@@ -243,7 +243,7 @@ class SegmentStore:
         return codec.decode(*self.layout.split(mapped))
 
     def restore(self) -> None:
-        """Copy the value to a new segment where the program has closed the descriptor of this one.
+        """Copy the value to a new segment if the program has closed the descriptor of this one.
 
         Raises:
             StoreFullError: There is no room for it.
@@ -256,11 +256,11 @@ class SegmentStore:
             self._hold(*_sealed(payload))
 
     def close(self) -> None:
-        """Give the mapping and the descriptor up; the pages go with the last value over them."""
+        """Release the mapping and the descriptor; the pages are freed with the last value."""
         self._view = self._view[:0].copy()
         self.close_descriptor()
 
     def close_descriptor(self) -> None:
-        """Keep the mapping alone."""
+        """Close the descriptor and keep the mapping."""
         self._closer.now()
         self.fd = None

@@ -1,7 +1,7 @@
-"""Background threads for user code that came up in a thread that must not run it.
+"""Background threads for user code, for threads that must not run it themselves.
 
-The I/O thread brings results: were it to run callbacks, unpickle values or write to a stream of the
-user's, these could wait for a result that only it can bring.
+The I/O thread delivers results: if it ran callbacks, unpickled values or wrote to a user's stream,
+these could wait for a result that only it can deliver.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ _IDLE_SECONDS = 0.5
 
 
 class Background:
-    """Threads that run user code: never fewer than there are pieces of it to run."""
+    """Threads that run user code: at least as many as there is work to run."""
 
     def __init__(self) -> None:
         self.abandon()
         critical_sections.abandon_in_child(self)
 
     def abandon(self) -> None:
-        """Begin without threads: in a forked child there are none, whatever was counted."""
+        """Start without threads: in a forked child none exist."""
         self._work: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
-        # One entry for each idle thread. No semaphore: its lock is not for code that interrupts
-        # its holder, as signal handlers and finalizers do.
+        # One entry for each idle thread. No semaphore: code that interrupts the holder of its
+        # lock, as signal handlers and finalizers do, must not use it.
         self._idle: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def put(self, work: Callable[[], object]) -> None:
-        """Have ``work`` done soon; it must not raise."""
+        """Run ``work`` soon in a thread; it must not raise."""
         if not self._takes_idle():
             threading.Thread(target=self._serve, name="sharedtask-callbacks", daemon=True).start()
         self._work.put(work)
@@ -50,13 +50,13 @@ class Background:
             try:
                 work = self._work.get(timeout=_IDLE_SECONDS)
             except queue.Empty:
-                # Take back the word that this thread is idle. Where another was faster, there is
-                # work for it.
+                # Take back the entry that this thread is idle. If another thread took it first,
+                # there is work for this one.
                 if self._takes_idle():
                     return
                 continue
             work()
-            del work  # what it holds does not wait for the next one
+            del work  # free its references before the next wait
             self._idle.put(None)
 
 

@@ -1,4 +1,4 @@
-"""How many threads numerical libraries use in a worker."""
+"""Limits the threads of numerical libraries in a worker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BLAS_VARIABLES = (
 
 
 def limit(threads: int) -> None:
-    """Libraries that are loaded obey at once; those that come later read the environment."""
+    """Limit loaded libraries at once, and later ones through the environment."""
     import threadpoolctl
 
     for name in BLAS_VARIABLES:

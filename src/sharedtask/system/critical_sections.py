@@ -2,11 +2,11 @@
 
 A signal handler runs between any two instructions of the main thread, and a garbage collection runs
 finalizers in any thread. Either may call the library while its own thread holds a lock of the
-library and has a table half changed. So the locks are reentrant, which excludes a deadlock with
-oneself, and ``is_held()`` tells such a call that it must not touch the tables: it runs serially.
+library and has changed a table halfway. So the locks are reentrant, which prevents a deadlock with
+itself, and ``is_held()`` tells such a call not to use the tables: it runs serially.
 
 A fork copies locks that other threads hold, but not the threads. In the child all locks are reset,
-then the objects that ``abandon`` what belongs to the parent are called.
+then objects that have state of the parent are told to ``abandon`` it.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
 # library itself uses in ``threading.Condition``.
 Lock = type(threading.RLock())
 
-_tables: list[weakref.ref[Any]] = []  # those that guard tables of the whole process
-_entered: list[Any] = []  # those that guard a single object, while a thread is at it
-# By identity. A WeakSet would run Python code where a lock dies, which Ctrl-C could interrupt.
+_tables: list[weakref.ref[Any]] = []  # locks of tables of the whole process
+_entered: list[Any] = []  # locks of single objects, while a thread changes one
+# By identity. A WeakSet would run Python code when a lock is freed, which Ctrl-C could interrupt.
 _all: dict[int, weakref.ref[Any]] = {}
 
 
 class Abandons(Protocol):
-    """Has something that a forked child must not use."""
+    """An object with state that a forked child must not use."""
 
     def abandon(self) -> None:
-        """Let go, in a forked child, of what belongs to the parent."""
+        """In a forked child: drop the state that belongs to the parent."""
 
 
 _heirs: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def table_lock() -> Any:
-    """A lock of a table that the whole process uses; ``is_held`` knows it."""
+    """A lock of a table that the whole process uses; known to ``is_held``."""
     lock = object_lock()
     _tables[:] = [known for known in _tables if known() is not None]
     _tables.append(weakref.ref(lock))
@@ -49,24 +49,24 @@ def table_lock() -> Any:
 
 
 def object_lock() -> Any:
-    """A lock of a single object; ``is_held`` knows it between ``enter`` and ``leave``."""
+    """A lock of a single object; known to ``is_held`` between ``enter`` and ``leave``."""
     lock = Lock()
     _all[id(lock)] = weakref.ref(lock, functools.partial(_all.pop, id(lock)))
     return lock
 
 
 def enter(lock: Any) -> None:
-    """Said before a thread takes the lock of a single object whose state it changes."""
+    """Called before a thread takes the lock of a single object to change its state."""
     _entered.append(lock)
 
 
 def leave(lock: Any) -> None:
-    """Said when it has given the lock back."""
+    """Called after the lock was released."""
     _entered.remove(lock)
 
 
 def is_held() -> bool:
-    """Whether this thread holds a lock of the library: it was interrupted in the middle of it."""
+    """Whether this thread holds a lock of the library: it was interrupted in a critical section."""
     for reference in _tables:
         lock = reference()
         if lock is not None and lock._is_owned():
@@ -79,7 +79,7 @@ def _is_any_owned(locks: Iterable[Any]) -> bool:
 
 
 def abandon_in_child(heir: Abandons) -> None:
-    """Have ``heir.abandon()`` called in forked children, for as long as the object lives."""
+    """Call ``heir.abandon()`` in forked children, for as long as the object lives."""
     _heirs.add(heir)
 
 

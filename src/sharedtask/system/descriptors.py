@@ -1,8 +1,8 @@
-"""Descriptors that know which file they are of.
+"""Descriptors that check the identity of their file.
 
-A number says little: a program may close all that it did not open itself, as daemons do when they
-start, and what it opens next gets the same numbers. So whoever keeps a descriptor for longer looks
-whether it is still the same file, and closes nothing that is another's by now.
+A program may close all descriptors that it did not open itself, as daemons do at their start, and
+files that it opens next get the same numbers. So an object that keeps a descriptor checks that it
+is still the same file, and never closes another's.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class Descriptor:
 
     @classmethod
     def of(cls, number: int) -> Descriptor:
-        """What stands behind the number now."""
+        """The file behind the number now."""
         status = os.fstat(number)
         return cls(number, status.st_dev, status.st_ino)
 
     def is_open(self) -> bool:
-        """Whether the number still stands for this file."""
+        """Whether the number still means this file."""
         try:
             status = os.fstat(self.number)
         except OSError:
@@ -36,11 +36,11 @@ class Descriptor:
         return status.st_ino == self.inode and status.st_dev == self.device
 
     def close(self) -> None:
-        """Close it, where nobody else has done that."""
+        """Close it, unless it was closed already."""
         if self.is_open():
             os.close(self.number)
 
 
 def closing(owner: object, descriptor: Descriptor) -> Ending:
-    """Close a descriptor soon after its owner is gone, or by ``now()``."""
+    """Close a descriptor soon after its owner is freed, or by ``now()``."""
     return Ending(owner, descriptor.close)

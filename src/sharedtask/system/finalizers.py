@@ -1,11 +1,11 @@
-"""What is to be done when an object is gone, out of reach of Ctrl-C.
+"""Actions after an object is freed, protected from Ctrl-C.
 
-Python runs signal handlers in the main thread between any two instructions, those of finalizers
-included: what a handler raises there is printed as ignored and lost, and the rest of the finalizer
-is skipped. So nothing here runs Python code in the thread in which an object dies. The interpreter
-calls functions that are written in C, between whose instructions no handler runs, and a thread of
-ours, in which none runs either, does the rest. Workers ignore SIGINT and stay without a thread:
-there it is done at once.
+Python runs signal handlers in the main thread between any two instructions, including those of
+finalizers: an exception of the handler there is printed as ignored and lost, and the rest of the
+finalizer is skipped. So nothing here runs Python code in the thread in which an object is freed.
+The interpreter calls functions written in C, between whose instructions no handler runs, and a
+thread of the library, in which none runs either, does the rest. Workers ignore SIGINT and need no
+thread: there the action runs at once.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ V = TypeVar("V")
 
 
 class Ending(weakref.ref[Any]):
-    """Has ``work()`` done soon after ``owner`` is gone, once; not at the end of the program.
+    """Runs ``work()`` once, soon after ``owner`` is freed; not at the end of the program.
 
     Args:
-        owner: What is watched; ``work`` must not refer to it.
-        work: Called in a thread of ours, or by ``now()``.
+        owner: The watched object; ``work`` must not refer to it.
+        work: Called in a thread of the library, or by ``now()``.
 
     Raises:
         TypeError: The owner cannot be referred to weakly.
@@ -52,22 +52,22 @@ class Ending(weakref.ref[Any]):
         _waiting[id(self)] = self
 
     def now(self) -> None:
-        """Do it now; twice is once."""
+        """Run it now; idempotent."""
         if self.cancel():
             self._work()
 
     def cancel(self) -> bool:
-        """Have nothing done; False where it is done or cancelled already."""
+        """Cancel it; False if it was run or cancelled already."""
         return _waiting.pop(id(self), None) is not None
 
 
-# A weak reference tells of a death only as long as it lives itself.
+# A weak reference calls back only while it is alive itself.
 _waiting: dict[int, Ending] = {}
 _due: SimpleQueue[Ending | Callable[[], object]] = SimpleQueue()
 
 
 def _when_due() -> Callable[[Any], object]:
-    """What a reference calls with itself."""
+    """The callback of a reference."""
     if context.a_worker():
         return Ending.now
     if not _thread.runs:
@@ -76,7 +76,7 @@ def _when_due() -> Callable[[Any], object]:
 
 
 def post(work: Callable[[], object]) -> Callable[[], object]:
-    """What a finalizer may call, however it is interrupted: ``work()`` is done by our thread."""
+    """A callable for finalizers, safe from interrupts: our thread runs ``work()``."""
     if context.a_worker():
         return work
     if not _thread.runs:
@@ -85,7 +85,7 @@ def post(work: Callable[[], object]) -> Callable[[], object]:
 
 
 def settle() -> None:
-    """Wait, for a second at most, until what is due now is done."""
+    """Wait, for a second at most, until all actions due now are done."""
     done = threading.Event()
     post(done.set)()
     done.wait(_SETTLE_SECONDS)
@@ -95,24 +95,24 @@ _SETTLE_SECONDS = 1.0
 
 
 class _Thread:
-    """The thread that does what is to be done."""
+    """The thread that runs the actions."""
 
     def __init__(self) -> None:
         self.runs = False
         os.register_at_fork(after_in_child=self._forget)
 
     def start(self) -> None:
-        """Start it, where it does not run; where two threads do so at once, two serve."""
+        """Start it unless it runs; if two threads do so at once, two serve."""
         self.runs = True
         try:
             threading.Thread(target=_serve, name="sharedtask-endings", daemon=True).start()
-        except RuntimeError:  # there may be no more threads: what is due is done from time to time
+        except RuntimeError:  # no more threads are allowed: actions run at later opportunities
             self.runs = False
             while not _due.empty():
                 _serve_one()
 
     def _forget(self) -> None:
-        """A forked child has none, until it needs one."""
+        """In a forked child: no thread until one is needed."""
         self.runs = False
 
 
@@ -122,7 +122,7 @@ def _serve() -> None:
 
 
 def _serve_one() -> None:
-    """Nothing of it stays here while the thread waits for the next one."""
+    """Run one action and keep no reference to it while the thread waits for the next."""
     due = _due.get()
     if isinstance(due, Ending):
         due.now()
@@ -134,55 +134,55 @@ _thread = _Thread()
 
 
 class Weak(Generic[K, V]):
-    """Values by their keys, each for as long as something else holds it."""
+    """Values by key, each for as long as something else refers to it."""
 
     def __init__(self) -> None:
         self._found: dict[K, weakref.ref[V]] = {}
 
     def get(self, key: K) -> V | None:
-        """The value of a key, where there is one."""
+        """The value of a key, if there is one."""
         found = self._found.get(key)
         return None if found is None else found()
 
     def values(self) -> list[V]:
-        """All that are held now."""
+        """All values that are alive."""
         found = [reference() for reference in self._found.copy().values()]
         return [value for value in found if value is not None]
 
     def drop(self, key: K) -> None:
-        """Have no value for a key; twice is once."""
+        """Remove a key; idempotent."""
         self._found.pop(key, None)
 
     def clear(self) -> None:
-        """Have none."""
+        """Remove all."""
         self._found.clear()
 
     def put(self, key: K, value: V) -> None:
-        """Have a value for a key from now on."""
+        """Set the value of a key."""
         self._found[key] = weakref.ref(value, forgetting(self._found, key))
 
 
 class Known(Generic[V]):
-    """What is known of objects, by their identity, for as long as they live."""
+    """Data about objects, by their identity, for as long as they live."""
 
     def __init__(self) -> None:
         self._found: dict[int, tuple[weakref.ref[Any], V]] = {}
 
     def get(self, owner: Any) -> V | None:
-        """What is known of an object."""
+        """The data of an object."""
         found = self._found.get(id(owner))
         return found[1] if found is not None and found[0]() is owner else None
 
     def put(self, owner: Any, value: V) -> None:
-        """Know this of an object from now on; TypeError where it cannot be referred to weakly."""
+        """Set the data of an object; TypeError if it cannot be referred to weakly."""
         key = id(owner)
         self._found[key] = weakref.ref(owner, forgetting(self._found, key)), value
 
     def clear(self) -> None:
-        """Know nothing of any."""
+        """Remove all."""
         self._found.clear()
 
 
 def forgetting(table: dict[Any, Any], key: object) -> Callable[[object], Any]:
-    """Called with a reference; ``pop`` takes it for what is given where there is nothing."""
+    """A callback for a reference, which ``pop`` takes as its default value."""
     return partial(table.pop, key)

@@ -1,15 +1,15 @@
-"""Ctrl-C: raised where a call is ready for it, and told from a task that raises KeyboardInterrupt.
+"""Ctrl-C: raised where a call is ready for it, and distinguished from one that a task raises.
 
 Python runs signal handlers in the main thread between any two instructions, also between those that
-belong together. So a call of ours is a ``shield``: a SIGINT is noted, and what handles it runs at
-the next place where it may raise:
+belong together. So a call of the library is a ``shield``: a SIGINT is noted, and its handler runs
+at the next place where it may raise:
 
 - in ``exposed``, where the user's code runs (it may raise anything at any time) and where the call
   waits: at once;
-- in ``check``, within what may take long;
+- in ``check``, within long operations;
 - at the end of the call.
 
-``Leaving`` sees to it that a block with a lock is left in full. A handler for another signal that
+``Leaving`` ensures that a block with a lock is left completely. A handler for another signal that
 raises is the user's own risk.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import CodeType, FrameType, TracebackType
 else:
-    import _signal  # what ``signal`` wraps: making enumerations costs it microseconds at each call
+    import _signal  # wrapped by ``signal``, whose enumerations cost microseconds per call
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,19 +36,19 @@ _get_ident = threading.get_ident
 
 
 class _Handler:
-    """SIGINT's handler within a shield: it does what the user's does, now or later."""
+    """SIGINT's handler within a shield: runs the user's handler, now or later."""
 
     __slots__ = ("firm", "held", "old", "pending", "raised")
 
     def __init__(self, old: Callable[..., Any]) -> None:
         self.old = old
-        self.held = 0  # shields that the main thread is in, since it was last exposed
-        self.firm = 0  # those of them that are not left before their end
+        self.held = 0  # shields around the main thread since it was last exposed
+        self.firm = 0  # those of them that expose nothing
         self.pending = False
         self.raised: BaseException | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> Any:
-        # A second interrupt may find the handler of the first at work.
+        # A second interrupt may interrupt the handler of the first.
         while frame is not None and frame.f_code is _HANDLING:
             frame = frame.f_back
         if self.held or (frame is not None and frame.f_code in _ON_THE_WAY):
@@ -57,7 +57,7 @@ class _Handler:
         return self.handle(number, frame)
 
     def handle(self, number: int, frame: FrameType | None) -> Any:
-        """Do what the user's handler does, also about what came before; it may raise."""
+        """Run the user's handler, also for earlier interrupts; it may raise."""
         self.pending = False
         try:
             return self.old(number, frame)
@@ -67,7 +67,7 @@ class _Handler:
 
 
 class _State:
-    """What the main thread knows of SIGINT."""
+    """The main thread's state of SIGINT."""
 
     __slots__ = ("handler", "main")
 
@@ -78,7 +78,7 @@ class _State:
     def enter_child(self) -> None:
         """In a forked child the thread that forked is the main one.
 
-        What the parent's main thread was in at that moment, no thread of the child will ever leave.
+        No thread of the child leaves the shields of the parent's main thread.
         """
         if in_main():
             return
@@ -104,15 +104,15 @@ os.register_at_fork(after_in_child=_state.enter_child)
 class shield:  # noqa: N801  used as a block, like contextlib.suppress
     """Within this block SIGINT waits: its handler runs at the end, or in ``exposed``.
 
-    In threads other than the main one, where no handler runs, it does nothing; nor where SIGINT is
-    ignored, or left to the system.
+    No effect in threads other than the main one, where no handler runs, nor if SIGINT is ignored or
+    has the default action.
     """
 
     __slots__ = ("_handler", "_is_first")
     _firm = 0
 
     # An interrupt within these two methods is noted as long as ours is SIGINT's handler. Before and
-    # after that, it may raise: the block is not begun yet, or is left already.
+    # after that it may raise: the block has not begun yet, or is left already.
 
     def __enter__(self) -> Self:
         self._handler: _Handler | None = None
@@ -154,7 +154,7 @@ class shield:  # noqa: N801  used as a block, like contextlib.suppress
 
 
 def shielded(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that is a shield."""
+    """A function whose calls are shielded."""
 
     @functools.wraps(function)
     def within(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -172,7 +172,7 @@ class firm_shield(shield):  # noqa: N801  see above
 
 
 class _Passing(BaseException):
-    """An error of SIGINT's handler on its way through a call of ours, where errors are caught."""
+    """Carries an error of SIGINT's handler through a call that catches errors."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(error)
@@ -180,7 +180,7 @@ class _Passing(BaseException):
         self.context = error.__context__
 
     def reraise(self) -> NoReturn:
-        """At the end of the call it is itself again."""
+        """Raise the original error at the end of the call."""
         try:
             raise self.error
         finally:
@@ -188,9 +188,9 @@ class _Passing(BaseException):
 
 
 def exposed(function: Callable[..., Any], *args: Any) -> Any:
-    """Call what may be interrupted at any moment: the user's code, or what waits.
+    """Call a function that may be interrupted at any moment: user code, or a wait.
 
-    What it returns is lost where an interrupt comes at its end.
+    Its result is lost if an interrupt comes at its end.
     """
     handler = _state.handler
     if handler is None or handler.firm or _get_ident() != _state.main:
@@ -221,7 +221,7 @@ def _nothing() -> None:
 
 
 def acquire(lock: Any) -> None:
-    """Take a lock that may be held for long: an interrupt raises meanwhile, and never after."""
+    """Acquire a lock that may be held for long: an interrupt raises only before that."""
     while not lock.acquire(timeout=_LOOK_SECONDS):
         check()
 
@@ -230,20 +230,20 @@ _LOOK_SECONDS = 0.1
 
 
 def is_real(error: BaseException) -> bool:
-    """True where SIGINT's handler has raised this in the call that the main thread is in.
+    """True if SIGINT's handler raised this in the current call of the main thread.
 
-    What the user's code raises becomes the outcome of an item, or is told of a value; this is none
-    of both.
+    An exception of user code becomes the outcome of an item, or is attributed to a value; this one
+    is neither.
     """
     handler = _state.handler
     return isinstance(error, _Passing) or (handler is not None and error is handler.raised)
 
 
 def came_from_outside(error: BaseException) -> bool:
-    """True where ``error`` is a Ctrl-C, or was raised by the handler of a signal.
+    """True if ``error`` is a Ctrl-C, or was raised by the handler of a signal.
 
     Outside of a shield, a KeyboardInterrupt in the main thread is a Ctrl-C unless a ``raise`` in
-    Python is where it comes from: the usual handler is C code.
+    Python is its origin: the default handler is C code.
     """
     if not in_main():
         return False
@@ -285,11 +285,11 @@ _ON_THE_WAY = {shield.__enter__.__code__, shield.__exit__.__code__, _restore.__c
 
 
 class Leaving:
-    """SIGINT's handler while the main thread is in a block, so that leaving is done in full.
+    """SIGINT's handler while the main thread is in a block, so that it is left completely.
 
     Python runs the handler between two instructions, and before the first of ``__exit__``, where
-    ``__exit__`` cannot have done anything about it yet. The frame tells that this is the place:
-    ``code`` is the method's. From then on it is ``busy``, until ``remove``.
+    ``__exit__`` cannot have taken measures yet. The frame shows that this is the place: ``code`` is
+    the method's. From then on the block is ``busy``, until ``remove``.
     """
 
     __slots__ = ("_code", "_over", "_pending", "busy", "old")
@@ -299,7 +299,7 @@ class Leaving:
         self.busy = self._over = self._pending = False
 
     def __call__(self, number: int, frame: Any) -> Any:
-        # A second interrupt may find the handler of the first at work.
+        # A second interrupt may interrupt the handler of the first.
         while frame is not None and frame.f_code is _CALL:
             frame = frame.f_back
         leaves = self.busy or (frame is not None and frame.f_code is self._code)
@@ -309,16 +309,16 @@ class Leaving:
         return self.old(number, frame)
 
     def install(self) -> None:
-        """SIGINT is asked here first."""
+        """Install this as SIGINT's handler."""
         _signal.signal(_SIGINT, self)
 
     def remove(self) -> None:
-        """The handler that was there is back, and hears of what came meanwhile."""
+        """Restore the previous handler, and pass on interrupts that came meanwhile."""
         current: Any = _signal.getsignal(_SIGINT)
         if current is self:
             _signal.signal(_SIGINT, self.old)
-        # It may stay for a while below another that is removed later. Not said before: an interrupt
-        # would be raised here, and the handler would stay for ever.
+        # It may stay for a while below another that is removed later. Set only here: before, an
+        # interrupt would be raised here, and the handler would never be removed.
         self._over = True
         if self._pending:
             self.old(_SIGINT, None)
@@ -328,7 +328,7 @@ _CALL = Leaving.__call__.__code__
 
 
 def leaving(code: CodeType) -> Leaving | None:
-    """A handler for a block that ``code`` leaves; None where SIGINT cannot get in the way."""
+    """A handler for a block that ``code`` leaves; None if SIGINT cannot interfere."""
     if not in_main():
         return None
     handler: Any = _signal.getsignal(_SIGINT)

@@ -34,7 +34,7 @@ _LIBC.syscall.restype = ctypes.c_long
 
 
 def mmap(address: int, size: int, prot: int, flags: int, fd: int) -> int:
-    """Map ``size`` bytes of ``fd`` and return the address; OSError where the kernel refuses."""
+    """Map ``size`` bytes of ``fd`` and return the address; OSError if the kernel refuses."""
     result: int | None = _LIBC.mmap(address, size, prot, flags, fd, 0)
     if result is None or result == _MAP_FAILED:
         _raise()
@@ -42,7 +42,7 @@ def mmap(address: int, size: int, prot: int, flags: int, fd: int) -> int:
 
 
 def map_again(address: int, size: int, at: int) -> None:
-    """Map pages of shared memory a second time, to be read; OSError where that cannot be done."""
+    """Map pages of shared memory a second time, read-only; OSError if that is impossible."""
     if not hasattr(_LIBC, "mremap"):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     _LIBC.mremap.restype = ctypes.c_void_p
@@ -61,18 +61,18 @@ def map_again(address: int, size: int, at: int) -> None:
 
 
 def munmap(address: int, size: int) -> None:
-    """Give a mapping back."""
+    """Remove a mapping."""
     _LIBC.munmap(address, size)
 
 
 def madvise(address: int, size: int, advice: int) -> bool:
-    """True where the kernel took the advice."""
+    """True if the kernel accepted the advice."""
     result: int = _LIBC.madvise(address, size, advice)
     return result == 0
 
 
 def memcmp(left: int, right: int, size: int) -> bool:
-    """True where ``size`` bytes at both addresses are equal (the GIL is released meanwhile)."""
+    """True if ``size`` bytes at both addresses are equal (the GIL is released meanwhile)."""
     result: int = _LIBC.memcmp(left, right, size)
     return result == 0
 
@@ -83,18 +83,18 @@ def memmove(target: int, source: int, size: int) -> None:
 
 
 def prctl(option: int, value: int) -> None:
-    """Set a property of this process, where the system can."""
+    """Set a property of this process, if the system supports it."""
     if hasattr(_LIBC, "prctl"):
         _LIBC.prctl(option, value, 0, 0, 0)
 
 
 def is_dumpable() -> bool:
-    """Whether others of the same user may look into this process."""
+    """Whether other processes of the same user may inspect this one."""
     return not hasattr(_LIBC, "prctl") or bool(_LIBC.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0))
 
 
 def syscall(number: int, *arguments: int) -> int:
-    """A raw system call; OSError where it fails."""
+    """A raw system call; OSError if it fails."""
     result: int = _LIBC.syscall(number, *arguments)
     if result < 0:
         _raise()

@@ -1,9 +1,9 @@
-"""Modules that are loaded late: imports that nothing interrupts, and actions that follow an import.
+"""Late imports: protected from interrupts, and with actions that follow an import.
 
 A signal handler runs between any two instructions of the main thread, and a garbage collection runs
-finalizers in any thread. Either may call the library while its own thread is importing a module of
-the library: it would find that module half executed. So the library makes each late import of its
-own in an ``undisturbed`` block.
+finalizers in any thread. Either may call the library while its own thread is importing one of its
+modules: it would find that module half executed. So the library makes each late import in an
+``undisturbed`` block.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import FrameType, ModuleType
 else:
-    import _signal  # what ``signal`` wraps: its enumerations are not needed here
+    import _signal  # wrapped by ``signal``, whose enumerations are not needed here
 
 
 class undisturbed:  # noqa: N801  used as a block, like contextlib.suppress
     """Within this block the named module is imported; handlers of signals run after it.
 
-    Costs a look into ``sys.modules`` where the module is loaded already.
+    Costs a lookup in ``sys.modules`` if the module is loaded already.
 
     Example:
         >>> with undisturbed("decimal"):
@@ -52,7 +52,7 @@ class undisturbed:  # noqa: N801  used as a block, like contextlib.suppress
 
 
 class _Later:
-    """The handler of each signal that has one in Python, from the beginning to ``end``."""
+    """The handler of each signal that has one in Python, from creation to ``end``."""
 
     def __init__(self) -> None:
         self._came: deque[int] = deque()
@@ -65,7 +65,7 @@ class _Later:
                 raise
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Note that a signal has come."""
+        """Note a signal."""
         del frame
         if number not in self._came:
             self._came.append(number)
@@ -78,7 +78,7 @@ class _Later:
                 _signal.signal(number, self)
 
     def end(self, frame: FrameType | None) -> None:
-        """Have the old handlers in force, and call those whose signals have come."""
+        """Restore the old handlers, and call those whose signals have come."""
         try:
             self._put_back()
         finally:
@@ -90,7 +90,7 @@ class _Later:
                 if _signal.getsignal(number) is self:
                     _signal.signal(number, old)
         except BaseException:
-            self._put_back()  # one that is back has raised; the others come back as well
+            self._put_back()  # a restored handler has raised; restore the others as well
             raise
 
     def _tell(self, frame: FrameType | None) -> None:
@@ -104,7 +104,7 @@ class _Later:
 
 
 def when_loaded(name: str, action: Callable[[Any], object]) -> None:
-    """Call ``action(module)`` once: now where the module is loaded, else right after its import."""
+    """Call ``action(module)`` once: now if the module is loaded, else right after its import."""
     module = sys.modules.get(name)
     if module is not None:
         action(module)
@@ -115,7 +115,7 @@ def when_loaded(name: str, action: Callable[[Any], object]) -> None:
 
 
 class _Hook:
-    """Finds what others find, with a loader that calls the actions."""
+    """Finds modules by the other finders, with a loader that calls the actions."""
 
     def __init__(self) -> None:
         self.actions: dict[str, list[Callable[[Any], object]]] = {}
@@ -144,7 +144,7 @@ def _found_by_others(
 
 
 class _Loader:
-    """Loads a module as its own loader does, and then calls the actions."""
+    """Loads a module by its own loader, and then calls the actions."""
 
     def __init__(self, loader: Any, actions: list[Callable[[Any], object]]) -> None:
         self._loader, self._actions = loader, actions

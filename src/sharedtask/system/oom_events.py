@@ -1,4 +1,4 @@
-"""Whether it was the kernel that ended a worker, because memory ran out."""
+"""Detects workers that the kernel killed because memory ran out."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _VMSTAT = Path("/proc/vmstat")
 
 
 class OutOfMemoryKills:
-    """The processes of our control group that the kernel has ended, counted from now on.
+    """Counts the processes of our control group that the kernel kills from now on.
 
     Source:
         ``oom_kill`` in ``memory.events`` of version 2 and in ``memory.oom_control`` of version 1:
-        the processes of this very group that any kind of shortage has ended, also one in a group
-        around it. Where memory is not controlled, that of ``/proc/vmstat``, for the whole machine.
+        the processes of this very group that were killed for any shortage, also one of an enclosing
+        group. Without a memory controller, that of ``/proc/vmstat``, for the whole machine.
     """
 
     def __init__(
@@ -28,13 +28,13 @@ class OutOfMemoryKills:
         mount: Path = cgroups.MOUNT,
         machine: Path = _VMSTAT,
     ) -> None:
-        # Read, not looked for: a group may be deleted and a file be without the count.
+        # Files are tried by reading: a group may be deleted, or a file lack the count.
         sources = (*_files(membership, mount), machine)
         self._file = next((file for file in sources if _count(file) is not None), None)
         self._known = self._now()
 
     def claim(self) -> bool:
-        """Called for a worker that was killed: whether there is a kill that no other one had."""
+        """Called for a killed worker: whether there is a kill not attributed to another."""
         if self._now() <= self._known:
             return False
         self._known += 1
