@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sharedtask.backends.base import FORKED, OVER, Chunk
 from sharedtask.errors import ClosedError
-from sharedtask.system import background, interrupts
+from sharedtask.system import background, critical_sections, interrupts
 from sharedtask.tracebacks import shorten
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 _log = logging.getLogger("concurrent.futures")
+
+# Where another thread opens the outcome, an interrupt is looked for this often.
+_LOOK_SECONDS = 0.1
 
 
 class TaskFuture(Future[R]):
@@ -64,28 +67,43 @@ class TaskFuture(Future[R]):
         self._canceller = 0  # the thread that has cancelled it
         super().add_done_callback(_note_end)
 
+    # Each of these takes the future's lock by instructions of Python: an interrupt between those
+    # and the block that gives the lock back would leave it taken for good.
+    cancelled = interrupts.shielded(Future.cancelled)
+    running = interrupts.shielded(Future.running)
+    done = interrupts.shielded(Future.done)
+    __repr__ = interrupts.shielded(Future.__repr__)
+
     def result(self, timeout: float | None = None) -> R:
         """See ``concurrent.futures.Future``."""
-        left = self._help(timeout)
         try:
-            return super().result(left)
+            with interrupts.shield():
+                self._wait(timeout)
+                return super().result(0)
         except Exception as error:
             shorten(error)
             raise
 
+    @interrupts.shielded
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """See ``concurrent.futures.Future``."""
-        return super().exception(self._help(timeout))
+        self._wait(timeout)
+        return super().exception(0)
 
-    def _help(self, timeout: float | None) -> float | None:
-        """Wait for the outcome and open it. Returns how long there is still to wait."""
-        submission = self._submission
-        if submission is None or self.done():
-            return timeout
+    def _wait(self, timeout: float | None) -> None:
+        """Wait for the outcome and open it, or see another thread do so."""
         until = None if timeout is None else time.monotonic() + timeout
-        submission.wait(until)
-        return None if until is None else max(until - time.monotonic(), 0.0)
+        submission = self._submission
+        if submission is not None and not self.done():
+            submission.wait(until)
+        while not self.done() and not _is_past(until):
+            left = _LOOK_SECONDS if until is None else until - time.monotonic()
+            with self._condition:
+                if not self.done():
+                    self._condition.wait(max(min(left, _LOOK_SECONDS), 0.0))
+            interrupts.check()
 
+    @interrupts.shielded
     def cancel(self) -> bool:
         """Take the item back if no worker has it yet; see ``concurrent.futures.Future``.
 
@@ -99,6 +117,7 @@ class TaskFuture(Future[R]):
         submission.give_up(running=False)
         return self.cancelled()
 
+    @interrupts.shielded
     def kill(self) -> bool:
         """End the item, whether it waits or runs; the future is cancelled.
 
@@ -175,7 +194,7 @@ class TaskFuture(Future[R]):
             while True:
                 call = self._callbacks.popleft()
                 try:
-                    call(self)
+                    interrupts.exposed(call, self)
                 except Exception:  # noqa: BLE001  logged, as the standard library does
                     _log.exception("exception calling callback for %r", self)
 
@@ -226,15 +245,19 @@ class Submission:
 
     def begun(self, chunk: int) -> bool:  # noqa: ARG002  a Sink's
         """A future that was cancelled in the queue is not run."""
-        with self.future._condition:
-            if not (self._began or self._is_over):
-                self._began = self.future.set_running_or_notify_cancel()
-            return not self._is_over
+        with _claiming:
+            begins = not (self._began or self._is_over)
+            self._began = self._began or begins
+        if begins:
+            self._if_free(self._set_running)
+        return not self._is_over
 
     def report(self, report: Report) -> None:
-        """Called from any thread, which may be one that must not run user code."""
-        if self._in_caller or self._is_at_once(report):
+        """Called from any thread, which may be one that must not run user code, or wait."""
+        if self._in_caller:
             self._open(report)
+            return
+        if self._is_at_once(report) and self._if_free(functools.partial(self._open, report)):
             return
         self._arrived.append(report)
         if self._waiting.locked():
@@ -245,8 +268,24 @@ class Submission:
     def _is_at_once(self, report: Report) -> bool:
         return report.delivery.is_plain and not self._writes and not self._waiting.locked()
 
+    def _set_running(self) -> None:
+        if not self.future.done():  # another thread may have killed it since
+            self.future.set_running_or_notify_cancel()
+
+    def _if_free(self, action: Callable[[], object]) -> bool:
+        """Act where no other thread has the lock of the future, which code of the user may hold."""
+        condition = self.future._condition
+        if not condition.acquire(blocking=False):
+            return False
+        try:
+            action()
+        finally:
+            condition.release()
+        return True
+
     # --------------------------------------------------------------------- who opens reports
 
+    @interrupts.shielded
     def wait(self, until: float | None) -> None:
         """Open what is reported, until the future is done or it is ``until``.
 
@@ -256,8 +295,7 @@ class Submission:
             return
         try:
             while True:
-                with interrupts.shield():  # a report that was taken is opened, or handed on
-                    self._open_here(is_limited=until is not None)
+                self._open_here(is_limited=until is not None)
                 if self.future.done() or _is_past(until):
                     return
                 self._session.wait(self._news, until, leaves=True)
@@ -337,7 +375,7 @@ class Submission:
 
     def _claim(self, *, running: bool) -> bool:
         """Whether the caller is the one to resolve the future. No more than one is."""
-        with self.future._condition:
+        with _claiming:
             if self._is_over or (self._began and not running):
                 return False
             self._is_over = True
@@ -391,6 +429,7 @@ def _finish_and_close(session: Session) -> None:
         session.close()
 
 
+_claiming = critical_sections.table_lock()  # who begins or resolves a future, which takes a moment
 _pending: set[Submission] = set()  # those whose futures have no outcome yet
 
 

@@ -80,13 +80,16 @@ class Use:
 
         Of a call of which none has begun (not ``wrote``) nothing is: what the caller has written
         since stays. Tasks that were given up may be within a block. They leave it soon, or are
-        killed in it. In a forked child nothing is: the call is its parent's.
+        killed in it; where one does neither, what it was writing counts as half written from now
+        on. In a forked child nothing is: the call is its parent's.
         """
         self.order = None
         twin, self._twin = self._twin, None
         if twin is not None and wrote and self._pid == os.getpid():
-            with self.locked.quiet(_QUIET_SECONDS if gave_up else 0.0):
+            with self.locked.quiet(_QUIET_SECONDS if gave_up else 0.0) as torn:
                 self.array[...] = twin
+            if torn:
+                self.guarded.note_torn(torn, self)
         if self.is_open:
             self.is_open = False
             self.guarded.users.drop(id(self))

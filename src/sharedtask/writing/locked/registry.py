@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -19,7 +19,7 @@ from sharedtask.system.finalizers import Ending, Weak
 from sharedtask.writing.partitioned import partitions
 
 from .regions import Cells, Regions
-from .rwlock import Locks, Table
+from .rwlock import Locks, Span, Table
 
 __all__ = ["Array", "Guarded", "Opening", "adopt", "guard"]
 
@@ -148,6 +148,17 @@ class Guarded:
         writer = 0 if self._table is None or self.is_lost else self._table.writer()
         if writer:
             raise RegionPoisonedError(name, "", writer)
+
+    def note_torn(self, cells: Sequence[Span], user: object) -> None:
+        """The array has got cells that were being written into a copy that other processes saw.
+
+        Their writers may yet complete the copy, and say so. Another call that goes on with the copy
+        brings it at its own end.
+        """
+        with making:
+            table, users = self._table, self.users.values()
+            if table is not None and all(each is user for each in users):
+                self._table, self.twin = table.torn(cells), _none
 
     def opening(self, name: str, rank: int, rules: Regions) -> Opening:
         """How others open the locks."""

@@ -25,7 +25,7 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -96,6 +96,18 @@ class Table:
         for pid in np.unique(theirs[theirs != 0]):
             if not _is_alive(int(pid)):
                 ours[theirs == pid] = pid
+
+    def torn(self, cells: Sequence[Span]) -> Table:
+        """A new table in which these cells count as half written, beside those of dead writers.
+
+        Who writes them has the old table open, and will take its own mark away there.
+        """
+        table = Table(self.cells)
+        table.take_poison(self)
+        ours, theirs = table._writers(writable=True), self._writers()
+        for cell in cells:
+            ours[cell.start] = theirs[cell.start] or os.getpid()
+        return table
 
     def close(self) -> None:
         """Close the descriptor: nobody can open the table from now on; who has, keeps it."""
@@ -345,9 +357,10 @@ class Hold(Generic[_V]):
 
 
 class Quiet:
-    """A block in which nobody writes certain cells, if that comes about in time.
+    """A block in which no task writes certain cells, but for those that are not left in time.
 
-    It waits for no turnstile and asks for no marks: for those who must go on in any case.
+    It waits for no turnstile and asks for no marks: for those who must go on in any case. ``as``
+    gives the cells that are still being written, each by itself.
     """
 
     __slots__ = ("_locks", "_seconds", "_spans")
@@ -355,26 +368,37 @@ class Quiet:
     def __init__(self, locks: Locks, spans: Sequence[Span], seconds: float) -> None:
         self._locks, self._spans, self._seconds = locks, spans, seconds
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> list[Span]:
         limit = time.monotonic() + self._seconds
-        while not self._taken() and time.monotonic() < limit:
+        while not all(map(self._takes, self._spans)):
+            self._leave()
+            if time.monotonic() >= limit:
+                return [cell for cell in self._cells() if not self._takes(cell)]
             time.sleep(_LOOK_SECONDS)
+        return []
 
-    def _taken(self) -> bool:
+    def _cells(self) -> Iterator[Span]:
+        for span in self._spans:
+            for cell in range(span.start, span.stop):
+                yield Span(cell, cell + 1)
+
+    def _takes(self, span: Span) -> bool:
         try:
-            self._lock(fcntl.F_RDLCK)
+            self._lock(fcntl.F_RDLCK, span)
         except BlockingIOError:
-            self._lock(fcntl.F_UNLCK)
             return False
         return True
 
     def __exit__(self, *_: object) -> None:
-        self._lock(fcntl.F_UNLCK)
+        self._leave()
 
-    def _lock(self, kind: int) -> None:
+    def _leave(self) -> None:
         for span in self._spans:
-            flock = _FLOCK(kind, 0, span.start, span.stop - span.start, 0)
-            fcntl.fcntl(self._locks.fd, fcntl.F_OFD_SETLK, flock)
+            self._lock(fcntl.F_UNLCK, span)
+
+    def _lock(self, kind: int, span: Span) -> None:
+        flock = _FLOCK(kind, 0, span.start, span.stop - span.start, 0)
+        fcntl.fcntl(self._locks.fd, fcntl.F_OFD_SETLK, flock)
 
 
 _LOOK_SECONDS = 0.002
