@@ -1,4 +1,4 @@
 """Python values as bytes, and back: one codec for every backend, with its kinds of values.
 
-Decides how a value travels and what in it cannot. Must not know who stores it, nor for which call.
+Decides how a value is sent and which parts cannot be. Must not know its store, nor the call.
 """

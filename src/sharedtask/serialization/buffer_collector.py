@@ -1,4 +1,4 @@
-"""What leaves the pickle of a value on its way out: the memory of its arrays, as they are met."""
+"""Collects the memory of a value's arrays while it is pickled, out of band."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 # See ``mapping.memory_of``.
 _pickle_buffer = cast("Callable[[npt.NDArray[Any]], pickle.PickleBuffer]", pickle.PickleBuffer)
 
-# Stands in the pickle for the memory of an array, which is taken when all arrays are known.
+# Placeholder in the pickle for the memory of an array, collected when all arrays are known.
 _SLOT = pickle.PickleBuffer(bytearray(1))
 
-# One writable byte beside what has no memory of its own to share: where it is decoded as read-only,
-# so is what it stands beside.
+# One writable byte with a value that has no memory to share: if the decoder makes it read-only, the
+# value is made read-only too.
 MARK = pickle.PickleBuffer(bytearray(1))
 
 
 class Outgoing:
-    """Takes the bulk data of a value while it is pickled; reducers are handed one.
+    """Collects the bulk data of a value while it is pickled; each reducer gets it.
 
-    ``views`` is set as soon as two parts may show the same memory. ``held`` keeps the memory that
-    the pickle refers to where it is, and these ``descriptors`` lead to it. ``back`` says that the
-    value goes where the classes that were built here came from. ``functions`` is there where a
-    function was pickled by value; those in ``by_value`` are, whatever their names lead to.
+    ``views`` is set as soon as two parts may share memory. ``held`` keeps the memory that the
+    pickle refers to alive, and these ``descriptors`` lead to it. ``back``: the value goes to the
+    process that its classes came from. ``functions`` is set if a function was pickled by value;
+    those in ``by_value`` always are, even if they can be imported.
     """
 
     __slots__ = (
@@ -77,28 +77,28 @@ class Outgoing:
         self._roots: dict[Hashable, object] = {}
 
     def slot(self, array: npt.NDArray[Any]) -> pickle.PickleBuffer:
-        """What stands in the pickle for the memory of ``array``: first in the arguments."""
+        """The placeholder in the pickle for the memory of ``array``: the first argument."""
         if self.in_band:
             data = buffers.flat(array)
-            # Pickle would write down that the buffer is read-only. That is for the decoder to say.
+            # Pickle would record that the buffer is read-only. The decoder decides that instead.
             return _pickle_buffer(data if data.flags.writeable else mapping.window(data))
         self._arrays.append(array)
         return _SLOT
 
     def record(self) -> Record:
-        """What functions are made of is noted there."""
+        """The record of the compositions of functions."""
         if self.functions is None:
             self.functions = Record()
         return self.functions
 
     def root(self, key: Hashable, make: Callable[[], object]) -> object:
-        """One object for each ``key``, so that it is decoded once for all that refer to it."""
+        """One object for each ``key``, so that it is decoded once for all references."""
         if key not in self._roots:
             self._roots[key] = make()
         return self._roots[key]
 
     def parts(self) -> tuple[list[Source], bytes]:
-        """What makes the buffers, and the table that is to follow the pickle."""
+        """The sources of the buffers, and the table to append to the pickle."""
         others = len(self.passed) - len(self._arrays)
         if not others:
             if not self.views:

@@ -1,8 +1,7 @@
-"""Memory that several arrays of one value show: stored once, and nothing beside it that none shows.
+"""Memory that several arrays of a value share: stored once, without bytes that none uses.
 
-Pickle passes buffers one by one, and knows nothing of two views of one base. So the arrays of a
-value are looked at together when all are known, and a table behind the pickle says where each of
-them lies::
+Pickle passes buffers one by one, and does not detect two views of one base. So the arrays of a
+value are compared when all are known, and a table after the pickle gives the place of each::
 
     head = pickle | table | length of the table | MARK          only where it says something
 
@@ -10,7 +9,7 @@ them lies::
     arrays          a ----------------                    c ---------
                               b ----------------
 
-While the value is decoded, pickle is handed a ``Piece`` in place of such an array's buffer.
+While the value is decoded, pickle gets a ``Piece`` instead of such an array's buffer.
 """
 
 from __future__ import annotations
@@ -37,15 +36,15 @@ if TYPE_CHECKING:
 # The last byte of a pickle is b".", so this one tells that a table follows.
 _MARK = 0xFF
 _LENGTH = struct.Struct("<Q")
-# Memory that is not shown is carried along only while it is no more than what is shown.
+# Unused memory is stored too only if it is at most as large as the used memory.
 _WASTE = 2
 
 
 class Row(NamedTuple):
-    """Where an array lies: the buffer, its first element there, and its strides in bytes.
+    """The place of an array: the buffer, the offset in it, and the strides in bytes.
 
-    Instead of strides, the bytes that it takes: what is no array of ours gets just these. Without
-    either it is the whole buffer.
+    Instead of strides, its length in bytes for objects that are no arrays. Without either it is the
+    whole buffer.
     """
 
     buffer: int
@@ -54,7 +53,7 @@ class Row(NamedTuple):
 
 
 class Extent:
-    """A buffer that several arrays show; ``kept`` is for what another library makes of it."""
+    """A buffer that several arrays share; ``kept`` is for another library's object over it."""
 
     __slots__ = ("buffer", "kept")
 
@@ -72,7 +71,7 @@ class Piece:
     strides: tuple[int, ...]
 
     def array(self, dtype: Any, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        """Show it; elements that lie on one another stay so only where nobody can write."""
+        """The array; overlapping elements stay overlapping only if it is read-only."""
         found: npt.NDArray[Any]
         found = np.ndarray(shape, dtype, self.extent.buffer, self.offset, self.strides)
         low, high = bounds(found)
@@ -84,7 +83,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """An array and its span; where it is ``bare``, only its bytes matter."""
+    """An array and its span; if ``bare``, only its bytes matter."""
 
     number: int
     array: npt.NDArray[Any]
@@ -98,21 +97,21 @@ class _Member:
 
 
 def flat(array: npt.NDArray[Any]) -> Bytes:
-    """The bytes of an array in C order: the same memory where it is in that order."""
+    """The bytes of an array in C order: the same memory if it is in that order."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def source(array: npt.NDArray[Any]) -> Source:
-    """The same bytes without a copy: of an array in another order what will make one."""
+    """The source of the same bytes: an array in another order is copied later, not now."""
     return flat(array) if array.flags.c_contiguous else Scattered.of(array)
 
 
 def arrange(
     arrays: Sequence[npt.NDArray[Any]], bare: Container[int] = ()
 ) -> tuple[list[Source], bytes]:
-    """The sources of these arrays, and the table that says where each lies, if there is one.
+    """The sources of these arrays, and the table with the place of each, if one is needed.
 
-    Those whose numbers are in ``bare`` are bytes of which only their place matters.
+    For those whose numbers are in ``bare`` only the place of their bytes matters.
     """
     if _have_owners_each(arrays) and all(array.flags.c_contiguous for array in arrays):
         return list(map(flat, arrays)), b""
@@ -130,7 +129,7 @@ def arrange(
 
 
 def _have_owners_each(arrays: Sequence[npt.NDArray[Any]]) -> bool:
-    """True where each array is a view of another owner: most are, and this is soon seen."""
+    """True if each array has another owner: the common case, and a fast check."""
     owners = set()
     for array in arrays:
         base = array.base
@@ -153,9 +152,9 @@ def _all_apart(spans: list[tuple[int, int]]) -> bool:
 
 
 def _needs_a_row(array: npt.NDArray[Any], span: tuple[int, int]) -> bool:
-    """True where shape and order of axes do not say all.
+    """True if shape and order of axes do not describe the array completely.
 
-    Elements show the same memory, or run backwards through it.
+    Elements overlap, or run backwards through memory.
     """
     low, high = span
     if high - low == array.nbytes:
@@ -164,9 +163,9 @@ def _needs_a_row(array: npt.NDArray[Any], span: tuple[int, int]) -> bool:
 
 
 def keeps_gaps(array: npt.NDArray[Any], span: tuple[int, int]) -> bool:
-    """True where a view with gaps is stored with them: to gather it would cost more, at each call.
+    """True if a view is stored with its gaps, since gathering would cost more, at each call.
 
-    Only where the memory in between is there for certain, being that of the array it is a view of.
+    Only if the memory in between certainly exists, as part of the array that it is a view of.
     """
     low, high = span
     if not array.nbytes < high - low <= _WASTE * array.nbytes or 0 in array.strides:
@@ -179,7 +178,7 @@ def keeps_gaps(array: npt.NDArray[Any], span: tuple[int, int]) -> bool:
 
 
 def is_flipped(array: npt.NDArray[Any]) -> bool:
-    """True where nothing but its direction keeps an array from being dense and in C order."""
+    """True if an array is dense and in C order except for the direction of axes."""
     if array.flags.c_contiguous or min(array.strides, default=0) >= 0:
         return False
     forwards = tuple(slice(None, None, -1 if stride < 0 else 1) for stride in array.strides)
@@ -192,10 +191,10 @@ def _table(rows: list[tuple[Any, ...]]) -> bytes:
 
 
 def _groups(members: list[_Member]) -> list[list[_Member]]:
-    """Members whose spans overlap, together; in the order in which pickle met them.
+    """Groups of members whose spans overlap, in the order in which pickle met them.
 
-    Not in the order of their addresses: what was made on the way out lies elsewhere each time, and
-    a value that has not changed is to give the same buffers.
+    Not in the order of addresses: temporary objects have other addresses each time, and an
+    unchanged value must give the same buffers.
     """
     groups = [[m] for m in members if m.low == m.high]
     end = -1
@@ -209,7 +208,7 @@ def _groups(members: list[_Member]) -> list[list[_Member]]:
 
 
 def _store(group: list[_Member], buffers: list[Source], rows: dict[int, Row]) -> None:
-    """Give every member of a group its row, in as few bytes as keep them on common memory."""
+    """Give every member of a group its row, in as few bytes as keep shared memory shared."""
     if len(group) == 1:
         _store_alone(group[0], buffers, rows)
         return
@@ -236,7 +235,7 @@ def _store_alone(member: _Member, buffers: list[Source], rows: dict[int, Row]) -
         return
     core = array[tuple(slice(0, 1) if s == 0 else slice(None) for s in array.strides)]
     low, high = bounds(core)
-    if high - low <= core.nbytes:  # elements that lie on one another: windows over a series
+    if high - low <= core.nbytes:  # overlapping elements: windows over a series
         _place([member], member.low, buffers, rows)
         buffers.append(_memory(low, high, [array]))
         return
@@ -260,7 +259,7 @@ def _dense_extents(group: list[_Member]) -> list[tuple[int, int]]:
 
 
 def _place(group: list[_Member], low: int, buffers: list[Source], rows: dict[int, Row]) -> None:
-    """Rows of members whose memory is stored as it is, from ``low`` on."""
+    """Add rows of members whose memory is stored as it is, from ``low`` on."""
     for member in group:
         array = member.array
         form = array.nbytes if member.bare else array.strides
@@ -269,12 +268,12 @@ def _place(group: list[_Member], low: int, buffers: list[Source], rows: dict[int
 
 
 def _memory(low: int, high: int, holders: list[npt.NDArray[Any]]) -> Bytes:
-    """The memory itself, kept in place by its arrays. To write there is for nobody."""
+    """The memory itself, read-only, kept alive by its arrays."""
     owner = mapping.Owner(low, high - low, readonly=True, source=holders)
     return np.asarray(owner)
 
 
-# Views with gaps: columns of a table that nobody shows as a whole.
+# Views with gaps: columns of a table that no array covers as a whole.
 
 
 def _store_scattered(group: list[_Member], buffers: list[Source], rows: dict[int, Row]) -> None:
@@ -287,7 +286,7 @@ def _store_scattered(group: list[_Member], buffers: list[Source], rows: dict[int
 
 
 def _pitch(group: list[_Member]) -> int:
-    """The distance from row to row where it is the same for all, else 0."""
+    """The distance from row to row if it is the same for all, else 0."""
     found = {max((abs(s) for s in _steps(m.array)), default=0) for m in group}
     pitch = found.pop() if len(found) == 1 else 0
     return pitch if all(_width(m, pitch) <= pitch for m in group) else 0
@@ -298,7 +297,7 @@ def _steps(array: npt.NDArray[Any]) -> list[int]:
 
 
 def _width(member: _Member, pitch: int) -> int:
-    """The bytes that a member shows of one row, gaps included."""
+    """The bytes of one row that a member spans, gaps included."""
     array = member.array
     first = array[tuple(slice(0, 1) if abs(s) == pitch else slice(None) for s in array.strides)]
     low, high = bounds(first)
@@ -306,7 +305,7 @@ def _width(member: _Member, pitch: int) -> int:
 
 
 def _columns(group: list[_Member], pitch: int) -> list[list[_Member]]:
-    """Members that show common columns, together; all in one where rows cannot be told."""
+    """Groups of members with common columns; one group if rows cannot be determined."""
     for origin in {m.low % pitch for m in group}:
         spans = sorted(((m.low - origin) % pitch, _width(m, pitch), m.number, m) for m in group)
         if all(start + width <= pitch for start, width, _, _ in spans):
@@ -329,10 +328,10 @@ def _apart(spans: list[tuple[int, int, _Member]]) -> list[list[_Member]]:
 def _store_columns(
     group: list[_Member], pitch: int, buffers: list[Source], rows: dict[int, Row]
 ) -> None:
-    """Store the columns of a group side by side, or, where that is no gain, its whole span."""
+    """Store the columns of a group side by side, or its whole span if that is no gain."""
     low, high = min(m.low for m in group), max(m.high for m in group)
     shown = sum(m.array.nbytes for m in group)
-    # Rows begin at the leftmost column: the one from which no other begins further left.
+    # Rows begin at the leftmost column: the one with no other to its left.
     begin, width = _leftmost(group, pitch) if pitch else (low, 0)
     if width and width < pitch:
         begin -= pitch * -(-(begin - low) // pitch)
@@ -343,7 +342,7 @@ def _store_columns(
     if high - low <= _WASTE * shown:
         _put_together(group, _Rows(low, high - low, high - low, 1), buffers, rows)
         return
-    for member in group:  # each for itself: to stay on common memory would cost too much of it
+    for member in group:  # separately: keeping the sharing would store too many unused bytes
         _store_alone(member, buffers, rows)
 
 
@@ -368,7 +367,7 @@ class _Rows(NamedTuple):
 def _put_together(
     group: list[_Member], rows_of: _Rows, buffers: list[Source], rows: dict[int, Row]
 ) -> None:
-    """Store what the members show, and nothing else: what lies between may not be there at all."""
+    """Store only the bytes of the members: the memory in between may not exist."""
     begin, pitch, width, height = rows_of
     strips = []
     for member in group:
@@ -386,7 +385,7 @@ def _put_together(
 
 
 def laid_out(head: bytes | memoryview, buffers: Iterable[Any]) -> Iterable[Any]:
-    """The buffers as pickle asks for them: by the table, if one follows the pickle."""
+    """The buffers in the order of pickle: by the table, if one follows the pickle."""
     if head[-1] != _MARK:
         return buffers
     end = len(head) - 1 - _LENGTH.size

@@ -1,13 +1,13 @@
-"""Classes that no other process can import: those of a script, a notebook cell, a function.
+"""Classes that other processes cannot import: of a script, a notebook cell, a function.
 
-Such a class travels with what it is made of, and is made once in each process that it comes to::
+Such a class is sent with its attributes, and is built once in each receiving process::
 
     owner --(key, attributes)--> worker      makes the class under its key, or brings it up to date
-    owner <--------(key)-------- worker      finds its own class: nothing of it is written
+    owner <--------(key)-------- worker      finds its own class: its attributes are not set
 
-The owner is the process that defined the class. Whatever comes to it, from a worker or from its own
-memory, its class is as the program left it. The key is cloudpickle's, so that a program that uses
-cloudpickle as well meets the same classes.
+The owner is the process that defined the class. In every value that it receives, from a worker or
+from its own memory, its class is the program's own, unchanged. The key is cloudpickle's, so that a
+program that uses cloudpickle as well gets the same classes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = [
 
 
 class _Here:
-    """Names this process; a child that is forked gets a name of its own."""
+    """A name of this process; a forked child gets another one."""
 
     name = b""
 
@@ -61,16 +61,16 @@ os.register_at_fork(after_in_child=_Here.renew)
 
 
 def by_key(cls: type) -> Any:
-    """A class that was built here, for the process that it came from."""
+    """Reduce a class that was built here, for the process that it came from."""
     key = cloudpickle._get_or_create_tracker_id(cls)
     return find_class, (key, cls.__module__, cls.__qualname__)
 
 
 def by_value(cls: type, attributes: dict[str, Any]) -> Any:
-    """A class with all ``attributes`` that cloudpickle found in it.
+    """Reduce a class with all ``attributes`` that cloudpickle found in it.
 
-    What Python needs to make the class is in the arguments. The attributes follow when the class is
-    there, for they may refer to it.
+    The arguments contain what Python needs to create the class. The attributes are set after that,
+    since they may refer to the class.
     """
     key = cloudpickle._get_or_create_tracker_id(cls)
     namespace = _namespace(cls)
@@ -86,12 +86,12 @@ def by_value(cls: type, attributes: dict[str, Any]) -> Any:
 
 
 _OF_THE_MAKING = ("__module__", "__orig_bases__", "__dict__")
-# What ctypes lays memory out by; it makes the fields of it.
+# Attributes from which ctypes derives the memory layout and the fields.
 _OF_CTYPES = ("_fields_", "_pack_", "_layout_", "_anonymous_", "_type_", "_length_")
 
 
 def _namespace(cls: type) -> dict[str, Any]:
-    """What stands in the body of a class while Python makes it."""
+    """The namespace with which Python creates a class."""
     own = vars(cls)
     found: dict[str, Any] = {"__qualname__": cls.__qualname__}
     for name in (*_OF_THE_MAKING, *(_OF_CTYPES if _is_of_ctypes(cls) else ())):
@@ -114,7 +114,7 @@ def _is_of_ctypes(cls: type) -> bool:
 
 
 def _rest(cls: type, attributes: Mapping[str, Any], namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes that are set when the class is there."""
+    """The attributes that are set after the class was created."""
     return {
         name: value
         for name, value in attributes.items()
@@ -123,7 +123,7 @@ def _rest(cls: type, attributes: Mapping[str, Any], namespace: Mapping[str, Any]
 
 
 def _of_members(cls: type[Enum]) -> dict[str, dict[str, Any]]:
-    """What the members of an enum have besides name and value: ``__init__`` is not called again."""
+    """Attributes of enum members besides name and value: ``__init__`` is not called again."""
     found = {}
     for name, member in cls.__members__.items():
         own = {key: value for key, value in vars(member).items() if key not in _OF_EVERY_MEMBER}
@@ -139,7 +139,7 @@ _OF_EVERY_MEMBER = frozenset(("_value_", "_name_", "__objclass__", "_sort_order_
 
 @dataclass(slots=True)
 class _Built:
-    """A class that was made here; ``number`` is of the state that it has, with these ``names``."""
+    """A class that was built here; ``number`` of its state, with these ``names``."""
 
     cls: weakref.ref[type]
     number: int = 0
@@ -154,8 +154,7 @@ class State:
     number: int = field(default_factory=itertools.count(1).__next__)
 
 
-# By identity: a metaclass may say that classes cannot be hashed. A class that is gone takes its
-# entry along.
+# By identity: a metaclass may make classes unhashable. The entry of a freed class is removed.
 _built: dict[int, _Built] = {}
 _making = threading.RLock()
 _notes: ContextVar[list[tuple[type, State]] | None] = ContextVar("_notes", default=None)
@@ -169,11 +168,11 @@ def is_built(cls: type) -> bool:
 def find_class(key: str, module: str, qualname: str) -> type:
     """This process's own class.
 
-    A class that is gone has been defined anew while the task ran, as cells of a notebook are: the
-    one that has its name now is meant.
+    A class may have been redefined while the task ran, as notebook cells do: then the class that
+    has its name now is returned.
 
     Raises:
-        LookupError: There is no such class any more.
+        LookupError: The class does not exist any more.
     """
     found = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(key)
     if found is None:
@@ -194,7 +193,7 @@ def build_class(
     bases: tuple[type, ...],
     namespace: dict[str, Any],
 ) -> type:
-    """The class of this key: found, or made without its attributes."""
+    """The class of this key: found, or created without its attributes."""
     del sender
     found: type | None = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(key)
     if found is not None:
@@ -212,7 +211,7 @@ def build_enum(
     namespace: dict[str, Any],
     members: dict[str, Any],
 ) -> type:
-    """The enum of this key: found, or made with its members."""
+    """The enum of this key: found, or created with its members."""
     del sender
     found: type | None = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(key)
     if found is not None:
@@ -228,7 +227,7 @@ def build_enum(
 
 
 def _tracked(key: str, made: type) -> type:
-    """Register a new class; where another thread was faster, its class."""
+    """Register a new class; if another thread was faster, return its class."""
     cls: type = cloudpickle._lookup_class_or_track(key, made)
     if cls is made:
         number = id(cls)
@@ -239,20 +238,21 @@ def _tracked(key: str, made: type) -> type:
 def _foreign(metaclass: type) -> type:
     """The nearest metaclass that was not built here.
 
-    What a metaclass of the script did when the class was made is among the attributes, its own and
-    those of other classes, and is not done again. A metaclass of a module has done it elsewhere.
+    The effects of a script's metaclass at the creation of the class are among the attributes, its
+    own and those of other classes, and must not be repeated. A metaclass of a module has had its
+    effects elsewhere.
     """
     return next(cls for cls in metaclass.__mro__ if not is_built(cls))
 
 
 def _made(metaclass: type, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> type:
     maker = _foreign(metaclass)
-    if maker.__module__ not in _TYPING:  # these look at what comes later, as attributes
+    if maker.__module__ not in _TYPING:  # these read attributes that are set later
         try:
             with _quiet(bases):
                 return _called(maker, metaclass, name, bases, namespace)
         except Exception:  # noqa: BLE001, S110  code of a module, which may want anything
-            pass  # such as the keywords of the class statement, which are not known any more
+            pass  # such as the keywords of the class statement, which are lost
     plain: Any = abc.ABCMeta if issubclass(metaclass, abc.ABCMeta) else type
     with _quiet(bases, all_of_them=True):
         made: type = plain.__new__(metaclass, name, bases, dict(namespace))
@@ -275,7 +275,7 @@ def _called(
 
 @contextlib.contextmanager
 def _quiet(bases: Iterable[type], *, all_of_them: bool = False) -> Generator[None]:
-    """Have no ``__init_subclass__`` of the script called, for the reason of ``_foreign``."""
+    """Suppress ``__init_subclass__`` of the script, for the reason of ``_foreign``."""
     kept = []
     for base in {id(base): base for each in bases for base in each.__mro__}.values():
         own = vars(base).get("__init_subclass__")
@@ -290,13 +290,13 @@ def _quiet(bases: Iterable[type], *, all_of_them: bool = False) -> Generator[Non
 
 
 def _do_nothing(_: type, /, **keywords: object) -> None:
-    """Stands for ``__init_subclass__``."""
+    """Replaces ``__init_subclass__``."""
 
 
 def set_attributes(cls: type, state: tuple[bytes, dict[str, Any], dict[str, Any]]) -> None:
     """Give a class that was built here its attributes.
 
-    A class of this process is left alone, and one that comes from this process to itself as well.
+    A class that this process defined is left unchanged, also if its state comes back.
     """
     sender, attributes, members = state
     built = _built.get(id(cls))
@@ -315,7 +315,7 @@ def set_attributes(cls: type, state: tuple[bytes, dict[str, Any], dict[str, Any]
 def noted() -> Generator[list[tuple[type, State]]]:
     """Note the states of classes that come with a value.
 
-    Not those of a value inside it that is decoded by itself, nor of what other threads decode.
+    Without those of an inner value that is decoded by itself, or of other threads.
     """
     notes: list[tuple[type, State]] = []
     outer = _notes.set(notes)
@@ -326,7 +326,7 @@ def noted() -> Generator[list[tuple[type, State]]]:
 
 
 def renew(cls: type, state: State) -> None:
-    """Bring a class to a state that it had already, and may have lost to a later one."""
+    """Reset a class to a state that it had before, and that a later one may have replaced."""
     built = _built.get(id(cls))
     if built is not None and built.number != state.number:
         _apply(cls, built, state)
@@ -334,11 +334,11 @@ def renew(cls: type, state: State) -> None:
 
 def _apply(cls: type, built: _Built, state: State) -> None:
     new = state.attributes
-    # Not in the way of a metaclass of the script; one in C insists on its own.
+    # Bypass a metaclass of the script; one in C does not allow that.
     set_ = setattr if _is_of_ctypes(cls) else type.__setattr__
-    for name in built.names.difference(new):  # the owner took it away
+    for name in built.names.difference(new):  # the owner removed it
         if name in vars(cls):
-            with contextlib.suppress(AttributeError, TypeError):  # __doc__ always stays
+            with contextlib.suppress(AttributeError, TypeError):  # __doc__ cannot be removed
                 type.__delattr__(cls, name)
     for name, value in new.items():
         if name != _REGISTRY:
@@ -349,5 +349,5 @@ def _apply(cls: type, built: _Built, state: State) -> None:
     built.number, built.names = state.number, frozenset(new) - {_REGISTRY}
 
 
-# Where cloudpickle notes the classes that were registered with an abstract one.
+# The attribute in which cloudpickle lists the classes registered with an abstract one.
 _REGISTRY = "_abc_impl"

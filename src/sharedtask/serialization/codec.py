@@ -1,16 +1,16 @@
 """One codec for every backend: ``encode(value) -> Payload`` and ``decode(head, buffers) -> value``.
 
-A payload is a pickle (protocol 5) with the bulk data taken out of it::
+A payload is a pickle (protocol 5) with the bulk data out of band::
 
     value --encode--> head     the object graph: classes, keys, shapes, small values
                       buffers  the raw bytes of every array, not copied, in the order met
 
-Encoding and decoding run user code, and whatever it raises comes out as an ``Exception``: a
+Encoding and decoding run user code, and its errors come out as an ``Exception``: a
 SystemExit as a ``pickle.PicklingError`` or ``UnpicklingError``. A Ctrl-C stays what it is.
 
-Arrays of every dtype without Python objects leave as buffers, so that whoever decodes decides
-what they become: over read-only memory they come back read-only, over private memory writable.
-How a kind of value is taken apart stands in ``reducers.py`` and ``kinds``.
+Arrays of every dtype without Python objects become buffers, so that the decoder decides about them:
+over read-only memory they are read-only, over private memory writable. ``reducers.py`` and
+``kinds`` define how each kind of value is taken apart.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 PROTOCOL = 5
-# What else of a user's code may raise, where it is looked at: anything but the user's own Ctrl-C.
+# Errors that user code may raise while a value is inspected: anything but Ctrl-C.
 FAILURES = (Exception, SystemExit)
 
 
@@ -63,15 +63,15 @@ def encode(
 ) -> Payload:
     """Encode ``value`` without copying the memory of its arrays.
 
-    A mapped file is opened anew where the value is decoded; without ``by_path``, for machines that
-    do not have the file, its contents travel. With ``in_place`` arrays that lie in shared memory
-    already are mapped where the value is decoded, and go on changing with it. ``refer`` is asked
-    for each plain array and gives what is pickled in its place: a callable and its arguments. With
-    ``by_name`` classes and functions of ``__main__`` are found there where it is decoded. With
-    ``back`` the value goes where the classes that were built here came from. ``here`` is for
-    ``decode_here``: functions, classes and modules are not copied, and what would free twice what
-    it has cannot be encoded. Functions in ``by_value`` travel as they are, whatever their names
-    lead to.
+    A mapped file is reopened where the value is decoded; without ``by_path``, for machines that do
+    not have the file, its contents are sent. With ``in_place``, arrays that are in shared memory
+    already are mapped by the decoder, and later changes are visible. ``refer`` is called with each
+    plain array and returns its replacement in the pickle: a callable and its arguments. With
+    ``by_name``, classes and functions of ``__main__`` are looked up there by the decoder. With
+    ``back``, the value goes to the process that its classes came from. ``here`` is for
+    ``decode_here``: functions, classes and modules are not copied, and objects whose copies would
+    free a resource twice are refused. Functions in ``by_value`` are sent by value, even if they can
+    be imported.
     """
     out = Outgoing(
         in_band=False,
@@ -89,7 +89,7 @@ def encode(
 
 
 def encode_shared(value: object) -> Payload:
-    """Encode a value that is published: what is shared already is not copied."""
+    """Encode a value to publish: memory that is shared already is not copied."""
     return encode(value, in_place=True)
 
 
@@ -105,7 +105,7 @@ def encode_inband(
 
 
 def decode(head: bytes | memoryview, buffers: Iterable[Any] = ()) -> Any:
-    """Rebuild a value; its arrays view ``buffers`` and are writable where these are."""
+    """Rebuild a value; its arrays view ``buffers`` and are writable if these are."""
     try:
         return interrupts.exposed(_loaded, head, laid_out(head, buffers))
     except Exception as error:
@@ -120,7 +120,7 @@ def _loaded(head: bytes | memoryview, buffers: Iterable[Any]) -> Any:
 
 
 def reduced(value: Any) -> Any:
-    """What a value says of how it is pickled."""
+    """The value's own reduction."""
     try:
         return interrupts.exposed(value.__reduce_ex__, PROTOCOL)
     except Exception:
@@ -130,7 +130,7 @@ def reduced(value: Any) -> Any:
 
 
 def decode_here(held: Sequence[object], head: bytes | memoryview, buffers: Iterable[Any]) -> Any:
-    """Rebuild a value in the process that encoded it for here; ``held`` is of its payload."""
+    """Rebuild a value in the process that encoded it with ``here``; ``held`` of its payload."""
     before = getattr(_here, "held", ())
     _here.held = held
     try:
@@ -143,7 +143,7 @@ _here = threading.local()
 
 
 def uncopied(number: int) -> Any:
-    """What stands in a pickle for an object that is not copied."""
+    """Refers in a pickle to an object that is not copied; never called."""
     return _here.held[number]
 
 
@@ -160,7 +160,7 @@ def _pickled(
 
 
 def dump(pickler: pickle.Pickler, value: object) -> None:
-    """Have a value pickled: user code runs here."""
+    """Pickle a value: user code runs here."""
     try:
         interrupts.exposed(pickler.dump, value)
     except Exception as error:
@@ -183,9 +183,9 @@ _NAME_ONLY = "It is found by its name only: move it to a module"
 
 
 def _as_exception(error: BaseException, cls: type[pickle.PickleError]) -> BaseException:
-    """What is raised in place of a SystemExit or its like, which would end the program.
+    """The exception to raise instead of a SystemExit or similar, which would end the program.
 
-    A Ctrl-C, and what the handler of a signal raises, is raised again as it is.
+    A Ctrl-C, and an exception of a signal handler, is raised again unchanged.
     """
     if interrupts.came_from_outside(error):
         raise error
@@ -194,7 +194,7 @@ def _as_exception(error: BaseException, cls: type[pickle.PickleError]) -> BaseEx
 
 
 class _Dispatch(dict[type, Any]):
-    """cloudpickle's reducers, then copyreg's; a ChainMap, which says the same, costs 2 us more."""
+    """cloudpickle's reducers, then copyreg's; a ChainMap, which is equivalent, costs 2 us more."""
 
     def __missing__(self, cls: type) -> Any:
         return copyreg.dispatch_table[cls]
@@ -209,20 +209,20 @@ def _reduce_module(module: ModuleType) -> Any:
 
 
 class SupportsWrite(Protocol):
-    """What a pickle is written to."""
+    """The target of a pickle."""
 
     def write(self, data: Any, /) -> object:
         """Take the next bytes."""
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    """cloudpickle for what cannot be found by name, and our reducers for what holds memory.
+    """cloudpickle for objects that cannot be found by name, our reducers for bulk memory.
 
-    cloudpickle is asked for every value, not only for functions: instances of classes that live
-    in ``__main__`` or in a notebook cell must carry their class along.
+    cloudpickle's hook runs for every value, not only for functions: instances of classes that live
+    in ``__main__`` or in a notebook cell must bring their class.
 
-    At each call of a task all objects of a shared value come by here, but for the plainest. What
-    is to be done is decided once for each class.
+    At each call of a task this handles all objects of a shared value except the plainest. So the
+    reducer is chosen once for each class.
     """
 
     dispatch_table = _Dispatch(cloudpickle.Pickler._dispatch_table)
@@ -250,7 +250,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
             reducer = found[id(cls)]
         except KeyError:
             reducer = find(cls)
-        if reducer is None:  # most objects: cloudpickle would only look whether they are code
+        if reducer is None:  # most objects: cloudpickle would only check whether they are code
             return NotImplemented
         if reducer is by_cloudpickle:
             if type(obj) is FunctionType:
@@ -259,7 +259,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         return reducer(obj, self.out)
 
     def _reduce_function(self, function: FunctionType) -> Any:
-        """A function, by value unless cloudpickle knows a name for it."""
+        """A function, by value unless cloudpickle finds it by name."""
         by_value = any(function is each for each in self.out.by_value)
         if not by_value and _has_plain_name(function):
             return NotImplemented
@@ -278,7 +278,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         return reduced
 
     def _reduce_class(self, obj: Any) -> Any:
-        """A class, by value unless cloudpickle knows a name for it."""
+        """A class, by value unless cloudpickle finds it by name."""
         if not isinstance(obj, type):
             return super().reducer_override(obj)
         if self.out.back and classes.is_built(obj):
@@ -292,9 +292,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         return reduced
 
 
-# What cloudpickle returns of a class that goes by value; any other is found by its name.
+# The length of cloudpickle's reduction of a class by value; others are found by name.
 _WITH_SETTER = 6
-# A process that multiprocessing has spawned knows the script by this name, and no worker does.
+# A process that multiprocessing has spawned has the script under this name, and workers do not.
 _MAIN_OF_A_CHILD = "__mp_main__"
 
 
@@ -305,9 +305,9 @@ def _is_known_here_alone(obj: Any) -> bool:
 
 
 def _has_plain_name(obj: Any) -> bool:
-    """True for a function or class that is found by name; cloudpickle takes 3 us to say so.
+    """True for a function or class that is found by name; cloudpickle takes 3 us for that.
 
-    False says nothing: there are other ways to be found.
+    False proves nothing: there are other ways to be found.
     """
     module: Any = getattr(obj, "__module__", None)
     home = None if module in MAIN else sys.modules.get(module)
@@ -318,7 +318,7 @@ def _has_plain_name(obj: Any) -> bool:
     return not cloudpickle.list_registry_pickle_by_value()
 
 
-# Of other kinds a word in a text may well be a global by accident, and need not pickle.
+# Globals of other kinds may match a word in a string by accident, and need not pickle.
 _DATA = (int, float, complex, str, bytes, tuple, list, dict, set, frozenset, np.generic, np.ndarray)
 
 
@@ -330,7 +330,7 @@ def _add_names_in_texts(function: FunctionType, found: dict[str, Any]) -> None:
 
 
 class _ByName(_Pickler):
-    """For another process that runs the same program: what it decodes is of its own classes."""
+    """For another process that runs the same program: values decode to its own classes."""
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, (type, FunctionType)) and _is_in_main(obj):
@@ -355,9 +355,9 @@ class _Here(_Pickler):
 
 
 def is_of_the_program(cls: type) -> bool:
-    """True for functions, classes, modules and tasks, of which a process has one; and ``object``.
+    """True for functions, classes, modules and tasks, which exist once per process; and ``object``.
 
-    Of an ``object()`` nothing but its identity is of use.
+    An ``object()`` has nothing but its identity.
     """
     if cls in _OF_THE_PROGRAM:
         return True
@@ -368,7 +368,7 @@ _OF_THE_PROGRAM = frozenset((FunctionType, ModuleType, object))
 
 
 def _is_freed(cls: type) -> bool:
-    """True where a finalizer would be run for each copy, and the class does not say how to copy."""
+    """True if a finalizer would run for each copy, and the class does not define how to copy."""
     if not hasattr(cls, "__del__"):
         return False
     return all(getattr(cls, n, None) is getattr(object, n, None) for n in _PICKLED_BY)

@@ -1,14 +1,14 @@
-"""What a function is made of: noted as it is encoded, compared before its encoding is used again.
+"""The parts of a function: recorded when it is encoded, compared before its encoding is reused.
 
-To encode a function at every call costs 50 us and more; to see that it still consists of the same
-objects costs a few. That proves something only where those objects cannot change, so a function
-that reaches any other object has no composition and is encoded and compared every time::
+Encoding a function at every call costs 50 us and more; checking that it still consists of the same
+objects costs a few. That is a proof only if those objects are immutable, so a function that refers
+to any other object has no composition and is encoded and compared every time::
 
-    encode   pickler --reduction--> Record.note      what was read is what was written
+    encode   pickler --reduction--> Record.note      the parts read are the parts written
     publish  Record.composition()    -> kept with the publication
-    call     of_function(now)        -> the same objects: the publication says what it says
+    call     of_function(now)        -> the same objects: the publication is current
 
-The record holds what the pickler itself has read. Objects that are read before or after it may
+The record contains the objects that the pickler read. Objects read before or after it may
 belong to another moment: thread 1 reads X, thread 2 sets X, thread 1 pickles the new X.
 """
 
@@ -51,24 +51,24 @@ Composition = list[Any]
 
 _NEXT = object()  # between two parts of a function
 _EMPTY = object()  # a cell without contents
-_MISSING = object()  # a global that is not there, or is a builtin
-_BY_NAME = object()  # behind a function that travels by name
+_MISSING = object()  # a global that is undefined, or is a builtin
+_BY_NAME = object()  # marks a function that is sent by name
 _ATOMS = frozenset(
     (int, float, complex, bool, str, bytes, type(None), type(Ellipsis), CodeType, object)
 )
 
 
 def same(old: Composition | None, new: Composition | None) -> bool:
-    """True where both consist of the same objects; False where that is unknown."""
+    """True if both consist of the same objects; False if that is unknown."""
     if old is None or new is None or len(old) != len(new):
         return False
     return all(map(operator.is_, old, new))
 
 
 def of_function(function: Any, by_value: tuple[Any, ...] = ()) -> Composition | None:
-    """What a function consists of now; None where a part of it may change without being replaced.
+    """The present parts of a function; None if one of them is mutable.
 
-    The function itself travels by value, and so do these others.
+    The function itself is sent by value, and so are these others.
     """
     if type(function) is not FunctionType:
         return None
@@ -80,12 +80,12 @@ def of_function(function: Any, by_value: tuple[Any, ...] = ()) -> Composition | 
 
 
 def noted(record: Record | None, value: object) -> Composition | None:
-    """What an encoded function was made of; None of any other value."""
+    """The composition of an encoded function; None for any other value."""
     return None if record is None else record.composition(value)
 
 
 class Record:
-    """What functions, and the cells of their closures, held as they were pickled."""
+    """The parts of functions, and of their closures' cells, as they were pickled."""
 
     __slots__ = ("_cells", "_functions", "_modules")
 
@@ -101,7 +101,7 @@ class Record:
         """
         try:
             (code, *_), (attributes, slots) = reduction[1:3]
-            if slots["__kwdefaults__"]:  # the function's own dict, which others may be changing
+            if slots["__kwdefaults__"]:  # the function's own dict, which other threads may change
                 slots["__kwdefaults__"] = dict(slots["__kwdefaults__"])
             parts = _parts(
                 code,
@@ -115,12 +115,12 @@ class Record:
             pass
 
     def read(self, cell: types.CellType) -> tuple[Any, ...]:
-        """The contents of a cell, which are read once; nothing of an empty one."""
+        """The contents of a cell, which are read once; empty if the cell is."""
         found = self._cells[id(cell)] = _contents(cell)
         return () if found is _EMPTY else (found,)
 
     def composition(self, function: Any) -> Composition | None:
-        """What ``function`` consisted of when it was pickled; None where that is not known."""
+        """The composition of ``function`` when it was pickled; None if it is unknown."""
         if type(function) is not FunctionType or function not in self._functions:
             return None
         try:
@@ -143,7 +143,7 @@ def _parts_now(function: FunctionType) -> list[Any]:
 
 
 def own_parts(function: FunctionType, read: tuple[str, ...]) -> list[Any]:
-    """What a function consists of, and the globals that it reads, as ``Record`` has them."""
+    """The parts of a function and the globals that it reads, in the form of ``Record``."""
     parts = _parts(
         function.__code__,
         (_interned(function.__qualname__), function.__module__, function.__doc__),
@@ -183,7 +183,7 @@ def _items(named: dict[str, Any]) -> Iterator[Any]:
 
 
 def _interned(name: str) -> str:
-    """The one object of this text: cloudpickle writes copies of names."""
+    """The interned string: cloudpickle writes copies of names."""
     return sys.intern(name) if type(name) is str else name
 
 
@@ -193,9 +193,9 @@ def _flattened(
     read: Callable[[FunctionType], list[Any] | None],
     modules: int | None = None,
 ) -> Composition | None:
-    """The parts of a function and of all functions in it; None where one of them may change.
+    """The parts of a function and of all functions in it; None if one of them is mutable.
 
-    ``read`` gives the parts of a function, None for one that travels by name.
+    ``read`` gives the parts of a function, None for one that is sent by name.
     """
     parts: Composition = []
     met, queue = {root}, [own]
@@ -207,7 +207,7 @@ def _flattened(
         for value in each:
             kind = type(value)
             if kind is FunctionType:
-                parts.append(weakref.ref(value))  # one that calls itself would never go
+                parts.append(weakref.ref(value))  # a recursive function would never be freed
                 if value not in met:
                     met.add(value)
                     queue.append(read(value))
@@ -217,7 +217,7 @@ def _flattened(
             else:
                 return None
     if packages:
-        # A function that uses a package takes along the names of its modules that are loaded.
+        # A function that uses a package is sent with the names of its loaded modules.
         parts.append(_loaded() if modules is None else modules)
     return parts
 
@@ -254,7 +254,7 @@ _codes: dict[int, weakref.ref[CodeType]] = {}
 
 def names(code: CodeType) -> tuple[str, ...]:
     """Globals that the code, and code inside it, looks up or sets."""
-    # By identity: to hash a code object takes as long as all the rest.
+    # By identity: hashing a code object takes as long as the rest.
     found = _known_names.get(id(code))
     return (_look_at(code) if found is None else found).used
 
@@ -296,7 +296,7 @@ _GLOBAL_OPERATIONS = ("LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL")
 
 
 def is_constant(value: Any) -> bool:
-    """True for what cannot change, or travels by its name alone, whatever becomes of it.
+    """True for immutable values, and for those that are sent by name only.
 
     An object of a derived class may have attributes, so the types are exact. A method that is bound
     to an object reaches that object.

@@ -1,6 +1,6 @@
-"""Where two values differ, as one writes the way there in Python.
+"""Locates the differences of two values, as Python expressions.
 
-Both are taken apart side by side, as pickle takes them; what has no parts is compared by its bytes.
+Both are traversed side by side, as pickle does; values without parts are compared by bytes.
 No ``__eq__`` of a user's class is called.
 """
 
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 
     from .traversal import Part
 
-# What stands under the same step in both values.
+# The parts at the same step of both values.
 Pair = tuple[str, Any, Any]
 
 
 class _Absent:
-    """Stands where one of two values has nothing."""
+    """The part that one of two values lacks."""
 
 
 _ABSENT = _Absent()
 
 
 def differences(old: Any, new: Any) -> Iterator[str]:
-    """The ways to what is not the same in both, in the order of pickle; "" means the whole.
+    """Paths to the parts that differ, in the order of pickle; "" means the whole.
 
-    A set is one thing, and so is a value of a library such as an array; a frame is its columns.
+    A set is compared as a whole, and so is a library's value such as an array; a frame by columns.
     """
-    met: dict[tuple[int, int], tuple[Any, Any]] = {}  # with the objects: none takes another's id
+    met: dict[tuple[int, int], tuple[Any, Any]] = {}  # keeps the objects and so their ids
     todo: list[Pair] = [("", old, new)]
     while todo:  # no recursion: pickle goes deeper than the stack of Python allows
         way, one, other = todo.pop()
@@ -56,7 +56,7 @@ def differences(old: Any, new: Any) -> Iterator[str]:
 
 
 def _pairs(one: Any, other: Any) -> list[Pair] | None:
-    """The parts of both; None where they are to be compared as they are."""
+    """The parts of both; None if they are compared as a whole."""
     cls = type(one)
     if cls is not type(other) or cls in _WHOLE or issubclass(cls, type):
         return None
@@ -85,7 +85,7 @@ def _pairs(one: Any, other: Any) -> list[Pair] | None:
 
 
 def _aligned(first: Iterable[Part], second: Iterable[Part]) -> list[Pair]:
-    """The parts under the same steps together; first what is there in one of both alone."""
+    """The parts under the same steps together; first those that only one of them has."""
     before, after = list(first), list(second)
     if [step for step, _ in before] == [step for step, _ in after]:
         return [(step, a, b) for (step, a), (_, b) in zip(before, after, strict=True)]
@@ -96,11 +96,11 @@ def _aligned(first: Iterable[Part], second: Iterable[Part]) -> list[Pair]:
 
 
 def _of_dicts(one: dict[Any, Any], other: dict[Any, Any]) -> list[Pair]:
-    if not (_has_plain_keys(one) and _has_plain_keys(other)):  # equal keys may be other objects
+    if not (_has_plain_keys(one) and _has_plain_keys(other)):  # equal keys may be different objects
         return _aligned(traversal.parts(one), traversal.parts(other))
     before, after = list(one), list(other)
     least = min(len(before), len(after))
-    if before[:least] == after[:least]:  # soon seen, and so it is with most
+    if before[:least] == after[:least]:  # a fast check, and the common case
         gone, come = before[least:], after[least:]
         before, after = before[:least], after[:least]
     else:
@@ -118,7 +118,7 @@ def _of_dicts(one: dict[Any, Any], other: dict[Any, Any]) -> list[Pair]:
 
 
 def _entries(value: Any) -> dict[Any, Any]:
-    """What a dict of some other class holds, in its order."""
+    """The items of a dict of another class, in its order."""
     return dict(value.items())
 
 
@@ -139,7 +139,7 @@ def _of_sequences(one: Any, other: Any) -> list[Pair]:
 
 
 def _unlike(old: list[Any], new: list[Any]) -> Iterator[int]:
-    """Where two lists have other objects, and not equal numbers or texts."""
+    """Indices at which two lists have different objects, unless equal numbers or strings."""
     for start in range(0, len(old), _TOGETHER):
         ones, others = old[start : start + _TOGETHER], new[start : start + _TOGETHER]
         if not _are_same_atoms(ones, others):
@@ -162,12 +162,12 @@ def _are_same_atoms(ones: list[Any], others: list[Any]) -> bool:
 def _of_frame(frame: Any) -> Iterator[Part]:
     yield ".attrs", frame.attrs
     yield ".index", frame.index
-    yield from traversal.columns(frame)  # which have both
+    yield from traversal.columns(frame)  # which both have
     yield ".columns", frame.columns
 
 
 def _of_object(value: Any) -> list[Part] | None:
-    """All that pickle would write down of an object; None where it is not taken apart."""
+    """The parts that pickle would write of an object; None if it is not taken apart."""
     try:
         reduced = value.__reduce_ex__(codec.PROTOCOL)
         if not isinstance(reduced, tuple):
@@ -197,7 +197,7 @@ _TAKEN_APART: dict[type, Callable[[Any, Any], list[Pair]]] = {
     partial: _by_parts,
 }
 
-# ------------------------------------------------------------------------------- as they are
+# ------------------------------------------------------------------------------- as a whole
 
 _SETS = (set, frozenset)
 _WHOLE = {
@@ -230,12 +230,12 @@ def _is_same_atom(one: Any, other: Any) -> bool:
     if cls is not type(other):
         return False
     if cls is float:
-        return bool(one.hex() == other.hex())  # tells -0.0 from 0.0, and takes nan for nan
+        return bool(one.hex() == other.hex())  # distinguishes -0.0 from 0.0, and nan equals nan
     return cls in _EXACT and bool(one == other)
 
 
 def _element(element: Any) -> Hashable:
-    """What stands for an element of a set: its hash may be its identity."""
+    """A key for an element of a set, whose hash may be its identity."""
     return (type(element), element) if type(element) in _EXACT else _encoding(element)
 
 
@@ -256,7 +256,7 @@ def _same_place(one: Any, other: Any) -> bool:
 
 
 def _have_equal_payloads(one: Any, other: Any) -> bool:
-    """Whether both are taken out of memory alike: a tensor has no other bytes that say the same."""
+    """Whether both have equal payloads: a tensor has no other comparable bytes."""
     try:
         first, second = codec.encode(one), codec.encode(other)
     except FAILURES:
@@ -271,7 +271,7 @@ def _encode_equal(one: Any, other: Any) -> bool:
 
 
 def _encoding(value: Any) -> bytes | None:
-    """The bytes of a value, arrays included; None where it has none, of two that is the same."""
+    """The bytes of a value, arrays included; None if it cannot be encoded."""
     try:
         return codec.encode_inband(value)
     except FAILURES:

@@ -1,11 +1,11 @@
-"""An exception on its way from a worker: packed so that it arrives as it was raised.
+"""Packs an exception in a worker so that the caller gets it as it was raised.
 
-The reducers of ``kinds/exceptions.py`` take exceptions apart field by field. What a raised
-exception needs besides:
+The reducers of ``kinds/exceptions.py`` take exceptions apart field by field. A raised exception
+also needs this:
 
-- a class with a ``__reduce__`` of its own travels in that way, and what this leaves out is put back
-- what cannot travel, such as a lock in an attribute, stays behind, and a note says so
-- the round trip is tried out in the worker, before anything is sent
+- a class with its own ``__reduce__`` is sent that way, and fields that it omits are added
+- an unpicklable field, such as a lock in an attribute, is left out, and a note says so
+- the round trip is tested in the worker, before anything is sent
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 __all__ = ["packed"]
 
-# Up to this size fields travel that nobody asked to be sent: the object of an AttributeError, which
-# may be a whole model, and what a class leaves out when it says itself how it is pickled.
+# Size limit of fields that are sent unasked: the object of an AttributeError, which may be a whole
+# model, and fields that a class's own ``__reduce__`` omits.
 _ASIDE = 1 << 16
 
 
 def packed(error: Exception) -> bytes | None:
-    """Bytes that unpickle to an equal exception, tried out here; None where there are none."""
+    """Bytes that unpickle to an equal exception, tested here; None if there are none."""
     for pickler in (_Raised, _portable()):
         try:
             data = codec.encode_inband(error, pickler, back=True)
@@ -43,7 +43,7 @@ def packed(error: Exception) -> bytes | None:
 
 
 class _Raised(codec._Pickler):
-    """Takes an exception apart, and those that it holds."""
+    """Takes an exception apart, and those inside it."""
 
     def reducer_override(self, obj: Any) -> Any:
         if issubclass(type(obj), BaseException):
@@ -72,7 +72,7 @@ def _without_large_objects(fields: kind.Fields) -> kind.Fields:
 
 
 class _OwnWay:
-    """Pickles as the exception does where nobody interferes."""
+    """Pickles by the exception's own ``__reduce_ex__``."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -82,7 +82,7 @@ class _OwnWay:
 
 
 def _in_its_own_way(error: BaseException) -> Any:
-    """A reduction in the way of its class, then what that left out; None where it fails."""
+    """The class's own reduction, then the fields that it omits; None if it fails."""
     try:
         loaded = codec.decode(codec.encode_inband(_OwnWay(error), back=True))
         if type(loaded) is not type(error):
@@ -93,13 +93,13 @@ def _in_its_own_way(error: BaseException) -> Any:
 
 
 def complete(error: BaseException, state: tuple[Any, dict[str, Any], list[Any]]) -> BaseException:
-    """Put back what the way of its class has left out."""
+    """Set the fields that the class's own reduction omits."""
     kind.fill(error, state)
     return error
 
 
 def _left_out(error: BaseException, loaded: BaseException) -> tuple[Any, ...]:
-    """The fields of ``error`` that ``loaded`` has not, or has otherwise, where they can travel."""
+    """The fields of ``error`` that ``loaded`` lacks or has changed, if they can be sent."""
     here, there = kind.Fields.of(error), kind.Fields.of(loaded)
     known = {(cls, name): value for cls, name, value in there.members}
     attributes = {
@@ -120,7 +120,7 @@ _NOTHING = object()
 
 
 def _differs(here: Any, there: Any) -> bool:
-    """Whether a field is to be put back: it is another, and small enough to travel unasked."""
+    """Whether to set a field again: it differs, and is small enough to be sent unasked."""
     return (
         here is not there and _is_small(here) and (there is _NOTHING or _data(here) != _data(there))
     )
@@ -134,7 +134,7 @@ def _data(value: object) -> bytes | None:
 
 
 class _Limited(io.BytesIO):
-    """Takes no more than ``_ASIDE`` bytes."""
+    """A stream of at most ``_ASIDE`` bytes."""
 
     def write(self, data: Any, /) -> int:
         if self.tell() + memoryview(data).nbytes > _ASIDE:
@@ -143,7 +143,7 @@ class _Limited(io.BytesIO):
 
 
 def _is_small(value: object) -> bool:
-    """Whether a value can travel in a few bytes."""
+    """Whether a value can be encoded in a few bytes."""
     try:
         codec.decode(codec.encode_inband(value, file=_Limited(), back=True))
     except Exception:  # noqa: BLE001  user code
@@ -151,7 +151,7 @@ def _is_small(value: object) -> bool:
     return True
 
 
-# ---------------------------------------------------------------------------- what stays behind
+# ---------------------------------------------------------------------- fields that are left out
 
 
 def _portable() -> Callable[..., codec._Pickler]:
@@ -160,7 +160,7 @@ def _portable() -> Callable[..., codec._Pickler]:
 
 
 class _Portable(_Raised):
-    """Leaves behind what cannot travel. ``known`` has what is left of each exception."""
+    """Leaves out fields that cannot be sent. ``known`` has the kept fields of each exception."""
 
     def __init__(self, known: dict[int, kind.Fields], *args: Any) -> None:
         super().__init__(*args)
@@ -169,12 +169,12 @@ class _Portable(_Raised):
     def by_fields(self, error: BaseException) -> Any:
         found = self.known.get(id(error))
         if found is None:
-            self.known[id(error)] = kind.Fields((), {}, [])  # where it is met inside itself
+            self.known[id(error)] = kind.Fields((), {}, [])  # if it contains itself
             found = self.known[id(error)] = self.portable(error)
         return kind.reduction(error, found)
 
     def portable(self, error: BaseException) -> kind.Fields:
-        """Its fields, without what cannot travel, and with notes that say what that is."""
+        """Its fields without those that cannot be sent, and with notes about these."""
         all_ = _without_large_objects(kind.Fields.of(error))
         args = tuple(arg if self.travels(arg) else _text(arg) for arg in all_.args)
         attributes = {n: v for n, v in all_.attributes.items() if self.travels(v)}
@@ -195,7 +195,7 @@ class _Portable(_Raised):
 
 
 def _lost(all_: kind.Fields, kept: kind.Fields) -> Iterator[str]:
-    """A note for each field that stays behind."""
+    """A note for each field that is left out."""
     for place, (arg, left) in enumerate(zip(all_.args, kept.args, strict=True)):
         if arg is not left:
             yield _note(f"args[{place}]", arg, "; this is its text")

@@ -1,4 +1,4 @@
-"""How a function travels: by name where the worker can import it, by value elsewhere."""
+"""How a function is sent: by name if the worker can import it, else by value."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 class NamedFunction:
     """A function of an importable module.
 
-    ``code`` is a checksum of what the function should do, 0 for unknown; ``generation`` counts how
-    often the caller's process has reloaded the module since it was first seen. ``defaults`` are
-    those that it has in the caller, where another process can have them.
+    ``code`` is a checksum of the function's code, 0 for unknown; ``generation`` counts how often
+    the caller's process has reloaded the module since its first use. ``defaults`` are those that it
+    has in the caller, if another process can have them.
     """
 
     module: str
@@ -44,11 +44,11 @@ class NamedFunction:
     def load(self) -> Callable[..., Any]:
         """Import the function.
 
-        A worker lives longer than one version of a module: where the caller has reloaded or patched
-        it, it is reloaded here too.
+        A worker outlives versions of a module: if the caller has reloaded or patched it, it is
+        reloaded here too.
 
         Raises:
-            SerializationError: The module's file holds another function than the caller has.
+            SerializationError: The module's file contains another function than the caller has.
         """
         known = _generations.setdefault(self.module, _Generation(None, self.generation))
         function = resolve(self.module, self.qualname)
@@ -92,11 +92,10 @@ def _generation_of(module: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Portable:
-    """What stands for a function when it is shared: its name, or the function itself.
+    """The form in which a function is shared: its name, or the function itself.
 
-    ``by_value`` are functions that travel as they are, though a worker could import them.
-    ``composition`` is what the function is made of now; None where that does not tell whether it
-    has changed.
+    ``by_value`` are functions that are sent by value, although a worker could import them.
+    ``composition`` has the present parts of the function; None if these do not show changes.
     """
 
     value: Any
@@ -106,7 +105,7 @@ class Portable:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """The name of a function, and its state when that name was found to lead to it."""
+    """The name of a function, and its state when that name was verified."""
 
     named: NamedFunction
     state: list[Any]
@@ -116,9 +115,9 @@ _known: Known[_Known] = Known()
 
 
 def portable(function: Callable[..., Any]) -> Portable:
-    """How ``function`` travels now.
+    """The present portable form of ``function``.
 
-    Redefining a function, a global that it uses, or a function that it calls makes it another one.
+    Redefining a function, a global that it uses, or a function that it calls changes the form.
     """
     if type(function) is FunctionType and _has_no_name(function):
         return Portable(function, (), of_function(function))
@@ -130,7 +129,7 @@ def portable(function: Callable[..., Any]) -> Portable:
 
 
 def _looked_up(function: Any, known: _Known | None, state: list[Any]) -> Portable:
-    """Find the name of a function that is new, or has changed since it was seen first."""
+    """Find the name of a function that is new, or has changed since its first use."""
     named = by_name(function)
     if named is None:
         return _as_it_is(function, () if _is_shown_elsewhere(function) else (function,))
@@ -169,7 +168,7 @@ def by_name(function: Callable[..., Any]) -> NamedFunction | None:
     """The name under which a worker can import ``function``, or None.
 
     None for ``__main__`` (the user's script is never run twice), for lambdas and nested
-    functions, for modules made by hand, and where the name now means another function.
+    functions, for modules created at run time, and if the name now means another one.
     """
     module = getattr(function, "__module__", None)
     qualname = getattr(function, "__qualname__", None)
@@ -179,14 +178,14 @@ def by_name(function: Callable[..., Any]) -> NamedFunction | None:
     if module == "__main__" or home is None or home.__spec__ is None or travels_by_value(home):
         return None
     if not _is_written_in(function, vars(home)):
-        return None  # another module's function that took this one's name
+        return None  # another module's function with this one's name
     try:
         found = resolve(module, qualname)
     except (AttributeError, ImportError):
         return None
     if found is not function:
         return None
-    # A loader of somebody's own (pytest's, which rewrites assertions) makes other code of the file
+    # A custom loader (pytest's, which rewrites assertions) compiles other code from the file
     # than a worker will.
     plain = type(home.__spec__.loader) in homes.PLAIN_LOADERS
     code = code_checksum(function) if plain else 0
@@ -203,14 +202,14 @@ def _is_written_in(function: Any, home: Mapping[str, Any]) -> bool:
 
 
 def _is_shown_elsewhere(function: Any) -> bool:
-    """True for a function of one module that says it is of another, as ``numpy.ones`` does."""
+    """True for a function whose ``__module__`` names another module, such as ``numpy.ones``."""
     written = getattr(function, "__globals__", {})
     home = sys.modules.get(written.get("__name__", ""))
     return home is not None and vars(home) is written and home.__spec__ is not None
 
 
 def is_defined_as_task(function: Callable[..., Any]) -> bool:
-    """True where a worker that imports the function makes a task of it in passing."""
+    """True if importing the function in a worker defines a task."""
     named = portable(function).value
     if not isinstance(named, NamedFunction):
         return False
@@ -218,12 +217,12 @@ def is_defined_as_task(function: Callable[..., Any]) -> bool:
 
 
 def resolve(module: str, qualname: str) -> Callable[..., Any]:
-    """Find a function by name, under the decorators that hide it."""
+    """Find a function by name, below the decorators around it."""
     return bare(find(module, qualname))
 
 
 def find(module: str, qualname: str) -> Any:
-    """What stands under a name, as it was written into its module or class."""
+    """The object under a name, as it was written into its module or class."""
     found: Any = importlib.import_module(module)
     for name in qualname.split("."):
         found = vars(found)[name] if name in vars(found) else getattr(found, name)
@@ -248,7 +247,7 @@ def code_checksum(function: Any) -> int:
     if code is None:
         return 0
     total = _checksum(code)
-    for cell in getattr(function, "__closure__", None) or ():  # what its decorator was given
+    for cell in getattr(function, "__closure__", None) or ():  # the arguments of its decorator
         value = _contents(cell)
         if homes.is_plain(value):
             total = zlib.crc32(_constant(value), total)

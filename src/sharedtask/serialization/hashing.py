@@ -1,9 +1,9 @@
-"""Digests of values and functions: of equal ones equal, in every process and on every day.
+"""Digests of values and functions: equal for equal ones, in every process, at any time.
 
-A pickle is no such digest. It writes sets in the order of this process's hashes, notes which parts
-are one and the same object, gives a class of ``__main__`` a random number, and a function its line
-numbers. So the pickle that is hashed here is never loaded: whatever says more than the contents is
-replaced by what does not::
+A pickle is no such digest. It writes sets in the order of this process's hashes, records which
+parts are the same object, gives a class of ``__main__`` a random number, and a function its line
+numbers. So the pickle that is hashed here is never loaded: parts that express more than the
+contents are replaced::
 
     value -> pickle without a memo -> blake2b          set       its elements, in order
                                                        array     dtype, shape, digest of its bytes
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 __all__ = ["SIZE", "Fingerprints", "fingerprint", "joined"]
 
 SIZE = 16
-# These are written by marshal, which knows nothing of identity in this version of its format.
+# Written by marshal, which ignores identity in this version of its format.
 _ATOMS: frozenset[type] = frozenset((int, float, complex, bool, str, bytes, type(None)))
 _MARSHAL_VERSION = 2
 _PLAIN, _ARRAY, _PICKLED = b"p", b"a", b"o"
 
 
 def fingerprint(value: object) -> bytes:
-    """The digest of a value; raises what pickling it raises."""
+    """The digest of a value; pickling errors propagate."""
     return Fingerprints().of(value)
 
 
@@ -69,9 +69,9 @@ def _is_plain(value: Any) -> bool:
 
 @dataclass(slots=True)
 class _Walk:
-    """What was met on the way through a function or class and all that it names.
+    """The objects met in a traversal of a function or class and the globals that it names.
 
-    ``home`` has the globals of its module: what is defined there is looked into.
+    ``home`` has the globals of its module: objects defined there are traversed.
     """
 
     home: Mapping[str, Any]
@@ -79,7 +79,7 @@ class _Walk:
     held: list[object] = field(default_factory=list)
 
     def enter(self, met: object) -> int | None:
-        """None for what is met for the first time, else when it was met."""
+        """None for a new object, else the number that it got at its first visit."""
         number = self.numbers.get(id(met))
         if number is None:
             self.numbers[id(met)] = len(self.numbers)
@@ -88,10 +88,10 @@ class _Walk:
 
 
 class Fingerprints:
-    """Makes digests, and remembers those of functions and classes while it lives.
+    """Computes digests, and caches those of functions and classes.
 
     Args:
-        known: Asked for the digest of each array inside a value; None where it has to be made.
+        known: Called for the digest of each array inside a value; None if it has to be computed.
     """
 
     def __init__(self, known: Callable[[npt.NDArray[Any]], bytes | None] = lambda _: None) -> None:
@@ -103,7 +103,7 @@ class Fingerprints:
         """The digest of a value.
 
         Raises:
-            Exception: Whatever pickling it raises.
+            Exception: Any error of pickling it.
         """
         if _is_plain(value):
             return _hashed(_PLAIN, marshal.dumps(value, _MARSHAL_VERSION))
@@ -112,10 +112,10 @@ class Fingerprints:
         return self.pickled(value, None)
 
     def of_array(self, array: npt.NDArray[Any]) -> bytes:
-        """The digest of an array: dtype, shape and elements, in whatever order these lie."""
+        """The digest of an array: dtype, shape and elements, in any memory order."""
         hashed = blake2b(_ARRAY, digest_size=SIZE)
         hashed.update(self.of((reducers.dtype_key(array.dtype), *array.shape)))
-        if array.dtype.names is not None:  # between its fields there may be bytes of no meaning
+        if array.dtype.names is not None:  # there may be padding between its fields
             for name in array.dtype.names:
                 hashed.update(self.of_array(array[name]))
         elif array.dtype.itemsize:
@@ -124,12 +124,12 @@ class Fingerprints:
         return hashed.digest()
 
     def parts(self, function: Callable[..., Any], name: str) -> dict[str, bytes]:
-        """What decides about the results of a function, in words, and the digest of each part.
+        """The parts that determine a function's results, as text, and the digest of each.
 
-        These are its code, its defaults and attributes, what it captures, and each global that it
-        names. Functions and classes of its own module, of ``__main__`` and of other functions are
-        looked into in the same way; those of other modules count by name, modules as well. What
-        cannot be pickled counts by its class.
+        These are its code, its defaults and attributes, its captured values, and each global that
+        it names. Functions and classes of its own module, of ``__main__`` and of other functions
+        are traversed in the same way; those of other modules count by name, modules as well. An
+        unpicklable part counts by its class.
         """
         if type(function) is not FunctionType:
             return {f"the code of {name}()": self.of(function)}
@@ -151,7 +151,7 @@ class Fingerprints:
         return self.attempt(value, walk)
 
     def attempt(self, value: object, walk: _Walk) -> bytes:
-        """The digest of a part of a function; of what cannot be pickled, that of its class."""
+        """The digest of a part of a function; of an unpicklable part, that of its class."""
         numbers = dict(walk.numbers)
         try:
             return self.pickled(value, walk)
@@ -161,7 +161,7 @@ class Fingerprints:
             return _hashed(b"?", f"{kind.__module__}.{kind.__qualname__}".encode())
 
     def root(self, met: Any) -> bytes:
-        """The digest of a function or class by itself, whatever it was met in."""
+        """The digest of a function or class by itself, independent of its context."""
         found = self._roots.get(id(met))
         if found is None:
             walk = _Walk(getattr(met, "__globals__", {}))
@@ -170,14 +170,14 @@ class Fingerprints:
         return found[1]
 
     def is_named(self, function: FunctionType) -> bool:
-        """Whether its name leads to it."""
+        """Whether it is found by its name."""
         found = self._named.get(function)
         if found is None:
             found = self._named[function] = functions.by_name(function) is not None
         return found
 
     def pickled(self, value: object, walk: _Walk | None) -> bytes:
-        """The digest of the canonical pickle, with a memo only where a value contains itself."""
+        """The digest of the canonical pickle, with a memo only if a value contains itself."""
         numbers = {} if walk is None else dict(walk.numbers)
         try:
             return self._pickled(value, walk, fast=True)
@@ -202,19 +202,19 @@ class Fingerprints:
 
 @dataclass(frozen=True, slots=True)
 class _Hashing:
-    """A file that keeps nothing."""
+    """A stream that hashes and keeps nothing."""
 
     write: Callable[[Any], object]
 
 
 class _Canonical(codec._Pickler):
-    """Writes what a value is, and nothing of where and when."""
+    """Writes the contents of a value, independent of place and time."""
 
     prints: Fingerprints
     walk: _Walk | None
 
     def persistent_id(self, obj: Any) -> Any:
-        """What stands for the objects that pickle would write in its own way."""
+        """The replacement for objects that pickle would write itself."""
         stand_in = _STAND_INS.get(type(obj))
         return None if stand_in is None else stand_in(self, obj)
 
@@ -229,7 +229,7 @@ class _Canonical(codec._Pickler):
         return super().reducer_override(obj)
 
     def _looks_into(self, obj: Any, module: str) -> bool:
-        """Whether its code counts, and not its name alone."""
+        """Whether its code counts, not only its name."""
         if module == "__main__" or "<" in obj.__qualname__:
             return True
         return self.walk is not None and module == self.walk.home.get("__name__")
@@ -241,7 +241,7 @@ class _Canonical(codec._Pickler):
         return describe(self, obj) if number is None else ("met", number)
 
     def function(self, function: Any) -> Any:
-        """A function by its code, or by its name where that leads to it in another module."""
+        """A function by its code, or by its name if it belongs to another module."""
         if type(function) is not FunctionType:
             return "callable", function
         if self._looks_into(function, function.__module__) or not self.prints.is_named(function):
@@ -249,7 +249,7 @@ class _Canonical(codec._Pickler):
         return "name", function.__module__, function.__qualname__
 
     def attempts(self, named: Iterable[tuple[str, Any]]) -> list[tuple[str, bytes]]:
-        """Digests of what a function or class is made of."""
+        """Digests of the parts of a function or class."""
         assert self.walk is not None  # noqa: S101  entered by ``_once``
         return [(name, self.prints.attempt(value, self.walk)) for name, value in named]
 
@@ -311,16 +311,16 @@ def _of_function(pickler: _Canonical, function: FunctionType) -> Any:
     )
 
 
-# Flags that say what a call does: *args, **kwargs, generators and coroutines. Others say where the
+# Flags that change calls: *args, **kwargs, generators and coroutines. Others depend on where the
 # code was written.
 _KINDS = 0x04 | 0x08 | 0x20 | 0x80 | 0x100 | 0x200
 
 
 def _of_code(code: CodeType) -> Any:
-    """All of a code object but where it was written, its documentation and its own name."""
+    """All of a code object except its location, its documentation and its own name."""
     constants = code.co_consts
     if constants and type(constants[0]) is str and not code.co_name.startswith("<"):
-        constants = (None, *constants[1:])  # a text before the first statement: its documentation
+        constants = (None, *constants[1:])  # a string before the first statement: its documentation
     return (
         "code",
         code.co_code,
@@ -347,7 +347,7 @@ _NO_PART = frozenset(
         "__doc__",
         "__firstlineno__",
         "__static_attributes__",
-        "__slotnames__",  # copyreg notes it when an instance is pickled first
+        "__slotnames__",  # set by copyreg when an instance is pickled first
         "_abc_impl",
     }
 )
@@ -356,7 +356,7 @@ _NO_PART = frozenset(
 def _captured(function: FunctionType) -> Iterator[tuple[str, Any]]:
     names = function.__code__.co_freevars
     for name, cell in zip(names, function.__closure__ or (), strict=True):
-        with contextlib.suppress(ValueError):  # it is empty, which is not to hold None
+        with contextlib.suppress(ValueError):  # an empty cell differs from one with None
             yield name, cell.cell_contents
 
 
@@ -368,7 +368,7 @@ def _globals(function: FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def _called(name: str, value: object) -> str:
-    """A global, in words."""
+    """The description of a global."""
     if isinstance(value, ModuleType):
         return f"the module {name!r}"
     if isinstance(value, (FunctionType, type)) or hasattr(type(value), "_sharedtask_"):

@@ -1,10 +1,10 @@
-"""A function of an importable module, and what it finds in the memory of that module.
+"""A function of an importable module, and the globals of that module in memory.
 
-A worker imports the module, so it has what the file says. The program may have set something else::
+A worker imports the module from its file. The program may have changed it in memory::
 
-    mod.LIMIT = 5        since the function was seen first      -> it travels by value
-    mod.LIMIT = 5        before, where the file has a constant  -> it travels by value
-    mod.SIZES.append(5)  the same object as before              -> workers have what the file says
+    mod.LIMIT = 5        since the function's first use     -> it is sent by value
+    mod.LIMIT = 5        before, if the file has a constant -> it is sent by value
+    mod.SIZES.append(5)  the same object as before          -> workers use the file's
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
     "was_changed",
 ]
 
-# The positional ones, and those by keyword.
+# The positional defaults, and those by keyword.
 Defaults = tuple[tuple[Any, ...] | None, tuple[tuple[str, Any], ...] | None]
 
 PLAIN_LOADERS = (SourceFileLoader, SourcelessFileLoader)
@@ -42,7 +42,7 @@ _PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None)))
 
 
 def is_plain(value: Any) -> bool:
-    """True for what is the same in another process if it looks the same."""
+    """True for values that are equal in another process if their form is equal."""
     kind = type(value)
     return kind in _PLAIN or (kind is tuple and all(map(is_plain, value)))
 
@@ -51,7 +51,7 @@ def is_plain(value: Any) -> bool:
 
 
 def defaults(function: Any) -> Defaults | None:
-    """The defaults of a function, None where another process cannot simply have them."""
+    """The defaults of a function, None if another process cannot have equal ones."""
     if type(function) is not FunctionType:
         return None
     by_keyword = function.__kwdefaults__
@@ -60,7 +60,7 @@ def defaults(function: Any) -> Defaults | None:
 
 
 def set_defaults(function: Any, given: Defaults) -> None:
-    """Give a function that was imported the defaults that it has in the caller."""
+    """Set the caller's defaults on an imported function."""
     function.__defaults__ = given[0]
     function.__kwdefaults__ = None if given[1] is None else dict(given[1])
 
@@ -69,7 +69,7 @@ def set_defaults(function: Any, given: Defaults) -> None:
 
 
 def functions_of(function: Any) -> list[Any]:
-    """The function, and the functions of its module that it uses, through others as well."""
+    """The function, and the functions of its module that it uses, also indirectly."""
     home = _home_of(function)
     found, met = [function], {id(function)}
     for each in found:
@@ -84,10 +84,10 @@ def functions_of(function: Any) -> list[Any]:
 
 
 def state(function: Any) -> list[Any]:
-    """What a function and those of its module that it uses consist of and find in that module.
+    """The parts of a function and of those of its module that it uses, with their globals.
 
-    The spec of the module comes first: another one says that it was reloaded. A global that one of
-    them sets itself, such as a counter or what is made at its first use, does not count.
+    The spec of the module comes first: another one means that it was reloaded. A global that one of
+    them sets itself, such as a counter or a lazily created object, does not count.
     """
     found: list[Any] = [getattr(_module_of(function), "__spec__", None)]
     for each, read in _reads(functions_of(function)):
@@ -101,9 +101,9 @@ def parts_of(function: FunctionType) -> list[Any]:
 
 
 def was_changed(function: Any, known: list[Any] | None, now: list[Any]) -> bool:
-    """True where a worker that imports the module gets something else than the caller has.
+    """True if a worker that imports the module gets something else than the caller has.
 
-    ``known`` is the state in which it was seen first.
+    ``known`` is the state at its first use.
     """
     if known is not None and known[0] is now[0]:
         return not same(known, now)
@@ -118,7 +118,7 @@ def was_changed(function: Any, known: list[Any] | None, now: list[Any]) -> bool:
 
 
 def _home_of(function: Any) -> Mapping[str, Any]:
-    """The globals of the module that the function says it is of."""
+    """The globals of the module that the function's ``__module__`` names."""
     home = _module_of(function)
     return {} if home is None else vars(home)
 
@@ -139,7 +139,7 @@ def _reads(functions: Iterable[Any]) -> list[tuple[FunctionType, tuple[str, ...]
 
 
 def _held(value: Any) -> Any:
-    """What stands for a value as long as it lives; the value itself where it allows no other."""
+    """A weak reference to a value, or the value itself if its type allows none."""
     if type(value) in _PLAIN:
         return value
     try:
@@ -171,7 +171,7 @@ def _constants_of(home: ModuleType | None) -> dict[str, Any]:
 def _constants_in(spec: Any) -> dict[str, Any]:
     try:
         code = spec.loader.get_code(spec.name)
-    except (ImportError, OSError, SyntaxError):  # the file is gone, or being written
+    except (ImportError, OSError, SyntaxError):  # the file was removed, or is being written
         return {}
     return {} if code is None else _assigned(code)
 

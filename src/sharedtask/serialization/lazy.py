@@ -1,8 +1,8 @@
-"""What pandas keeps beside the contents of its objects, made when they are used: no part of them.
+"""Removes caches of pandas objects, which are created by use, from digests.
 
-A frame that was only printed pickles to other bytes than before: its columns have been asked for
-their units, blocks of equal type have been joined, an index knows that its values are unique. For a
-digest the frame is its columns, index, names and attributes::
+A frame that was only printed pickles to other bytes than before: the units of its columns were
+computed, blocks of equal type were joined, an index knows that its values are unique. For a digest
+the frame is its columns, index, names and attributes::
 
     frame   class, labels, index, each column, attrs, flags, the attributes that it names itself
     series  class, name, index, elements, and so on
@@ -25,7 +25,7 @@ _PROTOCOL = 5
 
 
 def reduce_lazy(value: Any) -> Any:
-    """A reduction that says what an object of pandas holds; None for all others."""
+    """The reduction of a pandas object to its contents; None for all others."""
     cls = type(value)
     try:
         way = _ways[cls]
@@ -48,7 +48,7 @@ def _way_of(cls: type) -> Callable[[Any], Any] | None:
 
 
 def _pickles_as(cls: type, base: type) -> bool:
-    """Whether a class says nothing of its own about how it is pickled."""
+    """Whether a class does not override how it is pickled."""
     ways = "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__"
     return all(getattr(cls, way) is getattr(base, way) for way in ways)
 
@@ -64,7 +64,7 @@ def _of_series(series: Any) -> Any:
 
 
 def _elements(series: Any) -> Any:
-    """The elements, as numpy's array where they are one."""
+    """The elements, as a numpy array if they are one."""
     return series.to_numpy() if isinstance(series.dtype, np.dtype) else series.array
 
 

@@ -1,20 +1,20 @@
-"""Values of well-known libraries, told by the names of their classes: none of them is imported."""
+"""Values of well-known libraries, recognised by class names, without imports."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# Packages whose own properties may be asked, and whose values are one thing and not their parts.
+# Packages whose properties may be read, and whose values count as a whole.
 DATA = frozenset({"numpy", "pandas", "polars", "pyarrow"})
 
 
 def package(value: Any) -> str:
-    """The package that a value's class comes from."""
+    """The package of a value's class."""
     return str(getattr(type(value), "__module__", "")).partition(".")[0]
 
 
 def is_data(value: Any) -> bool:
-    """Whether a value is data of a known library: one thing, whatever it is made of."""
+    """Whether a value is data of a known library, which counts as a whole."""
     return package(value) in DATA or is_tensor(value)
 
 

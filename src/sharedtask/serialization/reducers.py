@@ -1,8 +1,8 @@
-"""How arrays, and what else holds memory, are taken apart: for each kind a pair of functions.
+"""Reducers of arrays and other bulk memory: a pair of functions for each kind.
 
-``reduce_x(obj, out)`` says, in the form of ``__reduce__``, how to build the object again. The
-memory goes to ``out``, and what stands for it comes first in the arguments. ``build_x`` finds there
-whatever the decoder has: over read-only memory the object is read-only.
+``reduce_x(obj, out)`` returns, in the form of ``__reduce__``, how to build the object again. The
+memory goes to ``out``, and its placeholder is the first argument. ``build_x`` gets the decoder's
+memory there: over read-only memory the object is read-only.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def reduce_array(array: npt.NDArray[Any], out: Outgoing, *, whole: bool = False) -> Any:
-    """An array of numpy's own class; ``whole`` where it is the value itself."""
+    """An array of numpy's own class; ``whole`` if it is the value itself."""
     dtype = array.dtype
     if dtype.hasobject:
         return _reduce_objects(array) if whole else NotImplemented
@@ -47,8 +47,8 @@ def reduce_array(array: npt.NDArray[Any], out: Outgoing, *, whole: bool = False)
 
 
 def reduce_memory(array: npt.NDArray[Any], out: Outgoing) -> Any:
-    """The memory of an array, wherever it lies."""
-    if array.base is not None:  # one that owns its memory shares it only with such as do not
+    """The memory of an array, of any location."""
+    if array.base is not None:  # an owner shares its memory only with views, which set this
         out.views = True
     axes = _memory_order(array)
     dense = array if axes is None else array.transpose(axes)
@@ -68,7 +68,7 @@ def build_array(
 
 
 def _memory_order(array: npt.NDArray[Any]) -> tuple[int, ...] | None:
-    """Axes from the slowest to the fastest in memory, None where that is C order already."""
+    """Axes from the slowest to the fastest in memory, None if that is C order already."""
     if array.flags.c_contiguous:
         return None
     strides = array.strides
@@ -77,7 +77,7 @@ def _memory_order(array: npt.NDArray[Any]) -> tuple[int, ...] | None:
 
 
 def dtype_key(dtype: np.dtype[Any]) -> Any:
-    """The dtype, by its short string where that says everything (it pickles ten times faster)."""
+    """The dtype, by its short string if that is complete (it pickles ten times faster)."""
     return dtype if dtype.kind == "V" or dtype.metadata else dtype.str
 
 
@@ -89,15 +89,15 @@ def build_hollow(mark: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt
     return array
 
 
-# An array of Python objects has no bytes to share. It travels in the head like a list, and where it
-# is the value as a whole a mark beside it tells the decoder whether it is meant to be read-only.
-# Inside another object it stays as writable as a list would: models rely on it.
+# An array of Python objects has no bytes to share. It is pickled in the head like a list, and if it
+# is the whole value, a mark with it tells the decoder whether it is read-only. Inside another
+# object it stays as writable as a list would: models rely on it.
 
 
 def _reduce_objects(array: npt.NDArray[Any]) -> Any:
     reduced: Any = array.__reduce__()
     build, args, state = reduced
-    # Set when the array is there: it may contain itself.
+    # Set after the array was created: it may contain itself.
     return build, args, (MARK, state), None, None, fill_objects
 
 
@@ -114,8 +114,8 @@ def fill_objects(array: npt.NDArray[Any], marked: tuple[Any, Any]) -> None:
 def for_subclass(cls: type) -> Callable[[Any, Outgoing], Any]:
     """The reducer of a class derived from ``np.ndarray``."""
     if cls.__module__.startswith("numpy."):
-        # np.recarray says that it stands in numpy.rec, which nobody may have loaded: cloudpickle
-        # would send a copy of the class, and what arrives would be no recarray.
+        # np.recarray names numpy.rec as its module, which may not be loaded: cloudpickle would send
+        # a copy of the class, and the result would be no recarray.
         import_module(cls.__module__)
     if issubclass(cls, np.memmap):
         return reduce_memmap if cls is np.memmap else reduce_own_way
@@ -128,7 +128,7 @@ def for_subclass(cls: type) -> Callable[[Any, Outgoing], Any]:
 
 
 def _is_masked(cls: type) -> bool:
-    """Asked by name: naming the class would load numpy.ma, 10 ms, for those who never use it."""
+    """Compared by name: numpy.ma takes 10 ms to load, also in programs that never use it."""
     return cls.__name__ == "MaskedArray" and cls.__module__.startswith("numpy.ma")
 
 
@@ -137,12 +137,12 @@ def reduce_subclass(array: npt.NDArray[Any], out: Outgoing) -> Any:
     del out
     state: Any = object.__getstate__(array)
     made = build_subclass, (type(array), array.view(np.ndarray))
-    # Set when the array is there: an attribute may refer to it.
+    # Set after the array was created: an attribute may refer to it.
     return made if state is None else (*made, state, None, None, set_attributes)
 
 
 def reduce_own_way(array: npt.NDArray[Any], out: Outgoing) -> Any:
-    """As the class says itself, which copies; what arrives is as writable as its neighbours."""
+    """By the class's own reduction, which copies; the result is as writable as its neighbours."""
     del out
     reduced: Any = array.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
     if type(reduced) is not tuple:  # found by its name
@@ -171,7 +171,7 @@ def build_subclass(cls: type[npt.NDArray[Any]], base: npt.NDArray[Any]) -> npt.N
 
 
 def set_attributes(array: npt.NDArray[Any], state: Any) -> None:
-    """Set what stands in ``__dict__`` and in slots."""
+    """Set attributes in ``__dict__`` and in slots."""
     attributes, slots = state if isinstance(state, tuple) else (state, None)
     if attributes:
         array.__dict__.update(attributes)
@@ -179,11 +179,11 @@ def set_attributes(array: npt.NDArray[Any], state: Any) -> None:
         setattr(array, name, value)
 
 
-# ------------------------------------------------------------------- memory that has a home
+# ------------------------------------------------------------------- memory that can be reopened
 
 
 class _Home:
-    """Pickles as what opens this memory: once for all arrays in it."""
+    """Pickles as a call that opens this memory: once for all arrays in it."""
 
     __slots__ = ("build", "place")
 
@@ -206,7 +206,7 @@ def _reduce_region(found: locations.Found, out: Outgoing) -> Any:
 
 
 def reduce_memory_place(memory: locations.Memory, out: Outgoing) -> Any:
-    """Where memory is, which goes by itself with what tasks write."""
+    """The place of memory, which is sent by itself for parameters that tasks write."""
     _note_descriptor(memory, out)
     place = memory.pid, memory.fd, memory.device, memory.inode, memory.size
     return locations.Memory, place
@@ -230,12 +230,12 @@ def show(
     shape: tuple[int, ...],
     strides: tuple[int, ...],
 ) -> npt.NDArray[Any]:
-    """An array in memory that was opened."""
+    """An array in opened memory."""
     return np.ndarray(shape, dtype, home, offset, strides)
 
 
 def reduce_memmap(array: np.memmap[Any, Any], out: Outgoing) -> Any:
-    """A mapped file is opened anew, as a whole; where only a copy tells the truth, that travels."""
+    """A mapped file is reopened, as a whole; if a copy is needed, the copy is sent."""
     source = proc_maps.source_of(array) if out.by_path else None
     if source is None:
         return reduce_array(np.asarray(array), out)
@@ -245,7 +245,7 @@ def reduce_memmap(array: np.memmap[Any, Any], out: Outgoing) -> Any:
 
 
 def open_file(mark: Any, file: proc_maps.MappedFile) -> np.memmap[Any, Any]:
-    """Map a file anew: read-only for ``Shared``, private ("c") for ``CopyOnWrite``."""
+    """Map a file again: read-only for ``Shared``, private ("c") for ``CopyOnWrite``."""
     mode: Any = "r" if memoryview(mark).readonly else "c"
     array = np.memmap(file.path, np.uint8, mode, file.offset, (file.nbytes,))
     require_same_file(file)
@@ -263,7 +263,7 @@ def require_same_file(file: proc_maps.MappedFile) -> None:
 def show_memmap(
     home: Any, offset: int, dtype: Any, shape: tuple[int, ...], strides: tuple[int, ...]
 ) -> Any:
-    """A view of a mapped file, as the class that says which file it is."""
+    """A view of a mapped file, as the class that names the file."""
     array: Any = np.ndarray.__new__(np.memmap, shape, dtype, home, offset, strides)
     array._mmap, array.filename, array.mode = home._mmap, home.filename, home.mode
     array.offset = home.offset + offset
@@ -277,7 +277,7 @@ _BULK = 1 << 16
 
 
 def bulk(value: object) -> object:
-    """``value``, or what pickles as it: a pickle of bytes would be a copy of them at every call."""
+    """``value``, or an object that pickles as it: bytes would be copied at every call."""
     if isinstance(value, (bytes, bytearray)) and _is_bulk(value):
         return _Bulk(value)
     return value
@@ -288,7 +288,7 @@ def _is_bulk(value: bytes | bytearray) -> bool:
 
 
 class _Bulk:
-    """Pickles as bytes out of band: copied where they arrive, for they own their memory."""
+    """Pickles as bytes out of band: copied by the decoder, since they own their memory."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -298,7 +298,7 @@ class _Bulk:
 
 
 def reduce_array_array(values: arrays.array[Any], out: Outgoing) -> Any:
-    """An array of the standard library: it owns its memory, so it is copied where it arrives."""
+    """An array of the standard library: it owns its memory, so the decoder copies it."""
     del out
     if not values:
         return NotImplemented
@@ -335,7 +335,7 @@ def build_formatted(array: Any) -> memoryview:
 
 
 def reduce_ordered_dict(values: OrderedDict[Any, Any], _: Outgoing) -> Any:
-    """What it says itself, which is slow: it looks for its slots each time.
+    """Equal to its own reduction, which is slow: that searches its slots each time.
 
     A module of torch has a dozen of them, and all but one or two are empty.
     """
@@ -358,7 +358,7 @@ def build_cell(*contents: Any) -> CellType:
 
 
 def refuse_file(file: io.TextIOWrapper, out: Outgoing) -> Any:
-    """Refuse a file: of one that is open for reading, cloudpickle would send the contents."""
+    """Refuse a file: cloudpickle would send the contents of one that is open for reading."""
     del out
     msg = f"cannot pickle {file.name!r}, an open file"
     raise TypeError(msg)

@@ -1,8 +1,8 @@
-"""What a decoded value was like when it was fresh, and where it is not like that any more.
+"""Snapshot of a freshly decoded value, and the first part that differs from it later.
 
-Its re-encoding is kept, as a digest: not what was published, from which the re-encoding of an
-unchanged value may differ in the order and the identity of small things. Memory that cannot be
-written stands in it by its address alone, so that gigabytes of arrays take no time.
+It is a digest of the re-encoded value, not of the published bytes, from which the re-encoding of an
+unchanged value may differ in the order and the identity of small objects. Read-only memory is
+represented by its address alone, so that gigabytes of arrays take no time.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-# To look up how memory is mapped takes about as long as the digest of so many bytes.
+# Looking up the mapping of memory takes about as long as the digest of this many bytes.
 _LARGE = 1 << 18
 _TIMES = 3
 
 
 class Original:
-    """Knows a value as it is now. ``decode`` makes another one like it.
+    """The snapshot of a value. ``decode`` makes an equal value.
 
-    Of a value that pickles in another way each time, what pickling itself changes is not looked
-    at; the rest is compared part by part.
+    If a value pickles differently each time, the parts that pickling itself changes are ignored;
+    the rest is compared part by part.
     """
 
     __slots__ = ("_decode", "_noise", "_print")
@@ -47,7 +47,7 @@ class Original:
                 self._noise = frozenset(differences(decode(), value))
 
     def change(self, value: Any) -> str | None:
-        """The way to what is not as it was, "" where no way is found; None for an equal value."""
+        """The path to the first change, "" if no path is found; None for an equal value."""
         if self._print is None:
             return self._change_of_unsteady(value)
         now = _print_or_none(value)
@@ -55,14 +55,14 @@ class Original:
             return None
         try:
             way = self._way(value)
-        except FAILURES:  # another thread changes it at this moment
+        except FAILURES:  # another thread is changing it
             return ""
         if way is None and now is not None:
-            self._print = now  # set to what it was, by other objects
+            self._print = now  # restored to an equal value, of other objects
         return way
 
     def _way(self, value: Any) -> str | None:
-        """The first difference that two decoded values do not have as well."""
+        """The first difference that two freshly decoded values do not have as well."""
         fresh = self._decode()
         ways = differences(fresh, value)
         first = next(ways, None)
@@ -72,7 +72,7 @@ class Original:
         return next((way for way in chain((first,), ways) if way not in noise), None)
 
     def _change_of_unsteady(self, value: Any) -> str | None:
-        """What is found twice, and was not there in the beginning."""
+        """A difference that is found twice, and that was absent in the beginning."""
         if self._noise is None:
             return None
         try:
@@ -85,16 +85,16 @@ class Original:
 
 @dataclass(frozen=True, slots=True)
 class _Print:
-    """The digest of an encoding. ``held`` keeps memory in place whose address stands in it."""
+    """The digest of an encoding. ``held`` keeps memory alive whose address is in it."""
 
     digest: bytes
     held: tuple[npt.NDArray[Any], ...]
 
 
 def _steady_print(value: Any) -> _Print | None:
-    """The print that a value has again and again, None for one that has none.
+    """The digest that repeated encodings of a value have in common, None if there is none.
 
-    The first time may fill what the value itself keeps.
+    The first encoding may fill caches of the value.
     """
     known = _print_or_none(value)
     for _ in range(_TIMES - 1):
@@ -115,7 +115,7 @@ def _print_or_none(value: Any) -> _Print | None:
 
 
 def _print(value: Any) -> _Print:
-    with undisturbed("hashlib"):  # it takes 3 ms to load, and only watched values need it
+    with undisturbed("hashlib"):  # 3 ms to load, needed by watched values only
         import hashlib
 
     held: list[npt.NDArray[Any]] = []
@@ -143,9 +143,9 @@ def _stands_for(*place: Any) -> None:
 
 
 def _is_fixed(buffer: npt.NDArray[Any]) -> bool:
-    """Whether nobody can write this memory."""
+    """Whether this memory is read-only for all."""
     base: Any = buffer.base
-    # Memory that several arrays show comes in a window that says nothing of them.
+    # Memory that several arrays share is in a window, whose flags do not describe them.
     if not buffer.flags.writeable and type(base) is not mapping.Owner:
         return True
     if buffer.nbytes < _LARGE:

@@ -1,8 +1,8 @@
-"""Code that travels by value keeps its file and its source, and the names in its texts.
+"""Code that is sent by value keeps its file name and source, and the names in its strings.
 
 Tracebacks, warnings, profilers and ``inspect.getsource`` find a line by the name of its file.
-cloudpickle leaves the name out from 3.1.3 on. Where there is no such file, as for a cell of a
-notebook, Python knows the text from whoever compiled it, and a worker has to be told.
+cloudpickle omits the name from 3.1.3 on. If there is no such file, as for a notebook cell, Python
+has the source from the code's compiler, and it has to be sent to workers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NO_NAME = "<dynamic-code>"
 
 
 def reduce_code(code: CodeType) -> Any:
-    """What cloudpickle says of a code object, with the name of its file, and the text of a cell."""
+    """The reduction by cloudpickle of a code object, with its file name and a cell's source."""
     make, args = cloudpickle._code_reduce(code)
     args = tuple(code.co_filename if _is_no_name(part) else part for part in args)
     lines = _lines_without_file(code.co_filename)
@@ -36,9 +36,9 @@ def _is_no_name(part: object) -> bool:
 
 
 def _lines_without_file(name: str) -> list[str] | None:
-    """The lines that somebody has entered for a file that there is not; None for all others.
+    """The ``linecache`` lines of a file that does not exist; None for all others.
 
-    An entry is (size, time of the file, lines, path), the time None where there is no file.
+    An entry is (size, time of the file, lines, path), the time None if there is no file.
     """
     entry: Any = linecache.cache.get(name)
     return entry[2] if entry and len(entry) == _FIELDS and entry[1] is None else None
@@ -48,20 +48,20 @@ _FIELDS = 4
 
 
 def build_code(name: str, lines: list[str], make: Callable[..., CodeType], args: Any) -> CodeType:
-    """Code of a cell, whose text is known from now on."""
+    """Code of a cell; registers its source."""
     linecache.cache[name] = sum(map(len, lines)), None, lines, name
     return make(*args)
 
 
-# ------------------------------------------------------------------------- names in texts
+# ------------------------------------------------------------------------- names in strings
 
-# ``frame.query("a > @LIMIT")`` looks LIMIT up where nothing in the code names it.
+# ``frame.query("a > @LIMIT")`` looks LIMIT up although the code does not name it.
 _READERS = frozenset(("eval", "exec", "query"))
 _NAME = re.compile(r"[^\W\d]\w*")
 
 
 def names_in_texts(code: CodeType) -> Iterator[str]:
-    """Words of the texts of code that has texts evaluated: some may be names of globals."""
+    """Words in the strings of code that evaluates strings: some may be names of globals."""
     if not _READERS.isdisjoint(code.co_names):
         for constant in code.co_consts:
             if type(constant) is str:

@@ -1,7 +1,7 @@
-"""What a value is made of, as pickle sees it, and how one writes the way to each part in Python.
+"""The parts of a value, as pickle sees them, and the Python expression of each.
 
-Only what pickle would take is looked at: items, elements, and the state that ``__reduce_ex__``
-gives. Properties are not asked, and no ``__repr__`` of a user's class is called.
+Only parts that pickle would take are visited: items, elements, and the state of ``__reduce_ex__``
+. Properties are not read, and no ``__repr__`` of a user's class is called.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .composition import is_named
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-# A step of a path, such as ``.weights`` or ``['a']``, and what stands there.
+# A step of a path, such as ``.weights`` or ``['a']``, and the part there.
 Part = tuple[str, Any]
 
 # Values without parts.
@@ -35,14 +35,14 @@ _LONGEST_KEY = 40
 
 
 def parts(value: Any) -> Iterator[Part]:
-    """The parts of ``value`` in the order in which pickle comes to them."""
+    """The parts of ``value`` in the order of pickle."""
     cls = type(value)
     if cls in ATOMS:
         return iter(())
     find = _PARTS.get(cls)
     if find is not None:
         return find(value)
-    # isinstance() would ask for __class__, which may be a property of the user's.
+    # isinstance() would read __class__, which may be a property of the user's.
     if issubclass(cls, type):
         return _of_class(value)
     if issubclass(cls, np.ndarray):
@@ -55,14 +55,14 @@ def parts(value: Any) -> Iterator[Part]:
 
 
 def count(value: Any) -> int | None:
-    """How many items or elements a container has; None where ``value`` is none."""
+    """How many items or elements a container has; None if ``value`` is none."""
     if type(value) in _COUNTED:
         return len(value)
     return value.size if is_object_array(value) else None
 
 
 def spread(value: Any, wanted: int) -> Iterator[Part]:
-    """About ``wanted`` parts of a container, taken from all over it."""
+    """About ``wanted`` parts of a container, evenly spaced."""
     total = count(value) or 0
     step = max(total // max(wanted, 1), 1)
     if type(value) is list or type(value) is tuple:
@@ -74,7 +74,7 @@ def spread(value: Any, wanted: int) -> Iterator[Part]:
     return ((shown(key), item) for key, item in islice(found, 0, min(total, SCANNED), step))
 
 
-# Going through a dict or a set takes 10 ns for each item that is left out.
+# Skipping an item of a dict or a set takes 10 ns.
 SCANNED = 20_000_000
 
 
@@ -84,16 +84,16 @@ def is_object_array(value: Any) -> bool:
 
 
 def is_sent_by_value(function: types.FunctionType) -> bool:
-    """Whether a function is pickled with all that it captures, and not by its name."""
+    """Whether a function is pickled with its captured values, not by its name."""
     return functions.by_name(function) is None
 
 
 def captured(function: types.FunctionType) -> Iterator[tuple[str, str, Any]]:
-    """What a function brings along: how it has it, under which name, and the value."""
+    """The values sent with a function: how it has each, its name, and the value."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
         try:
             yield "captured", name, cell.cell_contents
-        except ValueError:  # a variable that has no value yet
+        except ValueError:  # a variable without a value yet
             continue
     yield from (("default", name, value) for name, value in _defaults(function))
     for name in globals_of(function.__code__):
@@ -166,7 +166,7 @@ def _of_partial(value: partial[Any]) -> Iterator[Part]:
 
 
 def _of_class(cls: type) -> Iterator[Part]:
-    """Of a class that travels by value, what stands in its body."""
+    """The attributes of a class that is sent by value."""
     if not is_named(cls):
         skipped = {"__dict__", "__weakref__", "__module__", "__qualname__", "__doc__"}
         yield from ((f".{name}", v) for name, v in vars(cls).items() if name not in skipped)
@@ -201,7 +201,7 @@ def _of_reduced(cls: type, reduced: tuple[Any, ...]) -> Iterator[Part]:
 
 
 def _of_state(state: Any, cls: type) -> Iterator[Part]:
-    """Attributes where the state is a dict, or the pair of dicts that slots give."""
+    """Attributes if the state is a dict, or the pair of dicts of a class with slots."""
     if type(state) is list and getattr(cls, "__getstate__", None) is _FIELDS_IN_ORDER:
         state = dict(zip((field.name for field in dataclasses.fields(cls)), state, strict=True))
     halves: Any = state if type(state) is tuple and len(state) == 2 else (state,)
@@ -212,12 +212,12 @@ def _of_state(state: Any, cls: type) -> Iterator[Part]:
         yield ".__getstate__()", state
 
 
-# What a dataclass with slots that is frozen gives: the values of its fields, without their names.
+# ``__getstate__`` of frozen dataclasses with slots: the values of fields without names.
 _FIELDS_IN_ORDER: Any = getattr(dataclasses, "_dataclass_getstate", ...)
 
 
 def _attributes(value: Any) -> Iterator[Part]:
-    """What an object has that cannot say what it is made of."""
+    """Attributes of an object that cannot be reduced."""
     for cls in type(value).__mro__:
         for name, found in vars(cls).items():
             if isinstance(found, types.MemberDescriptorType):
@@ -260,7 +260,7 @@ def _step(key: Any) -> str:
 
 
 def _key(key: Any) -> str:
-    """A key as it is written; of a user's class its name alone, for a repr may do anything."""
+    """A key as Python code; for a user's class its name only, since a repr may do anything."""
     if type(key) is tuple and len(key) <= 4:
         return f"({', '.join(map(_key, key))}{',' if len(key) == 1 else ''})"
     if type(key) not in ATOMS:

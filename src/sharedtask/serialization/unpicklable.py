@@ -1,4 +1,4 @@
-"""Which part of a value is to blame when it cannot be encoded."""
+"""Finds the part of a value that prevents its encoding."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from .traversal import Part
 
 _DEPTH = 40
-# How many parts that fail are looked into at each level.
+# Number of failing parts that are searched at each level.
 _BREADTH = 8
-# Of a million items with a bad one, each alone would take a pickler of its own: 10 s.
+# Items are tried in groups: a pickler for each of a million items would take 10 s.
 _TOGETHER = 1000
 
 
@@ -34,15 +34,15 @@ class Culprit:
 
 
 def culprit(value: object, name: str) -> str:
-    """Say what inside ``value`` cannot be pickled: "cfg.pool.lock is a _thread.lock"."""
+    """Describe the unpicklable part of ``value``: "cfg.pool.lock is a _thread.lock"."""
     return str(find_culprit(value, name))
 
 
 def find_culprit(value: object, name: str) -> Culprit:
     """The part of ``value`` that cannot be pickled, by the shortest way there is to one.
 
-    ``value`` is known to fail. Parts that fail are looked into level by level, each once: one that
-    fails only because it leads back to another is not to blame.
+    ``value`` is known to fail. Failing parts are searched level by level, each once: a part that
+    fails only because it refers back to another is not the cause.
     """
     seen: dict[int, object] = {id(value): value}
     level = [Culprit(name, value)]
@@ -74,7 +74,7 @@ def unshareable(value: object, name: str, error: Exception, which: str) -> Unsha
 
 
 def encodes(value: object) -> bool:
-    """True where ``value`` can be encoded; found out by trying."""
+    """True where ``value`` can be encoded; tested by encoding."""
     try:
         codec.encode(value)
     except Exception:  # noqa: BLE001  pickling runs user code
@@ -83,12 +83,12 @@ def encodes(value: object) -> bool:
 
 
 def _is_refused(value: object) -> bool:
-    """True where the class is reason enough: what it is made of would tell the user nothing."""
+    """True if the class is reason enough: its parts would tell the user nothing."""
     return cure_for_value(value) is not None or _refuses(value)
 
 
 def _refuses(value: object) -> bool:
-    """True where a class of ours says itself that it cannot be pickled, and why."""
+    """True if a class of ours refuses pickling with its own message."""
     if not type(value).__module__.startswith("sharedtask."):
         return False
     try:

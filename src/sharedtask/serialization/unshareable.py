@@ -1,7 +1,7 @@
-"""What belongs to one process and can never be shared, and what to do instead.
+"""Values that belong to one process and can never be shared, and what to do instead.
 
-Classes are known by name, so that looking for a socket does not import ``socket``: where no module
-of that name is loaded, there is no such value.
+Classes are recognised by name, so that a check for a socket does not import ``socket``: if no
+module of that name is loaded, no such value exists.
 """
 
 import collections.abc
@@ -14,7 +14,7 @@ __all__ = ["cure_for_type", "cure_for_value"]
 
 _OPEN_IT = "pass its path or address and open it in the task"
 _LIST_IT = "share the list or array of what it yields"
-_LOCK_IT = "a shared value needs no lock, for nobody can write to it"
+_LOCK_IT = "a shared value is read-only and needs no lock"
 _MAKE_IT = "make it in the task"
 _QUEUE_IT = "take a queue of multiprocessing.Manager()"
 
@@ -80,8 +80,8 @@ _CURES: Mapping[str, str] = {
     "multiprocessing.context.BaseContext.Queue": _LIST_IT,
 }
 
-# Abstract types are refused as annotations only: a class of the user's own that has the methods of
-# an iterator may well pickle, and values are judged by what they are.
+# Abstract types are refused as annotations only: a user's class that has the methods of an iterator
+# may well pickle, and values are judged by their own class.
 _ABSTRACT: Mapping[Any, str] = {
     collections.abc.Iterator: _LIST_IT,
     collections.abc.Generator: _LIST_IT,
@@ -99,17 +99,17 @@ _IN_MEMORY = (io.BytesIO, io.StringIO)
 
 
 def cure_for_type(type_: Any) -> str | None:
-    """Return what to do instead of sharing values of a type, None where they can be shared."""
+    """Return what to do instead of sharing values of a type, None if they can be shared."""
     outer = typing.get_origin(type_) or type_
     try:
         abstract = _ABSTRACT.get(outer)
-    except TypeError:  # what a name in an annotation stands for need not be hashable
+    except TypeError:  # the value of an annotation need not be hashable
         return None
     return abstract or _cure(outer if isinstance(outer, type) else None, outer)
 
 
 def cure_for_value(value: object) -> str | None:
-    """Return what to do instead of sharing a value, None where its type does not forbid it."""
+    """Return what to do instead of sharing a value, None if its type does not forbid it."""
     return _cure(type(value), None)
 
 

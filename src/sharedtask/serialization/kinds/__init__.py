@@ -1,7 +1,7 @@
 """Which reducer a class has: ours, one of the user's (``register``), or none.
 
-Classes of other libraries are known by name, so that none is imported here: a module of this
-package is loaded when a value of its kind is met, and by then the library is there.
+Classes of other libraries are recognised by name, so that none is imported here: a module of this
+package is loaded when a value of its kind is met, when the library is loaded already.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _OURS: Mapping[type, _Reducer] = {
     ContextVar: variables.reduce_variable,
     np.ufunc: named.reduce_ufunc,
 }
-# Faster than their own way, and the same.
+# Faster than their own reduction, and equivalent.
 _AS_THEIRS: Mapping[type, _Reducer] = {OrderedDict: reducers.reduce_ordered_dict}
 
 # Of these exactly; a class derived from one of them may be more than it.
@@ -72,21 +72,21 @@ _BY_BASE: Mapping[str, tuple[str, str]] = {
 
 _registered: dict[type, Callable[[Any], Any]] = {}
 
-# By the identity of the class: to look for it again takes longer than to reduce a small object. A
-# class that is gone takes its entry along, before its identity can be another's. None stands for
-# Python's own way, and that is looked for with every object.
+# By the identity of the class: a new lookup takes longer than reducing a small object. The entry of
+# a freed class is removed before its identity is reused. None means Python's own reduction, which
+# is looked up for every object.
 found: dict[int, _Reducer | None] = {}
 _seen: Known[weakref.ref[type]] = Known()
 
 
 def by_cloudpickle(obj: Any, out: Any) -> Any:
-    """Stands for the reducer of functions and classes: cloudpickle is asked about each of them."""
+    """Marks functions and classes, each of which cloudpickle reduces."""
     del obj, out
     return NotImplemented
 
 
 def find(cls: type) -> _Reducer | None:
-    """The reducer of a class: called with an object, and with what takes its memory."""
+    """The reducer of a class: called with an object, and with the collector of its memory."""
     reducer = _look_up(cls)
     found[id(cls)] = reducer
     _seen.put(cls, weakref.ref(cls, forgetting(found, id(cls))))
@@ -114,7 +114,7 @@ def _look_up(cls: type) -> _Reducer | None:
 
 
 def _by_base(cls: type) -> tuple[str, str] | None:
-    """For the nearest base that is known, unless a class before it has its own way."""
+    """The reducer of the nearest known base, unless a class before it has its own reduction."""
     for base in cls.__mro__:
         found = _BY_BASE.get(_name(base))
         if found is not None or any(way in vars(base) for way in _OWN_WAYS):
@@ -137,11 +137,11 @@ _OWN_WAYS = ("__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "_
 
 
 def register(cls: type[_T], reduce: Callable[[_T], Any]) -> None:
-    """Say how objects of a class are taken apart, so that the arrays in them are shared.
+    """Register how objects of a class are taken apart, so that the arrays in them are shared.
 
     ``reduce(obj)`` returns ``(build, args)`` or ``(build, args, state)``, as ``__reduce__`` does,
-    and what it returns is taken apart in turn: arrays in it are not copied. It is used for ``cls``
-    and for classes derived from it, except those that say themselves how they are pickled. Of
+    and its parts are taken apart in turn: arrays in them are not copied. It is used for ``cls``
+    and for classes derived from it, except those that define their own pickling. Of
     two registrations of one class the later counts.
 
     >>> import numpy as np
@@ -182,7 +182,7 @@ def _check(cls: Any, reduce: Any) -> None:
         raise DefinitionError(msg)
 
 
-# Pickle itself knows the types that are built in, and asks nobody about them.
+# Pickle handles built-in types itself, without a reducer.
 _KNOWN_MODULES = ("builtins",)
 
 
@@ -215,7 +215,7 @@ def _short(value: object) -> str:
 
 
 def _registered_for(cls: type) -> Callable[[Any], Any] | None:
-    """What was registered for the nearest base, unless a class before it has its own way."""
+    """The function registered for the nearest base, unless a class before it reduces itself."""
     for base in cls.__mro__:
         if base in _registered:
             return _registered[base]

@@ -1,7 +1,7 @@
-"""Arrow arrays: without the parent that a slice was cut from.
+"""Arrow arrays: only the memory of a slice, without that of its parent.
 
-pyarrow pickles whole buffers, whatever part of them an array shows. So a part is cut out first: its
-buffers are slices of the same memory, and only where a text or a list begins is counted anew.
+pyarrow pickles whole buffers, also for a slice. So the slice is cut out first: its buffers are
+slices of the same memory, and only the offsets of strings and lists are recomputed.
 Tables, batches, chunked arrays and the columns of pandas are made of arrays.
 """
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 def reduce_array(array: Any, out: Outgoing) -> Any:
-    """An array as pyarrow pickles it, after what it does not show was cut off."""
+    """An array as pyarrow pickles it, after unused memory was cut off."""
     del out
     return cut(array).__reduce_ex__(5)
 
 
-# What an array may carry along beside its own: buffers end on whole cache lines.
+# Unused bytes that an array may keep: buffers end on whole cache lines.
 _SLACK = 1024
 
 
 def cut(array: Any) -> Any:
-    """The same values, without memory that the array does not show."""
+    """The same values, without memory that the array does not use."""
     pa = import_module("pyarrow")
 
     if array.get_total_buffer_size() - array.nbytes <= _SLACK:
@@ -94,7 +94,7 @@ def _cut_rows(pa: Any, array: Any) -> Any:
 
 
 def _cut_list_views(pa: Any, array: Any) -> Any:
-    """Lists of which each says where it stands."""
+    """Lists with an offset and a size each."""
     start, valid = _validity(array)
     kind = np.int64 if pa.types.is_large_list_view(array.type) else np.int32
     shown = slice(array.offset - start, array.offset + len(array))
@@ -138,19 +138,19 @@ def _cut_extension(pa: Any, array: Any) -> Any:
 
 
 def _cut_views(pa: Any, array: Any) -> Any:
-    """Texts of which each says where it stands: only a copy puts those together that are shown."""
+    """Strings with an offset each: only a copy joins those that are used."""
     text = pa.types.is_string_view(array.type)
     return array.cast(pa.large_string() if text else pa.large_binary()).cast(array.type)
 
 
 def _gathered(pa: Any, array: Any) -> Any:
-    """A copy of what is shown: for the layouts that are seldom met."""
+    """A copy of the used elements: for rare layouts."""
     del pa
     return array.take(np.arange(len(array)))
 
 
 def _validity(array: Any) -> tuple[int, Any]:
-    """How many bits of a byte come before the first element, and the bitmap of the nulls."""
+    """The number of bits before the first element in its byte, and the bitmap of nulls."""
     start = array.offset % 8
     valid = array.buffers()[0]
     if valid is None or not array.null_count:
@@ -159,17 +159,17 @@ def _validity(array: Any) -> tuple[int, Any]:
 
 
 def _bits(buffer: Any, start: int, count: int, width: int) -> Any:
-    """Elements of ``width`` bits, from one that begins a byte."""
+    """Elements of ``width`` bits, from one at a byte boundary."""
     return None if buffer is None else buffer[start * width // 8 : -(-(start + count) * width // 8)]
 
 
 def _offsets(pa: Any, array: Any, ends: Any, start: int) -> tuple[Any, int, int]:
-    """Where elements begin, counted from the first that is shown; and which values these are."""
+    """Offsets relative to the first used element; and the range of their values."""
     wide = pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type)
     kind = np.int64 if wide or pa.types.is_large_list(array.type) else np.int32
     found = np.frombuffer(ends, kind)[array.offset - start : array.offset + len(array) + 1]
     low, high = int(found[start]), int(found[-1])
-    # What stands before the first element begins where that does.
+    # Offsets before the first element are clamped to it.
     return pa.py_buffer(np.maximum(found - low, 0).astype(kind)), low, high
 
 

@@ -1,4 +1,4 @@
-"""Columns of pandas that are Arrow arrays: as they are, where pandas would copy them to pickle."""
+"""Columns of pandas that are Arrow arrays: without the copy that pandas makes to pickle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NEW: Any = vars(copyreg)["__newobj__"]
 
 
 def reduce_arrow_backed(values: Any, out: Outgoing) -> Any:
-    """What pandas pickles, with the one chunk itself; several are joined, which takes a copy."""
+    """As pandas pickles it, with a single chunk itself; several are joined, with a copy."""
     del out
     state = dict(vars(values))
     chunks = state.get("_pa_array")

@@ -1,7 +1,7 @@
 """Functions that numba compiles: each process compiles for itself.
 
-numba finds a function that it has unpickled before by a number, which ``recompile()`` does not
-change: a warm worker would go on with the old code, and with the old values of globals.
+numba identifies a function that it has unpickled before by a number, which ``recompile()`` does not
+change: a warm worker would keep using the old code, and the old values of globals.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _MARK = "@"
 
 
 def reduce_mixin(obj: Any, out: Any) -> Any:
-    """What numba says of one of its objects, taken apart by our pickler."""
+    """The reduction by numba of one of its objects, pickled by our pickler."""
     del out
     states = dict(obj._reduce_states())
     version = ""

@@ -1,9 +1,9 @@
-"""Exceptions: taken apart field by field, and built again without calling ``__init__``.
+"""Exceptions: reduced field by field, and rebuilt without calling ``__init__``.
 
 Pickle builds an exception by calling its class with ``args``. For a class whose ``__init__`` takes
-other arguments this fails or changes the exception, and what C code keeps beside ``args`` is lost:
+other arguments this fails or changes the exception, and fields in C besides ``args`` are lost:
 ``ImportError.name``, ``AttributeError.obj``, the ``filename`` of a class derived from ``OSError``.
-A class that says itself how it is pickled is pickled that way.
+A class that defines its own pickling is pickled that way.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Fields(NamedTuple):
-    """All that an exception holds but its traceback and the exceptions that led to it.
+    """All fields of an exception except its traceback and the exceptions that led to it.
 
     ``members`` are the values of slots and of fields in C, each with the class that defines it.
     """
@@ -41,12 +41,12 @@ class Fields(NamedTuple):
 
 
 def for_exception(cls: type) -> Callable[[Any, Any], Any] | None:
-    """The reducer of a class of exceptions, None where it is pickled in its own way."""
+    """The reducer of a class of exceptions, None if it defines its own pickling."""
     return None if has_own_way(cls) else reduce_exception
 
 
 def reduce_exception(error: BaseException, out: Any) -> Any:
-    """An exception whose class leaves it to pickle how it travels."""
+    """An exception whose class does not define its own pickling."""
     del out
     if type(error) in copyreg.dispatch_table or _is_plain(error):
         return NotImplemented
@@ -54,12 +54,12 @@ def reduce_exception(error: BaseException, out: Any) -> Any:
 
 
 def reduction(error: BaseException, fields: Fields) -> Any:
-    """In the form of ``__reduce__``. Fields are set at the end: they may hold ``error`` itself."""
+    """In the form of ``__reduce__``. Fields are set last: they may refer to ``error`` itself."""
     return build, parts_of(error), tuple(fields), None, None, fill
 
 
 def parts_of(error: BaseException) -> tuple[Any, ...]:
-    """The arguments of ``build``: the class, and what a group cannot be given later."""
+    """The arguments of ``build``: the class, and the fields of a group that cannot be set later."""
     if not issubclass(type(error), BaseExceptionGroup):
         return (type(error),)
     message, members = _MESSAGE.__get__(error), _EXCEPTIONS.__get__(error)
@@ -69,7 +69,7 @@ def parts_of(error: BaseException) -> tuple[Any, ...]:
 def _bare(error: BaseException) -> BaseException | None:
     try:
         return build(*parts_of(error))
-    except TypeError:  # made by a function of its module alone
+    except TypeError:  # created only by a function of its module
         return None
 
 
@@ -80,9 +80,9 @@ def build(cls: type[BaseException], *content: Any) -> BaseException:
 
 
 def fill(error: BaseException, state: tuple[Any, dict[str, Any], list[Any]]) -> None:
-    """Set the fields, whatever the class says of setting attributes.
+    """Set the fields, bypassing the class's own attribute setting.
 
-    A class that travelled by value has attributes where it had slots, on that side.
+    A class that was sent by value has attributes instead of the slots of the original.
     """
     args, attributes, members = state
     own = _DICT.__get__(error)
@@ -101,7 +101,7 @@ def fill(error: BaseException, state: tuple[Any, dict[str, Any], list[Any]]) -> 
 
 
 def has_own_way(cls: type) -> bool:
-    """Whether a class says itself how its exceptions are pickled, or alone knows what they hold."""
+    """Whether a class defines its own pickling, or has fields that only it can read."""
     own = [base for base in cls.__mro__ if id(base) not in _BUILTIN]
     if any(way in vars(base) for base in own for way in _OWN_WAYS):
         return True
@@ -120,7 +120,7 @@ _OWN_WAYS = (
 
 
 def _layout(cls: type) -> Any:
-    """The C class whose memory layout ``cls`` has: its ``__new__`` is the one to be called."""
+    """The C class whose memory layout ``cls`` has: its ``__new__`` has to be called."""
     base = cls
     while id(base) not in _BUILTIN:
         base = base.__base__ or object
@@ -147,12 +147,12 @@ _UNSET = object()
 def _read(descriptor: Any, error: BaseException | None) -> Any:
     try:
         return descriptor.__get__(error)
-    except AttributeError:  # a slot that was never filled
+    except AttributeError:  # a slot without a value
         return _UNSET
 
 
 def _descriptors(cls: type) -> Iterator[Any]:
-    """What reads and sets slots and fields in C, also those that a derived class hides."""
+    """Descriptors of slots and fields in C, also those that a derived class hides."""
     for base in cls.__mro__:
         found = _BUILTIN.get(id(base))
         yield from _slots(base) if found is None else found
@@ -169,8 +169,8 @@ _EXCEPTIONS: Any = vars(BaseExceptionGroup)["exceptions"]
 
 
 def _fields_in_c(cls: type) -> tuple[Any, ...]:
-    # A group is given its own when it is made. Of what every exception has, ``args`` is told apart,
-    # and the rest belongs to one process.
+    # A group gets its own at creation. Of the fields of every exception, ``args`` is handled
+    # separately, and the rest belongs to one process.
     if cls in (BaseException, BaseExceptionGroup):
         return ()
     written = [vars(OSError)["characters_written"]] if cls is OSError else []
@@ -179,7 +179,7 @@ def _fields_in_c(cls: type) -> tuple[Any, ...]:
 
 _CLASSES = [c for c in vars(builtins).values() if isinstance(c, type)]
 _EXCEPTION_CLASSES = [c for c in _CLASSES if issubclass(c, BaseException)]
-# By identity: a metaclass may say of its classes that they equal others, or that they have no hash.
+# By identity: a metaclass may make its classes equal to others, or unhashable.
 _BUILTIN = {id(object): (), **{id(cls): _fields_in_c(cls) for cls in _EXCEPTION_CLASSES}}
 _WITHOUT_FIELDS = frozenset(
     id(cls)

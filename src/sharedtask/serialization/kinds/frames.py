@@ -1,4 +1,4 @@
-"""Frames and series of polars: through Arrow, which has their memory as it is."""
+"""Frames and series of polars: through Arrow, which uses their memory without a copy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def reduce_frame(frame: Any, out: Outgoing) -> Any:
-    """A frame is its columns."""
+    """Reduce a frame to its columns."""
     del out
     return (build_frame, (frame.get_columns(),)) if frame.width else NotImplemented
 
@@ -25,7 +25,7 @@ def build_frame(columns: list[Any]) -> Any:
 
 
 def reduce_series(series: Any, out: Outgoing) -> Any:
-    """A series, where pyarrow is installed and has its type; else as polars pickles it."""
+    """Reduce a series if pyarrow is installed and has its type; else as polars pickles it."""
     del out
     table = _table(series)
     return NotImplemented if table is None else (build_series, (table, _order(series)))
@@ -38,9 +38,9 @@ def build_series(table: Any, order: bool | None) -> Any:
 
 
 def _table(series: Any) -> Any:
-    """An Arrow table that becomes an equal series; None where there is none.
+    """An Arrow table that becomes an equal series; None if there is none.
 
-    A table, for that keeps the chunks of a series apart instead of joining them.
+    A table, since it keeps the chunks of a series without joining them.
     """
     pl = import_module("polars")
 
@@ -58,7 +58,7 @@ def _table(series: Any) -> Any:
 
 @functools.lru_cache(1024)
 def _type_read(kind: Any, said: tuple[tuple[bytes, bytes], ...]) -> Any:
-    """The type of the series that a column becomes, of this type and with these words beside it."""
+    """The type of the series from a column of this type with this metadata."""
     pa = import_module("pyarrow")
 
     schema = pa.schema([pa.field("", kind, metadata=dict(said))])
@@ -66,7 +66,7 @@ def _type_read(kind: Any, said: tuple[tuple[bytes, bytes], ...]) -> Any:
 
 
 def _may_fail(table: Any) -> bool:
-    """Lists of one length are not always read back, so with these it is tried on all of them."""
+    """Whether the table has lists of one length, for which the round trip is tested."""
     return "fixed_size_list" in str(table.schema)
 
 
@@ -79,7 +79,7 @@ def _read(table: Any) -> Any:
 
 
 def _order(series: Any) -> bool | None:
-    """Whether it is known to be sorted, and descending: that is not written in the memory."""
+    """Whether it is known to be sorted, and descending: flags outside of the memory."""
     flags = series.flags
     if flags.get("SORTED_ASC"):
         return False

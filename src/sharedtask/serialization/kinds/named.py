@@ -1,7 +1,7 @@
-"""What pickle would send by name, where only the script has the name: it goes by its parts.
+"""Objects that pickle would send by name, from a script that workers do not run: by value.
 
-A function with a cache, a dispatcher, a NewType, an object whose ``__reduce__`` is a name. Of a
-module they go by name, as pickle sends them.
+A function with a cache, a dispatcher, a NewType, an object whose ``__reduce__`` is a name. Those of
+a module are sent by name, as pickle does.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SCRIPTS = ("__main__", "__mp_main__")
 
 
 def is_of_script(obj: Any) -> bool:
-    """Whether no other process finds ``obj`` by its module and name."""
+    """Whether other processes cannot find ``obj`` by its module and name."""
     module = getattr(obj, "__module__", None)
     if module in _SCRIPTS:
         return True
@@ -41,7 +41,7 @@ _CACHED_OWN = ("__wrapped__", "cache_parameters")
 
 
 def reduce_cached(function: Any, out: Any) -> Any:
-    """A function with ``functools.cache`` or ``lru_cache``: what is cached stays here."""
+    """A function with ``functools.cache`` or ``lru_cache``: the cache is not sent."""
     del out
     if not is_of_script(function):
         return NotImplemented
@@ -90,12 +90,12 @@ def reduce_dispatcher(function: Any) -> Any:
 
 
 def build_dispatcher(function: Callable[..., Any]) -> Any:
-    """A dispatcher that knows the default alone."""
+    """A dispatcher with the default only."""
     return functools.singledispatch(function)
 
 
 def fill(dispatcher: Any, state: tuple[dict[type, Any], dict[str, Any]]) -> None:
-    """Register what was registered."""
+    """Register the implementations again."""
     registry, own = state
     for cls, function in registry.items():
         dispatcher.register(cls, function)
@@ -167,7 +167,7 @@ def names_itself(cls: type) -> bool:
 
 
 def reduce_named(obj: Any, out: Any) -> Any:
-    """An object that says by which name of the script it is found: one in each process."""
+    """An object whose reduction is a name of the script: one in each process."""
     del out
     reduced = obj.__reduce_ex__(_PROTOCOL)
     if not isinstance(reduced, str):
@@ -177,7 +177,7 @@ def reduce_named(obj: Any, out: Any) -> Any:
 
 
 def find_named(module: str, name: str, cls: type, attributes: dict[str, Any]) -> Any:
-    """The object of that name: the script's own, or the one that stands for it here."""
+    """The object of that name: the script's own, or its counterpart here."""
     found: Any = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, part, None)

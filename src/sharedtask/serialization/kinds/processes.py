@@ -1,7 +1,7 @@
 """Values that pickle to a number of this process, which means something else in another one.
 
-Python's pickle says nothing of it: a ``multiprocessing.Connection`` arrives as the bare number of a
-descriptor, and what is sent through it goes wherever that number leads there.
+Python's pickle does not report that: a ``multiprocessing.Connection`` arrives as the bare number of
+a descriptor, and sends to any file that has the number there.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 
 
 def refuse_connection(value: object, out: Outgoing) -> NoReturn:
-    """Of ``multiprocessing``: a connection, or a descriptor that is to be handed over."""
+    """Refuse a connection or a passed descriptor of ``multiprocessing``."""
     del value, out
     msg = "it holds a descriptor of this process: take a queue of multiprocessing.Manager()"
     raise pickle.PicklingError(msg)
 
 
 def refuse_selector(value: object, out: Outgoing) -> NoReturn:
-    """A selector: it knows by number which descriptors it waits for."""
+    """Refuse a selector, which refers to its descriptors by number."""
     del value, out
     msg = "it holds descriptors of this process: make it in the task"
     raise pickle.PicklingError(msg)
 
 
 def refuse_library(value: object, out: Outgoing) -> NoReturn:
-    """A library that was loaded by ``ctypes``: its handle is an address.
+    """Refuse a library that was loaded by ``ctypes``: its handle is an address.
 
-    It is not loaded again by its name: ``restype`` and ``argtypes`` that were set would be lost.
+    Loading it again by name would lose the ``restype`` and ``argtypes`` that were set.
     """
     del value, out
     msg = "it holds an address in this process: load the library in the task, or in its module"
@@ -38,9 +38,9 @@ def refuse_library(value: object, out: Outgoing) -> NoReturn:
 
 
 def reduce_proxy(proxy: Any, out: Outgoing) -> Any:
-    """A proxy of a ``multiprocessing`` manager, with the key that its server asks for.
+    """A proxy of a ``multiprocessing`` manager, with the key that its server requires.
 
-    A process that multiprocessing starts inherits the key. It goes no further than this machine.
+    A process that multiprocessing starts inherits the key. The key does not leave this machine.
     """
     build, args = proxy.__reduce__()
     *rest, options = args

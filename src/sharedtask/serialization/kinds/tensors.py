@@ -1,9 +1,9 @@
-"""Tensors of torch: their memory is stored once, and those that share it go on sharing it.
+"""Tensors of torch: their memory is stored once, and tensors that share it still do.
 
-torch knows no memory that is read-only. In a worker a tensor shows memory that is protected by the
-hardware, and a write to it ends the worker: its error says so. (Ray's store is not protected, nor
-are bytes that came with a message: there it is a copy that is.) Anywhere else a write would be the
-end of the user's program, or be seen by others, so there a tensor has a copy to itself.
+torch has no read-only memory. In a worker a tensor uses memory that the hardware protects, and a
+write to it ends the worker: its error says so. (Ray's store is not protected, nor are bytes that
+came with a message: there a protected copy is used.) Anywhere else a write would crash the user's
+program, or be visible to others, so there a tensor has its own copy.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def reduce_tensor(tensor: Any, out: Outgoing) -> Any:
-    """A tensor in ordinary memory; others (sparse, quantized, on a device) go torch's way."""
+    """A tensor in ordinary memory; torch reduces others (sparse, quantized, on a device)."""
     memory = _memory(tensor, out)
     if memory is None:
         return NotImplemented
@@ -45,13 +45,13 @@ def reduce_parameter(parameter: Any, out: Outgoing) -> Any:
 
 
 def _memory(tensor: Any, out: Outgoing) -> tuple[Any, Any, Any, Any] | None:
-    """The first arguments of ``build_tensor``, None for what is not in ordinary memory."""
+    """The first arguments of ``build_tensor``, None for tensors outside ordinary memory."""
     if out.in_band or not _is_ordinary(tensor):
         return None
     bits = _bits(tensor.detach())
     if bits is None or not bits.size:
         return None
-    out.views = True  # whether others show the same memory is not known to the array
+    out.views = True  # the array does not show whether others share the memory
     memory: tuple[Any, Any, Any, Any] = reducers.reduce_memory(bits, out)[1]
     return memory
 
@@ -83,7 +83,7 @@ def _bits(tensor: Any) -> npt.NDArray[Any] | None:
 
 @functools.cache
 def _numpys() -> dict[Any, Any]:
-    """The types that numpy has, and one of them for each size in bytes."""
+    """The types that numpy has, with one for each size in bytes."""
     torch = _torch()
     floats = torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128
     integers = torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool
@@ -100,7 +100,7 @@ def build_tensor(
     requires_grad: bool,
     attributes: dict[str, Any] | None,
 ) -> Any:
-    """A tensor over the buffer, or over a copy of it; one storage for all that share an extent."""
+    """A tensor over the buffer, or over a copy of it; one storage for all in an extent."""
     torch = _torch()
     array = reducers.build_array(buffer, key, shape, axes)
     whole, storage = _storage(buffer)
@@ -128,7 +128,7 @@ def build_parameter(
 
 
 def _storage(buffer: Any) -> tuple[npt.NDArray[np.uint8], Any]:
-    """The memory, and torch's name for it or for a copy of it."""
+    """The memory, and torch's storage over it or over a copy."""
     torch = _torch()
     if type(buffer) is buffers.Piece:
         if buffer.extent.kept is None:
@@ -145,4 +145,4 @@ def _usable(whole: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     if not context.a_worker():
         return whole.copy()
     guarded = whole if mapping.is_protected(whole) else segments.protected(whole)
-    return mapping.window(guarded)  # torch warns of an array that says it cannot be written
+    return mapping.window(guarded)  # torch warns about read-only arrays
