@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sharedtask.errors import ArgumentError as ArgumentError
     from sharedtask.errors import BackendUnavailableError as BackendUnavailableError
     from sharedtask.errors import ChangedValueError as ChangedValueError
+    from sharedtask.errors import ChangedValueWarning as ChangedValueWarning
     from sharedtask.errors import ClosedError as ClosedError
     from sharedtask.errors import DefinitionError as DefinitionError
     from sharedtask.errors import InvalidNameError as InvalidNameError
@@ -81,6 +82,7 @@ _MODULES = {
         "ArgumentError",
         "BackendUnavailableError",
         "ChangedValueError",
+        "ChangedValueWarning",
         "ClosedError",
         "DefinitionError",
         "InvalidNameError",
@@ -141,6 +143,7 @@ __all__ = [
     "BackendUnavailableError",
     "CacheInfo",
     "ChangedValueError",
+    "ChangedValueWarning",
     "ClosedError",
     "CopyOnWrite",
     "DefinitionError",

@@ -17,6 +17,7 @@ __all__ = [
     "ArgumentError",
     "BackendUnavailableError",
     "ChangedValueError",
+    "ChangedValueWarning",
     "ClosedError",
     "DefinitionError",
     "InvalidNameError",
@@ -410,8 +411,8 @@ class LockOrderError(SharedTaskError, RuntimeError):
 class ChangedValueError(SharedTaskError, RuntimeError):
     """Raised when a task changed a shared value, which all items see.
 
-    With ``strict=True`` values are looked at. On "serial" and "thread" it is raised without it as
-    well, where native code has written into a small array.
+    It is raised with ``strict=True``; by default it is a ``ChangedValueWarning``. On "serial" and
+    "thread" it is also raised where native code has written into a small array.
 
     It stands at the last of ``items``; which of them it was is not known where there are several.
 
@@ -435,26 +436,64 @@ class ChangedValueError(SharedTaskError, RuntimeError):
         self.beside = beside
 
     def __str__(self) -> str:
+        why = (
+            "other items may have seen it"
+            if self.beside
+            else "later items in this worker would have seen it"
+        )
         return (
-            f"{self.function}(): {self._who()} changed {self.path}, which is shared:"
-            f" {self._why()}. Return what you find, or mark the parameter"
-            f" CopyOnWrite[...]{self._which()}."
+            f"{self.function}(): {_one_of(self.items, self.beside)} changed {self.path}, which is"
+            f" shared: {why}. Return what you find, or mark the parameter"
+            f" CopyOnWrite[...]{_which_one(self.items, self.beside)}."
         )
 
-    def _who(self) -> str:
-        first, last = self.items[0], self.items[-1]
-        known = f"item {first}" if first == last else f"one of items {first} to {last}"
-        return f"{known}, or one that ran beside it in another thread," if self.beside else known
 
-    def _why(self) -> str:
-        if self.beside:
-            return "other items may have seen it"
-        return "later items in this worker would have seen it"
+class ChangedValueWarning(UserWarning):
+    """Warned of, once per call, when a task changed a shared value, which all items see.
 
-    def _which(self) -> str:
-        if self.beside:
-            return '; chunksize=1 with backend="serial" shows which item it was'
-        return "; chunksize=1 shows which item it was" if len(self.items) > 1 else ""
+    The option ``strict`` says whether this is a warning ("auto", where a change is seen), an error
+    (True) or nothing (False). The changed copy is dropped.
+
+    Attributes:
+        function: Name of the task.
+        parameter: Name of the parameter.
+        path: What was changed: "model.layers[3].seen"; the parameter alone where no more is known.
+        items: Positions of the items that were run in that worker since the value was last seen
+            unchanged, as a range from the first to the last; empty where it was an earlier call.
+        beside: Whether items ran in other threads at the same time, which may have been it too.
+    """
+
+    def __init__(
+        self, function: str, parameter: str, path: str, items: range, beside: bool = False
+    ) -> None:
+        super().__init__(function, parameter, path, items, beside)
+        self.function = function
+        self.parameter = parameter
+        self.path = path
+        self.items = items
+        self.beside = beside
+
+    def __str__(self) -> str:
+        who = _one_of(self.items, self.beside) if self.items else "an item of an earlier call"
+        return (
+            f"{self.function}(): {who} changed {self.path}, which is shared. Items that the same"
+            " worker ran after it may have seen that, and your own object stays as it is; later"
+            " calls see what was shared. Return what you find, or mark the parameter"
+            " CopyOnWrite[...]. strict=True makes this an error, and strict=False turns it off"
+            f"{_which_one(self.items, self.beside)}."
+        )
+
+
+def _one_of(items: range, beside: bool) -> str:
+    first, last = items[0], items[-1]
+    known = f"item {first}" if first == last else f"one of items {first} to {last}"
+    return f"{known}, or one that ran beside it in another thread," if beside else known
+
+
+def _which_one(items: range, beside: bool) -> str:
+    if beside:
+        return '; chunksize=1 with backend="serial" shows which item it was'
+    return "; chunksize=1 shows which item it was" if len(items) > 1 else ""
 
 
 class JournalError(SharedTaskError):

@@ -38,6 +38,7 @@ __all__ = [
 Backend: TypeAlias = Literal["auto", "process", "thread", "serial", "ray"]
 Verify: TypeAlias = Literal["content", "compare", "identity"]
 Captured: TypeAlias = Literal["share", "copy"]
+Strict: TypeAlias = Literal["auto"] | bool
 Items: TypeAlias = tuple[tuple[str, Any], ...]
 
 MAX_WORKERS = 1000
@@ -58,7 +59,7 @@ class OptionsDict(TypedDict, total=False):
     return_exceptions: bool
     verify: Verify
     captured: Captured
-    strict: bool
+    strict: Strict
     journal: str | os.PathLike[str] | None
     seed: int | Sequence[int] | None
     memory_limit: int | str | None
@@ -86,8 +87,10 @@ class Options:
         captured: "share" puts large arrays that come along unmarked (in the function's closure, in
             ``self``, in arguments) into shared memory, each by itself and once; "copy" pickles them
             with what they are in.
-        strict: Whether a task that changes the keys, items or attributes of a shared value gets
-            ``ChangedValueError``. What is not arrays is then pickled again after each chunk.
+        strict: What happens where a task changes the keys, items or attributes of a shared value.
+            "auto" warns where a look shows it that costs next to nothing; True is an error,
+            ``ChangedValueError``, for which what is not arrays is pickled again after each chunk;
+            with False nothing is looked at.
         journal: File in which the results of a map are recorded as items finish, so that the same
             call finds them there after an interruption; None: nothing is recorded.
         seed: What the generators of parameters annotated ``Rng`` are made from: whole numbers from
@@ -114,7 +117,7 @@ class Options:
     return_exceptions: bool = False
     verify: Verify = "content"
     captured: Captured = "share"
-    strict: bool = False
+    strict: Strict = "auto"
     journal: str | None = None
     seed: int | tuple[int, ...] | None = None
     memory_limit: int | None = None
@@ -271,7 +274,9 @@ _SCHEMAS: dict[str, core_schema.CoreSchema] = {
     "return_exceptions": core_schema.bool_schema(strict=True),
     "verify": core_schema.literal_schema(list(VERIFICATIONS)),
     "captured": core_schema.literal_schema(list(CAPTURES)),
-    "strict": core_schema.bool_schema(strict=True),
+    "strict": core_schema.union_schema(
+        [core_schema.literal_schema(["auto"]), core_schema.bool_schema(strict=True)]
+    ),
     "journal": _or_none(_file_path()),
     "seed": _or_none(_seed()),
     "memory_limit": _or_none(_size()),
@@ -292,7 +297,7 @@ _ALLOWED: dict[str, str] = {
     "return_exceptions": "True or False",
     "verify": "'content', 'compare' or 'identity'",
     "captured": "'share' or 'copy'",
-    "strict": "True or False",
+    "strict": "'auto', True or False",
     "journal": "the path of a file, or None",
     "seed": "a whole number from 0 up, several of them, or None for fresh random numbers",
     "memory_limit": "a number of bytes above 0, a text such as '512MB' or '2GiB', or None",

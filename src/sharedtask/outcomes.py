@@ -8,9 +8,15 @@ from __future__ import annotations
 import sys
 import traceback
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from sharedtask.errors import RemoteTraceback, TaskExitError, WorkerDiedError, item_note
+from sharedtask.errors import (
+    ChangedValueWarning,
+    RemoteTraceback,
+    TaskExitError,
+    WorkerDiedError,
+    item_note,
+)
 from sharedtask.serialization import codec, exceptions
 from sharedtask.tracebacks import user_frames
 
@@ -35,6 +41,25 @@ class Batch:
     values: list[Any]
     errors: dict[int, BaseException] = field(default_factory=dict)
     partial: Partial | None = None
+
+
+class Change(NamedTuple):
+    """A task has changed a value that all items see.
+
+    It was one of the items from ``first`` to ``last`` of the call; None where it was none of this
+    call. ``path`` begins with the parameter. ``beside``: other threads ran items meanwhile.
+    """
+
+    parameter: str
+    path: str
+    first: int | None
+    last: int | None
+    beside: bool = False
+
+    def warning(self, task: str) -> ChangedValueWarning:
+        """What the caller is told."""
+        items = range(0) if self.first is None else range(self.first, (self.last or 0) + 1)
+        return ChangedValueWarning(task, self.parameter, self.path, items, self.beside)
 
 
 class Delivery(Protocol):
@@ -77,7 +102,8 @@ class Report:
     """News of a chunk, as a backend sends it up.
 
     With ``finished`` the chunk is over; items of it that no report covered were not begun.
-    ``seconds`` is how long the worker was busy with the items of this report.
+    ``seconds`` is how long the worker was busy with the items of this report. ``change`` is of
+    which the caller is to be warned.
     """
 
     chunk: int
@@ -85,6 +111,7 @@ class Report:
     count: int
     finished: bool
     seconds: float = 0.0
+    change: Change | None = None
 
 
 # ------------------------------------------------------------------------------ transport

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from sharedtask.annotations import Role
-    from sharedtask.options import Verify
+    from sharedtask.options import Strict, Verify
     from sharedtask.outcomes import Batch, Report
     from sharedtask.worker.randomness import Randomness
     from sharedtask.writing.locked.regions import Regions
@@ -79,9 +79,9 @@ class Call:
     ``star`` says that every item is unpacked into positional arguments. ``timeout`` is in seconds.
     If ``stops``, no further item of a chunk is begun after one that raised; if ``splits``, a chunk
     may be ended early to give its rest to idle workers. If ``strict``, a change of a value that all
-    tasks see is an error. Captured arrays of at least ``capture_from`` bytes are shared.
-    ``workers`` is None if the backend decides; ``ray_options`` are for Ray alone, ``limits`` for
-    our own workers.
+    tasks see is an error, with "auto" a warning. Captured arrays of at least ``capture_from`` bytes
+    are shared. ``workers`` is None if the backend decides; ``ray_options`` are for Ray alone,
+    ``limits`` for our own workers.
 
     ``locked`` names the arrays that tasks lock, grouped by their lock. ``totals`` are those that
     they add to. If ``itemwise``, each item adds to an array of its own, so that a failed item adds
@@ -118,7 +118,7 @@ class Call:
     capture_from: int | None
     stops: bool
     splits: bool
-    strict: bool
+    strict: Strict
     uncopied: bool
     ray_options: Mapping[str, Any]
     team: Team | None = None

@@ -14,7 +14,7 @@ import contextvars
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -34,10 +34,8 @@ from sharedtask.backends.base import (
 from sharedtask.errors import ChangedValueError, ClosedError, TaskTimeoutError
 from sharedtask.options import available_cpus
 from sharedtask.outcomes import Batch, Known, Report, contained
-from sharedtask.serialization.snapshot import Original
 from sharedtask.system import critical_sections, interrupts
 from sharedtask.system.loading import undisturbed
-from sharedtask.worker.mutation_guard import Guard, Lent
 from sharedtask.worker.refusals import readonly_advice
 from sharedtask.writing.locked.acquire import close_all, leaving_locks
 from sharedtask.writing.partitioned import partitions
@@ -52,11 +50,13 @@ from sharedtask.writing.reduced.accumulators import (
 
 from . import locking
 from .local_views import Twin
+from .local_watch import StrictTwins, WatchedTwins
 from .private_copies import Unmarked, copied, with_copies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
+    from sharedtask.outcomes import Change
     from sharedtask.worker.call_header import Constants
     from sharedtask.writing.locked.acquire import Use
 
@@ -133,7 +133,8 @@ class _LocalSession(Session):
         common = [twin for twin in self._twins if not twin.private]
         self._readonly = [twin.name for twin in common]
         self._small = [twin for twin in common if twin.memory is not None]
-        self._watched = _Watched(common) if call.strict else None
+        self._strict = StrictTwins(common) if call.strict is True else None
+        self._watched = WatchedTwins(common) if call.strict == "auto" and common else None
         self._values = {} if call.strict else {twin.name: twin.value() for twin in common}
         self._forms = Form.all_of(call.totals, itemwise=call.itemwise)
         self._gathering = Gathering(call.totals, call.block, stops=call.stops)
@@ -167,21 +168,39 @@ class _LocalSession(Session):
         accumulators = {name: Accumulator(form) for name, form in self._forms.items()}
         for accumulator in accumulators.values():
             accumulator.enter(0, chunk.number)
-        if self._watched is None:
-            turn = _Turn(self._call.function, constants, self._values, accumulators)
-            interrupts.exposed(self._run_items, chunk, batch, turn, self._run_one)
-        else:
-            with self._watched.guarding(self._call, chunk, batch) as guard:
-                values = {**self._values, **guard.values}
-                function = guard.after(self._call.function)
-                turn = _Turn(function, constants, values, accumulators, lambda: guard.seconds)
-                run_one = guard.around(self._run_one)
-                interrupts.exposed(self._run_items, chunk, batch, turn, run_one)
+        run = self._run_watched if self._strict is None else self._run_guarded
+        turn = _Turn(self._call.function, constants, self._values, accumulators)
+        left_out, change = run(chunk, batch, turn)
         batch.partial = result_of(accumulators, chunk.first, len(batch.values))
-        seconds = time.monotonic() - began - turn.left_out()
-        self._sink.report(
-            Report(chunk.number, Known(batch), len(batch.values), finished=True, seconds=seconds)
-        )
+        seconds, count = time.monotonic() - began - left_out, len(batch.values)
+        self._sink.report(Report(chunk.number, Known(batch), count, True, seconds, change))
+
+    def _run_guarded(self, chunk: Chunk, batch: Batch, turn: _Turn) -> tuple[float, None]:
+        """Run the items of a strict call; how long the values were looked at."""
+        assert self._strict is not None  # noqa: S101  chosen above
+        with self._strict.guarding(self._call, chunk, batch) as guard:
+            turn = replace(
+                turn,
+                function=guard.after(turn.function),
+                values={**turn.values, **guard.values},
+                left_out=lambda: guard.seconds,
+            )
+            run_one = guard.around(self._run_one)
+            interrupts.exposed(self._run_items, chunk, batch, turn, run_one)
+        return guard.seconds, None
+
+    def _run_watched(self, chunk: Chunk, batch: Batch, turn: _Turn) -> tuple[float, Change | None]:
+        """Run the items; how long the values were looked at, and what was changed."""
+        if self._watched is None:
+            interrupts.exposed(self._run_items, chunk, batch, turn, self._run_one)
+            return 0.0, None
+        began = time.monotonic()
+        with self._watched.entered():
+            turn = replace(turn, values={**turn.values, **self._watched.values})
+            interrupts.exposed(self._run_items, chunk, batch, turn, self._run_one)
+            ended = time.monotonic()
+            change = self._watched.look(chunk.first, len(batch.values), ended - began)
+        return time.monotonic() - ended, change
 
     def _run_items(
         self, chunk: Chunk, batch: Batch, turn: _Turn, run_one: Callable[[Any, int, _Turn], Any]
@@ -309,58 +328,6 @@ class _Turn:
     values: Mapping[str, Any]
     accumulators: Mapping[str, Accumulator]
     left_out: Callable[[], float] = float
-
-
-class _Watched:
-    """The local views that all tasks see, watched for changes, which are errors.
-
-    Threads that run chunks at the same time have the same views: a change in one is visible to all.
-    """
-
-    def __init__(self, twins: Iterable[Twin]) -> None:
-        self._lock = critical_sections.object_lock()
-        self._lent = {twin.name: self._made(twin) for twin in twins}
-        self._open = 0
-        self._is_crowded = False
-
-    def _made(self, twin: Twin) -> Lent:
-        value = twin.value()
-        lent = Lent(
-            twin.name,
-            value,
-            Original(value, twin.value),
-            keep=lambda: None,
-            renew=lambda: self._renew(twin, lent),
-        )
-        return lent
-
-    def _renew(self, twin: Twin, lent: Lent) -> None:
-        made = self._made(twin)  # without the lock, since it unpickles
-        with self._lock:
-            if self._lent[twin.name] is lent:  # no other thread has done it
-                self._lent[twin.name] = made
-
-    @contextlib.contextmanager
-    def guarding(self, call: Call, chunk: Chunk, batch: Batch) -> Generator[Guard]:
-        """Watch the values while a chunk runs whose results are collected in ``batch``."""
-        with self._lock:
-            self._open += 1
-            self._is_crowded = self._is_crowded or self._open > 1
-            lent = list(self._lent.values())
-        items = range(chunk.first, chunk.first + len(chunk.items))
-        try:
-            yield Guard(
-                call.task,
-                items,
-                call.stops,
-                lent,
-                position=lambda: len(batch.values),
-                beside=lambda: self._is_crowded,
-            )
-        finally:
-            with self._lock:
-                self._open -= 1
-                self._is_crowded = self._is_crowded and self._open > 0
 
 
 # --------------------------------------------------------------------------------- threads

@@ -15,12 +15,21 @@ def package(value: Any) -> str:
 
 def is_data(value: Any) -> bool:
     """Whether a value is data of a known library, which counts as a whole."""
-    return package(value) in DATA or is_tensor(value)
+    return is_data_class(type(value))
+
+
+def is_data_class(cls: type) -> bool:
+    """Whether the values of a class are data of a known library."""
+    return str(getattr(cls, "__module__", "")).partition(".")[0] in DATA or _has_storage(cls)
 
 
 def is_tensor(value: Any) -> bool:
     """Whether a value is a tensor of torch."""
-    return hasattr(type(value), "untyped_storage")
+    return _has_storage(type(value))
+
+
+def _has_storage(cls: type) -> bool:
+    return hasattr(cls, "untyped_storage")
 
 
 def is_frame(value: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharedtask.serialization import classes, functions
 from sharedtask.serialization.snapshot import Original
+from sharedtask.worker.watching import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -24,8 +25,8 @@ _IN_USE = 2  # the function and the value that was just decoded
 class Decoded:
     """A value, the time that its decoding took, and when it was last used.
 
-    ``original`` is its snapshot, as long as it is known to be unchanged. ``classes`` were decoded
-    with it, in these states.
+    ``original`` is its snapshot, as long as it is known to be unchanged. ``watch`` knows whether it
+    is, if all its users are watched. ``classes`` were decoded with it, in these states.
     """
 
     value: Any
@@ -33,6 +34,7 @@ class Decoded:
     seconds: float
     classes: Sequence[tuple[type, classes.State]] = ()
     original: Original | None = None
+    watch: Watch | None = None
     used: float = field(default_factory=time.monotonic)
 
 
@@ -70,7 +72,7 @@ class Values:
         else:
             self.decoded.move_to_end(token)
             found.used = time.monotonic()
-            found.original = None  # this user is not watched
+            found.original = found.watch = None  # this user is not watched
         return found.value
 
     def lend(self, token: Hashable) -> tuple[Any, Original]:
@@ -85,8 +87,26 @@ class Values:
             found.original = Original(found.value, self.stores[token].value)
         self.decoded.move_to_end(token)
         found.used = time.monotonic()
-        original, found.original = found.original, None
+        original, found.original, found.watch = found.original, None, None
         return found.value, original
+
+    def value_to_watch(self, token: Hashable) -> Any:
+        """The value as it was published, for tasks after which it is looked at."""
+        found = self.decoded.get(token)
+        if found is None or (found.watch is None and token in self.stores):
+            self.renew(token)
+            found = self._decode(token)
+        if found.watch is None:
+            found.watch = Watch.begin(found.value)
+        self.decoded.move_to_end(token)
+        found.used = time.monotonic()
+        found.original = None
+        return found.value
+
+    def watched(self, token: Hashable) -> Watch | None:
+        """How a value is watched, where it is."""
+        found = self.decoded.get(token)
+        return None if found is None else found.watch
 
     def give_back(self, token: Hashable, original: Original) -> None:
         """Give back a value that is unchanged."""

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sharedtask.backends.base import FORKED, OVER, Chunk
 from sharedtask.errors import ClosedError
+from sharedtask.outcomes import add_note
 from sharedtask.system import background, critical_sections, interrupts
 from sharedtask.tracebacks import shorten
 
@@ -29,8 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sharedtask.backends.base import Backend, Call, Session
+    from sharedtask.errors import ChangedValueWarning
     from sharedtask.options import Options
-    from sharedtask.outcomes import Batch, Report
+    from sharedtask.outcomes import Batch, Change, Report
+
+    from .callsite import Callsite
 
 R = TypeVar("R")
 
@@ -213,7 +217,10 @@ class Submission:
         item: Any,
         options: Options,
         on_shares: Callable[[Any], None],
+        callsite: Callsite | None = None,
     ) -> None:
+        self._callsite, self._task = callsite, call.task
+        self._change: Change | None = None
         self.future: TaskFuture[Any] = TaskFuture()
         self._options = options
         self._left = options.retries
@@ -254,6 +261,10 @@ class Submission:
 
     def report(self, report: Report) -> None:
         """Called from any thread, which may be one that must not run user code, or wait."""
+        if report.change is not None:
+            self._change = report.change
+            if not report.count:
+                return
         if self._in_caller:
             self._open(report)
             return
@@ -266,7 +277,8 @@ class Submission:
             background.put(self._open_all)
 
     def _is_at_once(self, report: Report) -> bool:
-        return report.delivery.is_plain and not self._writes and not self._waiting.locked()
+        is_plain = report.delivery.is_plain and self._change is None
+        return is_plain and not self._writes and not self._waiting.locked()
 
     def _set_running(self) -> None:
         if not self.future.done():  # another thread may have killed it since
@@ -390,6 +402,8 @@ class Submission:
         if not self._claim(running=True):
             return
         session = self._session
+        if self._change is not None and self._callsite is not None:
+            error = self._warned(self._callsite, self._change.warning(self._task), error)
         try:
             self._end(_close if error is not None else _finish_and_close)
         except BaseException as raised:  # noqa: BLE001  it becomes the outcome of the future
@@ -398,6 +412,18 @@ class Submission:
             self._resolve(value, error)
         if self._waiting.locked():
             session.nudge()
+
+    def _warned(
+        self, callsite: Callsite, warning: ChangedValueWarning, error: BaseException | None
+    ) -> BaseException | None:
+        """Warn of a change; where a filter makes that an error, it is the outcome."""
+        try:
+            callsite.warn(warning)
+        except Exception as raised:  # noqa: BLE001  it may also be of the user's showwarning
+            if error is None:
+                return raised
+            add_note(error, f"Besides: {raised}")
+        return error
 
     def _resolve(self, value: Any, error: BaseException | None) -> None:
         if error is None:

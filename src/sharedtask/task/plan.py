@@ -141,7 +141,7 @@ def plan_call(
         capture_from=CAPTURE_FROM if options.captured == "share" else None,
         stops=stops,
         # Where tasks are watched, the last item of a chunk must be known when it runs.
-        splits=options.chunksize == "auto" and not ordered and not options.strict,
+        splits=options.chunksize == "auto" and not ordered and options.strict is not True,
         strict=options.strict,
         uncopied=target.uncopied,
         ray_options=options.ray_options or {},

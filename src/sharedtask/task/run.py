@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
     from sharedtask.backends.base import Backend
     from sharedtask.journal.recording import Recording
-    from sharedtask.outcomes import Batch
+    from sharedtask.outcomes import Batch, Change
 
+    from .callsite import Callsite
     from .plan import Plan
 
 # After an error the results of earlier items are awaited for this long: where several items fail,
@@ -91,7 +92,10 @@ class Run:
         plan: Plan,
         pace: Pace,
         on_shares: Callable[[Any], None],
+        callsite: Callsite | None = None,
     ) -> None:
+        """Prepare. ``callsite`` is where to warn of a change in what tasks share."""
+        self._task, self._callsite = plan.call.task, callsite
         self._wanted = plan, on_shares
         self._options = plan.options
         inbox = _Inbox()
@@ -132,7 +136,7 @@ class Run:
             plan.options.chunksize,
             crew,
             self._pace,
-            costly=plan.options.strict,
+            costly=plan.options.strict is True,
         )
         # Where the caller is away between two results, or the items take their time, somebody else
         # must see to the workers meanwhile.
@@ -286,6 +290,8 @@ class Run:
     def _absorb(self, report: Report | None) -> list[Piece] | None:
         if report is None:
             return None if self._stopped else []
+        if report.change is not None:
+            self._tell(report.change)
         state = self._open[report.chunk]
         batch = report.delivery.open()
         if self._accepts:
@@ -306,6 +312,12 @@ class Run:
             self._begin_rest(state)
         interrupts.exposed(self._bar.update, sum(len(piece.values) for piece in pieces))
         return pieces
+
+    def _tell(self, change: Change) -> None:
+        """Warn, once; a filter may make that an error, which ends the run."""
+        callsite, self._callsite = self._callsite, None
+        if callsite is not None:
+            interrupts.exposed(callsite.warn, change.warning(self._task))
 
     def _begin_rest(self, state: _Open) -> None:
         """What a worker had not begun, because it died or had too much, is begun elsewhere."""

@@ -30,6 +30,7 @@ from sharedtask.worker.randomness import Randomness
 from sharedtask.writing.locked.acquire import Use, close_all, use_all
 from sharedtask.writing.partitioned.partitions import TAKEN
 
+from .callsite import Callsite
 from .chunking import Pace
 from .futures import Submission, TaskFuture
 from .plan import CAPTURE_FROM, Plan, Target, plan_call, plan_map
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
     from sharedtask.backends.base import Share
     from sharedtask.explaining.report import Explanation
-    from sharedtask.options import OptionsDict
+    from sharedtask.options import Options, OptionsDict
     from sharedtask.task.signature.spec import Kind, Lists, TaskSpec
 
 P = ParamSpec("P")
@@ -243,7 +244,8 @@ class _Runs(Generic[P, R]):
         target, explicit, usage = self._parts()
         options = resolve(explicit)
         call = plan_call(target, args, kwargs, options, items=[item])
-        return Submission(registry.get(options.backend), call, item, options, usage.note).future
+        backend, callsite = registry.get(options.backend), _callsite(options)
+        return Submission(backend, call, item, options, usage.note, callsite).future
 
     async def amap(
         self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
@@ -328,7 +330,13 @@ class _Runs(Generic[P, R]):
         options = resolve(explicit)
         plan = plan_map(target, items, args, kwargs, options, star=star, streams=streams, into=into)
         backend = registry.get(options.backend)
-        return lambda: Run(backend, plan, usage.pace, usage.note), plan
+        callsite = _callsite(options)
+        return lambda: Run(backend, plan, usage.pace, usage.note, callsite), plan
+
+
+def _callsite(options: Options) -> Callsite | None:
+    """Where to warn of a change, in a call that looks for one."""
+    return Callsite.here() if options.strict == "auto" else None
 
 
 async def _in_thread(function: Callable[..., Any], *args: Any) -> Any:

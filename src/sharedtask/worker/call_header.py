@@ -14,6 +14,8 @@ from sharedtask.serialization import codec
 from . import envelope
 
 if TYPE_CHECKING:
+    from sharedtask.options import Strict
+
     from .context_variables import Carried
     from .randomness import Randomness
 
@@ -54,7 +56,7 @@ class CallHead:
     star: bool
     timed: bool
     stops: bool  # ends the chunk at the first item that raises
-    strict: bool  # a change of a shared value is an error
+    strict: Strict  # a change of a shared value is an error, or a warning
     bound_name: str | None
     blas_threads: int
     locks: bool
@@ -66,6 +68,11 @@ class CallHead:
     def readonly(self) -> list[str]:
         """The parameters whose arrays a task must not write."""
         return [shared.name for shared in self.shared if shared.is_readonly]
+
+    @property
+    def watched(self) -> list[SharedParameter]:
+        """The parameters whose values are looked at after chunks."""
+        return [s for s in self.shared if s.is_readonly] if self.strict == "auto" else []
 
     @property
     def by_age(self) -> list[int]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sharedtask.memory.payload import Payload
+    from sharedtask.outcomes import Change
 
     from .envelope import Parcel
 
@@ -50,6 +51,9 @@ class Way(Protocol):
 
     def send(self, sent: Sent) -> None:
         """Send results, which then survive the worker's death, or are read from the status page."""
+
+    def tell(self, chunk: int, change: Change) -> None:
+        """Say that an item has changed what is shared."""
 
 
 class Outbox:
@@ -187,6 +191,10 @@ class Outbox:
         self.flush(finished=False)
         self._send(result_format.record(result_format.OK, parcel), 1, parcel)
         parcel.close()
+
+    def tell(self, change: Change) -> None:
+        """Say that an item of this chunk has changed what is shared."""
+        self._way.tell(self._words[Word.CHUNK], change)
 
     def flush(self, *, finished: bool) -> None:
         """Send the recorded results."""

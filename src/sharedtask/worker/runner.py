@@ -29,6 +29,7 @@ from .calling import Caller
 from .context_variables import Surroundings
 from .mutation_guard import Guard, Lent
 from .status_page import Phase, Word
+from .watching import Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,6 +61,7 @@ class Runner:
         self._heads: dict[bytes, call_header.CallHead] = {}
         self._blas_threads = 1
         self._adders: Adders | None = None
+        self._watcher = Watcher(values)
 
     def run(self, job: Job) -> bool:
         """Run a chunk; False if its items cannot be unpickled together, and none was run."""
@@ -101,6 +103,10 @@ class Runner:
             head = self._heads[data] = call_header.load_head(data)
         return head
 
+    def settle(self, head: call_header.CallHead, call: int | None) -> None:
+        """Look at the values of a call that were not looked at since another one used them."""
+        self._watcher.settle(head, call)
+
     def _follow(self, head: call_header.CallHead, job: Job) -> None:
         """Apply the caller's directory and settings, and the BLAS threads of this call."""
         if job.call is None or job.call != self._call:
@@ -117,11 +123,15 @@ class Runner:
     def _loaded(self, head: call_header.CallHead, job: Job) -> Caller:
         captured.use(self._values)
         function = self._values.function(head.function)
-        guard = self._guard(head, job) if head.strict else None
-        if guard is None:
-            shared = self._all_shared(head, Role.SHARED)
-        else:
+        self.settle(head, job.call)
+        guard = self._guard(head, job) if head.strict is True else None
+        if guard is not None:
             function, shared = guard.after(function), guard.values
+        elif head.strict:
+            watched = self._values.value_to_watch
+            shared = {s.name: self._shared(head, s, watched) for s in head.watched}
+        else:
+            shared = self._all_shared(head, Role.SHARED)
         given, items = calling.constants(head, job.body, job.beside)
         bound, args, kwargs = given.parts()
         self._values.renew_classes(head.by_age)
@@ -245,7 +255,10 @@ class Runner:
                 return False
             self._outbox.add_error(calling.unreadable(caller.head, job.first, error))
         else:
+            began = time.monotonic()
             self._loop(job, items, caller)
+            if caller.head.watched:
+                self._look(job, caller.head, began)
         self._outbox.flush(finished=True)
         return True
 
@@ -274,6 +287,20 @@ class Runner:
             at += size
             if not timed:
                 size = _next_size(size, time.monotonic_ns() - began)
+
+    def _look(self, job: Job, head: call_header.CallHead, began: float) -> None:
+        """Look at what the items of a chunk had in common; tell the caller of a change."""
+        done = self._outbox.position
+        if not done:
+            return
+        if head.timed:
+            self._start_anew(job)
+        ended = time.monotonic()
+        items = job.first, job.first + done - 1
+        change = self._watcher.look(head, job.call, items, ended - began)
+        if change is not None:
+            self._outbox.tell(change)
+        self._outbox.leave_out(time.monotonic() - ended)
 
     def _end_early(self, guard: Guard | None) -> None:
         """Report a changed value as the outcome of the next item, which is not run."""

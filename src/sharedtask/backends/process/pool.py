@@ -18,6 +18,7 @@ in the socket, the current item gets the error, and items not begun are begun el
 from __future__ import annotations
 
 import contextlib
+import marshal
 import math
 import queue
 import selectors
@@ -28,7 +29,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.errors import ClosedError, SharedTaskError
-from sharedtask.outcomes import Report
+from sharedtask.outcomes import Change, Report
 from sharedtask.serialization import functions
 from sharedtask.system import background, critical_sections, interrupts
 from sharedtask.worker import result_format
@@ -463,6 +464,15 @@ class Pool:
                 self._deliver(self._on_results(worker, frame))
             elif frame.kind == Kind.FAILED:
                 self._resend_each(worker, frame.chunk)
+            elif frame.kind == Kind.CHANGED:
+                self._deliver(self._on_change(worker, frame))
+
+    def _on_change(self, worker: WorkerLink, frame: Frame) -> list[Any]:
+        with self._lock:
+            ticket = _find(worker, frame.chunk)
+            if ticket is None or ticket.call.closed or ticket.cancelled:
+                return []
+        return [(ticket.call, ticket.changed(Change(*marshal.loads(frame.body))))]
 
     def _on_results(self, worker: WorkerLink, frame: Frame) -> list[Any]:
         with self._lock:

@@ -9,6 +9,7 @@ sides know its chunk::
 
     caller -> worker    ATTACH a value for a token   DROP a token    CHUNK items to run   STOP
     worker -> caller    RESULTS outcomes of items    FAILED body unreadable    OUTPUT printed text
+                        CHANGED a shared value
     caller -> forkserver  SPAWN a worker   SIGNAL to a worker
     forkserver -> caller   SPAWNED   EXITED   STOPPED
 """
@@ -62,6 +63,7 @@ class Kind:
     EXITED: Final = 11
     STOPPED: Final = 12
     END: Final = 13
+    CHANGED: Final = 14
 
 
 class Frame(NamedTuple):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends import encoding
-from sharedtask.outcomes import Batch, Known, Report
+from sharedtask.outcomes import Batch, Change, Known, Report
 from sharedtask.worker import call_header, envelope
 from sharedtask.worker.envelope import Parcel
 from sharedtask.worker.limits import ANY
@@ -134,6 +134,11 @@ class Ticket:
     def report(self, batch: Batch, *, finished: bool, seconds: float = 0.0) -> Report:
         """A report of outcomes that the caller's process knows."""
         return Report(self.chunk.number, Known(batch), len(batch.values), finished, seconds)
+
+    def changed(self, change: Change) -> Report:
+        """A report that an item has changed what is shared."""
+        nothing = Known(Batch(self.chunk.first, []))
+        return Report(self.chunk.number, nothing, 0, finished=False, change=change)
 
     def failed(self, error: BaseException, *, finished: bool = True) -> Report:
         """A report that the next item ended with ``error``."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import functools
+import marshal
 import os
 import pickle
 import socket
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sharedtask.memory.payload import Payload
+    from sharedtask.outcomes import Change
     from sharedtask.worker.envelope import Parcel
 
 
@@ -84,6 +86,9 @@ class _SocketWay:
             fds=() if sent.parcel is None else sent.parcel.fds,
         )
         self._sender.send(frame)
+
+    def tell(self, chunk: int, change: Change) -> None:
+        self._sender.send(Frame(Kind.CHANGED, chunk=chunk, body=marshal.dumps(tuple(change))))
 
 
 class _Worker:

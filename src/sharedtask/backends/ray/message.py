@@ -53,13 +53,17 @@ Frame: TypeAlias = tuple[int, int, int, int, bytes, Any]
 
 
 class Answer(NamedTuple):
-    """What a worker returns for a chunk; ``worker`` is its name, ``added`` a box: see totals.py."""
+    """What a worker returns for a chunk; ``worker`` is its name, ``added`` a box: see totals.py.
+
+    ``change`` has the fields of a ``Change``.
+    """
 
     status: str
     frames: list[Frame]
     worker: str = ""
     text: str = ""
     added: Any = None
+    change: tuple[Any, ...] | None = None
 
     def dump(self) -> Any:
         """As bytes if there is no large part."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends import encoding
 from sharedtask.backends.base import PROMPT_SECONDS
-from sharedtask.outcomes import Batch, Known, Report
+from sharedtask.outcomes import Batch, Change, Known, Report
 from sharedtask.serialization import codec
 from sharedtask.store.stores import BytesStore
 from sharedtask.version import VERSION
@@ -175,7 +175,9 @@ class Ticket:
     def arrived(self, answer: Answer) -> Report:
         """A report of the results in an answer."""
         count = sum(frame[2] for frame in answer.frames)
-        return self.partly_arrived(answer.frames, count, {}, answer.added)
+        report = self.partly_arrived(answer.frames, count, {}, answer.added)
+        report.change = None if answer.change is None else Change(*answer.change)
+        return report
 
     def partly_arrived(
         self, frames: list[Frame], count: int, errors: dict[int, BaseException], added: Any = None

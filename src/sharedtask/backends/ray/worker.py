@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from sharedtask.memory.payload import Payload
+    from sharedtask.outcomes import Change
     from sharedtask.worker.call_header import CallHead, SharedParameter
     from sharedtask.worker.envelope import Parcel
     from sharedtask.worker.result_writer import Sent
@@ -173,13 +174,18 @@ class _Way:
         self._ledger = ledger
         self.frames: list[Frame] = []
         self.is_full = False  # the chunk ends, to return results that could not be logged
+        self.change: tuple[Any, ...] | None = None
 
     def begin(self) -> None:
-        self.frames, self.is_full = [], False
+        self.frames, self.is_full, self.change = [], False, None
         self._ledger.begin()
 
     def pack(self, payload: Payload) -> Parcel:
         return envelope.pack_beside(payload)
+
+    def tell(self, chunk: int, change: Change) -> None:
+        del chunk
+        self.change = tuple(change)
 
     def send(self, sent: Sent) -> None:
         box = None
@@ -235,7 +241,8 @@ class _Bench:
             self._put_away()
             self.used = time.monotonic()
         status = RAN if ran else UNREADABLE
-        return Answer(status, self._way.frames, self._name, added=self._added(message.first))
+        added, change = self._added(message.first), self._way.change
+        return Answer(status, self._way.frames, self._name, added=added, change=change)
 
     def _added(self, first: int) -> Box | None:
         partial = self._runner.take_partial(first)
@@ -254,6 +261,7 @@ class _Bench:
             if token not in values.stores:
                 values.attach(token, _BoxStore(opened))
         head = self._runner.head(message.head)
+        self._runner.settle(head, None)
         anew = {p.token for p in head.shared if self._is_made_anew(head, p)}.union(message.stored)
         return all(
             token in values.stores or (token in values.decoded and token not in anew)
@@ -268,6 +276,9 @@ class _Bench:
         if not (head.strict and parameter.is_readonly):
             return False
         values = self._values
+        if head.strict == "auto":
+            decoded = values.decoded.get(parameter.token)
+            return decoded is not None and decoded.watch is None
         return head.function not in values.decoded or not values.can_lend(parameter.token)
 
     def _put_away(self) -> None:

@@ -1,0 +1,46 @@
+"""Where the user's code calls: warnings stand there, whichever thread finds their reason."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Callsite"]
+
+
+@dataclass(frozen=True, slots=True)
+class Callsite:
+    """A line of the user's code. Its frame is not kept: that would keep its variables."""
+
+    filename: str
+    line: int
+    variables: dict[str, Any]  # of its module
+
+    @classmethod
+    def here(cls) -> Callsite:
+        """The nearest line on the stack that is not ours."""
+        frame = sys._getframe(1)
+        while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
+            frame = frame.f_back
+        return cls(frame.f_code.co_filename, frame.f_lineno, frame.f_globals)
+
+    def warn(self, warning: Warning) -> None:
+        """Warn as ``warnings.warn`` does in that line.
+
+        Raises:
+            Warning: A filter makes it an error.
+        """
+        warnings.warn_explicit(
+            warning,
+            type(warning),
+            self.filename,
+            self.line,
+            self.variables.get("__name__") or "<unknown>",
+            self.variables.setdefault("__warningregistry__", {}),
+        )
+
+
+def _is_ours(module: str) -> bool:
+    return module.startswith("sharedtask.")

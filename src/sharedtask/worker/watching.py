@@ -1,0 +1,124 @@
+"""``strict="auto"``: a task that changes what is shared is seen where a look costs next to nothing.
+
+    (settle what an earlier call left) -> lend the values -> run the items -> look -> tell
+
+After a chunk a value is looked at if that takes less than 2 % of the chunk's time, and after the
+first chunk of a call in any case, for a limited time. A value that was changed is decoded anew for
+the next chunk. What no look has seen when a call ends is looked at before the next call uses it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sharedtask.outcomes import Change
+from sharedtask.serialization.container_snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from sharedtask.store.decoded import Values
+
+    from .call_header import CallHead, SharedParameter
+
+_SHARE = 0.02
+# The first look of a call may take so long; and so long where the caller has not looked at the
+# value either, because it trusts that nothing changes: such calls take a millisecond.
+_FIRST_SECONDS, _TRUSTED_SECONDS = 5e-3, 5e-5
+
+
+def seconds_for(snapshot: Snapshot, chunk: float, *, is_first: bool, trusts: bool) -> float:
+    """How long a look may take after a chunk that took ``chunk`` seconds; 0 for none."""
+    if snapshot.seconds <= _SHARE * chunk:
+        return _SHARE * chunk
+    if not is_first:
+        return 0.0
+    return max(_TRUSTED_SECONDS if trusts else _FIRST_SECONDS, _SHARE * chunk)
+
+
+@dataclass(slots=True)
+class Watch:
+    """A decoded value in a worker.
+
+    ``since`` are the first and the last item that were run since it was last seen unchanged, by
+    the call with the number ``of``; None where none was. ``looked`` is the last call that looked.
+    """
+
+    snapshot: Snapshot
+    since: tuple[int, int] | None = None
+    of: int | None = None
+    looked: int | None = None
+    is_fresh: bool = True
+
+    @classmethod
+    def begin(cls, value: Any) -> Watch:
+        """Watch a value that was just decoded."""
+        return cls(Snapshot(value))
+
+    def blame(self, call: int | None, first: int, last: int) -> tuple[int | None, int | None]:
+        """The items that may have changed it, with those of the chunk that has just been run."""
+        if self.since is None:
+            return first, last
+        if call is None or self.of != call:
+            return None, None
+        return min(first, self.since[0]), max(last, self.since[1])
+
+
+class Watcher:
+    """Looks at the values that the chunks of a worker share."""
+
+    def __init__(self, values: Values) -> None:
+        self._values = values
+        self._late: Change | None = None
+
+    def settle(self, head: CallHead, call: int | None) -> None:
+        """Look at what chunks of earlier calls left behind, so that this call does not see it."""
+        for parameter in head.watched:
+            watch = self._values.watched(parameter.token)
+            if watch is None or watch.since is None or (call is not None and watch.of == call):
+                continue
+            seconds = _TRUSTED_SECONDS if not parameter.current else _FIRST_SECONDS
+            if watch.snapshot.seconds <= seconds:
+                self._settle(parameter, watch, seconds)
+
+    def _settle(self, parameter: SharedParameter, watch: Watch, seconds: float) -> None:
+        way = watch.snapshot.change(seconds)
+        watch.since = None
+        if way is not None:
+            self._values.renew(parameter.token)
+            self._late = Change(parameter.name, parameter.name + way, None, None)
+
+    def look(
+        self, head: CallHead, call: int | None, items: tuple[int, int], seconds: float
+    ) -> Change | None:
+        """After a chunk of ``seconds``: what one of its items, the first to the last, changed."""
+        found, self._late = self._late, None
+        for parameter in head.watched:
+            watch = self._values.watched(parameter.token)
+            if watch is not None:
+                change = self._look(parameter, watch, call, items, seconds)
+                found = found or change
+        return found
+
+    def _look(
+        self,
+        parameter: SharedParameter,
+        watch: Watch,
+        call: int | None,
+        items: tuple[int, int],
+        seconds: float,
+    ) -> Change | None:
+        first, last = watch.blame(call, *items)
+        is_first = call is None or watch.looked != call
+        trusts = not (parameter.current or watch.is_fresh)
+        may = seconds_for(watch.snapshot, seconds, is_first=is_first, trusts=trusts)
+        way = watch.snapshot.change(may) if may else None
+        if way is not None:
+            self._values.renew(parameter.token)
+            return Change(parameter.name, parameter.name + way, first, last)
+        if may:
+            watch.looked, watch.is_fresh = call, False
+        if may and watch.snapshot.is_whole:
+            watch.since = None
+        elif first is not None and last is not None:
+            watch.since, watch.of = (first, last), call
+        return None
