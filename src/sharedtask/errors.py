@@ -476,11 +476,11 @@ class ChangedValueWarning(UserWarning):
     def __str__(self) -> str:
         who = _one_of(self.items, self.beside) if self.items else "an item of an earlier call"
         return (
-            f"{self.function}(): {who} changed {self.path}, which is shared. Items that the same"
-            " worker ran after it may have seen that, and your own object stays as it is; later"
-            " calls see what was shared. Return what you find, or mark the parameter"
-            " CopyOnWrite[...]. strict=True makes this an error, and strict=False turns it off"
-            f"{_which_one(self.items, self.beside)}."
+            f"{self.function}(): {who} changed {self.path}, which is shared. Later items of the"
+            " same worker may have seen that; your own object stays as it is, and later calls see"
+            " what was shared. Return what you find, or mark the parameter CopyOnWrite[...]. With"
+            " strict=True this is an error, which names the item where chunksize=1; with"
+            " strict=False nothing is said."
         )
 
 

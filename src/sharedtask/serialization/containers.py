@@ -32,7 +32,7 @@ __all__ = ["FIXED", "LEAVES", "Kind", "is_leaf", "kinds_of"]
 _LONGEST_BYTES, _SOME_BYTES = 1 << 20, 10_000
 
 # What holds nothing that could change.
-LEAVES: frozenset[type[Any]] = frozenset(
+LEAVES: frozenset[Any] = frozenset(
     {
         *(traversal.ATOMS - {bytearray}),
         *(np.bool_, np.float32, np.float64, np.int32, np.int64, np.str_, np.datetime64),

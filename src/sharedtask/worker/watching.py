@@ -2,9 +2,10 @@
 
     (settle what an earlier call left) -> lend the values -> run the items -> look -> tell
 
-After a chunk a value is looked at if that takes less than 2 % of the chunk's time, and after the
-first chunk of a call in any case, for a limited time. A value that was changed is decoded anew for
-the next chunk. What no look has seen when a call ends is looked at before the next call uses it.
+After a chunk a value is looked at if that takes less than 2 % of the chunk's time or a few
+microseconds, and after the first chunk of a call in any case, for a limited time. A value that was
+changed is decoded anew for the next chunk. What no look has seen when a call ends is looked at
+before the next call uses it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from .call_header import CallHead, SharedParameter
 
 _SHARE = 0.02
+# A few containers: next to nothing beside what it takes to bring a chunk to a worker.
+_ALWAYS_SECONDS = 5e-6
 # The first look of a call may take so long; and so long where the caller has not looked at the
 # value either, because it trusts that nothing changes: such calls take a millisecond.
 _FIRST_SECONDS, _TRUSTED_SECONDS = 5e-3, 5e-5
@@ -28,11 +31,12 @@ _FIRST_SECONDS, _TRUSTED_SECONDS = 5e-3, 5e-5
 
 def seconds_for(snapshot: Snapshot, chunk: float, *, is_first: bool, trusts: bool) -> float:
     """How long a look may take after a chunk that took ``chunk`` seconds; 0 for none."""
-    if snapshot.seconds <= _SHARE * chunk:
-        return _SHARE * chunk
+    allowed = max(_SHARE * chunk, _ALWAYS_SECONDS)
+    if snapshot.seconds <= allowed:
+        return allowed
     if not is_first:
         return 0.0
-    return max(_TRUSTED_SECONDS if trusts else _FIRST_SECONDS, _SHARE * chunk)
+    return max(_TRUSTED_SECONDS if trusts else _FIRST_SECONDS, allowed)
 
 
 @dataclass(slots=True)
