@@ -12,7 +12,7 @@ from sharedtask.memory import proc_maps
 from sharedtask.testing import no_leaks  # noqa: F401
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import numpy.typing as npt
 
@@ -167,6 +167,38 @@ def test_captured_array_is_read_only(workers_of: Any) -> None:
     with pytest.raises(ValueError, match="read-only"):
         parallel(backend=workers_of)(write).map([0])
     assert 0.0 == values[0]
+
+
+@parallel
+def fill(i: int, array: Any) -> float:
+    array[0] = 1
+    return float(array[0])
+
+
+@pytest.mark.parametrize("captured", ["share", "copy"])
+def test_where_arrays_are_read_only(backend: Any, captured: Any) -> None:
+    """As the row of the options says: in ``self`` and arguments with "share", captured always."""
+    is_read_only = captured == "share"
+    array = np.zeros(LARGE)
+
+    def write(i: int) -> float:
+        array[0] = 1
+        return float(array[0])
+
+    with defaults(backend=backend, captured=captured):
+        for call in (lambda: Model().scratch.map([1]), lambda: fill.map([1], array=array)):
+            assert is_read_only is (raised(call) is ValueError)
+        in_caller = backend in {"serial", "thread"}
+        assert in_caller is (raised(lambda: parallel(write).map([1])) is None)
+    assert float(in_caller) == array[0]
+
+
+def raised(call: Callable[[], Any]) -> type[Exception] | None:
+    try:
+        call()
+    except Exception as error:
+        return type(error)
+    return None
 
 
 @in_workers

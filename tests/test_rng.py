@@ -7,6 +7,7 @@ import subprocess
 import sys
 import typing
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,96 @@ def test_submitted_item_is_the_first_of_a_map(backend: str) -> None:
     task = on(backend, draw)
     assert EXPECTED[0] == task.submit(0).result(30)
     assert EXPECTED[0] == task(0)
+
+
+def test_submitted_items_count_up(backend: str) -> None:
+    """What one task object submits draws what items 0, 1, 2 ... of a map draw, in each run."""
+    for _ in range(2):
+        task = on(backend, draw, workers=2)
+        futures = [task.submit(x) for x in range(5)]
+        assert EXPECTED[:5] == [future.result(30) for future in futures]
+        assert EXPECTED[:3] == task.map(range(3))
+        assert EXPECTED[5] == task.submit(5).result(30)
+
+
+def test_submits_of_threads_have_numbers_of_their_own(backend: str) -> None:
+    """None is drawn twice, and none is left out."""
+    task = on(backend, draw)
+    with ThreadPoolExecutor(4) as threads:
+        futures = list(threads.map(lambda _: task.submit(0), range(20)))
+    drawn = [future.result(30)[1] for future in futures]
+    assert sorted(numbers_of(7, 20)) == sorted(drawn)
+
+
+def test_tried_again_item_has_the_same_numbers(backend: str, tmp_path: Path) -> None:
+    """An item counts once, however often it is tried."""
+    task = on(backend, draw_at_last, retries=2, seed=7)
+    for k in range(3):
+        assert EXPECTED[k][1] == task.submit(k, str(tmp_path)).result(30)[1]
+
+
+def draw_at_last(x: int, folder: str, rng: Rng = per_item) -> tuple[int, int]:
+    drawn = int(rng.integers(1 << 60))
+    if count_up(folder, x) < 3:
+        raise ValueError
+    return x, drawn
+
+
+def test_copies_with_options_begin_with_item_0() -> None:
+    """Each is a task object of its own, also where its options are the same."""
+    task = on("serial", draw)
+    assert EXPECTED[0] == task.submit(0).result()
+    assert [EXPECTED[0]] * 2 == [task.with_options(seed=7).submit(0).result() for _ in range(2)]
+    assert EXPECTED[1] == task.submit(1).result()
+
+
+def test_refused_submits_do_not_count() -> None:
+    """Nor do maps, direct calls, and submits without a seed."""
+    task = parallel(backend="serial")(draw.__wrapped__)
+    task.submit(0).result()
+    with sharedtask.defaults(seed=7):
+        with pytest.raises(ArgumentError):
+            task.submit(0, 1, 2, 3)
+        assert EXPECTED[:2] == task.map(range(2))
+        assert EXPECTED[0] == task(0)
+        assert EXPECTED[0] == task.submit(0).result()
+        assert EXPECTED[1] == task.submit(1).result()
+
+
+class Sampler:
+    @parallel(seed=7, backend="serial")
+    def draw(self, x: int, rng: Rng = per_item) -> tuple[int, int]:
+        return x, int(rng.integers(1 << 60))
+
+
+def test_methods_count_for_their_class() -> None:
+    """A method is taken from its object for each call, and the task stays one."""
+    assert EXPECTED[:2] == [Sampler().draw.submit(x).result() for x in range(2)]
+
+
+def test_forked_child_goes_on_from_where_its_parent_was() -> None:
+    """Parent and child have the same next numbers."""
+    task = on("serial", draw)
+    task.submit(0).result()
+    reader, writer = os.pipe()
+    if not (child := os.fork()):
+        os.write(writer, repr(task.submit(1).result()).encode())
+        os._exit(0)
+    assert 0 == os.waitpid(child, 0)[1]
+    assert repr(EXPECTED[1]) == os.read(reader, 1000).decode() == repr(task.submit(1).result())
+
+
+counting = draw.with_options(seed=7)
+
+
+def test_submits_in_a_worker_do_not_count() -> None:
+    """What such a submit draws does not depend on what its worker has run before."""
+
+    @parallel(backend="process", workers=1)
+    def inner(x: int) -> Any:
+        return counting.submit(x).result()
+
+    assert [(x, EXPECTED[0][1]) for x in range(4)] == inner.map(range(4))
 
 
 def draw_or_fail(x: int, folder: str, how: str, rng: Rng = per_item) -> tuple[int, int]:
@@ -309,7 +400,7 @@ def test_generator_is_no_argument_of_a_map(how: str) -> None:
 
 def test_seed_from_the_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     """``defaults`` and the environment give seeds; tasks without a generator do not mind."""
-    task = parallel(draw.__wrapped__).with_options(backend="serial")
+    task = parallel(backend="serial")(draw.__wrapped__)
     plain = parallel(abs_of).with_options(backend="serial")
     with sharedtask.defaults(seed=7):
         assert EXPECTED == task.map(range(COUNT))

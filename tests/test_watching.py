@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from tests.test_strict import CHANGES
+from changes import CHANGES
 
 from sharedtask import (
     ChangedValueWarning,

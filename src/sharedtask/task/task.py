@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import itertools
 import threading
 from concurrent.futures import Future
-from itertools import islice
+from dataclasses import replace
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 import numpy as np
 import wrapt
 
+from sharedtask import context
 from sharedtask.annotations import Role
 from sharedtask.backends import registry
 from sharedtask.options import check_options, resolve
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         Callable,
         Generator,
         Iterable,
+        Iterator,
         Mapping,
         Sequence,
     )
@@ -100,6 +103,8 @@ class _Runs(Generic[P, R]):
     if TYPE_CHECKING:
 
         def _parts(self) -> tuple[Target, Mapping[str, Any], Usage]: ...
+
+        def _submitted(self) -> Iterator[int]: ...
 
     def map(
         self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
@@ -233,7 +238,9 @@ class _Runs(Generic[P, R]):
     ) -> TaskFuture[R]:
         """Run the task for one item and return a future of its result.
 
-        It is a future of the standard library, with a ``kill()`` that ends an item as it runs.
+        It is a future of the standard library, with a ``kill()`` that ends an item as it runs. With
+        a ``seed`` the items that one task object submits have the random numbers of items 0, 1, 2
+        ... of a map, in the order in which they are submitted.
 
         Example:
             >>> from sharedtask import parallel
@@ -244,6 +251,8 @@ class _Runs(Generic[P, R]):
         target, explicit, usage = self._parts()
         options = resolve(explicit)
         call = plan_call(target, args, kwargs, options, items=[item])
+        if call.randomness is not None and options.seed is not None and not context.a_task():
+            call = replace(call, randomness=call.randomness.after(next(self._submitted())))
         backend, callsite = registry.get(options.backend), _callsite(options)
         return Submission(backend, call, item, options, usage.note, callsite).future
 
@@ -371,7 +380,7 @@ class _Steps:
     def step(self) -> list[Any]:
         """The next result in a list; an empty one at the end."""
         with self._lock:
-            return list(islice(self._stream, 1))
+            return list(itertools.islice(self._stream, 1))
 
     def close(self) -> None:
         """Close the generator when the step under way is over."""
@@ -424,6 +433,10 @@ class BoundTask(_Runs[P, R], _BoundBase[P, R]):
         task: Task[..., R] = self._self_parent
         return task._bound_parts(self)
 
+    def _submitted(self) -> Iterator[int]:
+        submitted: Iterator[int] = self._self_parent._submitted()
+        return submitted
+
     def with_options(self, **options: Unpack[OptionsDict]) -> BoundTask[P, R]:
         """The same method with other options."""
         task = self._self_parent.with_options(**options)
@@ -463,6 +476,7 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
         self._self_options = dict(options)
         self._self_recipe = recipe  # what rebuilds it where it cannot be found by name
         self._self_usage = Usage()
+        self._self_submitted = itertools.count()  # one step, whichever threads count
         self._self_parts: tuple[Target, Mapping[str, Any], Usage] | None = None
 
     @property
@@ -472,6 +486,8 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
 
     def with_options(self, **options: Unpack[OptionsDict]) -> Task[P, R]:
         """The same task with other options; the ones not named stay as they are.
+
+        It is another object, which counts the random numbers of what it submits from item 0 on.
 
         Raises:
             OptionsError: An option is unknown or out of range.
@@ -489,6 +505,9 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
         task = Task(self.__wrapped__, lambda: self.spec, merged, recipe)
         task._self_usage = self._self_usage  # the same values, the same pace
         return task
+
+    def _submitted(self) -> Iterator[int]:
+        return self._self_submitted
 
     def _parts(self) -> tuple[Target, Mapping[str, Any], Usage]:
         if self._self_parts is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -15,10 +15,14 @@ _FRESH_BITS = 128  # as many as numpy takes where no seed is given
 
 @dataclass(frozen=True, slots=True)
 class Randomness:
-    """The parameters that get generators, and the seed of a call."""
+    """The parameters that get generators, and the seed of a call.
+
+    ``before`` is how many items the calls before have had of the same seed.
+    """
 
     names: tuple[str, ...]
     entropy: Seed
+    before: int = 0
 
     @classmethod
     def of(cls, names: tuple[str, ...], seed: Seed | None) -> Randomness | None:
@@ -26,6 +30,10 @@ class Randomness:
         if not names:
             return None
         return cls(names, secrets.randbits(_FRESH_BITS) if seed is None else seed)
+
+    def after(self, count: int) -> Randomness:
+        """The same, for items that come after ``count`` others of this seed."""
+        return replace(self, before=count)
 
     def generators(self, index: int) -> dict[str, np.random.Generator]:
         """The generators of the item at ``index``; new objects at each call.
@@ -35,7 +43,7 @@ class Randomness:
             parameters get children of that sequence: since it counts them, none is ever equal to
             one that the task spawns itself.
         """
-        first = np.random.SeedSequence(self.entropy, spawn_key=(index,))
+        first = np.random.SeedSequence(self.entropy, spawn_key=(self.before + index,))
         sequences = (first, *first.spawn(len(self.names) - 1))
         return {
             name: np.random.default_rng(sequence)
