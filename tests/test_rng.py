@@ -157,7 +157,7 @@ def test_copies_with_options_begin_with_item_0() -> None:
 
 def test_refused_submits_do_not_count() -> None:
     """Nor do maps, direct calls, and submits without a seed."""
-    task = parallel(backend="serial")(draw.__wrapped__)
+    task: Any = parallel(backend="serial")(draw.__wrapped__)
     task.submit(0).result()
     with sharedtask.defaults(seed=7):
         with pytest.raises(ArgumentError):
