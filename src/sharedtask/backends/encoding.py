@@ -8,6 +8,7 @@ from sharedtask.errors import SerializationError, StoreFullError
 from sharedtask.memory.room import needed_for
 from sharedtask.outcomes import RaisedError, remote_text
 from sharedtask.serialization import codec
+from sharedtask.serialization.filled import why_object
 from sharedtask.serialization.unpicklable import culprit, encodes
 from sharedtask.worker import call_header, context_variables, result_format
 from sharedtask.worker.envelope import SEGMENT_FROM, Parcel
@@ -91,8 +92,8 @@ def _encoded(call: Call, constants: call_header.Constants, captures: Captures) -
     except MemoryError:
         raise
     except Exception as error:
-        where = next((culprit(v, n) for n, v in _named(call) if not encodes(v)), None)
-        place = "" if where is None else f" {where}."
+        why = next((why_object(v, n) for n, v in _named(call) if not encodes(v)), None)
+        place = "" if why is None else f" {why}"
         msg = f"{call.task}(): an argument cannot be sent to a worker:{place} ({error})"
         raise SerializationError(msg) from error
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sharedtask.errors import SerializationError, SharedTaskError
 from sharedtask.memory.room import needed_for
 from sharedtask.serialization import codec, functions
-from sharedtask.serialization.unpicklable import culprit, unshareable
+from sharedtask.serialization.filled import unshareable, why_function
 from sharedtask.store.captured import Captures
 from sharedtask.store.handles import Handle
 from sharedtask.worker import call_header
@@ -147,8 +147,8 @@ def _lease_function(cache: ShareCache, call: Call, captures: Captures) -> Lease:
     except (SharedTaskError, MemoryError):
         raise
     except Exception as error:
-        where = culprit(call.function, call.task)
-        msg = f"{call.task}(): the function cannot be sent to a worker: {where}. ({error})"
+        why = why_function(call.function, call.task)
+        msg = f"{call.task}(): the function cannot be sent to a worker: {why} ({error})"
         raise SerializationError(msg) from error
 
 

@@ -17,7 +17,7 @@ from sharedtask.annotations import Role
 from sharedtask.errors import SharedTaskError
 from sharedtask.memory import mapping
 from sharedtask.serialization import codec
-from sharedtask.serialization.unpicklable import unshareable
+from sharedtask.serialization.filled import unshareable
 from sharedtask.store.handles import Handle
 from sharedtask.store.stores import SEGMENT_FROM, BytesStore
 

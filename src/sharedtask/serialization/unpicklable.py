@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from sharedtask.errors import UnshareableError
-
 from . import codec
 from .traversal import parts
 from .unshareable import cure_for_value
@@ -66,11 +64,6 @@ def class_name(value: object) -> str:
     cls = type(value)
     known = "" if cls.__module__ == "builtins" else f"{cls.__module__}."
     return f"{known}{cls.__qualname__}"
-
-
-def unshareable(value: object, name: str, error: Exception, which: str) -> UnshareableError:
-    """The error of a shared value that cannot be encoded; ``which`` begins its text."""
-    return UnshareableError(f"{which} cannot be shared: {culprit(value, name)}. ({error})")
 
 
 def encodes(value: object) -> bool:

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["cure_for_type", "cure_for_value"]
+__all__ = ["cure_for_type", "cure_for_value", "is_stream"]
 
 _OPEN_IT = "pass its path or address and open it in the task"
 _LIST_IT = "share the list or array of what it yields"
@@ -111,6 +111,11 @@ def cure_for_type(type_: Any) -> str | None:
 def cure_for_value(value: object) -> str | None:
     """Return what to do instead of sharing a value, None if its type does not forbid it."""
     return _cure(type(value), None)
+
+
+def is_stream(value: object) -> bool:
+    """Whether a value gives others one after the other: each worker cannot make its own."""
+    return cure_for_value(value) == _LIST_IT
 
 
 def _cure(class_: type | None, factory: Any) -> str | None:

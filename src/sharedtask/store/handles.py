@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from sharedtask.errors import ClosedError, SharedTaskError, UnshareableError
 from sharedtask.memory import capacity
 from sharedtask.serialization import codec
-from sharedtask.serialization.unpicklable import unshareable
+from sharedtask.serialization.filled import unshareable
 from sharedtask.system import critical_sections, interrupts
 
 from . import name_registry, named
