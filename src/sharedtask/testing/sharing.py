@@ -12,6 +12,7 @@ import pytest
 
 from sharedtask import (
     ChangedValueError,
+    ChangedValueWarning,
     ClosedError,
     CopyOnWrite,
     Shared,
@@ -254,6 +255,15 @@ class SharingContract:
             assert isinstance(found[0], ChangedValueError | WorkerDiedError)
             assert [5.0] == task.map([0], array=handle, where=[0])
 
+    def test_change_around_the_arrays_is_told_and_dropped(self, backend: str) -> None:
+        """A task that changes a list of a shared value: one warning; later calls see nothing."""
+        task, model = on_backend(backend, _note, chunksize=9), {"seen": [], "rows": np.ones(9)}
+        for _ in range(2):
+            with pytest.warns(ChangedValueWarning, match=r"model\['seen'\]\[0\]") as told:
+                assert list(range(1, 6)) == task.map(range(5), model=model)
+            assert 1 == len(told)
+        assert [] == model["seen"]
+
     @pytest.mark.parametrize("size", [5, 300_000])
     def test_copy_on_write_is_private_to_the_item(self, backend: str, size: int) -> None:
         """Every item sees the original and may write; nobody else sees what it wrote."""
@@ -358,6 +368,11 @@ class SharingContract:
         """A shared parameter with a default may be left out."""
         assert [0, 0] == on_backend(backend, _with_default).map(range(2))
         assert [3, 3] == on_backend(backend, _with_default).map(range(2), table=[1, 2, 3])
+
+
+def _note(x: int, model: Shared[Any]) -> int:
+    model["seen"].append(x)
+    return len(model["seen"])
 
 
 def _is_one(value: Any) -> bool:
