@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.serialization import classes, functions
+from sharedtask.serialization.container_snapshot import Snapshot
 from sharedtask.serialization.snapshot import Original
-from sharedtask.worker.watching import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -19,6 +19,34 @@ if TYPE_CHECKING:
 # Decoded values are kept while their pickled heads stay below this; arrays cost nothing here.
 _KEEP_HEAD_BYTES = 1 << 29
 _IN_USE = 2  # the function and the value that was just decoded
+
+
+@dataclass(slots=True)
+class Watch:
+    """A decoded value in a worker.
+
+    ``since`` are the first and the last item that were run since it was last seen unchanged, by
+    the call with the number ``of``; None where none was. ``looked`` is the last call that looked.
+    """
+
+    snapshot: Snapshot
+    since: tuple[int, int] | None = None
+    of: int | None = None
+    looked: int | None = None
+    is_fresh: bool = True
+
+    @classmethod
+    def begin(cls, value: Any) -> Watch:
+        """Watch a value that was just decoded."""
+        return cls(Snapshot(value))
+
+    def blame(self, call: int | None, first: int, last: int) -> tuple[int | None, int | None]:
+        """The items that may have changed it, with those of the chunk that has just been run."""
+        if self.since is None:
+            return first, last
+        if call is None or self.of != call:
+            return None, None
+        return min(first, self.since[0]), max(last, self.since[1])
 
 
 @dataclass(slots=True)

@@ -10,14 +10,13 @@ before the next call uses it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sharedtask.outcomes import Change
-from sharedtask.serialization.container_snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from sharedtask.store.decoded import Values
+    from sharedtask.serialization.container_snapshot import Snapshot
+    from sharedtask.store.decoded import Values, Watch
 
     from .call_header import CallHead, SharedParameter
 
@@ -37,34 +36,6 @@ def seconds_for(snapshot: Snapshot, chunk: float, *, is_first: bool, trusts: boo
     if not is_first:
         return 0.0
     return max(_TRUSTED_SECONDS if trusts else _FIRST_SECONDS, allowed)
-
-
-@dataclass(slots=True)
-class Watch:
-    """A decoded value in a worker.
-
-    ``since`` are the first and the last item that were run since it was last seen unchanged, by
-    the call with the number ``of``; None where none was. ``looked`` is the last call that looked.
-    """
-
-    snapshot: Snapshot
-    since: tuple[int, int] | None = None
-    of: int | None = None
-    looked: int | None = None
-    is_fresh: bool = True
-
-    @classmethod
-    def begin(cls, value: Any) -> Watch:
-        """Watch a value that was just decoded."""
-        return cls(Snapshot(value))
-
-    def blame(self, call: int | None, first: int, last: int) -> tuple[int | None, int | None]:
-        """The items that may have changed it, with those of the chunk that has just been run."""
-        if self.since is None:
-            return first, last
-        if call is None or self.of != call:
-            return None, None
-        return min(first, self.since[0]), max(last, self.since[1])
 
 
 class Watcher:
