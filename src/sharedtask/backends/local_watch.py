@@ -1,7 +1,9 @@
-"""Twins that all tasks of a call see, watched for changes: see ``strictness.py``, ``watching.py``.
+"""Local views that all tasks of a call see, watched for changes.
 
-Threads that run chunks at the same time have the same twins: a change in one is seen by all. The
-twins are of one call, so later calls never see what was changed.
+See ``worker/mutation_guard.py`` and ``worker/watching.py``.
+
+Threads that run chunks at the same time have the same views: a change in one is seen by all. The
+views are of one call, so later calls never see what was changed.
 """
 
 from __future__ import annotations
