@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
+import gc
 import sqlite3
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from sharedtask import SerializationError, Shared, UnshareableError, defaults, parallel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # Files and connections that a script leaves open are what this is about.
 pytestmark = [
@@ -112,17 +116,22 @@ FILLED = {
 }
 
 
-def tasks() -> dict[str, Any]:
+@pytest.fixture
+def script() -> Iterator[dict[str, Any]]:
     """A script's functions, which travel by value, and its globals."""
     variables: dict[str, Any] = {"__name__": "__main__"}
     exec(SCRIPT, variables)
-    return variables
+    yield variables
+    if variables["_file"] is not None:
+        variables["_file"].close()
+    variables.clear()
+    gc.collect()
 
 
 @pytest.mark.parametrize("name", FILLED)
-def test_what_a_direct_call_has_filled_is_named(backend: Any, name: str) -> None:
+def test_what_a_direct_call_has_filled_is_named(script: Any, backend: Any, name: str) -> None:
     """The error names the variable, says who has filled it, and what to do; here it just runs."""
-    task = tasks()[name].with_options(backend=backend, workers=1)
+    task = script[name].with_options(backend=backend, workers=1)
     assert 1 == task(1)
     if backend in {"serial", "thread"}:
         assert [0, 1, 2] == task.map(range(3))
@@ -134,32 +143,32 @@ def test_what_a_direct_call_has_filled_is_named(backend: Any, name: str) -> None
         assert part in text
 
 
-def test_cure_works(backend: Any) -> None:
+def test_cure_works(script: Any, backend: Any) -> None:
     """A cached function is called once in each worker, also after a direct call."""
-    task = tasks()["cures"].with_options(backend=backend)
+    task = script["cures"].with_options(backend=backend)
     assert 1 == task(1)
     assert [0, 1, 2] == task.map(range(3))
     assert [0, 1, 2] == task.map(range(3))
 
 
 @pytest.mark.parametrize("name", FILLED)
-def test_without_a_direct_call_each_worker_fills_its_own(name: str) -> None:
+def test_without_a_direct_call_each_worker_fills_its_own(script: Any, name: str) -> None:
     """Nothing has to travel then."""
-    task = tasks()[name].with_options(backend="process", workers=2)
+    task = script[name].with_options(backend="process", workers=2)
     assert [0, 1, 2] == task.map(range(3))
 
 
-def test_what_no_call_has_filled_is_not_blamed_on_one() -> None:
+def test_what_no_call_has_filled_is_not_blamed_on_one(script: Any) -> None:
     """A lock that the script itself makes has the cure alone."""
     with pytest.raises(SerializationError) as caught:
-        tasks()["guards"].with_options(backend="process").map(range(3))
+        script["guards"].with_options(backend="process").map(range(3))
     assert "direct call" not in str(caught.value)
     assert "functools.cache" in str(caught.value)
 
 
-def test_iterators_have_no_such_cure() -> None:
+def test_iterators_have_no_such_cure(script: Any) -> None:
     """One that each worker makes for itself would give all of them the same."""
-    task = tasks()["streams"].with_options(backend="process")
+    task = script["streams"].with_options(backend="process")
     task(1)
     with pytest.raises(SerializationError) as caught:
         task.map(range(3))
