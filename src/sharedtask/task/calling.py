@@ -100,6 +100,8 @@ class Several(Submission):
         self._found: dict[int, Any] = {}
         self._tried: Counter[int] = Counter()
         self._open_chunks: dict[int, tuple[range, int]] = {}  # and how many have an outcome
+        self._rests: list[range] = []  # what workers had not begun at the end of their chunks
+        self._unopened = 0  # reports that have arrived
         self._lock = critical_sections.object_lock()
         super().__init__(backend, call, numbers, options, _count_nothing)
 
@@ -111,22 +113,39 @@ class Several(Submission):
         self._open_chunks[number] = numbers, 0
         return Chunk(number, numbers.start, numbers)
 
+    def report(self, report: Report) -> None:
+        """Called in the order in which reports arrive; they are opened in any order."""
+        with self._lock:
+            self._unopened += 1
+            numbers, covered = self._open_chunks.pop(report.chunk)
+            covered += report.count
+            if report.finished:
+                self._rests.append(numbers[covered:])
+            else:
+                self._open_chunks[report.chunk] = numbers, covered
+        super().report(report)
+
     def _take(self, report: Report, batch: Batch) -> None:
+        del report
         self._session.accept(batch)
         with self._lock:
             again, error = self._sorted(batch)
-            rest = self._rest(report)
+            self._unopened -= 1
+            if not self._unopened:  # no error is known that would end the call
+                again += filter(None, self._rests)
+                self._rests.clear()
             is_over = error is not None or len(self._found) == len(self._numbered)
         if is_over:
             values = None if error is not None else [self._found[k] for k in self._numbered]
             self._finish(values, error)
-        elif again or rest:
+        elif again:
             # Not in this thread, which may be one that must not wait.
-            background.put(functools.partial(self._run_again, [*again, rest]))
+            background.put(functools.partial(self._run_again, again))
 
     def _sorted(self, batch: Batch) -> tuple[list[range], BaseException | None]:
         """Put the results in their places; what is tried again, and the first error of others."""
-        again, first = [], None
+        again: list[range] = []
+        first: BaseException | None = None
         for offset, value in enumerate(batch.values):
             number, error = batch.first + offset, batch.errors.get(offset)
             if error is None:
@@ -135,8 +154,8 @@ class Several(Submission):
                 again.append(range(number, number + 1))
             elif self._options.return_exceptions:
                 self._found[number] = error
-            else:
-                first = first or error
+            elif first is None:
+                first = error
         return again, first
 
     def _may_be_tried(self, number: int, error: BaseException) -> bool:
@@ -146,19 +165,9 @@ class Several(Submission):
         self._tried[number] += 1
         return self._tried[number] <= options.retries
 
-    def _rest(self, report: Report) -> range:
-        """What a worker had not begun at the end of its chunk."""
-        numbers, covered = self._open_chunks[report.chunk]
-        covered += report.count
-        if not report.finished:
-            self._open_chunks[report.chunk] = numbers, covered
-            return range(0)
-        del self._open_chunks[report.chunk]
-        return numbers[covered:]
-
     def _run_again(self, parts: Iterable[range]) -> None:
         try:
-            for numbers in filter(None, parts):
+            for numbers in parts:
                 self._session.submit(self._chunk_of(numbers))
                 self._session.leave()
         except BaseException as error:  # noqa: BLE001  the pool was shut down meanwhile
