@@ -116,7 +116,7 @@ class Several(Submission):
     def report(self, report: Report) -> None:
         """Called in the order in which reports arrive; they are opened in any order."""
         with self._lock:
-            self._unopened += 1
+            self._unopened += report.change is None or bool(report.count)
             numbers, covered = self._open_chunks.pop(report.chunk)
             covered += report.count
             if report.finished:
