@@ -1,13 +1,23 @@
 """What a traceback shows: the user's code with file, line and source, and none of ours."""
 
+import asyncio
 import linecache
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from sharedtask import ArgumentError, parallel
+from sharedtask import (
+    ArgumentError,
+    OptionsError,
+    Partitioned,
+    Reduced,
+    multi_process,
+    parallel,
+)
 
 Run = Callable[..., str]
 
@@ -32,6 +42,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
     "imap": lambda task: list(task.imap([1, 0])),
     "imap_unordered": lambda task: list(task.imap_unordered([1, 0])),
     "submit": lambda task: task.submit(0).result(),
+    "map_into": lambda task: task.map_into(np.zeros(2), [1, 0]),
 }
 
 
@@ -42,6 +53,95 @@ def test_no_frame_of_ours_stands_before_the_users(backend: str, way: str) -> Non
         WAYS[way](on(backend, fail))
     here = ["fail"] if backend in ("serial", "thread") else []
     assert ["<lambda>", *here] == names(caught.value)
+
+
+async def awaited(task: Any) -> Any:
+    return await task.amap([1, 0])
+
+
+async def streamed(task: Any) -> None:
+    async for _ in task.aimap([1, 0]):
+        pass
+
+
+@pytest.mark.parametrize("way", [awaited, streamed])
+def test_no_frame_of_ours_stands_in_a_coroutine(backend: str, way: Callable[..., Any]) -> None:
+    """From the coroutine that awaits straight to the lines of the task."""
+    with pytest.raises(ZeroDivisionError) as caught:
+        asyncio.run(way(on(backend, fail)))
+    here = ["fail"] if backend in ("serial", "thread") else []
+    assert [way.__name__, *here] == names(caught.value)[-1 - len(here) :]
+
+
+def fail_in_block(_: int, out: Partitioned[Any]) -> None:
+    out[:] = fail(0)
+
+
+def fail_in_total(_: int, total: Reduced[Any]) -> None:
+    total += fail(0)
+
+
+def test_no_frame_of_ours_stands_where_tasks_write(backend: str) -> None:
+    """So it is where tasks write into arrays."""
+    here = backend in ("serial", "thread")
+    with pytest.raises(ZeroDivisionError) as caught:
+        on(backend, fail_in_block).map([0], out=np.zeros(1))
+    assert (["fail_in_block", "fail"] if here else []) == names(caught.value)
+    with pytest.raises(ZeroDivisionError) as caught:
+        on(backend, fail_in_total).map([0], total=np.zeros(1))
+    assert (["fail_in_total", "fail"] if here else []) == names(caught.value)
+
+
+def test_no_frame_of_ours_stands_where_results_are_recorded(backend: str, tmp_path: Path) -> None:
+    """So it is of a call that has a journal."""
+    with pytest.raises(ZeroDivisionError) as caught:
+        on(backend, fail, journal=str(tmp_path / "journal")).map([1, 0])
+    assert (["fail"] if backend in ("serial", "thread") else []) == names(caught.value)
+
+
+@pytest.mark.parametrize("lazily", [True, False])
+def test_no_frame_of_ours_stands_in_multi_process(backend: str, *, lazily: bool) -> None:
+    """So it is of the function that takes the function."""
+    named: Any = {"serial": "seq", "thread": "threadpool", "process": "mp", "ray": "ray"}[backend]
+    with pytest.raises(ZeroDivisionError) as caught:
+        options: Any = {"lazy_output": lazily}
+        multi_process(fail, [1, 0], backend=named, progress=False, **options)
+    assert (["fail"] if backend in ("serial", "thread") else []) == names(caught.value)
+    with pytest.raises(OptionsError) as refused:
+        multi_process(fail, [1], backend=named, workers=-1)
+    assert [] == names(refused.value)
+
+
+def test_error_that_is_handed_over_begins_with_the_users_frames(backend: str) -> None:
+    """What is not raised but returned begins with the task as well."""
+    task = on(backend, fail)
+    here = backend in ("serial", "thread")
+    for error in (
+        task.submit(0).exception(),
+        task.with_options(return_exceptions=True).map([0])[0],
+    ):
+        assert (["fail"] if here else []) == [
+            f.name for f in traceback.extract_tb(error.__traceback__)
+        ]
+
+
+REFUSED: dict[str, Callable[[Any], Any]] = {
+    "imap": lambda task: task.imap(5),
+    "imap_unordered": lambda task: task.imap_unordered([1], other=2),
+    "submit": lambda task: task.submit(1, other=2),
+    "amap": lambda task: asyncio.run(task.amap(5)),
+    "with_options": lambda task: task.with_options(workers=-1),
+}
+
+
+@pytest.mark.parametrize("way", REFUSED)
+def test_refusal_shows_one_frame_of_ours_at_most(way: str) -> None:
+    """The last frame is the method that was called, or the line that calls it."""
+    with pytest.raises((ArgumentError, OptionsError)) as caught:
+        REFUSED[way](on("serial", fail))
+    trace = traceback.walk_tb(caught.value.__traceback__)
+    ours = [f for f, _ in trace if f.f_globals["__name__"].startswith("sharedtask.")]
+    assert len(ours) <= 1
 
 
 def test_refusal_shows_the_call_alone() -> None:

@@ -5,6 +5,7 @@ An exception of the user's function arrives as itself: see ``serialization/excep
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import traceback
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from sharedtask.errors import (
     item_note,
 )
 from sharedtask.serialization import codec, exceptions
-from sharedtask.tracebacks import user_frames
+from sharedtask.tracebacks import shorten, user_frames
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -215,7 +216,10 @@ def _listed(names: Sequence[str]) -> str:
 def contained(error: BaseException, task: str, index: int) -> BaseException:
     """An error of a task that ran in this process, as the caller shall see it."""
     if isinstance(error, Exception):
-        return noted(error, task, index)
+        told = noted(error, task, index)
+        with contextlib.suppress(Exception):  # a class of the user may refuse
+            shorten(told)
+        return told
     exit_error = TaskExitError(task, _class_name(error), text_of(error), remote_text(error), index)
     exit_error.__cause__ = error
     return exit_error

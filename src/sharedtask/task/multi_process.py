@@ -14,6 +14,7 @@ from sharedtask.errors import OptionsError
 from sharedtask.options import OTHER_SPELLINGS, check_options, resolve
 from sharedtask.task.signature.spec import TaskSpec
 from sharedtask.text import did_you_mean, one_of
+from sharedtask.tracebacks import shorten
 
 from . import result_files
 from .decorator import define
@@ -148,23 +149,27 @@ def multi_process(
         ... )
         [2.0, 2.0, 2.0]
     """
-    _check_backend(backend)
-    given = _one_input(items, inputs)
-    names = _shared_names(shared_kwargs, func_kwargs)
-    task = func if isinstance(func, (Task, BoundTask)) else define(func, {}, {})
-    _check_keywords(task._parts()[0].spec, names, func_kwargs)
-    _check_sharing(backend, names)
-    task = _with_shared(task, names)
-    options = _options(workers, backend, desc if progress else None, progress)
-    if gpus is not None:
-        options["ray_options"] = _with_gpus(gpus, {**task._parts()[1], **options})
-    task = task.with_options(**check_options(options, "multi_process()"))
-    run = _Map(task, given, func_kwargs)
-    if backend in _UNCOPIED:
-        run.copy_nothing()
-    if backend == "seq":
-        run.share_nothing()
-    return run.to_files() if lazy_output else run.to_list()
+    try:
+        _check_backend(backend)
+        given = _one_input(items, inputs)
+        names = _shared_names(shared_kwargs, func_kwargs)
+        task = func if isinstance(func, (Task, BoundTask)) else define(func, {}, {})
+        _check_keywords(task._parts()[0].spec, names, func_kwargs)
+        _check_sharing(backend, names)
+        task = _with_shared(task, names)
+        options = _options(workers, backend, desc if progress else None, progress)
+        if gpus is not None:
+            options["ray_options"] = _with_gpus(gpus, {**task._parts()[1], **options})
+        task = task.with_options(**check_options(options, "multi_process()"))
+        run = _Map(task, given, func_kwargs)
+        if backend in _UNCOPIED:
+            run.copy_nothing()
+        if backend == "seq":
+            run.share_nothing()
+        return run.to_files() if lazy_output else run.to_list()
+    except Exception as error:
+        shorten(error)
+        raise
 
 
 # --- what is refused -------------------------------------------------------------------------

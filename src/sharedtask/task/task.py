@@ -249,12 +249,16 @@ class _Runs(Generic[P, R]):
             42
         """
         target, explicit, usage = self._parts()
-        options = resolve(explicit)
-        call = plan_call(target, args, kwargs, options, items=[item])
-        if call.randomness is not None and options.seed is not None and not context.a_task():
-            call = replace(call, randomness=call.randomness.after(next(self._submitted())))
-        backend, callsite = registry.get(options.backend), _callsite(options)
-        return Submission(backend, call, item, options, usage.note, callsite).future
+        try:
+            options = resolve(explicit)
+            call = plan_call(target, args, kwargs, options, items=[item])
+            if call.randomness is not None and options.seed is not None and not context.a_task():
+                call = replace(call, randomness=call.randomness.after(next(self._submitted())))
+            backend, callsite = registry.get(options.backend), _callsite(options)
+            return Submission(backend, call, item, options, usage.note, callsite).future
+        except Exception as error:
+            shorten(error)
+            raise
 
     async def amap(
         self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
@@ -267,6 +271,9 @@ class _Runs(Generic[P, R]):
         run = start()
         try:
             results: list[R] = await _in_thread(collect, run, plan.total)
+        except Exception as error:
+            shorten(error)
+            raise
         finally:
             run.stop()  # of no effect on a run that is over
         return results
@@ -282,6 +289,9 @@ class _Runs(Generic[P, R]):
             while results := await _in_thread(stream.step):
                 for result in results:
                     yield result
+        except Exception as error:
+            shorten(error)
+            raise
         finally:
             run.stop()
             await _in_thread(stream.close)
@@ -336,9 +346,15 @@ class _Runs(Generic[P, R]):
     ) -> tuple[Callable[[], Run], Plan]:
         """Check everything now; open the run when it is wanted."""
         target, explicit, usage = self._parts()
-        options = resolve(explicit)
-        plan = plan_map(target, items, args, kwargs, options, star=star, streams=streams, into=into)
-        backend = registry.get(options.backend)
+        try:
+            options = resolve(explicit)
+            plan = plan_map(
+                target, items, args, kwargs, options, star=star, streams=streams, into=into
+            )
+            backend = registry.get(options.backend)
+        except Exception as error:
+            shorten(error)
+            raise
         callsite = _callsite(options)
         return lambda: Run(backend, plan, usage.pace, usage.note, callsite), plan
 
@@ -498,8 +514,12 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
             >>> double.with_options(workers=2, chunksize=10).map(range(3))
             [0, 2, 4]
         """
-        checked = check_options(options, f"{self.spec.name}.with_options()")
-        self.spec.refuse_options(checked)
+        try:
+            checked = check_options(options, f"{self.spec.name}.with_options()")
+            self.spec.refuse_options(checked)
+        except Exception as error:
+            shorten(error)
+            raise
         merged = {**self._self_options, **checked}
         recipe = (*self._self_recipe[:-1], merged)
         task = Task(self.__wrapped__, lambda: self.spec, merged, recipe)
