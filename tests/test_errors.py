@@ -277,7 +277,7 @@ def test_task_exit_text(text: Any, error: Any) -> None:
         ),
         (
             (
-                "score(): item 3, or one that ran beside it in another thread, changed"
+                "score(): item 3, or one that ran meanwhile in another thread, changed"
                 " model['seen'], which is shared: other items may have seen it. Return what you"
                 " find, or mark the parameter CopyOnWrite[...]; chunksize=1 with"
                 ' backend="serial" shows which item it was.'

@@ -1323,7 +1323,7 @@ def test_another_seed_is_another_run(file: str, log: Any) -> None:
 def test_a_journal_of_random_numbers_needs_a_seed(file: str, log: Any) -> None:
     """Without a seed each run would draw others: that is refused before anything runs."""
     task: Any = draw.with_options(backend="serial", journal=file)
-    with pytest.raises(OptionsError, match="'rng' must be the same in every run: say seed="):
+    with pytest.raises(OptionsError, match="'rng' must be the same in every run: give seed="):
         task.map(range(3), log=log.path)
     assert [] == log()
     assert not os.path.exists(file)

@@ -699,7 +699,7 @@ def test_poisoned_says_what_to_do() -> None:
     """The message names the region, the array and the worker, and both ways out."""
     assert (
         "the region rows 3:5 of 'grid' was being written when worker 4127 died, so its contents"
-        " may be half old and half new. Write it anew in `with grid.write(..., repair=True)`, or"
+        " may be half old and half new. Rewrite it in `with grid.write(..., repair=True)`, or"
         ' take such contents as they are with poisoned="continue".'
     ) == str(POISONED)
 

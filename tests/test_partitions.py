@@ -237,7 +237,7 @@ OUTSIDE = {
     "on the other axis": ((0, 5), "5 is outside an axis of 5 elements"),
     "beyond 64 bits": (1 << 70, "is outside an axis of 3 elements"),
     "too many": ((0, 0, 0), "more parts than the array has axes (2)"),
-    "two ellipses": ((..., 0, ...), "'...' stands more than once"),
+    "two ellipses": ((..., 0, ...), "'...' occurs more than once"),
 }
 
 

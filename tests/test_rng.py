@@ -455,7 +455,7 @@ def plain(x: int, rng: Rng) -> None: ...
 REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
     "item": (item_itself, "'rng' takes the item"),
     "positional": (positional, "'rng' is Rng and must be a single parameter with a name"),
-    "before *rest": (before_more, r"'rng' is Rng and stands before \*rest; put it behind that"),
+    "before *rest": (before_more, r"'rng' is Rng and comes before \*rest; put it after that"),
     "*rngs": (many_of_them, "'rngs' is Rng and must be"),
     "**rngs": (by_any_name, "'rngs' is Rng and must be"),
     "two marks": (two_marks, "'rng' is both Rng and Shared; choose one"),

@@ -1,4 +1,4 @@
-"""Map a function over many items; what every call needs is shared in memory once.
+"""Map a function over many items; values that every call needs are shared in memory once.
 
     @parallel
     def classify(image_id: int, model: Shared[dict]) -> int: ...

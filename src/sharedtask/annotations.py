@@ -1,4 +1,4 @@
-"""The words a parameter is annotated with to say how its value travels."""
+"""The annotations of parameters that define how their values are sent."""
 
 import enum
 from typing import Annotated, TypeVar
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Role(enum.Enum):
-    """How the value of a parameter reaches the task; the value is the decorator's keyword."""
+    """How the value of a parameter reaches the task; the member's value is the keyword."""
 
     SHARED = "shared"
     COPY_ON_WRITE = "copy_on_write"
@@ -19,12 +19,12 @@ class Role(enum.Enum):
 
     @property
     def writes(self) -> bool:
-        """Whether what tasks write is for the caller to see."""
+        """Whether the caller sees what tasks write."""
         return self in (Role.PARTITIONED, Role.REDUCED, Role.LOCKED)
 
 
 class Made(enum.Enum):
-    """What a parameter gets that the caller does not give: it is made for each item."""
+    """Arguments that the caller does not pass: they are created for each item."""
 
     RNG = "rng"
 
@@ -35,13 +35,13 @@ Shared = Annotated[T, Role.SHARED]
 """Read-only in the task, in shared memory, never copied per item."""
 
 CopyOnWrite = Annotated[T, Role.COPY_ON_WRITE]
-"""Scratch: the caller never sees what is written there, nor does the next item.
+"""Scratch memory: its writes are invisible to the caller and to the next item.
 
-Writable in the task and private to its item. For results there are Partitioned and Reduced.
+Writable in the task and private to its item. For results use Partitioned and Reduced.
 """
 
 Partitioned = Annotated[T, Role.PARTITIONED]
-"""Writable in the task: the item's own block of the caller's array, and nothing else of it."""
+"""Writable in the task: the item's own block of the caller's array, and no other part."""
 
 Reduced = Annotated[T, Role.REDUCED]
 """In the task an array of its worker alone, to add to; all are combined into the caller's array."""

@@ -1,4 +1,4 @@
-"""The command line: names, what is left of dead owners, what works here, what journals hold.
+"""The command line: names, entries of dead owners, available features, journals' contents.
 
     sharedtask ls [--json]   sharedtask clean   sharedtask info   sharedtask --version
     sharedtask journal FILE [--json | --recover NEW]
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command(given)
         sys.stdout.flush()
-    except BrokenPipeError:  # `sharedtask ls | head -1`: enough was read
+    except BrokenPipeError:  # `sharedtask ls | head -1`: the reader has enough
         _drop_output()
     except (SharedTaskError, OSError) as error:
         sys.stderr.write(f"sharedtask: {error}\n")
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     ls = _add(commands, "ls", _ls, "list the names that values are shared under")
     ls.add_argument("--json", action="store_true", help="as JSON, every field")
-    _add(commands, "clean", _clean, "remove names whose owners are gone")
+    _add(commands, "clean", _clean, "remove names whose owners have ended")
     _add(commands, "info", _info, "show versions, defaults, and what works here")
     journal = _add(commands, "journal", _journal, "show what a journal has recorded")
     journal.add_argument("file", metavar="FILE", help="as given to journal=")
@@ -82,14 +82,14 @@ _ABOUT = "Values that are shared under a name, and what sharedtask finds on this
 
 
 def _drop_output() -> None:
-    """Python would complain at its end that the output cannot be written."""
+    """Avoid Python's error at exit that the output cannot be written."""
     with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _say(*lines: str) -> None:
     coding = sys.stdout.encoding or "utf-8"
-    for line in lines:  # whatever a file or a dtype is called
+    for line in lines:  # any name of a file or a dtype
         sys.stdout.write(f"{line}\n".encode(coding, "backslashreplace").decode(coding))
 
 
@@ -107,7 +107,7 @@ def _list(
     table: Callable[[list[_L]], list[str]],
     fields: Callable[[_L], Iterable[str]],
 ) -> None:
-    """For programs as JSON, for people as a table, for a pipe line by line."""
+    """Print names as JSON for programs, as a table for people, line by line for a pipe."""
     if given.json:
         _say(json.dumps([as_json(each) for each in found], indent=2))
     elif sys.stdout.isatty():
@@ -122,7 +122,7 @@ def _as_json(each: Listed) -> dict[str, Any]:
 
 
 def _printable(text: str) -> str:
-    """What comes from elsewhere has no business to move the cursor."""
+    """Escape control characters of foreign text, which could move the cursor."""
     return text if text.isprintable() else ascii(text)
 
 
@@ -235,7 +235,7 @@ def _run_name(each: Told) -> str:
 
 
 def _telling(digests: dict[str, str]) -> dict[str, str]:
-    """Those that tell runs of one task apart: what its code is made of counts with the code."""
+    """Digests that distinguish runs of one task, with all parts of its code as one."""
     return {name: digest for name, digest in digests.items() if name.startswith(_TELLING)}
 
 
@@ -315,7 +315,7 @@ def _has_memfd() -> bool:
 
 
 def _has_watches() -> bool:
-    """Whether the kernel tells of writes, so that unchanged arrays need not be compared."""
+    """Whether the kernel reports writes, so that unchanged arrays need not be compared."""
     import numpy as np
 
     from sharedtask.memory import dirty_pages, mapping
@@ -328,7 +328,7 @@ def _has_watches() -> bool:
 
 
 def _has_huge_pages() -> bool:
-    """Whether new segments get them, found out by making one."""
+    """Whether new segments get them; tested with one."""
     from sharedtask.memory import mapping, segments
 
     fd = segments.scratch(mapping.HUGE)

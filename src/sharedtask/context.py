@@ -14,22 +14,22 @@ _thread = threading.local()
 
 
 def enter() -> None:
-    """From now on this whole process is a worker."""
+    """Mark this whole process as a worker."""
     _process.set()
 
 
 def leave() -> None:
-    """This process is a worker no longer: it may be one again, or do other things."""
+    """Mark this process as no worker, until it enters again."""
     _process.clear()
 
 
 def enter_thread() -> None:
-    """From now on this thread is a worker."""
+    """Mark this thread as a worker."""
     _thread.worker = True
 
 
 def a_worker() -> bool:
-    """True where this whole process is a worker: if it dies, nobody's program does."""
+    """True if this whole process is a worker, so that its death ends no user's program."""
     return _process.is_set()
 
 
@@ -40,7 +40,7 @@ def a_task() -> bool:
 
 @contextlib.contextmanager
 def recorded() -> Generator[None]:
-    """Within this block this thread runs items whose results are recorded."""
+    """Mark this thread within the block: it runs items whose results are recorded."""
     before = a_recorded_task()
     _thread.recorded = True
     try:
@@ -50,5 +50,5 @@ def recorded() -> Generator[None]:
 
 
 def a_recorded_task() -> bool:
-    """True in an item that is run by the thread which asked for it, and recorded."""
+    """True in a recorded item that the calling thread runs itself."""
     return getattr(_thread, "recorded", False)

@@ -1,11 +1,11 @@
 """The whole error tree, light enough for a worker that has imported nothing else.
 
-Every class hands its fields to ``BaseException.__init__`` by position and builds its text in
-``__str__``. An exception is pickled as its class and ``args``, so this is what makes a round trip
-through another process exact; text joined in ``__init__`` would be lost or doubled there.
+Every class passes its fields to ``BaseException.__init__`` by position and builds its text in
+``__str__``. An exception is pickled as its class and ``args``, so a round trip through another
+process is exact; text joined in ``__init__`` would be lost or doubled there.
 
-Each is also the standard class that code written for other pools catches in its place, as far as
-that class costs no import: ``BrokenProcessPool`` would bring all of multiprocessing along.
+Each is also the standard class that code for other pools catches in its place, if importing that
+class is cheap: ``BrokenProcessPool`` would load all of multiprocessing.
 """
 
 from concurrent.futures import BrokenExecutor
@@ -45,7 +45,7 @@ __all__ = [
 
 
 class SharedTaskError(Exception):
-    """Base of every error that is ours and not the user's own."""
+    """Base of all errors of this library."""
 
 
 class DefinitionError(SharedTaskError, ValueError):
@@ -53,7 +53,7 @@ class DefinitionError(SharedTaskError, ValueError):
 
 
 class OptionsError(SharedTaskError, ValueError):
-    """Raised when an option is unknown or has a value outside what it allows."""
+    """Raised when an option is unknown or has a value that it does not allow."""
 
 
 class ArgumentError(SharedTaskError, TypeError):
@@ -65,11 +65,11 @@ class UnshareableError(SharedTaskError, TypeError):
 
 
 class SerializationError(SharedTaskError, PicklingError):
-    """Raised when a function, an argument or a result will not pickle or unpickle."""
+    """Raised when a function, an argument or a result does not pickle or unpickle."""
 
 
 class StoreFullError(SharedTaskError, MemoryError):
-    """Raised when a value does not fit into the shared memory that is free."""
+    """Raised when a value does not fit into the free shared memory."""
 
 
 class BackendUnavailableError(SharedTaskError, ImportError):
@@ -86,8 +86,8 @@ class OverlapError(SharedTaskError, ValueError):
     Attributes:
         first: Position of one item in the input.
         second: Position of the other, greater than ``first``.
-        parameter: Name of the parameter, "" where it is not known.
-        blocks: Both items and their indices in words: "item 3, [0:10]".
+        parameter: Name of the parameter, "" if it is unknown.
+        blocks: Both items and their indices as text: "item 3, [0:10]".
     """
 
     def __init__(
@@ -114,11 +114,11 @@ class InvalidNameError(SharedTaskError, ValueError):
 
 
 class NameInUseError(SharedTaskError, FileExistsError):
-    """Raised when a value is to be shared under a name that another one has.
+    """Raised when the name for a value is in use.
 
     Attributes:
         name: The name.
-        pid: Process that has it, None where it is not known.
+        pid: Process that has it, None if it is unknown.
     """
 
     def __init__(self, name: str, pid: int | None = None) -> None:
@@ -136,11 +136,11 @@ class NameInUseError(SharedTaskError, FileExistsError):
 
 
 class UnknownNameError(SharedTaskError, FileNotFoundError):
-    """Raised when nothing is shared under a name, or nothing any more.
+    """Raised when nothing is shared under a name, or no longer.
 
     Attributes:
         name: The name.
-        reason: What became of it, or what may have been meant; "" where nothing is known.
+        reason: The reason, or the likely intended name; "" if neither is known.
     """
 
     def __init__(self, name: str, reason: str = "") -> None:
@@ -154,13 +154,13 @@ class UnknownNameError(SharedTaskError, FileNotFoundError):
 
 
 class NameRefusedError(SharedTaskError, PermissionError):
-    """Raised when what stands under a name, or the place of the names, is not to be trusted.
+    """Raised when the entry of a name, or the directory of names, cannot be trusted.
 
-    It is also raised for a writable attachment to what is read-only.
+    It is also raised for a writable attachment to a read-only value.
 
     Attributes:
         subject: The name, or the path of the directory.
-        reason: What is wrong with it, and what to do.
+        reason: The problem, and what to do.
     """
 
     def __init__(self, subject: str, reason: str) -> None:
@@ -173,19 +173,19 @@ class NameRefusedError(SharedTaskError, PermissionError):
 
 
 class WorkerDiedError(SharedTaskError, BrokenExecutor):
-    """Raised when a worker process died while it had an item in hand.
+    """Raised when a worker process died while it ran an item.
 
-    It is a ``BrokenExecutor``, and so a ``RuntimeError``. Nothing is broken for good: other items
-    go on, and so does the pool.
+    It is a ``BrokenExecutor``, and so a ``RuntimeError``. Other items and the pool are not
+    affected.
 
     Attributes:
         function: Name of the task.
         index: Position of the item in the input, None outside a map.
         item: The item itself.
-        pid: Process id of the worker, None where it is not known.
+        pid: Process id of the worker, None if it is unknown.
         signal: Number of the signal that killed it, None if it ended otherwise.
         exitcode: Exit code, None if a signal killed it.
-        while_: Phase it died in, such as "while loading the shared values".
+        while_: Phase of its death, such as "while loading the shared values".
         out_of_memory: Whether the kernel killed it because memory ran out.
     """
 
@@ -238,7 +238,7 @@ class MemoryLimitError(WorkerDiedError, MemoryError):
 
     Attributes:
         before: Private memory of the worker in bytes when the item was begun.
-        reached: What it had come to when it was ended.
+        reached: Its private memory when it was ended.
         limit: The limit in bytes.
     """
 
@@ -286,7 +286,7 @@ class TaskTimeoutError(SharedTaskError, TimeoutError):
         index: Position of the item in the input, None outside a map.
         item: The item itself.
         timeout: The limit in seconds.
-        pid: Process id of the worker that was ended, None where it is not known.
+        pid: Process id of the worker that was ended, None if it is unknown.
     """
 
     def __init__(
@@ -314,9 +314,9 @@ class TaskTimeoutError(SharedTaskError, TimeoutError):
 
 
 class TaskExitError(SharedTaskError):
-    """Raised for what a task raised and the caller cannot get as itself.
+    """Raised for an exception of a task that the caller cannot get as itself.
 
-    That is SystemExit, KeyboardInterrupt and the like, which would end the caller, and exceptions
+    Such as SystemExit, KeyboardInterrupt and the like, which would end the caller, and exceptions
     that cannot be rebuilt in this process.
 
     Attributes:
@@ -351,14 +351,14 @@ class TaskExitError(SharedTaskError):
 
 
 class RegionPoisonedError(SharedTaskError, RuntimeError):
-    """Raised when a region of a locked array is entered whose writer died while it wrote.
+    """Raised on entering a region of a locked array whose writer died while it wrote.
 
-    It is raised at each entry until a block with ``repair=True`` has written the region anew.
+    It is raised at each entry until a block with ``repair=True`` has rewritten the region.
 
     Attributes:
-        parameter: Name of the parameter, "" where it is not known.
-        region: The region that was to be entered, in words: "[0:10]".
-        pid: Process id of the writer, None where it is not known.
+        parameter: Name of the parameter, "" if it is unknown.
+        region: The requested region, as text: "[0:10]".
+        pid: Process id of the writer, None if it is unknown.
     """
 
     def __init__(self, parameter: str = "", region: str = "", pid: int | None = None) -> None:
@@ -374,18 +374,18 @@ class RegionPoisonedError(SharedTaskError, RuntimeError):
         place = f"{self.parameter or 'array'}.write(..., repair=True)"
         return (
             f"{what} was being written when {worker} died, so its contents may be half old and"
-            f" half new. Write it anew in `with {place}`, or take such contents as they are with"
+            f" half new. Rewrite it in `with {place}`, or take such contents as they are with"
             ' poisoned="continue".'
         )
 
 
 class LockOrderError(SharedTaskError, RuntimeError):
-    """Raised when a thread that holds a lock asks for another that it might wait for for ever.
+    """Raised when a thread that holds a lock asks for another, which could deadlock.
 
     Attributes:
-        wanted: What was asked for, in words: "[0:10] of 'grid'".
-        held: What this thread holds already.
-        same: True where the two overlap, so that it would wait for itself.
+        wanted: The requested region, as text: "[0:10] of 'grid'".
+        held: The region that this thread holds already.
+        same: True if the two overlap, so that it would wait for itself.
     """
 
     def __init__(self, wanted: str, held: str, same: bool = False) -> None:
@@ -404,7 +404,7 @@ class LockOrderError(SharedTaskError, RuntimeError):
             )
         return (
             f"{asked}, which comes before it: threads that lock in different orders can wait for"
-            f" each other for ever. Enter {self.wanted} first, then {self.held}."
+            f" each other without end. Enter {self.wanted} first, then {self.held}."
         )
 
 
@@ -412,17 +412,17 @@ class ChangedValueError(SharedTaskError, RuntimeError):
     """Raised when a task changed a shared value, which all items see.
 
     It is raised with ``strict=True``; by default it is a ``ChangedValueWarning``. On "serial" and
-    "thread" it is also raised where native code has written into a small array.
+    "thread" it is also raised if native code wrote into a small array.
 
-    It stands at the last of ``items``; which of them it was is not known where there are several.
+    It is reported for the last of ``items``; if there are several, the responsible one is unknown.
 
     Attributes:
         function: Name of the task.
         parameter: Name of the parameter.
-        path: What was changed: "model.layers[3].seen"; the parameter alone where no more is known.
-        items: Positions in the input of the items that were run since the value was last seen
+        path: The changed part: "model.layers[3].seen"; only the parameter if no more is known.
+        items: Positions in the input of the items that ran since the value was last found
             unchanged, as a range.
-        beside: Whether items ran in other threads at the same time, which may have been it too.
+        beside: Whether items ran in other threads at the same time, which may be responsible too.
     """
 
     def __init__(
@@ -449,18 +449,18 @@ class ChangedValueError(SharedTaskError, RuntimeError):
 
 
 class ChangedValueWarning(UserWarning):
-    """Warned of, once per call, when a task changed a shared value, which all items see.
+    """Issued once per call when a task changed a shared value, which all items see.
 
-    The option ``strict`` says whether this is a warning ("auto", where a change is seen), an error
-    (True) or nothing (False). The changed copy is dropped.
+    The option ``strict`` decides whether this is a warning ("auto", if a change is detected), an
+    error (True) or nothing (False). The changed copy is dropped.
 
     Attributes:
         function: Name of the task.
         parameter: Name of the parameter.
-        path: What was changed: "model.layers[3].seen"; the parameter alone where no more is known.
-        items: Positions of the items that were run in that worker since the value was last seen
-            unchanged, as a range from the first to the last; empty where it was an earlier call.
-        beside: Whether items ran in other threads at the same time, which may have been it too.
+        path: The changed part: "model.layers[3].seen"; only the parameter if no more is known.
+        items: Positions of the items that ran in that worker since the value was last found
+            unchanged, as a range from the first to the last; empty if it was an earlier call.
+        beside: Whether items ran in other threads at the same time, which may be responsible too.
     """
 
     def __init__(
@@ -487,7 +487,7 @@ class ChangedValueWarning(UserWarning):
 def _one_of(items: range, beside: bool) -> str:
     first, last = items[0], items[-1]
     known = f"item {first}" if first == last else f"one of items {first} to {last}"
-    return f"{known}, or one that ran beside it in another thread," if beside else known
+    return f"{known}, or one that ran meanwhile in another thread," if beside else known
 
 
 def _which_one(items: range, beside: bool) -> str:
@@ -501,7 +501,7 @@ class JournalError(SharedTaskError):
 
     Attributes:
         path: The file.
-        reason: What is wrong with it, and what to do.
+        reason: The problem, and what to do.
     """
 
     def __init__(self, path: str, reason: str) -> None:
@@ -514,10 +514,10 @@ class JournalError(SharedTaskError):
 
 
 class JournalWarning(UserWarning):
-    """Warned of when a journal has results of a task that a call cannot use, and says why."""
+    """Issued when a journal has results of a task that a call cannot use, with the reason."""
 
 
-class RemoteTraceback(Exception):  # noqa: N818 - not raised: it stands as a __cause__
+class RemoteTraceback(Exception):  # noqa: N818 - not raised: it is a __cause__
     """The traceback of an exception in another process; its text is that traceback."""
 
     def __init__(self, text: str) -> None:
@@ -535,7 +535,7 @@ class ItemNote(str):
         index: Position of the item in the input, None outside a map.
     """
 
-    # Hides str.index, which nobody looks for in a note; cattrs gives its notes the same name.
+    # Hides str.index, which is not needed in a note; cattrs gives its notes the same name.
     __slots__ = ("index",)  # pyright: ignore[reportIncompatibleMethodOverride]
     index: int | None  # type: ignore[assignment]
 

@@ -1,4 +1,4 @@
-"""The options of a run: what each allows, and which of several settings counts.
+"""The options of a run: allowed values, and precedence of settings.
 
 ``Options`` is a plain frozen dataclass and its rules are pydantic-core schemas. A
 ``pydantic.BaseModel`` gives the same checks, but building the first one imports 60 modules and
@@ -74,31 +74,31 @@ class Options:
     Attributes:
         backend: Where tasks run; "auto" is Ray where Ray is initialised, else "process".
         workers: How many tasks run at once, 1 to 1000; None: the CPUs this process may use.
-        chunksize: Items that travel together, at least 1, or "auto".
+        chunksize: Items that are sent together, at least 1, or "auto".
         buffersize: Items taken from the input ahead of the results; None: chosen by the run.
         progress: Whether a bar is shown.
-        desc: Text before the bar; a text alone turns the bar on.
+        desc: Text before the bar; a text without progress=True turns the bar on.
         timeout: Seconds one task may take, above 0; None: no limit.
         retries: How often a failed task is run again, 0 or more.
         retry_on: The exceptions after which it is run again.
-        return_exceptions: Whether an exception stands in the results at its item's place.
-        verify: "content" looks for changes in shared values; "compare" does so without asking the
-            kernel, for memory that hardware writes; "identity" trusts that none are made.
-        captured: "share" puts large arrays that come along unmarked (in the function's closure, in
+        return_exceptions: Whether a failed item's result is its exception.
+        verify: "content" looks for changes in shared values; "compare" does so without the
+            kernel's tracking, for memory that hardware writes; "identity" assumes there are none.
+        captured: "share" puts large unmarked arrays (in the function's closure, in
             ``self``, in arguments) into shared memory, each by itself and once; "copy" pickles them
-            with what they are in.
-        strict: What happens where a task changes the keys, items or attributes of a shared value.
-            "auto" warns where a look shows it that costs next to nothing; True is an error,
-            ``ChangedValueError``, for which what is not arrays is pickled again after each chunk;
-            with False nothing is looked at.
+            with their containers.
+        strict: The reaction to a task that changes keys, items or attributes of a shared value.
+            "auto" warns if a check of negligible cost detects it; True is an error,
+            ``ChangedValueError``, for which all but arrays is pickled again after each chunk;
+            False disables the checks.
         journal: File in which the results of a map are recorded as items finish, so that the same
             call finds them there after an interruption; None: nothing is recorded.
-        seed: What the generators of parameters annotated ``Rng`` are made from: whole numbers from
-            0 up, of any size; None: another one for every call.
+        seed: Seed of the generators of parameters annotated ``Rng``: whole numbers from
+            0 up, of any size; None: a new one for every call.
         memory_limit: Bytes of private memory that a worker process may have; a text such as
             "512MB" or "2GiB" is taken too. None: no limit.
         tasks_per_worker: Items after which a worker process is replaced; None: never.
-        ray_options: With Ray, what every task needs: ``{"num_gpus": 0.25, "memory": 2e9}``, the
+        ray_options: With Ray, the needs of every task: ``{"num_gpus": 0.25, "memory": 2e9}``, the
             options of Ray's own tasks by their names there.
 
     Raises:
@@ -170,7 +170,7 @@ _POWERS = ("", "k", "m", "g", "t")
 
 
 def _as_bytes(value: object) -> object:
-    """Read "512MB", "2 GiB"; what cannot be read stays as it is."""
+    """Read "512MB", "2 GiB"; other values are returned unchanged."""
     found = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     if found is None:
         return value
@@ -197,7 +197,7 @@ def _or_none(schema: core_schema.CoreSchema) -> core_schema.CoreSchema:
 
 
 def _file_path() -> core_schema.CoreSchema:
-    """A path in the form that can be part of a key; one of bytes stays what it is, and fails."""
+    """A path as a string, which can be part of a key; a path of bytes is refused."""
 
     def as_text(value: object) -> object:
         return os.fspath(value) if isinstance(value, os.PathLike) else value
@@ -207,16 +207,16 @@ def _file_path() -> core_schema.CoreSchema:
 
 
 class RayOptions(dict[str, Any]):
-    """Options for Ray's tasks, which may be part of a key."""
+    """Options for Ray's tasks, hashable as part of a key."""
 
-    # Never changed once it is checked.
+    # Not changed after it was checked.
     def __hash__(self) -> int:  # type: ignore[override] # pyright: ignore[reportIncompatibleVariableOverride]
         return hash(tuple(self))
 
 
 _AMOUNT = core_schema.float_schema(ge=0, allow_inf_nan=False, strict=True)
-# Names and meanings: Ray's documentation of ``ray.remote``. Of the rest, ``retries`` stands for its
-# max_retries and retry_exceptions, and what concerns results is for us to say.
+# Names and meanings: Ray's documentation of ``ray.remote``. Of the rest, ``retries`` replaces its
+# max_retries and retry_exceptions, and options about results are decided here.
 _RAY_SCHEMAS: dict[str, core_schema.CoreSchema] = {
     "num_cpus": _AMOUNT,
     "num_gpus": _AMOUNT,
@@ -231,12 +231,12 @@ _RAY_SCHEMAS: dict[str, core_schema.CoreSchema] = {
     "enable_task_events": core_schema.bool_schema(strict=True),
 }
 _RAY_REFUSED: dict[str, str] = {
-    "max_retries": "Say retries= beside ray_options.",
-    "retry_exceptions": "Say retry_on= beside ray_options.",
+    "max_retries": "Use retries= instead, outside of ray_options.",
+    "retry_exceptions": "Use retry_on= instead, outside of ray_options.",
     "num_returns": "A task returns one value for each item.",
-    "max_concurrency": "Say workers= beside ray_options.",
-    "object_store_memory": "Ray takes it as it starts: ray.init(object_store_memory=...).",
-    "max_calls": "Workers are kept, and so is what they have made of shared values.",
+    "max_concurrency": "Use workers= instead, outside of ray_options.",
+    "object_store_memory": "Ray takes it at its start: ray.init(object_store_memory=...).",
+    "max_calls": "Workers are kept, with their decoded shared values.",
     **dict.fromkeys(
         (
             "placement_group",
@@ -311,7 +311,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "captured": CAPTURES,
 }
 
-# What the same option is called by joblib, concurrent.futures, torch, Ray, multiprocessing,
+# Names of the same option in joblib, concurrent.futures, torch, Ray, multiprocessing,
 # mpire and others.
 OTHER_SPELLINGS: dict[str, str] = {
     "n_jobs": "workers",
@@ -433,7 +433,7 @@ class Defaults:
 
 
 def defaults(**options: Unpack[OptionsDict]) -> Defaults:
-    """Return a context manager inside which these options hold where a task sets none.
+    """Return a context manager inside which these options hold unless a task sets them.
 
     It counts for the current thread or asyncio task; inner blocks win over outer ones.
 
@@ -459,7 +459,7 @@ _NULLABLE = frozenset(
 )
 _TEXTS = frozenset({"desc", "journal"})
 
-# A class cannot be named in an environment variable without importing on its behalf.
+# A class cannot be named in an environment variable without importing its module.
 _FROM_ENVIRONMENT = tuple(n for n in OPTION_NAMES if n not in {"retry_on", "ray_options"})
 _VARIABLES = tuple(f"SHAREDTASK_{name.upper()}" for name in _FROM_ENVIRONMENT)
 _RAW_VARIABLES = tuple(map(getattr(os.environ, "encodekey", str), _VARIABLES))
@@ -487,7 +487,7 @@ def _environment_options(raw: Iterable[bytes | str | None]) -> dict[str, Any]:
 
 
 def _parse(name: str, text: str) -> object:
-    """Read a variable's text; what cannot be read stays text, and the check refuses it."""
+    """Read a variable's text; other text is returned unchanged, and refused by the check."""
     word = text.lower()
     if word == "none" and name in _NULLABLE:
         return None
@@ -501,7 +501,7 @@ def _parse(name: str, text: str) -> object:
     return text if name in _TEXTS else word
 
 
-# --- which setting counts --------------------------------------------------------------------
+# --- precedence of settings --------------------------------------------------------------------
 
 
 def resolve(explicit: Mapping[str, Any]) -> Options:
@@ -553,7 +553,7 @@ def _quota_of_this_process() -> float | None:
 
 
 def cpu_quota(membership: Path, mount: Path) -> float | None:
-    """Return the CPUs that control groups allow, None where they set no limit.
+    """Return the CPUs that control groups allow, None if they set no limit.
 
     Args:
         membership: File in the form of ``/proc/self/cgroup``.

@@ -1,4 +1,4 @@
-"""What became of the items: values, errors, and how the caller sees an error.
+"""Outcomes of items: values, errors, and how the caller gets an error.
 
 An exception of the user's function arrives as itself: see ``serialization/exceptions.py``.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """What the ``count`` items from ``first`` on have added, by parameter."""
+    """The partial results of ``count`` items from ``first`` on, by parameter."""
 
     first: int
     count: int
@@ -64,19 +64,19 @@ class Change(NamedTuple):
 
 
 class Delivery(Protocol):
-    """Outcomes that have arrived but are not opened yet; either method is called, once."""
+    """Outcomes that were received but not opened yet; one of the methods is called, once."""
 
     @property
     def is_plain(self) -> bool:
-        """Whether opening it runs no user code, for there is nothing to unpickle."""
+        """Whether opening it runs no user code, since there is nothing to unpickle."""
         ...
 
     def open(self) -> Batch:
-        """Decode the outcomes: this runs in the thread that asked for them."""
+        """Decode the outcomes: runs in the thread that asked for them."""
         ...
 
     def discard(self) -> None:
-        """Give back what the outcomes hold; nobody will ask for them."""
+        """Free the memory of outcomes that are not needed."""
 
 
 @dataclass(slots=True)
@@ -87,7 +87,7 @@ class Known:
 
     @property
     def is_plain(self) -> bool:
-        """Errors may be tried again, which pickles items."""
+        """False for errors, whose items may be retried, which pickles them."""
         return not self.batch.errors
 
     def open(self) -> Batch:
@@ -95,12 +95,12 @@ class Known:
         return self.batch
 
     def discard(self) -> None:
-        """Nothing is held."""
+        """Nothing to free."""
 
 
 @dataclass(slots=True)
 class Report:
-    """News of a chunk, as a backend sends it up.
+    """A backend's report about a chunk.
 
     With ``finished`` the chunk is over; items of it that no report covered were not begun.
     ``seconds`` is how long the worker was busy with the items of this report. ``change`` is of
@@ -120,7 +120,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class RaisedError:
-    """An exception on its way from a worker; ``pickled`` is None where it cannot be rebuilt."""
+    """An exception sent by a worker; ``pickled`` is None if it cannot be rebuilt."""
 
     class_name: str
     text: str
@@ -136,7 +136,7 @@ class RaisedError:
         return cls(_class_name(error), text_of(error), remote_text(error), pickled)
 
     def restore(self, task: str, index: int) -> BaseException:
-        """The exception as the caller shall see it, naming its item."""
+        """The exception for the caller, with a note that names its item."""
         error = self.unpacked()
         if error is None:
             return TaskExitError(task, self.class_name, self.text, self.trace, index)
@@ -144,7 +144,7 @@ class RaisedError:
         return noted(error, task, index)
 
     def unpacked(self) -> Exception | None:
-        """The bare exception, or None where it cannot be rebuilt."""
+        """The bare exception, or None if it cannot be rebuilt."""
         if self.pickled is None:
             return None
         try:
@@ -162,7 +162,7 @@ _UNKNOWN_NAME = (
 
 
 def _passes_a_script(error: BaseException) -> bool:
-    """Whether a frame of it is of code that came by value, so that no module has its globals."""
+    """Whether one of its frames is of code that was sent by value, without a module's globals."""
     frames = (frame.f_globals for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(
         (known := sys.modules.get(found.get("__name__", ""))) is None or vars(known) is not found
@@ -189,7 +189,7 @@ def add_note(error: BaseException, note: str) -> None:
 
 
 def _set(error: BaseException, name: str, value: object) -> None:
-    """Set what every exception has, also where its class is a frozen dataclass."""
+    """Set an attribute of every exception, also if its class is a frozen dataclass."""
     BaseException.__setattr__(error, name, value)
 
 
@@ -198,7 +198,7 @@ _ACCESS = (7, 11)
 
 
 def written_advice(error: WorkerDiedError, names: Sequence[str]) -> None:
-    """Say what to do, where a worker may have died for writing to what is read-only there."""
+    """Add advice if a worker may have died because it wrote to read-only memory."""
     if names and error.signal in _ACCESS:
         verb = "is" if len(names) == 1 else "are"
         note = (
@@ -214,7 +214,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def contained(error: BaseException, task: str, index: int) -> BaseException:
-    """An error of a task that ran in this process, as the caller shall see it."""
+    """An error of a task that ran in this process, for the caller."""
     if isinstance(error, Exception):
         told = noted(error, task, index)
         with contextlib.suppress(Exception):  # a class of the user may refuse
@@ -234,7 +234,7 @@ def remote_text(error: BaseException) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """What the error says; never raises."""
+    """The text of the error; never raises."""
     try:
         return str(error)
     except BaseException:  # noqa: BLE001  see above

@@ -1,7 +1,7 @@
-"""What a process holds that could leak, and the tasks that ask workers for it.
+"""The resources of a process that could leak, and tasks that query them in workers.
 
-Apart from the rest of the test kit, which brings pytest and hypothesis along: every fresh worker
-imports this before it can tell what it holds.
+Separate from the rest of the test kit, which imports pytest and hypothesis: every fresh worker
+imports this to report its resources.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Belongings:
-    """What this process holds that could leak, by kind and number.
+    """The resources of this process that could leak, by kind and number.
 
     Attributes:
-        descriptors: Open files by what they are: "socket", "memfd:sharedtask", a path ...
+        descriptors: Open files by kind: "socket", "memfd:sharedtask", a path ...
         threads: Threads by name, without numbers.
         children: Processes below this one, zombies included.
         mappings: Mapped segments of ours.
-        names: Entries of ``/dev/shm`` that carry our name.
+        names: Entries of ``/dev/shm`` with our name.
     """
 
     descriptors: Counter[str]
@@ -54,7 +54,7 @@ class Belongings:
         )
 
     def more_than(self, before: Belongings, *, same_children: bool = False) -> list[str]:
-        """Say what is here that was not there before; with ``same_children`` by number only."""
+        """Describe the growth since ``before``; with ``same_children`` children count by number."""
         grown = [
             f"{n} more open: {what}" for what, n in (self.descriptors - before.descriptors).items()
         ]
@@ -81,7 +81,7 @@ def nap(seconds: float, big: Shared[Any] = None) -> int:
 
 
 def report(x: int, big: Shared[Any]) -> tuple[int, float, int, Belongings]:
-    """The square of ``x``, the sum of ``big``, the pid, and what this process holds."""
+    """The square of ``x``, the sum of ``big``, the pid, and the resources of this process."""
     time.sleep(0.002)  # the other worker takes the other item
     return x * x, float(big.sum()), os.getpid(), Belongings.now()
 

@@ -7,7 +7,7 @@ __all__ = ["did_you_mean", "listed", "one_of"]
 
 
 def did_you_mean(word: str, known: Iterable[str], form: str = "{!r}") -> str:
-    """Return " Did you mean 'x'?" for the nearest known word, "" where none is near."""
+    """Return " Did you mean 'x'?" for the nearest known word, "" if none is near."""
     near = get_close_matches(word, list(known), n=1)
     return f" Did you mean {form.format(near[0])}?" if near else ""
 

@@ -24,10 +24,10 @@ def user_frames(error: BaseException) -> TracebackType | None:
 
 
 def shorten(error: BaseException) -> None:
-    """Take our frames away from the beginning; ``SHAREDTASK_TRACEBACKS=full`` keeps them.
+    """Remove our frames from the beginning; ``SHAREDTASK_TRACEBACKS=full`` keeps them.
 
-    They tell a user nothing, but for an error that only a fault of ours explains. A ``raise``
-    without arguments that follows adds no frame.
+    They tell a user nothing, unless the error is our own fault. A ``raise`` without arguments that
+    follows adds no frame.
     """
     trace = user_frames(error)
     is_explained = trace or isinstance(error, SharedTaskError) or "__notes__" in vars(error)

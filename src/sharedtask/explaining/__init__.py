@@ -1,4 +1,4 @@
-"""``explain``: how a value would travel, what it costs, and which parts cannot.
+"""``explain``: how a value would be sent, its cost, and which parts cannot.
 
-Decides what is said of a value. Must not change it, publish it, or know of calls.
+Decides how a value is described. Must not change it, publish it, or know of calls.
 """

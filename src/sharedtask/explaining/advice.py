@@ -1,4 +1,4 @@
-"""Why a part of a value travels as it does, and what would make it travel better."""
+"""Why a part of a value is sent as it is, and how it could be sent better."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from .sizes import is_strided
 if TYPE_CHECKING:
     from .sizes import Weight
 
-# Below this, whatever is done is not felt: a megabyte of pickle takes 10 ms in each worker.
+# Smaller parts make no noticeable difference: a megabyte of pickle takes 10 ms per worker.
 LARGE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Tip:
-    """What is worth saying about a part."""
+    """A remark about a part."""
 
     why: str = ""
     advice: str = ""
 
 
 def tip_for(value: Any, weight: Weight) -> Tip:
-    """What is worth saying about a value of this weight."""
+    """The remark about a value of this weight."""
     if issubclass(type(value), np.memmap) and weight.placed:
         return Tip("a mapped file; each worker maps it too")
     if weight.placed and not weight.outside:
@@ -43,7 +43,7 @@ def tip_for(value: Any, weight: Weight) -> Tip:
 def _of_array(array: Any, weight: Weight) -> Tip:
     if array.nbytes < LARGE or not is_strided(array) or weight.outside < array.nbytes:
         return Tip()
-    why = "its elements lie apart: gathered when it is stored, and to compare them after a write"
+    why = "its elements are not contiguous: gathered to store them, and to compare after a write"
     return Tip(why, "np.ascontiguousarray(...) once, before the first call")
 
 

@@ -1,6 +1,6 @@
-"""What a value is, in a few words: ``float32 array (512, 512)``, ``dict of 1,000,000``.
+"""A short description of a value: ``float32 array (512, 512)``, ``dict of 1,000,000``.
 
-Nothing of a user's class is called, no ``__repr__`` and no ``__len__``.
+No method of a user's class is called, neither ``__repr__`` nor ``__len__``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SHORT = 100
 
 
 def look(value: Any) -> str:
-    """What a value is."""
+    """The description of a value."""
     cls = type(value)
     if issubclass(cls, np.ndarray):
         return _of_array(value)

@@ -1,4 +1,4 @@
-"""``explain(value)``: what is inside a value, and how each part would travel."""
+"""``explain(value)``: the parts of a value, and how each would be sent."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .rows import Fold, Ways
 
 
 def explain(value: object, name: str = "value") -> Explanation:
-    """Tell what is inside a value, how each part would travel to the workers, and why.
+    """Explain the parts of a value, how each would be sent to the workers, and why.
 
     Nothing is put into shared memory, and the value is neither changed nor kept. It is pickled and
-    unpickled once where that is quick; of very large containers a sample is looked at. It takes
+    unpickled once if that is quick; very large containers are sampled. It takes
     about two seconds at most.
 
     Args:
-        value: What you would share: anything.
-        name: What the paths begin with.
+        value: Any value that you would share.
+        name: Start of the paths.
 
     Returns:
         Rows, totals in bytes and times in seconds; ``print`` it, or call ``show()``.

@@ -1,4 +1,4 @@
-"""From a value to what is known of it; from all that is known to an explanation."""
+"""Measures values, and builds an explanation from the measurements."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
     from .rows import Ways
 
-# Seconds: for the walk, for encoding all of a value, and after which nothing more is begun.
+# Seconds: for the walk, for encoding all of a value, and the limit for beginning anything.
 _WALK, _ENCODE, _ENOUGH = 0.8, 0.8, 1.5
 _LARGE_PICKLE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What is known of one value.
+    """The measurements of one value.
 
     Attributes:
-        node: What is inside.
-        weight: Its bytes; exact where all of it was encoded, else the sum of the parts.
-        exact: Whether that is so.
-        cut: Whether some parts were not seen, because the time was over.
-        attach: Seconds that decoding took, None where it was not tried.
+        node: The tree of its parts.
+        weight: Its bytes; exact if all of it was encoded, else the sum of the parts.
+        exact: Whether the bytes are exact.
+        cut: Whether some parts were not visited for lack of time.
+        attach: Seconds that decoding took, None if it was not tried.
     """
 
     node: Node
@@ -46,12 +46,12 @@ class Found:
 
     @property
     def refused(self) -> bool:
-        """Whether something inside cannot be pickled."""
+        """Whether a part of it cannot be pickled."""
         return self.node.refused
 
     @property
     def attach_seconds(self) -> float:
-        """What a worker needs to decode it, measured or estimated."""
+        """Seconds to decode it in a worker, measured or estimated."""
         if self.attach is not None:
             return self.attach
         return self.weight.inside / timings.PICKLE_BYTES_PER_SECOND
@@ -64,11 +64,11 @@ class Measure:
         self._began = time.monotonic()
 
     def walk(self, *, in_place: bool = True, apart: int | None = None) -> Walk:
-        """A walk through values that travel together."""
+        """A walk through values that are sent together."""
         return Walk(self._began + _WALK, in_place=in_place, apart=apart)
 
     def measure(self, walk: Walk, value: object, name: str) -> Found:
-        """Walk through a value, and encode all of it where that is quick; never raises."""
+        """Walk through a value, and encode all of it if that is quick; never raises."""
         node = walk.visit(value, name)
         found = Found(node, node.total, exact=False, cut=walk.cut)
         if type(value) is Handle or node.same_as is not None:
@@ -95,7 +95,7 @@ class Measure:
         if not node.children:
             node.own, node.sampled = weight, False
             node.sum_up()
-        elif _meets_another(node):  # what that holds travels with it
+        elif _meets_another(node):  # the parts of that are sent with it
             weight = found.weight
         else:
             node.scale_to(weight)
@@ -108,13 +108,13 @@ class Measure:
 
 
 def _meets_another(node: Node) -> bool:
-    """Whether a value holds something that an earlier one holds too."""
+    """Whether a value has a part in common with an earlier one."""
     own = {id(part) for part in node.walk()}
     return any(part.same_as is not None and id(part.same_as) not in own for part in node.walk())
 
 
 def told(title: str, rows: Sequence[Row], found: Sequence[tuple[Found, Ways]]) -> Explanation:
-    """Put together what was found of the values of a call, each with how it travels."""
+    """Build the explanation of a call's values, each with how it is sent."""
     totals, shared, attach = Totals(), Weight(), 0.0
     for each, ways in found:
         totals += ways.totals(each.weight)
@@ -140,9 +140,9 @@ def _notes(found: Sequence[Found]) -> Iterator[str]:
         yield "Bytes are estimates: the time was over before all parts were seen."
     elif all(each.exact for each in found):
         if sampled:
-            yield "Totals are exact. Of large containers a sample was looked at."
+            yield "Totals are exact. Large containers were sampled."
     elif sampled:
-        yield "Bytes are estimates: of large containers a sample was looked at."
+        yield "Bytes are estimates: large containers were sampled."
     else:
         yield "Bytes are estimates: the whole was not encoded."
 

@@ -19,7 +19,7 @@ Way: TypeAlias = Literal["zero-copy", "once per worker", "copied", "in place", "
 _MEANINGS: dict[Way, str] = {
     "zero-copy": "in shared memory, mapped by each worker",
     "once per worker": "in the pickle: decoded once in each worker, then kept",
-    "copied": "pickled or copied anew in each call",
+    "copied": "pickled or copied again in each call",
     "in place": "in shared memory already: nothing is copied",
     "cannot": "cannot be pickled: a call raises UnshareableError or SerializationError",
 }
@@ -39,13 +39,13 @@ class Row:
     """One part of a value.
 
     Attributes:
-        path: How one writes it in Python; the errors of a call write it in the same way.
-        kind: What it is.
-        nbytes: Bytes that travel, or that lie in shared memory; 0 for what was met before.
+        path: Its Python expression, as in the errors of a call.
+        kind: Its description.
+        nbytes: Bytes that are sent, or in shared memory; 0 for a part that was met before.
         travels: "zero-copy", "once per worker", "copied", "in place" or "cannot".
-        why: The reason, where there is more to say than the way.
-        advice: What would be better, "" where nothing would.
-        section: Of a task, which parameter it belongs to, or what the function captures.
+        why: The reason, if ``travels`` does not explain it.
+        advice: A better way, "" if there is none.
+        section: Of a task, its parameter, or that the function captures it.
     """
 
     path: str
@@ -59,7 +59,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Bytes by the way they travel."""
+    """Bytes by the way they are sent."""
 
     zero_copy: int = 0
     once_per_worker: int = 0
@@ -84,19 +84,19 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What is inside a value and how each part of it gets to the workers.
+    """The parts of a value, and how each is sent to the workers.
 
-    ``print`` shows it as a plain table, ``show()`` with colours where there are any, a notebook by
+    ``print`` shows it as a plain table, ``show()`` with colours if there are any, a notebook by
     itself.
 
     Attributes:
-        title: What is explained.
-        rows: The parts; small ones are together in one row.
-        totals: Bytes by the way they travel.
+        title: The description of the explained value.
+        rows: The parts; small ones are joined in one row.
+        totals: Bytes by the way they are sent.
         put_seconds: About how long the first call takes to put it into shared memory; None where
-            that cannot be.
+            that is impossible.
         attach_seconds: About how long each worker takes to unpickle it, once.
-        notes: How the figures were found.
+        notes: How the figures were obtained.
     """
 
     title: str
@@ -111,14 +111,14 @@ class Explanation:
         return "\n".join((*title, *_table(self.rows), "", *self._summary()))
 
     def show(self) -> None:
-        """Print it: with colours in a terminal where the package rich is installed."""
+        """Print it: with colours in a terminal if the package rich is installed."""
         if sys.stdout.isatty() and find_spec("rich") is not None:
             _show_rich(self)
         else:
             sys.stdout.write(f"{self}\n")
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """The table for a notebook."""
         heading = "".join(f"<th>{word.title()}</th>" for word in (*_HEADING, "WHY", "ADVICE"))
         rows = "".join(_html_row(row) for row in self.rows)
         below = "<br>".join(html.escape(line) for line in self._summary())
@@ -177,7 +177,7 @@ def _indented(row: Row) -> list[str]:
 
 
 def _short(text: str, limit: int) -> str:
-    """The beginning and the end, which say the most of a path."""
+    """The beginning and the end, the most informative parts of a path."""
     if len(text) <= limit:
         return text
     tail = (limit - 3) // 2
@@ -195,7 +195,7 @@ def _html_row(row: Row) -> str:
 
 
 def _show_rich(told: Explanation) -> None:
-    """The same text, so that lines stay in their places, in colours."""
+    """Print the same text, with the same lines, in colours."""
     from rich.console import Console
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""From a tree of parts to rows: what is small is folded into one row of what holds it."""
+"""From a tree of parts to rows: small parts are joined in one row of their container."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _SHARE, _LEAST = 25, 1000
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """How the kinds of bytes travel, which depends on the role of the parameter.
+    """How the kinds of bytes are sent, which depends on the role of the parameter.
 
-    ``said`` stands as the reason where a part has none of its own.
+    ``said`` is the reason of parts that have none of their own.
     """
 
     outside: Way = "zero-copy"
@@ -31,7 +31,7 @@ class Ways:
     said: str = ""
 
     def split(self, weight: Weight) -> dict[Way, int]:
-        """Bytes by the way they go; ways without bytes are left out."""
+        """Bytes by the way they are sent; ways without bytes are left out."""
         found: dict[Way, int] = {}
         pairs: tuple[tuple[Way, int], ...] = (
             (self.outside, weight.outside),
@@ -55,14 +55,14 @@ class Ways:
         )
 
     def main(self, weight: Weight) -> Way:
-        """How most of the bytes go."""
+        """How most of the bytes are sent."""
         found = self.split(weight)
         return max(found, key=lambda way: found[way]) if found else self.inside
 
 
 @dataclass(slots=True)
 class _Rest:
-    """What is too small for a row of its own."""
+    """The parts that are too small for a row of their own."""
 
     weight: Weight = field(default_factory=Weight)
     number: int = 0
@@ -82,11 +82,11 @@ class Fold:
 
     @classmethod
     def of(cls, ways: Ways, whole: int, section: str = "") -> Fold:
-        """Fold what is small beside ``whole`` bytes."""
+        """Join parts that are small compared with ``whole`` bytes."""
         return cls(ways, max(whole // _SHARE, _LEAST), section)
 
     def rows(self, node: Node) -> list[Row]:
-        """The rows of a value and of what is inside, in the order of the value."""
+        """The rows of a value and of its parts, in the order of the value."""
         kept: set[int] = set()
         self._keep(node, kept, met=set())
         rest = _Rest()
@@ -96,9 +96,9 @@ class Fold:
         return rows
 
     def _keep(self, node: Node, kept: set[int], met: set[int]) -> bool:
-        """Find the nodes with rows: what is large, what cannot, what is large and met again.
+        """Find the nodes with rows: large ones, unpicklable ones, large ones that are met again.
 
-        Of one thing that is met again often, only the first time counts.
+        A part that is met again often is listed once only.
         """
         worth = node.refused or node.total.nbytes >= self.limit
         for child in node.children:
@@ -111,7 +111,7 @@ class Fold:
         return worth
 
     def _rows(self, node: Node, kept: set[int], above: _Rest) -> Iterator[Row]:
-        """The rows of a node; what is left over, and too little for a row, goes ``above``."""
+        """The rows of a node; small remaining parts are added to ``above``."""
         if not any(id(child) in kept for child in node.children):
             yield from self._leaf(node)
             return

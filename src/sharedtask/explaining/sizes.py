@@ -1,7 +1,7 @@
-"""How many bytes of a value travel in which way: found out by encoding it, or a part of it.
+"""Bytes of a value by the way they are sent: measured by encoding it, or a part of it.
 
-Nothing here knows which kinds of values the codec shares without a copy; it looks at what comes
-out: the head is the pickle, buffers are what is not copied.
+This module does not know which kinds of values the codec shares without a copy; it measures the
+output: the head is the pickle, buffers are not copied.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
     from sharedtask.memory.payload import Payload
 
-# Bytes and texts above this size are not encoded where that makes a copy of them.
+# Bytes and texts above this size are not encoded if that copies them.
 _COPIED_UP_TO = 64 << 20
-# Elements that lie apart.
+# Elements that are not contiguous.
 _GATHERED_PER_SECOND = 5e8
-# A million objects lie further apart in memory than the thousand of a sample.
+# A million objects are further apart in memory than the thousand of a sample.
 _FAR_APART = 1.5
 _PART = 4 << 20
 _MARKS = 64
@@ -37,14 +37,14 @@ _SAMPLE, _SAMPLE_SECONDS = 1000, 0.2
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """Bytes by the way they go, and the seconds that encoding them takes.
+    """Bytes by the way they are sent, and the seconds of their encoding.
 
     Attributes:
-        inside: Of the pickle.
-        outside: Of buffers beside it.
-        placed: Of memory that is shared already.
-        apart: Of large arrays that are stored by themselves though nothing is marked.
-        seconds: What encoding and gathering take in the caller, measured or extrapolated.
+        inside: Bytes of the pickle.
+        outside: Bytes of buffers outside of it.
+        placed: Bytes of memory that is shared already.
+        apart: Bytes of large unmarked arrays that are stored by themselves.
+        seconds: Time of encoding and gathering in the caller, measured or extrapolated.
     """
 
     inside: int = 0
@@ -73,18 +73,18 @@ class Weight:
         return replace(self.scaled(factor, factor), placed=placed, seconds=seconds)
 
     def scaled(self, inside: float, outside: float) -> Weight:
-        """The same with other bytes in the pickle and beside it."""
+        """The same with other numbers of bytes in the pickle and in buffers."""
         return replace(
             self, inside=round(self.inside * inside), outside=round(self.outside * outside)
         )
 
 
 def weigh(value: Any, *, in_place: bool = True, alone: bool = False) -> Weight:
-    """Encode a value, as a part of another or ``alone``; raises what that raises."""
+    """Encode a value, as a part of another or ``alone``; encoding errors propagate."""
     if issubclass(type(value), np.ndarray) and value.dtype != object:
         alone = True  # a list around it would weigh more than the rest
     if type(value) in (bytes, bytearray, str) and len(value) > _COPIED_UP_TO:
-        # A part tells where the whole goes.
+        # A part shows how the whole is sent.
         return weigh(value[:_PART], alone=alone).times(len(value) / _PART)
     began = time.perf_counter()
     payload = codec.encode(value if alone else [value], in_place=in_place)
@@ -92,11 +92,11 @@ def weigh(value: Any, *, in_place: bool = True, alone: bool = False) -> Weight:
 
 
 def of_payload(payload: Payload, value: Any, seconds: float) -> Weight:
-    """The weight of what was encoded."""
+    """The weight of an encoded value."""
     inside, outside = len(payload.head), sum(s.nbytes for s in payload.sources)
     apart = sum(s.nbytes for s in payload.sources if isinstance(s, Scattered))
     seconds += apart / _GATHERED_PER_SECOND
-    # What is opened where it is used leaves no more than a mark beside the pickle.
+    # Memory that workers reopen leaves only a mark outside of the pickle.
     opened = (payload.held or issubclass(type(value), np.memmap)) and outside <= _MARKS
     return Weight(inside, outside, _nbytes(value) if opened else 0, seconds=seconds)
 
@@ -104,11 +104,11 @@ def of_payload(payload: Payload, value: Any, seconds: float) -> Weight:
 def weigh_sample(value: Any, total: int, *, in_place: bool = True) -> Weight:
     """The weight of a container of ``total`` parts, from a thousand of them.
 
-    Where these take long to encode, from fewer.
+    From fewer if these take long to encode.
     """
     began, rest = time.perf_counter(), iter(_sample(value))
     found, seen, size = Weight(), 0, 16
-    fastest = float("inf")  # the first batches pay for what all of them need
+    fastest = float("inf")  # the first batches include one-time costs
     while batch := list(islice(rest, size)):
         weight = weigh(batch, in_place=in_place)
         fastest = min(fastest, weight.seconds / len(batch))
@@ -123,7 +123,7 @@ def weigh_sample(value: Any, total: int, *, in_place: bool = True) -> Weight:
 
 
 def is_strided(array: np.ndarray[Any, Any]) -> bool:
-    """Whether the elements lie apart in memory, so that they have to be gathered to be stored."""
+    """Whether the elements are not contiguous, so that they have to be gathered."""
     axes = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
     dense = array.transpose(axes)
     if dense.flags.c_contiguous or buffers.is_flipped(dense):
@@ -132,7 +132,7 @@ def is_strided(array: np.ndarray[Any, Any]) -> bool:
 
 
 def _sample(value: Any) -> Iterator[Any]:
-    """Parts from all over a container; of a dict with their keys."""
+    """Evenly spaced parts of a container; of a dict with their keys."""
     if type(value) is not dict:
         return (part for _, part in spread(value, _SAMPLE))
     step = max(len(value) // _SAMPLE, 1)

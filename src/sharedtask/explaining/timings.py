@@ -1,4 +1,4 @@
-"""What the first call and the first task of a worker will wait for."""
+"""Estimated waits of the first call and of the first task in a worker."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 # Writing this much takes 2 to 15 ms.
 _PROBE = 16 << 20
-# Where it cannot be measured: fresh pages, filled by write(2).
+# Default without a measurement: fresh pages, filled by write(2).
 BYTES_PER_SECOND = 2e9
-# Python objects: what a dict of a million texts came to.
+# Python objects: measured with a dict of a million strings.
 PICKLE_BYTES_PER_SECOND = 5e7
-# A pickle up to this size, with what has to be gathered for it, is decoded here once, to see how
-# long a worker will take.
+# A pickle up to this size, with its elements to gather, is decoded here once, to measure how long a
+# worker will take.
 DECODED_UP_TO = 64 << 20
 
 
 def bandwidth(nbytes: int) -> float | None:
-    """Bytes per second into new shared memory, measured; None where that is not worth it."""
+    """Bytes per second into new shared memory, measured; None if that is not worth it."""
     if nbytes < _PROBE:
         return None
     payload = Payload(b"", (np.ones(_PROBE, np.uint8),))
@@ -41,12 +41,12 @@ def bandwidth(nbytes: int) -> float | None:
 
 
 def put_seconds(weight: Weight, measured: float | None) -> float:
-    """Encoding, and copying into shared memory."""
+    """Seconds of encoding, and of copying into shared memory."""
     return weight.seconds + (weight.inside + weight.outside) / (measured or BYTES_PER_SECOND)
 
 
 def decode_seconds(payload: Payload) -> float | None:
-    """How long a worker will unpickle; None where that is not tried, or fails."""
+    """Seconds that a worker will unpickle; None if that is not tried, or fails."""
     gathered = sum(s.nbytes for s in payload.sources if isinstance(s, Scattered))
     if len(payload.head) + gathered > DECODED_UP_TO:
         return None

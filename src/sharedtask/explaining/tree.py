@@ -1,7 +1,7 @@
 """A walk through a value: a tree of its parts with their weights, in bounded time.
 
-The walk goes where pickle would go, and only as long as it has time. Large containers of small
-things are weighed by a sample. Nothing of the value is kept when the walk is over.
+The walk follows pickle, within a time limit. Large containers of small values are weighed by a
+sample. No part of the value is kept alive after the walk.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # Containers with more parts than this are weighed by a sample.
 _ALL = 4096
-# Deeper than this nothing is named: what is there counts for what holds it.
+# Parts below this depth are not named: they count for their container.
 _DEPTH = 40
 _LARGE_ATOM = 1024
 _COLUMNS = 500
@@ -44,17 +44,17 @@ class Node:
     """A part of a value.
 
     Attributes:
-        path: How one writes it in Python.
-        kind: What it is.
+        path: Its Python expression.
+        kind: Its description.
         own: Bytes of this part that belong to none of ``children``.
-        children: The parts that are worth a line of their own.
-        small: How many other parts there are.
-        same_as: The node that it is met at again, None where it is met first.
-        cannot: Why it cannot be pickled, "" where it can.
-        tip: What to say about it.
+        children: The parts with a row of their own.
+        small: The number of other parts.
+        same_as: The node of its first occurrence, None if this is the first.
+        cannot: Why it cannot be pickled, "" if it can.
+        tip: The remark about it.
         sampled: Whether ``own`` was estimated.
-        total: Bytes of it and of everything inside; set when all is seen, as is ``refused``.
-        refused: Whether it, or something inside, cannot be pickled.
+        total: Bytes of it and of everything inside; set after the walk, as is ``refused``.
+        refused: Whether it, or a part of it, cannot be pickled.
     """
 
     path: str
@@ -71,14 +71,14 @@ class Node:
     refused: bool = False
 
     def sum_up(self) -> None:
-        """Set what depends on the children."""
+        """Set the fields that depend on the children."""
         self.total = sum((child.total for child in self.children), self.own)
         self.refused = bool(self.cannot) or any(child.refused for child in self.children)
 
     def scale_to(self, whole: Weight) -> None:
-        """Make the parts add up to what the whole was found to be.
+        """Scale the parts so that they add up to the measured whole.
 
-        Each was weighed by itself, and together they take less: pickle writes a name once.
+        Each was weighed alone, and together they take less: pickle writes a name once.
         """
         inside = whole.inside / max(self.total.inside, 1)
         outside = whole.outside / self.total.outside if self.total.outside else 1.0
@@ -87,28 +87,28 @@ class Node:
             part.total = part.total.scaled(inside, outside)
 
     def walk(self) -> Iterator[Node]:
-        """Itself and everything inside."""
+        """Itself and all its descendants."""
         yield self
         for child in self.children:
             yield from child.walk()
 
 
 class Walk:
-    """Goes through values that belong together; what two of them hold is counted once.
+    """Walks through values that belong together; parts of several are counted once.
 
-    ``cut`` says that the time was over before all parts were seen.
+    ``cut``: the time was over before all parts were visited.
     """
 
     def __init__(self, deadline: float, *, in_place: bool = True, apart: int | None = None) -> None:
         self.cut = False
         self.in_place = in_place
-        self._apart = apart  # arrays of so many bytes are stored by themselves
+        self._apart = apart  # arrays of at least this many bytes are stored by themselves
         self._deadline = deadline
-        # What was met, by identity; the objects are kept so that none takes another's place.
+        # The objects met, by identity; they are kept so that ids are not reused.
         self._met: dict[int, tuple[Node, Any]] = {}
 
     def visit(self, value: Any, path: str, depth: int = 0) -> Node:
-        """Make the node of a value; never raises, whatever the value does."""
+        """Make the node of a value; never raises, even if the value does."""
         met = self._met.get(id(value))
         if met is not None and not is_small(value):
             return Node(path, f"the same as {met[0].path}", same_as=met[0])
@@ -163,7 +163,7 @@ class Walk:
             node.own = weigh(value, in_place=self.in_place)
 
     def _cut_short(self, node: Node, value: Any) -> None:
-        """The time is over: parts that were not seen are taken to be like those that were."""
+        """The time is over: estimate the remaining parts from those visited."""
         self.cut = node.sampled = True
         seen = len(node.children) + node.small
         unseen = (traversal.count(value) or seen) - seen
@@ -173,7 +173,7 @@ class Walk:
             node.small += unseen
 
     def _fill_frame(self, node: Node, frame: Any) -> None:
-        """A DataFrame column by column: numbers are one thing, Python objects another."""
+        """A DataFrame column by column: numbers apart from Python objects."""
         node.own = Weight(inside=_HEADER)
         for step, column in traversal.columns(frame):
             node.children.append(_column(column, node.path + step))
@@ -181,14 +181,14 @@ class Walk:
 
 
 _HEADER = 6
-# What pickling takes, about, for what is not weighed by itself.
+# Approximate pickling time of parts that are not weighed alone.
 _OBJECT_SECONDS, _ATOM_SECONDS = 2e-6, 1e-7
 _BUILT_IN = (list, tuple, set, frozenset, dict)
 _UNNAMED = (list, tuple, set, frozenset, deque)
 
 
 def _column(column: Any, path: str) -> Node:
-    """Numbers are memory; of anything else a sample is encoded."""
+    """The node of a column: numbers are memory; others are encoded by a sample."""
     node = Node(path, f"{column.dtype} column of {len(column):,}")
     if hasattr(column.dtype, "itemsize") and column.dtype.kind in "biufcmM":
         node.own = Weight(outside=len(column) * column.dtype.itemsize)
@@ -215,7 +215,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _is_leaf(value: Any) -> bool:
-    """Whether a value is one thing, which is weighed and not taken apart."""
+    """Whether a value is weighed as a whole."""
     cls = type(value)
     if cls in traversal.ATOMS or cls in _NAMED or issubclass(cls, type):
         return True
@@ -228,7 +228,7 @@ _NAMED = (BuiltinFunctionType, ModuleType)
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a container of some length holds nothing but small values."""
+    """Whether a container of some length contains only small values."""
     if (traversal.count(value) or 0) < _FEW or traversal.is_object_array(value):
         return False
     held = value.values() if type(value) is dict else value
@@ -243,7 +243,7 @@ _SMALL = {int, float, bool, complex, type(None)}
 
 
 def is_small(value: Any) -> bool:
-    """Whether a value has no parts and few bytes: it is not worth a row, or a second look."""
+    """Whether a value has no parts and few bytes: it gets no row, and no second visit."""
     cls = type(value)
     if cls in (str, bytes, bytearray):
         return len(value) < _LARGE_ATOM
@@ -251,14 +251,14 @@ def is_small(value: Any) -> bool:
 
 
 def _atom_bytes(value: Any) -> int:
-    """About what pickle makes of a small value."""
+    """The approximate pickled size of a small value."""
     if type(value) in (str, bytes, bytearray):
         return len(value) + 3
     return 2 + value.bit_length() // 8 if type(value) is int else 9
 
 
 def _blame(node: Node, value: Any, error: BaseException) -> None:
-    """Say what cannot be pickled, by the path that the error of a call would name."""
+    """Note the unpicklable part, by the path that the error of a call would name."""
     try:
         found = find_culprit(value, node.path)
     except FAILURES:
@@ -279,7 +279,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def blame(node: Node, value: Any, error: BaseException) -> None:
-    """Add what cannot be pickled and was not met on the walk."""
+    """Add an unpicklable part that the walk did not visit."""
     found = Node(node.path, node.kind)
     _blame(found, value, error)
     found.refused = node.refused = True

@@ -1,5 +1,5 @@
-"""Results on disk, so that a call that was interrupted goes on where it ended.
+"""Results on disk, so that an interrupted call can be resumed.
 
-Decides what counts as the same call and what was finished. Must not know which backend runs the
+Decides which calls are the same and which items are finished. Must not know which backend runs the
 rest.
 """

@@ -1,11 +1,11 @@
-"""A journal: finished results in one SQLite file, which outlives the process that wrote it.
+"""A journal: finished results in one SQLite file, which survives the process that wrote it.
 
     runs     one row for each task with the same code, values and arguments; its id is its key
     results  one row for each finished item: its place, its digest, the result, a checksum
 
-Every row carries a checksum of its own, for SQLite has none. No other process writes while a
-journal is open here: a lock says so, on a file beside it, which the kernel gives back when its
-holder dies. SQLite's own errors end at ``_translated``.
+Every row has its own checksum, since SQLite has none. No other process writes while a journal is
+open here: a lock on a separate file ensures that, which the kernel releases when its holder dies.
+``_translated`` converts SQLite's own errors.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["Journal", "Row", "RunRow", "reading"]
 
 APPLICATION = 0x7374_6A6C  # "stjl"
 VERSION = 2
-# Earlier formats, and which versions wrote them. In 1 values name modules that are gone.
+# Earlier formats, and which versions wrote them. In 1 values name modules that no longer exist.
 _WRITERS = {1: ", of sharedtask before 0.1.0"}
 PAGE = 4096
 _MAGIC = b"SQLite format 3\0"
@@ -62,7 +62,7 @@ PRAGMA journal_mode = WAL;
 
 
 class RunRow(NamedTuple):
-    """A run as it stands in the file; ``parts`` are its digests by what they are of, as JSON."""
+    """A run as stored in the file; ``parts`` has its digests by part, as JSON."""
 
     id: int
     task: str
@@ -75,7 +75,7 @@ class RunRow(NamedTuple):
 
     @property
     def is_sound(self) -> bool:
-        """Whether it is as it was written."""
+        """Whether its checksum matches."""
         return self.crc == crc_of_run(self.id, self.task, self.parts)
 
     def digests(self) -> dict[str, str]:
@@ -85,7 +85,7 @@ class RunRow(NamedTuple):
 
 
 class Row(NamedTuple):
-    """The result of an item as it stands in the file."""
+    """The result of an item as stored in the file."""
 
     run: int
     place: int
@@ -95,7 +95,7 @@ class Row(NamedTuple):
 
     @property
     def is_sound(self) -> bool:
-        """Whether it is as it was written."""
+        """Whether its checksum matches."""
         return self.crc == _crc_of_result(self.run, self.place, self.item, self.value)
 
 
@@ -120,7 +120,7 @@ def result_row(run: int, place: int, item: bytes, value: bytes) -> Row:
 
 _LENGTH = struct.Struct("<Q")
 _NO_BUFFERS = _LENGTH.pack(0)
-# What the codec would write in the same way, in ten times the time.
+# Types that the codec would write equally, in ten times the time.
 _ATOMS = frozenset((int, float, complex, bool, str, type(None)))
 
 
@@ -128,7 +128,7 @@ def packed(value: object) -> bytes:
     """A result as bytes: its buffers with their lengths, then the pickle.
 
     Raises:
-        Exception: Whatever pickling it raises.
+        Exception: Any error of pickling it.
     """
     if type(value) in _ATOMS:
         return _NO_BUFFERS + pickle.dumps(value, codec.PROTOCOL)
@@ -139,7 +139,7 @@ def packed(value: object) -> bytes:
 
 
 def unpacked(data: bytes) -> Any:
-    """The result again, its arrays writable."""
+    """The result, with writable arrays."""
     (count,) = _LENGTH.unpack_from(data)
     at = _LENGTH.size * (count + 1)
     view, buffers = memoryview(data), []
@@ -154,13 +154,13 @@ def unpacked(data: bytes) -> Any:
 
 
 class Journal:
-    """A journal that this process alone writes."""
+    """A journal open for writing, by this process only."""
 
     def __init__(self, path: str) -> None:
-        """Open the file, or make it.
+        """Open the file, or create it.
 
         Raises:
-            JournalError: Another process has it, or it is damaged, no journal, not to be written.
+            JournalError: Another process has it, or it is damaged, no journal, or not writable.
         """
         self.path = path
         self._lock = Lock(path)
@@ -184,7 +184,7 @@ class Journal:
             raise
 
     def is_in_place(self) -> bool:
-        """Whether the path still leads to the file that was opened."""
+        """Whether the path still names the file that was opened."""
         return _identity(self.path) == self._file
 
     def runs(self) -> list[RunRow]:
@@ -200,7 +200,7 @@ class Journal:
         return _count(self._db, self.path, run)
 
     def begin(self, row: RunRow) -> None:
-        """Note a run, or that one goes on."""
+        """Record the begin of a run, or its continuation."""
         with _translated(self.path):
             self._db.execute("INSERT OR IGNORE INTO runs VALUES (?,?,?,?,?,?,?,?)", row)
             self._db.execute("UPDATE runs SET finished = 0 WHERE id = ?", (row.id,))
@@ -213,7 +213,7 @@ class Journal:
             return list(map(Row._make, self._db.execute(query, (run, first, stop))))
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Write results down, to be kept from the next ``commit`` on."""
+        """Write results, which the next ``commit`` makes durable."""
         with _translated(self.path):
             if not self._begun:
                 self._db.execute("BEGIN IMMEDIATE")
@@ -221,7 +221,7 @@ class Journal:
             self._db.executemany("INSERT OR REPLACE INTO results VALUES (?,?,?,?,?)", rows)
 
     def commit(self, run: int) -> None:
-        """Keep what was added, whatever becomes of this process."""
+        """Make added results durable, even if this process dies."""
         if self._begun:
             with _translated(self.path):
                 self._db.execute("UPDATE runs SET written = ? WHERE id = ?", (time.time(), run))
@@ -229,7 +229,7 @@ class Journal:
                 self._begun = False
 
     def finish(self, run: int, total: int) -> None:
-        """Note that a run came to its end, and whether every item has a result."""
+        """Record the end of a run, and whether every item has a result."""
         self.commit(run)
         query = "UPDATE runs SET finished = total <= ? WHERE id = ?"
         with _translated(self.path):
@@ -237,13 +237,13 @@ class Journal:
             self._db.execute(query, (self.count(run), run))
 
     def _note_total(self, run: int, total: int | None) -> None:
-        """How many items a run has: as many as the longest call."""
+        """Record the number of items of a run: that of the longest call."""
         query = "UPDATE runs SET total = max(ifnull(total, 0), ?) WHERE id = ?"
         if total is not None:
             self._db.execute(query, (total, run))
 
     def close(self) -> None:
-        """Let others have it; what was not committed is lost. Twice is once."""
+        """Close the journal; results that were not committed are lost. Idempotent."""
         if self._lock.is_ours:
             with contextlib.suppress(sqlite3.Error):
                 self._db.close()
@@ -252,7 +252,7 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A run, for those who look: how many items it has, and their bytes."""
+    """A run for display: with its number of items, and their bytes."""
 
     row: RunRow
     recorded: int
@@ -260,7 +260,7 @@ class Told:
 
 
 def reading(path: str) -> list[Told]:
-    """What a journal holds, also while a run writes to it.
+    """The runs of a journal, also while a run writes to it.
 
     Raises:
         JournalError: There is none, it is damaged, or no journal.
@@ -298,7 +298,7 @@ def _count(db: sqlite3.Connection, path: str, run: int) -> int:
 
 
 def _is_there(path: str) -> bool:
-    """Whether there is something in the file; an empty one is as good as none."""
+    """Whether the file has contents; an empty one counts as none."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -328,7 +328,7 @@ def _has_content(path: str) -> bool:
 
 
 def _check_header(path: str) -> None:
-    """Refuse what is not ours, before SQLite has touched it."""
+    """Refuse files that are not ours, before SQLite has touched them."""
     try:
         with open(path, "rb") as file:
             head = file.read(100)
@@ -350,7 +350,7 @@ def _check_header(path: str) -> None:
 
 
 _NOT_OURS = (
-    "this is {}, and is left as it is. Take another file. If it was a journal, its first page is "
+    "this is {}, and is left unchanged. Take another file. If it was a journal, its first page is "
     "damaged, and its readable results can be copied: {}"
 )
 
@@ -365,7 +365,7 @@ def damaged(path: str, how: str) -> str:
 
 
 def _check_pages(db: sqlite3.Connection, path: str) -> None:
-    """Look at every page, so that nothing is written into a file that cannot be relied on."""
+    """Check every page, so that nothing is written into a damaged file."""
     with _translated(path):
         (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
@@ -373,10 +373,10 @@ def _check_pages(db: sqlite3.Connection, path: str) -> None:
 
 
 def _create(path: str) -> None:
-    """Make an empty journal: under another name first, so that it is never seen half made."""
+    """Create an empty journal: under another name first, so that it appears complete."""
     draft = f"{path}-new"
     try:
-        # What was left beside a file that somebody deleted would be taken for a part of this one.
+        # Files left over from a deleted journal would be taken for a part of this one.
         for rest in (draft, f"{path}-wal", f"{path}-shm"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(rest)
@@ -393,7 +393,7 @@ def _create(path: str) -> None:
 
 
 def _connected(path: str, mode: str) -> sqlite3.Connection:
-    # An amap opens in one thread and goes on in another, one at a time.
+    # An amap opens in one thread and continues in another, one at a time.
     with _translated(path):
         return sqlite3.connect(
             f"file:{quote(path)}?mode={mode}",
@@ -405,7 +405,7 @@ def _connected(path: str, mode: str) -> sqlite3.Connection:
 
 
 def _connected_to_read(path: str) -> sqlite3.Connection:
-    """Where nobody may write, not even the file that readers share, it is read as it lies there."""
+    """Connect to read; without write permission to the -shm file, as an immutable file."""
     db = _connected(path, "rw")
     try:
         with _translated(path):
@@ -421,7 +421,7 @@ def _connected_to_read(path: str) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def _translated(path: str) -> Generator[None]:
-    """Whatever SQLite says becomes a JournalError that says what to do."""
+    """Translate SQLite's errors into a JournalError with advice."""
     try:
         yield
     except sqlite3.DataError as error:
@@ -441,7 +441,7 @@ def _reason(path: str, code: int, text: str) -> str:
     if code == sqlite3.SQLITE_TOOBIG:
         return f"a result is too large for it ({text})."
     if code == sqlite3.SQLITE_READONLY and os.access(path, os.W_OK):
-        return damaged(path, text)  # its header says that nobody may write
+        return damaged(path, text)  # its header says read-only
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         return f"it cannot be written ({text}). Take a file in a folder that you can write to."
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):

@@ -1,4 +1,4 @@
-"""One process at a time has a journal: a lock on a file beside it, which dies with its holder."""
+"""One process at a time writes a journal: a lock on a separate file, freed on death."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["Lock"]
 
 _locks: Weak[int, Lock] = Weak()
 
-# A link in its place would have another file emptied, and a pipe would be waited for.
+# Through a link another file would be emptied, and a pipe would block.
 _FLAGS = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 @dataclass(eq=False)
 class Lock:
-    """A lock on a file beside the journal. On the journal itself SQLite has locks of its own.
+    """A lock on a file next to the journal. On the journal itself SQLite has locks of its own.
 
-    It is given back with ``release()``, or when the run that has it is gone.
+    It is released by ``release()``, or when the run that has it is freed.
     """
 
     path: str
@@ -49,7 +49,7 @@ class Lock:
 
     @property
     def is_ours(self) -> bool:
-        """Whether this process has taken it, and not the one it was forked from."""
+        """Whether this process has taken it, and not the parent from which it was forked."""
         return self.file is not None and self.pid == os.getpid()
 
     def _locked(self) -> Descriptor:
@@ -58,7 +58,7 @@ class Lock:
             try:
                 self._require_own(os.fstat(fd))
                 self._take(fd)
-                # Its last holder may have removed the file after we had opened it.
+                # Its last holder may have removed the file after this process opened it.
                 with contextlib.suppress(FileNotFoundError):
                     if os.path.samestat(os.lstat(self._name), os.fstat(fd)):
                         self._sign(fd)
@@ -69,7 +69,7 @@ class Lock:
             os.close(fd)
 
     def _require_own(self, status: os.stat_result) -> None:
-        """What others may write, or is another file as well, is not to be written into."""
+        """Refuse a file that others may write, or that has another link."""
         if not stat.S_ISREG(status.st_mode):
             reason = "is no file"
         elif status.st_uid != os.geteuid():
@@ -86,7 +86,7 @@ class Lock:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            finalizers.settle()  # a run of this process may be gone that had it
+            finalizers.settle()  # a freed run of this process may still have it
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -94,19 +94,19 @@ class Lock:
                 raise JournalError(self.path, _in_use(holder, self.pid)) from None
 
     def _sign(self, fd: int) -> None:
-        """Say who has it, where the disk is not full: others want to know."""
+        """Write the holder's pid, for others' messages, unless the disk is full."""
         with contextlib.suppress(OSError):
             os.ftruncate(fd, 0)
             os.pwrite(fd, b"%d" % self.pid, 0)
 
     def release(self) -> None:
-        """Give it back; twice is once."""
+        """Release it; idempotent."""
         self.file = None
         self._ending.now()
 
 
 def _give_back(file: Descriptor, name: str, pid: int) -> None:
-    if not file.is_open():  # closed by the program: it may be another's by now
+    if not file.is_open():  # closed by the program: the number may be reused
         return
     if pid == os.getpid():
         with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
-"""A map that is recorded: which run of the journal it is, what is there already, what is new.
+"""Recording of a map: finds its run in the journal, reuses old results, adds new ones.
 
-begin     digests of all that decides about the results -> a run of the journal
-sort_out  a chunk of items -> results that are recorded, and items that are to be run
+begin     digests of all that determines the results -> a run of the journal
+sort_out  a chunk of items -> recorded results, and items to run
 take      results -> rows                 settle   rows -> the disk
 """
 
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Recording", "Sorted"]
 
-# Where results come faster than this, several reports share a transaction.
+# If results come faster than this, several reports share a transaction.
 _COMMIT_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Sorted:
-    """A chunk, sorted out: ``known`` results, items that cannot be told, and ``fresh`` ones."""
+    """A sorted chunk: ``known`` results, items without a digest, and ``fresh`` items."""
 
     known: list[Batch] = field(default_factory=list)
     failed: list[Batch] = field(default_factory=list)
@@ -47,22 +47,22 @@ class Sorted:
 
 
 class Recording:
-    """What a run has of a journal."""
+    """The part of a journal that belongs to a run."""
 
     def __init__(self, journal_: Journal, task: str, run: int, prints: Fingerprints) -> None:
         self._journal, self._task, self._run = journal_, task, run
         self._prints = prints
-        self._digests: dict[int, bytes] = {}  # of items that are under way
+        self._digests: dict[int, bytes] = {}  # of items in flight
         self._committed = 0.0
         self._is_gone = False
 
     @classmethod
     def begin(cls, path: str, call: Call, total: int | None, session: Session) -> Recording:
-        """Open the journal, and find or begin the run that this call is.
+        """Open the journal, and find or begin the run of this call.
 
         Raises:
             JournalError: The journal cannot be used.
-            SerializationError: An argument cannot be told from others.
+            SerializationError: An argument has no digest.
         """
         opened = Journal(os.path.realpath(path))
         try:
@@ -78,7 +78,7 @@ class Recording:
             raise
         return cls(opened, call.task, row.id, prints)
 
-    # ------------------------------------------------------------------- what is there
+    # ------------------------------------------------------------------- recorded results
 
     def sort_out(self, chunk: Chunk) -> Sorted:
         """Find the items of a chunk that have a result, and decode it.
@@ -143,10 +143,10 @@ class Recording:
             f" {error!r}. Make what it needs importable as it was, or take another file."
         )
 
-    # ------------------------------------------------------------------------ what is new
+    # ------------------------------------------------------------------------ new results
 
     def take(self, batch: Batch) -> None:
-        """Write results down; one that cannot be pickled becomes an error in its place."""
+        """Write results; an unpicklable one is replaced by an error."""
         rows = []
         with interrupts.shield():
             for offset, value in enumerate(batch.values):
@@ -168,7 +168,7 @@ class Recording:
         return self._problem(msg, error, place)
 
     def settle(self, *, more: bool) -> None:
-        """Keep what was written down; with ``more`` to come at once, not every time."""
+        """Commit the written results; with ``more`` to come, not every time."""
         if more and time.monotonic() - self._committed < _COMMIT_SECONDS:
             return
         with interrupts.shield():
@@ -177,7 +177,7 @@ class Recording:
         self._warn_if_gone()
 
     def finish(self, total: int) -> None:
-        """The run came to its end, after so many items."""
+        """End the run, with its number of items."""
         self._journal.finish(self._run, total)
         self._warn_if_gone()
 
@@ -193,8 +193,8 @@ class Recording:
         warnings.warn(msg, JournalWarning, stacklevel=_level_of_user())
 
     def close(self) -> None:
-        """Keep what was written down, and let others have the journal."""
-        with contextlib.suppress(JournalError):  # after an error, of which more is to be learned
+        """Commit the written results, and close the journal."""
+        with contextlib.suppress(JournalError):  # the first error is more informative
             self._journal.commit(self._run)
         self._journal.close()
 
@@ -203,7 +203,7 @@ class Recording:
 
 
 def parts_of(call: Call, session: Session, prints: Fingerprints) -> dict[str, bytes]:
-    """What decides about the results of a call, in words, and the digest of each.
+    """The parts that determine the results of a call, as text, and the digest of each.
 
     Raises:
         SerializationError: An argument cannot be pickled.
@@ -241,7 +241,7 @@ def _row(task: str, parts: dict[str, bytes], total: int | None) -> RunRow:
 
 
 def _warn_of_others(opened: Journal, row: RunRow, runs: list[RunRow]) -> None:
-    """Say why recorded results of the same task are of no use."""
+    """Warn why recorded results of the same task are not used."""
     others = [known for known in runs if known.task == row.task]
     counts = {known.id: opened.count(known.id) for known in others}
     others = [known for known in others if counts[known.id]]
@@ -263,7 +263,7 @@ def _differences(one: RunRow, other: RunRow) -> list[str]:
 
 
 def _level_of_user() -> int:
-    """How many calls ago the user's own code was."""
+    """The stack level of the user's own code."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
         level, frame = level + 1, frame.f_back

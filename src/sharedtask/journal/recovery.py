@@ -1,8 +1,8 @@
-"""What can still be read of a damaged journal, copied into a new one.
+"""Copies the readable results of a damaged journal into a new one.
 
-SQLite gives a damaged file up as a whole. Here each page is looked at for itself, also those in the
-``-wal`` file beside it: rows stand in pages of one kind, and a row whose checksum fits is a row.
-https://www.sqlite.org/fileformat.html is what this follows.
+SQLite rejects a damaged file as a whole. Here each page is read by itself, also those in the
+``-wal`` file: rows are in pages of one kind, and a row whose checksum matches is valid. This
+follows https://www.sqlite.org/fileformat.html.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Recovered", "recover"]
 _TABLE_LEAF = 0x0D
 _WAL_HEADER, _FRAME_HEADER = 32, 24
 _ROWS_AT_ONCE = 1000
-# How much of a row a page holds where the rest overflows into others.
+# Maximum of a row in its page; the rest overflows into other pages.
 _LARGEST = PAGE - 35
 _LEAST = (PAGE - 12) * 32 // 255 - 23
 _WIDTHS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
@@ -43,7 +43,7 @@ def recover(path: str, new: str) -> Recovered:
     """Copy every readable result of the journal at ``path`` into a new one.
 
     Raises:
-        JournalError: ``path`` cannot be read, or there is something at ``new``.
+        JournalError: ``path`` cannot be read, or ``new`` exists.
     """
     path, new = os.path.realpath(path), os.path.realpath(new)
     if os.path.lexists(new):
@@ -68,7 +68,7 @@ def _read(path: str) -> bytes:
 
 
 def _laid_over(image: bytes, wal: bytes) -> bytes:
-    """The file with the pages that stand in its -wal file."""
+    """The file, updated with the pages of its -wal file."""
     whole = bytearray(image)
     for at in range(_WAL_HEADER, len(wal) - PAGE, _FRAME_HEADER + PAGE):
         start = (int.from_bytes(wal[at : at + 4], "big") - 1) * PAGE
@@ -134,7 +134,7 @@ def _record(image: bytes, start: int, at: int) -> tuple[int, list[Any]]:
 
 
 def _payload(image: bytes, start: int, at: int, length: int) -> bytes:
-    """The bytes of a row, from its page and from those that it overflows into."""
+    """The bytes of a row, from its page and from its overflow pages."""
     if length <= _LARGEST:
         return image[at : at + length]
     here = _LEAST + (length - _LEAST) % (PAGE - 4)
@@ -165,7 +165,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _column(kind: int, data: bytes, at: int) -> tuple[Any, int]:
-    """The value of a column, and how many bytes it takes."""
+    """The value of a column, and its size in bytes."""
     if kind in _WIDTHS:
         width = _WIDTHS[kind]
         return int.from_bytes(data[at : at + width], "big", signed=True), width

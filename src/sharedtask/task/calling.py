@@ -1,8 +1,8 @@
-"""Calls of any functions: what stands between the library and the interfaces of others.
+"""Calls of any functions, for adapters to other libraries' interfaces.
 
-``submit`` runs one item of a task. Here several calls travel together and come back in one future,
-each with an outcome of its own: an error names the call, one that failed is tried again alone, and
-what a worker that died had not begun is begun elsewhere.
+``submit`` runs one item of a task. Here several calls are sent together and return in one future,
+each with its own outcome: an error names the call, a failed one is retried alone, and calls that a
+dead worker had not begun are begun elsewhere.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Facade:
-    """Where calls are sent, under options that were decided before.
+    """The target of calls, with options that were resolved before.
 
     Large arrays among their arguments are shared, each by itself, for as long as it lives.
 
     Attributes:
-        target: What is called, with the number of the call and the arguments that all have.
-        options: ``workers`` of them run at a time, whatever is submitted.
-        shared_from: Arrays of so many bytes are shared; None for none.
-        inner_threads: How many threads numerical libraries use in a worker; None: its share.
+        target: The function, called with the number of the call and the common arguments.
+        options: At most ``workers`` calls run at a time.
+        shared_from: Arrays of at least this many bytes are shared; None for none.
+        inner_threads: Threads of numerical libraries in a worker; None: its share of the CPUs.
     """
 
     target: Target
@@ -50,7 +50,7 @@ class Facade:
     team: Team = field(default_factory=Team)
 
     def submit(self, name: str, numbers: range, *args: Any) -> TaskFuture[list[Any]]:
-        """Send calls; ``name`` is what errors call the function.
+        """Send calls; errors use ``name`` for the function.
 
         Raises:
             SerializationError: An argument cannot be encoded.
@@ -76,9 +76,9 @@ def failed(error: BaseException) -> TaskFuture[Any]:
 
 
 def when_done(future: TaskFuture[Any], call: Callable[[Any], object]) -> None:
-    """Have ``call(future)`` run when the future is done, and never within this very call.
+    """Run ``call(future)`` when the future is done, but never within this call.
 
-    It may submit more, which may be done at once as well.
+    It may submit more calls, which may also be done at once.
     """
     entered = [True]
 
@@ -99,7 +99,7 @@ class Several(Submission):
         self._numbered = numbers
         self._found: dict[int, Any] = {}
         self._tried: Counter[int] = Counter()
-        self._open_chunks: dict[int, tuple[range, int]] = {}  # and how many have an outcome
+        self._open_chunks: dict[int, tuple[range, int]] = {}  # and the number of their outcomes
         self._rests: list[range] = []  # what workers had not begun at the end of their chunks
         self._unopened = 0  # reports that have arrived
         self._lock = critical_sections.object_lock()
@@ -143,7 +143,7 @@ class Several(Submission):
             background.put(functools.partial(self._run_again, again))
 
     def _sorted(self, batch: Batch) -> tuple[list[range], BaseException | None]:
-        """Put the results in their places; what is tried again, and the first error of others."""
+        """Store the results; returns the calls to retry, and the first error of the call as a whole."""
         again: list[range] = []
         first: BaseException | None = None
         for offset, value in enumerate(batch.values):
@@ -174,7 +174,7 @@ class Several(Submission):
             self._finish(None, error)
 
     def _resolve(self, value: Any, error: BaseException | None) -> None:
-        """What is wrong with the call as a whole stands at the place of none of them."""
+        """An error of the submission as a whole belongs to no single call."""
         if error is None:
             self.future.set_result(value)
         else:
@@ -182,4 +182,4 @@ class Several(Submission):
 
 
 def _count_nothing(shares: Any) -> None:
-    """No task counts these values."""
+    """These values belong to no task's statistics."""

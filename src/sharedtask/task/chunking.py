@@ -1,7 +1,7 @@
-"""How many items go to a worker at once.
+"""The number of items per chunk.
 
-Guided: large chunks first, smaller ones towards the end, so that all workers finish together. How
-long an item takes is learned as results come in, and remembered from one call to the next.
+Guided: large chunks first, smaller ones towards the end, so that all workers finish together. The
+time per item is learned from results, and remembered from one call to the next.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from sharedtask.backends.base import Chunk, Crew
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-# A chunk should take at least this many times as long as its way to a worker and back ...
+# A chunk should take at least this many round trips to a worker ...
 _AT_LEAST_WAYS = 25
-# ... and at most this long, so that there is always something to share out.
+# ... and at most this long, so that work can be distributed at any time.
 _AT_MOST_SECONDS = 0.1
-# A second worker pays where all items take longer than this many ways: to wake it, and to be woken
-# by it, costs as much as it saves below.
+# A second worker pays if all items take longer than this many round trips: waking it, and being
+# woken by it, costs as much as it saves below.
 _WORTH_A_SECOND = 3
-# In a stream results should come at least this often, if the way allows.
+# Interval of results in a stream, if the round trip allows.
 _STREAM_SECONDS = 0.01
-# Items that come slower than this are sent on as they come.
+# Items that come slower than this are sent at once.
 _COLLECT_SECONDS = 0.005
 _LARGEST_OF_STREAM = 1 << 11
 _FEW = 4
@@ -67,13 +67,13 @@ class Chunker:
         self._overhead = crew.overhead
         self._largest = crew.largest
         self._pace = pace
-        # Where each chunk costs something, a worker gets no more than a few.
+        # If each chunk has a cost, a worker gets only a few.
         self._least = -(-total // (_FEW * self._useful)) if total and costly else 1
         self._numbers = itertools.count(1)
         self.last = 1
         self.is_lazy = self._sequence is None
         self.given = 0
-        self.error: Exception | None = None  # raised by the items, after the last that they gave
+        self.error: Exception | None = None  # raised by the iterator of items, after its last item
         self.exhausted = False
 
     def next(self, most: int | None) -> Chunk | None:
@@ -92,14 +92,14 @@ class Chunker:
         return chunk
 
     def _take_slice(self, size: int) -> Sequence[Any]:
-        """A slice of a range is a range, whatever its length."""
+        """A slice of the items; of a range it is a range, of any length."""
         assert self._sequence is not None  # noqa: S101  asked by the caller
         items = self._sequence[self.given : self.given + size]
         self.exhausted = len(items) < size or self.given + size == self._total
         return items
 
     def _take(self, size: int) -> list[Any]:
-        """Up to ``size`` items; fewer where they come slowly, so that no result is held up."""
+        """Up to ``size`` items; fewer if they come slowly, so that no result is delayed."""
         items: list[Any] = []
         began, step = monotonic(), 1
         try:
@@ -117,11 +117,11 @@ class Chunker:
         return items
 
     def again(self, first: int, items: Sequence[Any]) -> Chunk:
-        """Items that are given out once more, together."""
+        """A chunk of items that are dispatched again, together."""
         return Chunk(next(self._numbers), first, items)
 
     def parts(self, first: int, items: Sequence[Any], singly: bool) -> Iterator[Chunk]:
-        """Items that are given out once more, cut anew for all workers, or one by one."""
+        """Chunks of items that are dispatched again, split for all workers, or one by one."""
         size = 1 if singly else self._fixed or -(-len(items) // self._workers)
         for start in range(0, len(items), size):
             yield self.again(first + start, items[start : start + size])
@@ -144,7 +144,7 @@ class Chunker:
         return max(min(max(guided, enough), most), 1)
 
     def _size_of_stream(self, seconds: float | None) -> int:
-        """The end is not known: grow from one item on, until a chunk takes its time."""
+        """The end is unknown: grow from one item until a chunk takes the intended time."""
         if seconds is None:
             return 1
         size = min(2 * self.last, _LARGEST_OF_STREAM)

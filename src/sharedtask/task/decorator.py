@@ -56,18 +56,18 @@ def parallel(
         partitioned: Names of parameters of which each item gets its own block, writable, as
             ``Partitioned[T]`` says.
         locked: Names of parameters that tasks read and write under locks, as ``Locked[T]`` says.
-        reduced: Names of parameters that tasks add to, as ``Reduced[T]`` says; with what combines
-            them: ``{"best": "max"}``.
+        reduced: Names of parameters that tasks add to, as ``Reduced[T]`` says, with the operation:
+            ``{"best": "max"}``.
         **options: Defaults for this task: ``backend``, ``workers``, ``chunksize``, ``buffersize``,
             ``progress``, ``desc``, ``timeout`` (seconds per item), ``retries``, ``retry_on``,
             ``return_exceptions``, ``verify``, ``captured``, ``strict``, ``journal``, ``seed``,
             ``memory_limit`` (bytes per worker), ``tasks_per_worker``, ``ray_options``.
 
     Returns:
-        A task: called, it is the function; ``map``, ``imap``, ``submit`` ... run it at large.
+        A task: called, it is the function; ``map``, ``imap``, ``submit`` ... run it for many items.
 
     Raises:
-        DefinitionError: What is declared cannot work; the text shows the signature.
+        DefinitionError: The declaration cannot work; the text shows the signature.
         OptionsError: An option is unknown or out of range.
 
     Example:
@@ -94,7 +94,7 @@ def parallel(
     def decorate(function: Callable[P, R]) -> Task[P, R]:
         return define(function, lists, options)
 
-    # Options are checked before there is a function to name.
+    # Options are checked before the function is known.
     check_options(options, "parallel()")
     return decorate
 
@@ -104,7 +104,7 @@ def define(
     lists: Lists,
     options: Mapping[str, Any],
 ) -> Task[P, R]:
-    """Make a task and check it, here and now."""
+    """Create a task and check it at once."""
     if isinstance(function, Task):
         msg = f"{name_of(function)}() is a task already. Use with_options() to change its options."
         raise DefinitionError(msg)

@@ -1,4 +1,4 @@
-"""``task.explain()``: the arguments of a call by their roles, and what the function captures."""
+"""``task.explain()``: the arguments of a call by their roles, and captured values."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ if TYPE_CHECKING:
     from sharedtask.explaining.report import Explanation, Row
     from sharedtask.task.signature.spec import TaskSpec
 
-# What is smaller costs less to send than to look up.
+# Smaller values cost less to send than to look up.
 _WORTH_SHARING = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class _Manner:
-    """How the arguments of one role travel, and what to do where they are large.
+    """How the arguments of one role are sent, and the advice if they are large.
 
-    ``together`` names what is encoded in one piece, so that what two values hold travels once.
+    ``together`` names the arguments that are encoded in one piece, so that their common parts are
+    sent once.
     """
 
     section: str
@@ -53,7 +54,7 @@ _MANNERS: dict[Role | None, _Manner] = {
         "CopyOnWrite",
         Ways(
             inside="copied",
-            said="pages of arrays that are written, and all else anew for each item",
+            said="written pages of arrays, and everything else again for each item",
         ),
         "mark it Shared if tasks do not write to it",
     ),
@@ -98,9 +99,9 @@ def explain_call(
     given: Mapping[str, Any],
     apart: int | None = None,
 ) -> Explanation:
-    """Explain the arguments of a call, and what the function captures.
+    """Explain the arguments of a call, and the values that the function captures.
 
-    Where nothing is marked, arrays of at least ``apart`` bytes are stored by themselves.
+    Unmarked arrays of at least ``apart`` bytes are stored by themselves.
 
     Raises:
         ArgumentError: The function has no parameter of such a name.
@@ -161,7 +162,7 @@ def _measured(arguments: list[_Argument], apart: int | None) -> Iterator[Found]:
 
 
 def _rows(argument: _Argument, found: Found, whole: int, apart: int | None) -> Iterator[Row]:
-    """The rows of an argument; the first that is large and not placed well has the advice."""
+    """The rows of an argument; the first large part that is copied has the advice."""
     manner = argument.manner
     advice = manner.advice.format(name=argument.name)
     for row in Fold.of(manner.ways, whole, manner.section).rows(found.node):

@@ -1,8 +1,8 @@
 """``submit``: one item, its outcome in a future.
 
-Outcomes arrive in any thread, such as the I/O thread, which opens only what runs no user code. The
-rest is opened by the thread that waits for the future, or else by a background thread: opening
-unpickles the result, may run a reduction's function, and may pickle the item once more.
+Outcomes arrive in any thread, such as the I/O thread, which opens only those that run no user code.
+Others are opened by the thread that waits for the future, or else by a background thread: opening
+unpickles the result, may run a reduction's function, and may pickle the item again.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ _LOOK_SECONDS = 0.1
 
 
 class TaskFuture(Future[R]):
-    """What ``submit`` returns: a future of the standard library that can also be ended as it runs.
+    """The result of ``submit``: a standard library future that can also be killed while it runs.
 
-    ``concurrent.futures.wait``, ``as_completed`` and ``asyncio.wrap_future`` take it like others.
-    It is resolved in any case: where the pool is shut down, its workers and their starter are
-    killed, or Ray goes, with an error.
+    ``concurrent.futures.wait``, ``as_completed`` and ``asyncio.wrap_future`` accept it.
+    It is always resolved: if the pool is shut down, its workers and forkserver are killed, or Ray
+    ends, with an error.
 
     Example:
         >>> import time
@@ -62,7 +62,7 @@ class TaskFuture(Future[R]):
         True
     """
 
-    # The thread that waits opens the outcome, and callbacks run apart.
+    # The waiting thread opens the outcome; callbacks run in background threads.
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class TaskFuture(Future[R]):
         """Take the item back if no worker has it yet; see ``concurrent.futures.Future``.
 
         Returns:
-            Whether the future is cancelled. Its call has let go of the caller's arrays then.
+            Whether the future is cancelled. Then its call has released the caller's arrays.
         """
         submission = self._submission
         if submission is None:
@@ -123,21 +123,21 @@ class TaskFuture(Future[R]):
 
     @interrupts.shielded
     def kill(self) -> bool:
-        """End the item, whether it waits or runs; the future is cancelled.
+        """End the item, queued or running; the future is cancelled.
 
-        Its worker is killed and replaced; the items of other calls are not harmed, and a killed one
-        is not tried again. A region of a ``Locked`` array that it was writing counts as one whose
+        Its worker is killed and replaced; the items of other calls are unaffected, and a killed one
+        is not retried. A region of a ``Locked`` array that it was writing counts as one whose
         writer died. It may be called by any thread, by callbacks, and several times.
 
-        - process: nothing of the item runs any more when this returns, but where somebody else has
-          stopped the worker.
-        - ray: the worker is killed where it is, after this has returned.
+        - process: the item has ended when this returns, unless another process has stopped the
+          worker.
+        - ray: the worker is killed on its node, after this has returned.
         - thread: an item that has begun cannot be ended. It runs on in its thread, and its result
-          is thrown away.
+          is discarded.
         - serial: the item has been run when ``submit`` returns.
 
         Returns:
-            Whether this call has ended it. False where the future was done, which it then stays.
+            Whether this call has ended it. False if the future was done already.
 
         Example:
             >>> from sharedtask import parallel
@@ -159,8 +159,8 @@ class TaskFuture(Future[R]):
     def _end(self) -> None:
         """The state is final.
 
-        Callbacks may wait for other futures, and this thread may be the one that brings those. One
-        that is added from now on finds the future done, and runs in the thread that adds it.
+        Callbacks may wait for other futures, and this thread may be the one that delivers those. A
+        callback added from now on finds the future done, and runs in the thread that adds it.
         """
         if self._canceller == threading.get_ident():
             self._call_back()
@@ -171,9 +171,9 @@ class TaskFuture(Future[R]):
             submission.wake()
 
     def _set_cancelled(self) -> None:
-        """Cancelled, also from running, for which the standard library has no step.
+        """Cancel, also while running, for which the standard library has no transition.
 
-        Callbacks are called by this thread, as ``cancel`` has it.
+        Callbacks are called by this thread, as in ``cancel``.
         """
         private: Any = self
         self._canceller = threading.get_ident()
@@ -185,9 +185,9 @@ class TaskFuture(Future[R]):
         private._invoke_callbacks()
 
     def _leave_to_parent(self) -> None:
-        """In a forked child: neither what brings the outcome nor who waits for it is here."""
+        """In a forked child: the threads that deliver the outcome and wait for it do not exist."""
         private: Any = self
-        private._condition = threading.Condition()  # a thread that is not here may have had it
+        private._condition = threading.Condition()  # a thread of the parent may have held it
         for waiting in (private._waiters, private._done_callbacks, self._callbacks):
             waiting.clear()
         self._submission = None
@@ -225,12 +225,12 @@ class Submission:
         self._options = options
         self._left = options.retries
         self._item = item
-        self._numbers = itertools.count(1)  # of its tries, each a chunk of its own
+        self._numbers = itertools.count(1)  # of its attempts, each its own chunk
         self._arrived: deque[Report] = deque()
         self._waiting = threading.Lock()  # held by the one thread that waits for reports
-        self._news: queue.SimpleQueue[bool] = queue.SimpleQueue()  # what wakes it
+        self._news: queue.SimpleQueue[bool] = queue.SimpleQueue()  # wakes it
         self._in_caller = backend.in_caller
-        # Such results go into the caller's arrays when they are opened.
+        # Opening writes such results into the caller's arrays.
         self._writes = bool(call.blocks or call.totals or call.locked)
         self._session = backend.session(call, self)
         self._began = self._is_over = False
@@ -247,11 +247,11 @@ class Submission:
             raise
 
     def _chunk(self) -> Chunk:
-        """What is to be run: at first, and when the item is tried again."""
+        """The chunk to run, at first and at each retry."""
         return Chunk(next(self._numbers), 0, [self._item])
 
     def begun(self, chunk: int) -> bool:  # noqa: ARG002  a Sink's
-        """A future that was cancelled in the queue is not run."""
+        """False for a future that was cancelled in the queue."""
         with _claiming:
             begins = not (self._began or self._is_over)
             self._began = self._began or begins
@@ -295,13 +295,13 @@ class Submission:
             condition.release()
         return True
 
-    # --------------------------------------------------------------------- who opens reports
+    # --------------------------------------------------------------------- opening of reports
 
     @interrupts.shielded
     def wait(self, until: float | None) -> None:
-        """Open what is reported, until the future is done or it is ``until``.
+        """Open reports until the future is done or the time is ``until``.
 
-        Does nothing where another thread waits already: the future is done when that one has it.
+        No effect if another thread waits already, which then resolves the future.
         """
         if not self._waiting.acquire(blocking=False):
             return
@@ -313,16 +313,16 @@ class Submission:
                 self._session.wait(self._news, until, leaves=True)
         finally:
             self._waiting.release()
-            # Thread 1 reports and looks then whether a thread waits; thread 2 leaves and looks then
-            # for reports. One of them sees the other.
+            # Thread 1 reports and then checks whether a thread waits; thread 2 leaves and then
+            # checks for reports. One of them sees the other.
             if self._arrived:
                 background.put(self._open_all)
 
     def _open_here(self, *, is_limited: bool) -> None:
-        """Open what may be opened by a thread that waits.
+        """Open the reports that a waiting thread may open.
 
         User code may take longer than that thread wants to wait, and in the main thread a Ctrl-C
-        would end it half-way, and the outcome be lost.
+        would interrupt it, and the outcome be lost.
         """
         for report in self._taken():
             if report.delivery.is_plain or not (is_limited or interrupts.in_main()):
@@ -340,7 +340,7 @@ class Submission:
                 yield self._arrived.popleft()
 
     def wake(self) -> None:
-        """Have a thread that waits see that the future is done."""
+        """Wake a waiting thread to see that the future is done."""
         if self._waiting.locked():
             self._news.put(True)
             self._session.nudge()
@@ -348,7 +348,7 @@ class Submission:
     # ------------------------------------------------------------------------------ outcomes
 
     def _open(self, report: Report) -> None:
-        """Take an outcome; whatever goes wrong becomes that of the future."""
+        """Take an outcome; any error becomes that of the future."""
         if self._is_over:
             report.delivery.discard()
             return
@@ -357,7 +357,7 @@ class Submission:
         except BaseException as error:  # noqa: BLE001
             self._finish(None, error)
 
-    def _take(self, report: Report, batch: Batch) -> None:  # noqa: ARG002  for those of many items
+    def _take(self, report: Report, batch: Batch) -> None:  # noqa: ARG002  used by submissions of many items
         if batch.values and not self._is_tried_again(batch):
             self._finish(batch.values[0], batch.errors.get(0))
 
@@ -382,11 +382,11 @@ class Submission:
             self._end(end)
         finally:
             self.future._set_cancelled()
-            session.nudge()  # a thread that waits may be turning the loop of the backend
+            session.nudge()  # a thread that waits may be running the loop of the backend
         return True
 
     def _claim(self, *, running: bool) -> bool:
-        """Whether the caller is the one to resolve the future. No more than one is."""
+        """Whether the caller may resolve the future; True for one caller at most."""
         with _claiming:
             if self._is_over or (self._began and not running):
                 return False
@@ -408,7 +408,7 @@ class Submission:
             self._end(_close if error is not None else _finish_and_close)
         except BaseException as raised:  # noqa: BLE001  it becomes the outcome of the future
             error = raised
-        with contextlib.suppress(InvalidStateError):  # resolved by its owner
+        with contextlib.suppress(InvalidStateError):  # resolved by the user
             self._resolve(value, error)
         if self._waiting.locked():
             session.nudge()
@@ -434,7 +434,7 @@ class Submission:
             self.future.set_exception(error)
 
     def leave_to_parent(self) -> None:
-        """In a forked child: the workers are its parent's."""
+        """In a forked child: the workers belong to the parent."""
         self._is_over = True
         self.future._leave_to_parent()
 
@@ -448,7 +448,7 @@ def _close(session: Session) -> None:
 
 
 def _finish_and_close(session: Session) -> None:
-    """Complete the caller's totals, by a function that may be the user's."""
+    """Complete the caller's totals, which may run the user's function."""
     try:
         session.finish()
     finally:
@@ -456,11 +456,11 @@ def _finish_and_close(session: Session) -> None:
 
 
 _claiming = critical_sections.table_lock()  # who begins or resolves a future, which takes a moment
-_pending: set[Submission] = set()  # those whose futures have no outcome yet
+_pending: set[Submission] = set()  # submissions whose futures have no outcome yet
 
 
 def _leave_to_parent() -> None:
-    """In a forked child: its parent's futures will not come to their end here."""
+    """In a forked child: its parent's futures cannot be resolved here."""
     for submission in _pending.copy():
         submission.leave_to_parent()
     _pending.clear()

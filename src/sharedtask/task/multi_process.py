@@ -33,7 +33,7 @@ _BACKENDS: Mapping[str, str] = MappingProxyType(
 )
 _SHARING = ("mp", "ray")
 _UNCOPIED = ("seq", "threadpool")
-# What the options of a task call them, and others.
+# Names of backends in the options of a task, and in other libraries.
 _OTHER_BACKENDS: Mapping[str, str] = MappingProxyType(
     {
         "process": "mp",
@@ -45,7 +45,7 @@ _OTHER_BACKENDS: Mapping[str, str] = MappingProxyType(
         "sequential": "seq",
     }
 )
-# The keywords that are taken here and do not reach the function.
+# Keywords that are used here and not passed to the function.
 WORDS = (
     "items",
     "inputs",
@@ -98,27 +98,28 @@ def multi_process(
 ) -> list[Any]:
     """Call ``func(item, **func_kwargs)`` for every item and return the results in order.
 
-    ``parallel`` with ``map`` does the same, and says at the function what is shared. A task that
-    it made may be given here too: its own options count where this call says nothing.
+    ``parallel`` with ``map`` does the same, and declares sharing at the function. A task may be
+    given here too: its own options count unless this call sets them.
 
     Args:
         func: Any function, lambdas and methods included; its first parameter gets the item.
-        items: What that parameter gets, one after the other. Not a str or bytes.
+        items: The values of that parameter, one after the other. Not a str or bytes.
         inputs: Another name for ``items``.
-        workers: How many items are worked on at once; all CPUs by default.
+        workers: Number of items that run at once; all CPUs by default.
         backend: "mp": worker processes. "ray": tasks of Ray. "threadpool": threads of this process,
-            in which ``func`` gets the very objects but for what it marks.
-            "safe": one after the other in this process, under the rules of the others: what
-            ``func`` marks as ``Shared`` is read-only. "seq": a plain loop in this process, in which
-            ``func`` gets the very objects that are given here. By default it is decided as for any
+            in which ``func`` gets the caller's own objects, except for marked parameters.
+            "safe": one after the other in this process, under the rules of the others: a
+            parameter marked ``Shared`` is read-only. "seq": a plain loop in this process, in which
+            ``func`` gets the caller's own objects. By default it is decided as for any
             task: "mp", unless ``defaults()``, SHAREDTASK_BACKEND or a running Ray says otherwise.
         desc: Text before the progress bar.
         progress: Whether a bar is shown, on stderr.
         lazy_output: Return paths instead of results. Every result is pickled into a file by the
-            worker that has it: 000000.pkl for the first item, and so on, in a new folder
-            "sharedtask-..." where ``tempfile`` makes its own (``TMPDIR`` decides; on a cluster,
-            all machines must see it). A file appears when it is complete. The folder is yours to
-            delete; after an error it is kept if it holds results, and a note on the error names it.
+            worker that computed it: 000000.pkl for the first item, and so on, in a new folder
+            "sharedtask-..." where ``tempfile`` creates its own (see ``TMPDIR``; on a cluster,
+            all machines must see it). A file appears when it is complete. Deleting the folder is up
+            to you; after an error it is kept if it contains results, and a note on the error names
+            it.
         shared_kwargs: Names among ``func_kwargs`` whose values are put into shared memory ("mp")
             or Ray's object store once, read-only, and found there again by later calls with the
             same objects. Everything else is copied with each chunk of items.
@@ -132,7 +133,7 @@ def multi_process(
 
     Raises:
         OptionsError: An argument is missing, given twice or out of range, or ``shared_kwargs``
-            names what ``func`` or ``func_kwargs`` does not have, or the backend shares nothing.
+            names a parameter that ``func`` or ``func_kwargs`` lacks, or the backend shares nothing.
         DefinitionError: ``func`` cannot be a task, or a parameter cannot be shared.
         ArgumentError: ``func`` cannot be called with ``func_kwargs``.
         Exception: What ``func`` raised for an item, as itself, with a note naming the item.
@@ -172,7 +173,7 @@ def multi_process(
         raise
 
 
-# --- what is refused -------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------
 
 
 def _check_backend(backend: object) -> None:
@@ -220,7 +221,7 @@ def _names_in(given: object) -> list[str]:
 
 
 def _check_keywords(spec: TaskSpec, names: list[str], func_kwargs: Mapping[str, Any]) -> None:
-    """Refuse to share what is no parameter, and misspelt words of ours."""
+    """Refuse to share unknown parameters, and misspelt keywords of ours."""
     parameters = spec.signature.parameters
     unknown = [] if spec.accepts_kwargs else [n for n in func_kwargs if n not in parameters]
     for name in unknown:
@@ -263,13 +264,13 @@ def _with_gpus(gpus: Any, explicit: Mapping[str, Any]) -> dict[str, Any]:
 def _options(
     workers: object, backend: str | None, desc: object, progress: object
 ) -> dict[str, Any]:
-    """What this call says; a task's own options count for the rest."""
+    """The options of this call; a task's own options count for the rest."""
     options: dict[str, Any] = {"progress": progress}
     if workers is not None:
         options["workers"] = workers
     if backend is not None:
         options["backend"] = _BACKENDS[backend]
-    if desc is not None or not progress:  # a text of the task's own would turn the bar on
+    if desc is not None or not progress:  # a description of the task would turn the bar on
         options["desc"] = desc
     return options
 
@@ -296,18 +297,18 @@ class _Map(_Runs[..., Any]):
         self._target, self._explicit, self._usage = task._parts()
         self._items = items
         self._kwargs = kwargs
-        # All that can be refused is refused before the target changes and a folder is made.
+        # All refusals come before the target changes and a folder is created.
         plan_map(self._target, items, (), kwargs, resolve(self._explicit))
 
     def _parts(self) -> tuple[Target, Mapping[str, Any], Usage]:
         return self._target, self._explicit, self._usage
 
     def copy_nothing(self) -> None:
-        """Have the function called with the objects themselves where nothing is marked."""
+        """Call the function with the caller's own unmarked objects."""
         self._target = replace(self._target, uncopied=True)
 
     def share_nothing(self) -> None:
-        """Have the function called with the objects themselves."""
+        """Call the function with the caller's own objects."""
         self._target = replace(self._target, spec=replace(self._target.spec, roles={}))
         self._kwargs = {name: _behind(value) for name, value in self._kwargs.items()}
 
@@ -316,7 +317,7 @@ class _Map(_Runs[..., Any]):
         return self.map(self._items, **self._kwargs)
 
     def to_files(self) -> list[Any]:
-        """The paths of the results; with ``return_exceptions`` exceptions stand among them."""
+        """The paths of the results; with ``return_exceptions`` exceptions are among them."""
         if resolve(self._explicit).journal is not None:
             msg = (
                 "multi_process(): lazy_output=True writes every result to a file of its own, and a "
@@ -334,6 +335,6 @@ class _Map(_Runs[..., Any]):
             raise
         for outcome in paths:
             result_files.name_the_item(outcome)
-        if not paths:  # nobody learns the name of a folder without files
+        if not paths:  # the caller does not get the name of a folder without files
             os.rmdir(folder)
         return paths

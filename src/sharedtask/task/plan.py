@@ -1,4 +1,4 @@
-"""From a bound call to a plan: which value plays which role, and what the items are. Pure."""
+"""From a bound call to a plan: the role of each value, and the items. Pure."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is called: the plain function, what is known of it, and the object it is bound to.
+    """The target of a call: the plain function, its spec, and the object it is bound to.
 
     For ``uncopied`` see ``Call``.
     """
@@ -51,8 +51,8 @@ class Target:
 class Plan:
     """A call that has passed every check.
 
-    ``total`` is None where the items cannot be counted; ``streams`` says that the caller takes the
-    results one by one, in its own time.
+    ``total`` is None if the items cannot be counted; ``streams``: the caller takes the
+    results one by one, at its own pace.
     """
 
     call: Call
@@ -79,13 +79,13 @@ def plan_map(
         ArgumentError: ``items`` is no collection of items, an argument is missing, extra or given
             twice, or a shared value does not match its annotation.
         UnshareableError: A shared value belongs to this process: a lock, a socket, a generator.
-        OptionsError: The results are to be recorded, and are written into arrays.
+        OptionsError: A journal is set, and results are written into arrays.
     """
     options = _journalled(target.spec, options, into=into is not None)
     _check_items(target.spec.name, items)
     items = _countable(items)
     if Role.PARTITIONED in target.spec.roles.values():
-        items = list(items)  # no two blocks may overlap: all must be known before one is written
+        items = list(items)  # all blocks must be known before one is written, as none may overlap
     if into is not None:
         items = _apart(items, into)
     call = plan_call(target, args, kwargs, options, star=star, items=items)
@@ -107,7 +107,7 @@ def plan_call(
     items: Iterable[Any],
     star: bool = False,
 ) -> Call:
-    """Check the arguments that every item gets, and sort them by their roles."""
+    """Check the arguments of every item, and sort them by role."""
     spec = target.spec
     values = _Arguments(spec, target.bound, args, kwargs, star=star)
     shared = {
@@ -140,7 +140,7 @@ def plan_call(
         verify=options.verify,
         capture_from=CAPTURE_FROM if options.captured == "share" else None,
         stops=stops,
-        # Where tasks are watched, the last item of a chunk must be known when it runs.
+        # If tasks are watched, the last item of a chunk must be known when it runs.
         splits=options.chunksize == "auto" and not ordered and options.strict is not True,
         strict=options.strict,
         uncopied=target.uncopied,
@@ -154,7 +154,7 @@ def plan_blocks(
     """Find the block of each item in each partitioned array, and refuse what overlaps.
 
     Raises:
-        ArgumentError: A value has no blocks to be written, or an item names none.
+        ArgumentError: A value has no blocks that can be written, or an item names none.
         OverlapError: Two items would write to the same memory.
     """
     found = {}
@@ -171,9 +171,9 @@ def plan_blocks(
 
 
 def _journalled(spec: TaskSpec, options: Options, *, into: bool) -> Options:
-    """Refuse to record what a journal does not keep; a map inside a task is not recorded.
+    """Refuse to record results outside of a journal; a map inside a task is not recorded.
 
-    Its results are a part of what the task returns.
+    The results of an inner map are part of the task's own result.
     """
     if options.journal is None:
         return options
@@ -190,16 +190,16 @@ def _journalled(spec: TaskSpec, options: Options, *, into: bool) -> Options:
     if spec.generators and options.seed is None:
         msg = (
             f"{spec.name}(): with journal={options.journal!r} the random numbers of"
-            f" {spec.generators[0]!r} must be the same in every run: say seed= as well."
+            f" {spec.generators[0]!r} must be the same in every run: give seed= as well."
         )
         raise OptionsError(msg)
     return options
 
 
 def _apart(items: Iterable[Any], written: Any) -> Sequence[Any]:
-    """Items as they are now, where tasks write what they show.
+    """Copies of items that share memory with arrays that tasks write.
 
-    An array of items may lie in the array that is written, and so may each of a list of rows.
+    An array of items may be part of the written array, and so may each of a list of rows.
     """
     if isinstance(items, np.ndarray):
         return cast("Sequence[Any]", items.copy() if np.may_share_memory(items, written) else items)
@@ -214,7 +214,7 @@ def _apart(items: Iterable[Any], written: Any) -> Sequence[Any]:
 
 
 def _with_results(call: Call, into: npt.NDArray[Any], count: int) -> Call:
-    """Have results written into an array instead of returned."""
+    """Write results into an array instead of returning them."""
     _check_written(into, "out")
     if not into.ndim or len(into) != count:
         msg = (
@@ -230,10 +230,10 @@ def _with_results(call: Call, into: npt.NDArray[Any], count: int) -> Call:
 
 
 def plan_totals(spec: TaskSpec, shared: Mapping[str, SharedValue]) -> dict[str, Total]:
-    """Find out how what the tasks add is combined into each array.
+    """Determine how the tasks' contributions are combined into each array.
 
     Raises:
-        ArgumentError: A value is no array that can be added to, or the operation does not fit it.
+        ArgumentError: A value is no writable array, or the operation does not fit it.
     """
     totals = {name: value.value for name, value in shared.items() if value.role is Role.REDUCED}
     written = {name: value for name, value in shared.items() if value.role.writes}
@@ -247,7 +247,7 @@ def plan_totals(spec: TaskSpec, shared: Mapping[str, SharedValue]) -> dict[str, 
 
 
 def plan_locks(spec: TaskSpec, shared: Mapping[str, SharedValue]) -> dict[str, Regions]:
-    """Find out what is locked together in each array.
+    """Determine the regions of each array that are locked together.
 
     Raises:
         ArgumentError: A value is no array that can be written, or two are the same memory.
@@ -268,7 +268,7 @@ def _reductions(spec: TaskSpec, names: Iterable[str]) -> dict[str, Reduction]:
 
 
 def _block_length(items: Iterable[Any], options: Options) -> int:
-    """How many items are combined first: by nothing but their number, and what the user says."""
+    """Number of items to combine first; depends only on their count and the user's options."""
     if options.chunksize != "auto":
         length = int(options.chunksize)
     elif isinstance(items, Sized):
@@ -279,19 +279,19 @@ def _block_length(items: Iterable[Any], options: Options) -> int:
 
 
 _BLOCKS, _LONGEST_BLOCK = 64, 4096
-# Smaller arrays that come along with the function or its object are pickled with them.
+# Smaller arrays in the function or its object are pickled with them.
 CAPTURE_FROM = 1 << 20
 
 
 def _check_written(array: Any, name: str) -> None:
-    """Refuse what cannot be written, or whose memory is not there any more."""
+    """Refuse arrays that are read-only, or whose memory was freed."""
     partitions.check_base(array, name)
     locations.find(array)
 
 
 def _share_memory(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
-    """Whether two arrays have a byte in common; True where that is too hard to tell."""
-    shares: Any = np.shares_memory  # its types know only two amounts of work
+    """Whether two arrays have a byte in common; True if that is too hard to decide."""
+    shares: Any = np.shares_memory  # its types allow only two values of max_work
     try:
         return bool(shares(one, other, max_work=_WORK))
     except np.exceptions.TooHardError:
@@ -302,7 +302,7 @@ _WORK = 100_000
 
 
 def _named_by(items: Iterable[Any], by: Any, *, star: bool) -> Sequence[Any]:
-    """What names the blocks: the items, or the first argument of each."""
+    """The names of the blocks: the items, or the first argument of each."""
     if star and by is None:
         return [_first(position, item) for position, item in enumerate(items)]
     return list(items)
@@ -326,7 +326,7 @@ def _refuse_other_use(
     shared: Mapping[str, SharedValue],
     said: str = "",
 ) -> None:
-    """What tasks write in one array must not be what another parameter reads, or writes."""
+    """Refuse memory that tasks write through one parameter and use through another."""
     for other, value in shared.items():
         theirs = value.value
         if other != name and isinstance(theirs, np.ndarray) and _share_memory(array, theirs):
@@ -357,7 +357,7 @@ def _check_items(task: str, items: Any) -> None:
 
 
 def _countable(items: Iterable[Any]) -> Iterable[Any]:
-    """Items that say themselves how many they are, or one after the other.
+    """The items if they have a length, else an iterator over them.
 
     A sparse matrix has a ``__len__`` that raises: a loop over it gives its rows all the same.
     """
@@ -370,7 +370,7 @@ def _countable(items: Iterable[Any]) -> Iterable[Any]:
 
 
 class _Arguments:
-    """The arguments of a call besides the item, by name where they have one."""
+    """The arguments of a call besides the item, by name if they have one."""
 
     def __init__(
         self,
@@ -397,7 +397,7 @@ class _Arguments:
         *,
         star: bool,
     ) -> dict[str, Any]:
-        """Python's own rules for arguments, an item standing where the item will stand."""
+        """Bind by Python's rules, with a placeholder for the item."""
         signature, name = self._spec.signature, self._spec.name
         kwargs = self._with_made(kwargs)
         if self._spec.bound is not None and not bound:
@@ -405,9 +405,9 @@ class _Arguments:
             raise ArgumentError(msg)
         others = self._spec.others
         if others is not None and others.are_in(kwargs) and not (star or bound or args):
-            return dict(kwargs)  # most calls: ``bind`` would take 7 us to say the same
+            return dict(kwargs)  # most calls: ``bind`` would take 7 us for the same result
         try:
-            if star:  # how many parameters an item fills shows when it comes
+            if star:  # the number of parameters that an item fills is known only when it runs
                 found = signature.bind_partial(*bound, **kwargs).arguments
             else:
                 found = signature.bind(*bound, _ITEM, *args, **kwargs).arguments
@@ -419,13 +419,13 @@ class _Arguments:
         return {k: value for k, value in found.items() if value is not _ITEM and value is not _MADE}
 
     def _with_made(self, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The keywords, and a stand-in for each argument that is made where the item is run."""
+        """The keywords, with a placeholder for each argument that is made where the item runs."""
         made = self._spec.generators
         for name in made:
             if name in kwargs:
                 msg = (
                     f"{self._spec.name}(): {name!r} is Rng: each item gets a generator of its own."
-                    f" Leave it out; with_options(seed=...) says which numbers it gives."
+                    f" Leave it out; with_options(seed=...) decides its numbers."
                 )
                 raise ArgumentError(msg)
         return {**kwargs, **dict.fromkeys(made, _MADE)} if made else kwargs
@@ -456,7 +456,7 @@ class _Arguments:
         return name in self.kwargs or (name == self._spec.bound and self._bound is not None)
 
     def leaves_out(self, name: str, role: Role) -> bool:
-        """Whether there is no array to write, which a default or ``| None`` may allow."""
+        """Whether the value is None instead of an array, allowed by a default or ``| None``."""
         if not role.writes or self.kwargs.get(name, self) is not None:
             return False
         self._spec.check_value(name, None)
@@ -476,7 +476,7 @@ class _Arguments:
 
 
 def _hint(kwargs: Mapping[str, Any], signature: Signature) -> str:
-    """A word on a misspelt name, and to those who write options where joblib would take them."""
+    """A hint about a misspelt name, or about an option given as an argument, as in joblib."""
     parameters = signature.parameters
     if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return ""
@@ -484,13 +484,13 @@ def _hint(kwargs: Mapping[str, Any], signature: Signature) -> str:
     for name in unknown:
         if name in OPTION_NAMES or name in OTHER_SPELLINGS:
             option = OTHER_SPELLINGS.get(name, name)
-            return f" An option stands in with_options({option}=...), not here."
+            return f" Pass options through with_options({option}=...)."
     return "".join(f" There is no {n!r}.{did_you_mean(n, parameters)}" for n in unknown)
 
 
 def _hint_at_made(error: str, made: tuple[str, ...]) -> str:
     found = (name for name in made if f"values for argument {name!r}" in error)
-    return "".join(f" {n!r} is made for each item: give what follows it by name." for n in found)
+    return "".join(f" {n!r} is made for each item: give those after it by name." for n in found)
 
 
 _ITEM = object()

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Bar(Protocol):
-    """What is told of finished items: ``n`` of them, ``initial`` of which took no time."""
+    """Shows finished items: ``n`` of them, ``initial`` of which took no time."""
 
     n: Any
     initial: Any
@@ -20,7 +20,7 @@ class Bar(Protocol):
         """``n`` more items are done."""
 
     def close(self) -> object:
-        """No more will come."""
+        """End the bar."""
 
     def refresh(self) -> object:
         """Draw it now."""
@@ -44,7 +44,7 @@ _NO_BAR = _NoBar()
 
 
 def open_bar(options: Options, total: int | None) -> Bar:
-    """A bar where the options ask for one, in the terminal or the notebook cell."""
+    """A bar, if the options ask for one, in the terminal or the notebook cell."""
     if not options.shows_progress:
         return _NO_BAR
     with undisturbed("tqdm.auto"):
@@ -55,7 +55,7 @@ def open_bar(options: Options, total: int | None) -> Bar:
 
 
 def skip(bar: Bar, n: int) -> None:
-    """``n`` items were done before the bar was there: they say nothing of how fast it will go."""
+    """Count ``n`` items that were done before the bar, and do not affect its rate."""
     if bar is not _NO_BAR:
         bar.n += n
         bar.initial += n

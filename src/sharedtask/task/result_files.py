@@ -1,4 +1,4 @@
-"""Results as files: each is pickled by the worker that has it, and its path is sent instead."""
+"""Results as files: each is pickled by its worker, and its path is sent instead."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 
 class Numbered(NamedTuple):
-    """An item that knows its place in the input, which names the file of its result."""
+    """An item with its position in the input, which names the file of its result."""
 
     place: int
     item: Any
 
 
 def numbered(items: Iterable[Any]) -> Iterable[Numbered]:
-    """Give the items their numbers; what could be counted still can be, for the progress bar."""
+    """Number the items, and keep their length, if any, for the progress bar."""
     found = map(Numbered._make, enumerate(items))
     return list(found) if isinstance(items, Sized) else found
 
 
 def name_the_item(outcome: object) -> None:
-    """Let an error that holds its item hold the one that the caller knows."""
+    """Replace the numbered item in an error by the caller's own item."""
     if not isinstance(outcome, (WorkerDiedError, TaskTimeoutError)):
         return
     held = outcome.item
@@ -40,7 +40,7 @@ def name_the_item(outcome: object) -> None:
 
 
 def leave(folder: str, error: BaseException) -> None:
-    """After an error: take an empty folder away, say where one with results is."""
+    """After an error: remove an empty folder, or name one with results."""
     try:
         os.rmdir(folder)
     except OSError:
@@ -49,9 +49,9 @@ def leave(folder: str, error: BaseException) -> None:
 
 
 class Saver:
-    """Calls a function for a ``Numbered`` item, saves what it returns, and returns the path.
+    """Calls a function for a ``Numbered`` item, saves its result, and returns the path.
 
-    ``bound`` is how many arguments stand before the item: 1 where there is a ``self``.
+    ``bound`` is the number of arguments before the item: 1 if there is a ``self``.
     """
 
     def __init__(self, function: Callable[..., Any], task: str, folder: str, bound: int) -> None:
@@ -68,7 +68,7 @@ class Saver:
         return path
 
     def __reduce__(self) -> Any:
-        # The function goes to the workers as it would without this class: by name where it has one.
+        # The function is sent as it would be without this class: by name if it has one.
         portable = functions.portable(self._function).value
         return _saver, (portable, self._task, self._folder, self._bound)
 
@@ -80,10 +80,10 @@ def _saver(function: Any, task: str, folder: str, bound: int) -> Saver:
 
 
 def save(value: Any, path: str, task: str) -> None:
-    """Write ``value`` to ``path``, where nobody ever sees half of it.
+    """Write ``value`` to ``path`` atomically.
 
     Raises:
-        SerializationError: ``value`` cannot be pickled; the text says what in it.
+        SerializationError: ``value`` cannot be pickled; the text names the part.
         OSError: The file cannot be written.
     """
     part = f"{path}.part"
@@ -99,7 +99,7 @@ def save(value: Any, path: str, task: str) -> None:
 
 def _dump(value: Any, file: IO[bytes], task: str) -> None:
     try:
-        # Straight into the file, without a second copy in memory.
+        # Directly into the file, without a second copy in memory.
         codec.dump(pickle.Pickler(file, codec.PROTOCOL), value)
     except (MemoryError, OSError):
         raise

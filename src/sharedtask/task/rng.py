@@ -1,4 +1,4 @@
-"""The annotation of a parameter that gets random numbers, and what stands for its default."""
+"""The annotation of a parameter that gets random numbers, and its default value."""
 
 from typing import Annotated, Any, Final
 
@@ -10,11 +10,11 @@ __all__ = ["Rng", "per_item"]
 
 # A module of its own: naming the class loads numpy.random, which takes longer than this package.
 Rng = Annotated[np.random.Generator, Made.RNG]
-"""A generator of the item's own, made from the option ``seed`` and the item's index."""
+"""A generator for the item alone, made from the option ``seed`` and the item's index."""
 
 
 class _PerItem:
-    """What a function gets that is called as a task is, and is none."""
+    """The placeholder that a plain function gets as the default of such a parameter."""
 
     def __repr__(self) -> str:
         return "per_item"

@@ -1,9 +1,9 @@
-"""The conductor: feeds chunks to a backend, takes reports back, retries, orders, and cleans up.
+"""A run: feeds chunks to a backend, takes reports back, retries, orders, and cleans up.
 
     items -> Chunker -> Session.submit -> (workers) -> report() -> queue -> advance() -> pieces
 
-A ``Run`` is driven by the thread that wants the results: it feeds as long as few enough items are
-under way, waits for a report, and hands on what is finished. ``collect`` makes a list of that,
+The thread that wants the results drives a ``Run``: it feeds as long as few enough items are in
+flight, waits for a report, and passes on finished results. ``collect`` makes a list of them,
 ``in_order`` and ``as_completed`` make streams.
 """
 
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from .callsite import Callsite
     from .plan import Plan
 
-# After an error the results of earlier items are awaited for this long: where several items fail,
-# the first of them is reported, as a loop would, unless that means a long wait.
+# After an error the results of earlier items are awaited for this long: if several items fail, the
+# first of them is reported, as in a loop, unless that means a long wait.
 _GRACE_SECONDS = 0.5
-# Encoding chunks may take longer than this: then others see to those that are under way already.
+# Encoding chunks may take longer than this: then another thread serves the chunks in flight.
 _SOON_SECONDS = 0.01
-# Chunks under way per worker: one that runs, one that waits in its socket, one in the queue.
+# Chunks in flight per worker: one that runs, one that waits in its socket, one in the queue.
 _AHEAD = 3
 
 
@@ -57,16 +57,16 @@ class Piece:
 
 @dataclass(slots=True)
 class _Open:
-    """A chunk that is under way, and how many of its items have an outcome."""
+    """A chunk in flight, and the number of its items with an outcome."""
 
     chunk: Chunk
     covered: int = 0
 
 
 class _Inbox:
-    """Where a session leaves its reports: it knows this, and not the run.
+    """The queue of a session's reports. The session refers to it, not to the run.
 
-    So a run that nobody has any more is found out, whatever its session still does.
+    So a run that its user has dropped is freed, even while its session works.
     """
 
     only_notes = True  # see base.Sink
@@ -75,7 +75,7 @@ class _Inbox:
         self.reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
 
     def begun(self, chunk: int) -> bool:  # noqa: ARG002  a Sink's
-        """A chunk is about to run; a map takes none back."""
+        """A chunk is about to run; a map takes no chunk back."""
         return True
 
     def report(self, report: Report) -> None:
@@ -101,31 +101,31 @@ class Run:
         inbox = _Inbox()
         self._reports = inbox.reports
         self._session: Session = backend.session(plan.call, inbox)
-        # For a stream whose end was interrupted before its first instruction.
+        # For a stream whose closing was interrupted before its first instruction.
         self._ending: Ending | None = Ending(self, self._session.close)
         self._pid = os.getpid()
         self._pace = pace
         self._in_caller = backend.in_caller
         self._recording: Recording | None = None
-        self._known: list[Piece] = []  # results that were recorded before
-        self._fresh: deque[Chunk] = deque()  # what is to be run between these
+        self._known: list[Piece] = []  # results found in the journal
+        self._fresh: deque[Chunk] = deque()  # chunks to run between these
         self._open: dict[int, _Open] = {}
         self._attempts: Counter[int] = Counter()
         self._bar: Any = None
         self._failure: tuple[int, BaseException] | None = None
         self._patience = 0.0
         self._stopped = False
-        self._soon = 0.0  # until then this thread need not wait for what it has submitted
+        self._soon = 0.0  # until then this thread need not wait for its submitted chunks
         self._streams = plan.streams
         self._accepts = bool(plan.call.blocks or plan.call.totals)
         self._block = plan.call.block
-        self.taken = 0  # items whose results the caller has
+        self.taken = 0  # items whose results the caller got
 
     @interrupts.shielded
     def open(self) -> None:
-        """Begin; whatever it raises, ``close`` follows."""
+        """Start the run; ``close`` follows, also after an error."""
         (plan, on_shares), session = self._wanted, self._session
-        del self._wanted  # the caller's values may go while tasks run
+        del self._wanted  # the caller's values may be freed while tasks run
         session.open()
         on_shares(session.shares)
         crew = session.crew
@@ -138,11 +138,11 @@ class Run:
             self._pace,
             costly=plan.options.strict is True,
         )
-        # Where the caller is away between two results, or the items take their time, somebody else
-        # must see to the workers meanwhile.
+        # If the caller is away between two results, or the items come slowly, another thread must
+        # serve the workers meanwhile.
         self._leaves = plan.streams or self._chunker.is_lazy
         if plan.options.journal is not None:
-            with undisturbed("sharedtask.journal.recording"):  # SQLite is for those who ask for it
+            with undisturbed("sharedtask.journal.recording"):  # loads SQLite
                 from sharedtask.journal.recording import Recording
 
             self._recording = interrupts.exposed(
@@ -153,7 +153,7 @@ class Run:
     # --------------------------------------------------------------------- the caller's side
 
     def advance(self) -> list[Piece] | None:
-        """Feed, wait for news, and return what is finished; None when nothing more will come."""
+        """Feed, wait for reports, and return finished results; None at the end."""
         require_process(self._pid)
         with interrupts.shield():
             self._soon = time.monotonic() + _SOON_SECONDS
@@ -178,7 +178,7 @@ class Run:
                 del error
 
     def finish(self) -> None:
-        """The run has come to its end without an error."""
+        """The run has ended without an error."""
         if not self._stopped:
             with interrupts.shield():
                 interrupts.exposed(self._session.finish)
@@ -198,9 +198,9 @@ class Run:
 
     @interrupts.shielded
     def close(self) -> None:
-        """End the run: what is under way is given up."""
+        """End the run: chunks in flight are given up."""
         session, self._session = self._session, OVER
-        ending, self._ending = self._ending, None  # which would wake a thread for nothing
+        ending, self._ending = self._ending, None  # which would wake a thread in vain
         if ending is not None:
             ending.cancel()
         session.close()
@@ -233,10 +233,10 @@ class Run:
             else:
                 self._sort_out(chunk, self._recording)
             if self._chunker.is_lazy and (self._known or not self._reports.empty()):
-                return  # the next item may take its time, and there is a result to hand on
+                return  # the next item may come late, and there is a result to pass on
 
     def _sort_out(self, chunk: Chunk, recording: Recording) -> None:
-        """Set aside what is recorded, and what cannot be; the rest is to be run."""
+        """Set aside recorded items, and those that cannot be recorded; queue the rest."""
         found = recording.sort_out(chunk)
         self._fresh.extend(self._chunker.again(first, items) for first, items in found.fresh)
         for batch in found.known:
@@ -248,13 +248,13 @@ class Run:
             self._reports.put(Report(failed.number, Known(batch), 1, finished=True))
 
     def _end_of_items(self) -> None:
-        """What the items raised counts as the failure of the item that they did not give."""
+        """An error of the iterator of items counts as the failure of the next item."""
         error, self._chunker.error = self._chunker.error, None
         if error is not None:
             self._fail(self._chunker.given, error)
 
     def _room(self) -> int | None:
-        """How many more items may be under way or finished ahead of the caller."""
+        """The number of further items that may be in flight or finished ahead of the caller."""
         size = self._options.buffersize
         if size is None:
             if not self._streams:
@@ -263,7 +263,7 @@ class Run:
         room = size - (self._chunker.given - self.taken)
         if self._block is None:
             return room
-        return self._block if room > 0 else 0  # no block is cut
+        return self._block if room > 0 else 0  # no block is split
 
     def _submit(self, chunk: Chunk) -> None:
         self._open[chunk.number] = _Open(chunk)
@@ -296,19 +296,19 @@ class Run:
         batch = report.delivery.open()
         if self._accepts:
             self._session.accept(batch)
-        if self._recording is not None:  # before anything else is run, or the caller goes away
+        if self._recording is not None:  # before anything else runs, or the caller ends
             self._recording.take(batch)
             self._recording.settle(more=not self._reports.empty())
         state.covered += report.count
         if report.finished:
             del self._open[report.chunk]
         self._pace.note(report.seconds, report.count)
-        # A chunk may end with a report that brings nothing new. An empty piece stands at the index
-        # of the next one, and must not take its place.
+        # A chunk may end with a report without outcomes. An empty piece would have the index
+        # of the next one, and must not replace it.
         pieces = [_whole(batch)] if batch.values else []
         if batch.errors:
             pieces = self._pieces(batch, state.chunk)
-        if report.finished:  # by now it is known whether the run has failed
+        if report.finished:  # now it is known whether the run has failed
             self._begin_rest(state)
         interrupts.exposed(self._bar.update, sum(len(piece.values) for piece in pieces))
         return pieces
@@ -320,7 +320,7 @@ class Run:
             interrupts.exposed(callsite.warn, change.warning(self._task))
 
     def _begin_rest(self, state: _Open) -> None:
-        """What a worker had not begun, because it died or had too much, is begun elsewhere."""
+        """Items that a worker had not begun, as it died or gave them back, are begun elsewhere."""
         chunk, covered = state.chunk, state.covered
         if covered < len(chunk.items) and self._failure is None:
             singly = self._block is not None and covered > 0
@@ -328,7 +328,7 @@ class Run:
                 self._submit(part)
 
     def _pieces(self, batch: Batch, chunk: Chunk) -> list[Piece]:
-        """The results of a batch without the items that are tried again."""
+        """The results of a batch without the items that are retried."""
         pieces, start = [], 0
         for offset, error in sorted(batch.errors.items()):
             index = batch.first + offset
@@ -349,7 +349,7 @@ class Run:
         if isinstance(error, ClosedError) or not isinstance(error, options.retry_on):
             return False
         if self._failure is not None and index > self._failure[0]:
-            return False  # an earlier item may still decide which error is the first
+            return False  # an earlier item may still raise the first error
         if self._attempts[index] >= options.retries:
             return False
         self._attempts[index] += 1
@@ -367,11 +367,11 @@ def _whole(batch: Batch) -> Piece:
 
 
 def _part_with(report: Report, recording: Recording | None) -> None:
-    """Nobody waits for these results any more, but the next call may find them."""
+    """Record late results that this call does not return, for the next call."""
     if recording is None:
         report.delivery.discard()
         return
-    with contextlib.suppress(Exception):  # whatever ended the run is what is told
+    with contextlib.suppress(Exception):  # the error that ended the run is reported instead
         recording.take(report.delivery.open())
 
 
@@ -402,7 +402,7 @@ def collect(run: Run, total: int | None) -> list[Any]:
 
 
 def in_order(start: Callable[[], Run]) -> Generator[Any, None, None]:
-    """Results in the order of the items, as soon as their turn comes."""
+    """Results in the order of the items, each as soon as those before it are there."""
     run = start()
     ready: dict[int, list[Any]] = {}
     turn = 0

@@ -1,4 +1,4 @@
-"""Ending what the library started."""
+"""Ends the workers that the library started."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from sharedtask.system import interrupts
 
 @interrupts.shielded
 def shutdown() -> None:
-    """End all workers and give back all shared memory that no handle or result holds.
+    """End all workers and free all shared memory that no handle or result uses.
 
-    Not needed at the end of a program. The next call starts everything anew; a call that is still
+    Not needed at the end of a program. The next call starts new workers; a call that is still
     running elsewhere gets ``ClosedError``.
 
     Example:

@@ -1,6 +1,6 @@
 """``Task``: the decorated function.
 
-Called, it is the function; ``map`` and its family run it at large.
+Called, it is the function; ``map`` and its family run it over many items.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ A = TypeVar("A", bound="np.ndarray[Any, Any]")
 
 
 class Usage:
-    """What a task has shared so far, and how long its items take."""
+    """Statistics of a task: its shared values, and the time of its items."""
 
     def __init__(self) -> None:
         self.pace = Pace()
@@ -83,14 +83,14 @@ class Usage:
                 self.tokens.add(share.token)
 
     def info(self) -> CacheInfo:
-        """Counts, and what is there now."""
+        """The counts, and the present publications."""
         backends = registry.running()
         sizes = [size for backend in backends for size in backend.stored(self.tokens)]
         limit = max((backend.limit() for backend in backends), default=0)
         return CacheInfo(self.hits, self.misses, limit, len(sizes), sum(sizes))
 
     def clear(self) -> None:
-        """Give everything up and count from zero."""
+        """Release the publications and reset the counts."""
         for backend in registry.running():
             backend.forget(self.tokens)
         self.hits = self.misses = 0
@@ -112,19 +112,19 @@ class _Runs(Generic[P, R]):
         """Run the task for every item and return the results in the order of the items.
 
         Args:
-            items: What the first parameter gets, one after the other. Not a str or bytes.
+            items: The values of the first parameter, one after the other. Not a str or bytes.
             *args: Further positional arguments, the same for every item.
             **kwargs: Further arguments of the function, the same for every item. Shared ones are
                 put into shared memory once; others are copied with each chunk.
 
         Returns:
-            One result per item. With ``return_exceptions`` a failed item's exception stands in
-            its place.
+            One result per item. With ``return_exceptions``, failed items give their exception
+            instead.
 
         Raises:
-            ArgumentError: An argument is missing, extra, or not what its annotation says.
+            ArgumentError: An argument is missing, extra, or does not match its annotation.
             Exception: What the task raised for an item, as itself, with a note naming the item;
-                where several items failed, that of the first.
+                if several items failed, that of the first.
             WorkerDiedError: The worker ended while it ran an item.
             TaskTimeoutError: An item took longer than ``timeout`` seconds.
 
@@ -151,10 +151,10 @@ class _Runs(Generic[P, R]):
         *args: Q.args,
         **kwargs: Q.kwargs,
     ) -> A:
-        """Like ``map``; result i is written to ``out[i]``, by the worker that made it.
+        """Like ``map``; result i is written to ``out[i]``, by the worker that computed it.
 
-        No result travels where ``out`` lies in shared memory (``empty``, ``zeros`` ...). What
-        ``out[i]`` cannot hold is treated as numpy does in an assignment.
+        No result is sent if ``out`` is in shared memory (``empty``, ``zeros`` ...). A value that
+        does not fit ``out[i]`` is treated as numpy does in an assignment.
 
         Args:
             out: A writable array, its first axis as long as there are items.
@@ -163,11 +163,11 @@ class _Runs(Generic[P, R]):
             **kwargs: See ``map``.
 
         Returns:
-            ``out``. What belongs to items that failed is as it was before.
+            ``out``. The places of failed items are unchanged.
 
         Raises:
-            ArgumentError: ``out`` cannot be written, or does not have one place for each item.
-            ExceptionGroup: With ``return_exceptions``, when everything was run: what was raised.
+            ArgumentError: ``out`` cannot be written, or does not have a place for each item.
+            ExceptionGroup: With ``return_exceptions``, after all items: the exceptions.
             Exception: See ``map``.
 
         Example:
@@ -208,9 +208,9 @@ class _Runs(Generic[P, R]):
     def imap(
         self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
     ) -> Generator[R, None, None]:
-        """Like ``map``, as a stream: results in order, as soon as their turn comes.
+        """Like ``map``, as a stream: results in order, each as soon as those before it are there.
 
-        Items are taken only as fast as results are: at most ``buffersize`` items are under way or
+        Items are taken only as fast as results are: at most ``buffersize`` items are in flight or
         wait ahead of the caller, so ``items`` may be endless. Leaving the loop stops the workers.
 
         Example:
@@ -263,7 +263,7 @@ class _Runs(Generic[P, R]):
     async def amap(
         self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
     ) -> list[R]:
-        """``map`` for a coroutine: the event loop goes on meanwhile.
+        """``map`` for a coroutine: the event loop keeps running meanwhile.
 
         Cancelling it stops the run.
         """
@@ -275,7 +275,7 @@ class _Runs(Generic[P, R]):
             shorten(error)
             raise
         finally:
-            run.stop()  # of no effect on a run that is over
+            run.stop()  # no effect on a run that is over
         return results
 
     async def aimap(
@@ -297,14 +297,14 @@ class _Runs(Generic[P, R]):
             await _in_thread(stream.close)
 
     def explain(self, /, **kwargs: Any) -> Explanation:
-        """Tell how each argument of a call would travel, and what the function brings along.
+        """Explain how each argument of a call would be sent, and what the function captures.
 
         Args:
             **kwargs: Arguments of the function, as many of them as are of interest.
 
         Returns:
-            A table to print: see ``sharedtask.explain``. Large arguments that are not marked have
-            the advice to mark them; what the function captures stands in a section of its own.
+            A table to print: see ``sharedtask.explain``. Large unmarked arguments have
+            the advice to mark them; captured values are in a section of their own.
 
         Raises:
             ArgumentError: The function has no parameter of such a name.
@@ -327,11 +327,11 @@ class _Runs(Generic[P, R]):
         return explain_call(target.spec, target.function, target.bound, kwargs, apart)
 
     def cache_info(self) -> CacheInfo:
-        """How often this task's shared values were found in the cache, and what they take."""
+        """Hits and misses of this task's shared values in the cache, and their memory."""
         return self._parts()[2].info()
 
     def cache_clear(self) -> None:
-        """Give back the shared memory of this task's values."""
+        """Free the shared memory of this task's values."""
         self._parts()[2].clear()
 
     def _prepare(
@@ -344,7 +344,7 @@ class _Runs(Generic[P, R]):
         streams: bool = False,
         into: npt.NDArray[Any] | None = None,
     ) -> tuple[Callable[[], Run], Plan]:
-        """Check everything now; open the run when it is wanted."""
+        """Check everything now; return a function that opens the run."""
         target, explicit, usage = self._parts()
         try:
             options = resolve(explicit)
@@ -365,12 +365,12 @@ def _callsite(options: Options) -> Callsite | None:
 
 
 async def _in_thread(function: Callable[..., Any], *args: Any) -> Any:
-    """Run a blocking call in a thread of its own: the loop's own few threads may all be waiting."""
-    with undisturbed("asyncio"):  # its user has it loaded; for others it takes 10 ms
+    """Run a blocking call in a thread of its own: the loop's own few threads may all be blocked."""
+    with undisturbed("asyncio"):  # loaded by its users already; for others it takes 10 ms
         import asyncio
 
     future: Future[tuple[Any, BaseException | None]] = Future()
-    future.set_running_or_notify_cancel()  # whoever awaits it may be cancelled; the call goes on
+    future.set_running_or_notify_cancel()  # its awaiter may be cancelled; the call goes on
 
     def work() -> None:
         try:
@@ -399,19 +399,19 @@ class _Steps:
             return list(itertools.islice(self._stream, 1))
 
     def close(self) -> None:
-        """Close the generator when the step under way is over."""
+        """Close the generator when the current step is over."""
         with self._lock:
             self._stream.close()
 
 
-for _method in vars(_Runs).values():  # Python's own errors shall speak of Task.map()
+for _method in vars(_Runs).values():  # Python's own errors should name Task.map()
     if isinstance(_method, FunctionType):
         _method.__qualname__ = f"Task.{_method.__name__}"
 
 
 if TYPE_CHECKING:
-    # wrapt's own types offer any attribute and every operator, so that no misspelt method of a task
-    # would ever be found. This is what is used here, and what a user may rely on.
+    # wrapt's own types allow any attribute and every operator, so that no misspelt method of a task
+    # would be reported. These types have what is used here, and what a user may rely on.
 
     class _Nothing: ...
 
@@ -473,7 +473,7 @@ class BoundTask(_Runs[P, R], _BoundBase[P, R]):
 class Task(_Runs[P, R], _TaskBase[P, R]):
     """A function that can be mapped over many items; made by ``parallel``.
 
-    Calling it is calling the function, here and now.
+    Calling it calls the function directly.
     """
 
     __bound_function_wrapper__ = BoundTask
@@ -490,18 +490,18 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
         super().__init__(wrapped, functools.partial(_call, self_spec, options))
         self._self_spec = self_spec
         self._self_options = dict(options)
-        self._self_recipe = recipe  # what rebuilds it where it cannot be found by name
+        self._self_recipe = recipe  # rebuilds it if it cannot be found by name
         self._self_usage = Usage()
         self._self_submitted = itertools.count()  # one step, whichever threads count
         self._self_parts: tuple[Target, Mapping[str, Any], Usage] | None = None
 
     @property
     def spec(self) -> TaskSpec:
-        """What is known of the function: its signature and the roles of its parameters."""
+        """The spec of the function: its signature and the roles of its parameters."""
         return self._self_spec()
 
     def with_options(self, **options: Unpack[OptionsDict]) -> Task[P, R]:
-        """The same task with other options; the ones not named stay as they are.
+        """The same task with other options; the ones not named stay unchanged.
 
         It is another object, which counts the random numbers of what it submits from item 0 on.
 
@@ -549,7 +549,7 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
         target = Target(spec, functions.bare(wrapped), values)
         return target, self._self_options, self._self_usage
 
-    # A task pickles as its name where the name leads to it, else as its parts.
+    # A task pickles as its name if it is found by it, else as its parts.
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         function = functions.bare(self.__wrapped__)
@@ -557,7 +557,7 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
         found = None if named is None else functions.find(named.module, named.qualname)
         if named is not None and found is self:
             return functions.find, (named.module, named.qualname)
-        if isinstance(found, Task):  # that one with other options
+        if isinstance(found, Task):  # the named one, with other options
             return _with_options, (found, self._self_options)
         return rebuild, self._self_recipe
 
@@ -573,10 +573,10 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
     __str__ = __repr__
 
     if TYPE_CHECKING:
-        # No checker tells a decorator that a function is a class method or a static one. Whether
-        # the first parameter takes the class, the object or neither shows it to pyright. mypy does
-        # not compare first parameters, so for it the first overload that fits counts: from an
-        # object it takes every task for a method, from a class it checks the result alone.
+        # No checker tells a decorator that a function is a class method or a static one. pyright
+        # infers it from the first parameter, which takes the class, the object or neither. mypy
+        # does not compare first parameters, so the first overload that fits counts: from an object
+        # it takes every task for a method, from a class it checks the result alone.
 
         @overload
         def __get__(
@@ -602,7 +602,7 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
 
 
 class _Once:
-    """A function without arguments that is called when its result is first asked for."""
+    """A function without arguments that is called at the first use of its result."""
 
     def __init__(self, make: Callable[[], TaskSpec]) -> None:
         self._make = make
@@ -622,10 +622,10 @@ def _call(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> R:
-    """What wrapt does when a task is called: the function, with the values behind handles.
+    """A direct call of a task: calls the function with the values of handles.
 
-    Where it locks an array, it gets that behind locks here as well, and where it takes random
-    numbers, those of the first item.
+    A locked array is passed behind locks here as well, and a parameter for random numbers gets
+    those of the first item.
     """
     if any(type(value) is Handle for value in (*args, *kwargs.values())):
         args = tuple(map(_behind, args))
@@ -646,7 +646,7 @@ def _by_place(spec: TaskSpec, instance: Any, args: tuple[Any, ...]) -> dict[str,
 def _made(
     spec: TaskSpec, explicit: Mapping[str, Any], by_place: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The generators that the caller may leave out: those of item 0 of a map."""
+    """The generators that the caller left out: those of item 0 of a map."""
     made = Randomness.of(spec.generators, resolve(explicit).seed)
     generators = {} if made is None else made.generators(0)
     return {name: made for name, made in generators.items() if name not in by_place}
@@ -659,7 +659,7 @@ def _call_locked(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> R:
-    """Call a function that locks arrays; those that it got bare are locked for it."""
+    """Call a function that locks arrays; those passed without locks are locked for it."""
     found = {
         name: (value, spec.regions(name))
         for name, value in {**by_place, **kwargs}.items()
@@ -697,7 +697,7 @@ def rebuild(
     lists: Lists,
     options: Mapping[str, Any],
 ) -> Task[..., Any]:
-    """Make a task again from its parts; its signature is read when it is first asked for.
+    """Rebuild a task from its parts; its signature is read at its first use.
 
     While a function that refers to its own task is unpickled, it has no annotations yet.
     """
@@ -710,7 +710,7 @@ def make_task(
     options: Mapping[str, Any],
     spec: TaskSpec | None = None,
 ) -> Task[P, R]:
-    """Make a task; without a ``spec`` the signature is read when it is first needed."""
+    """Make a task; without a ``spec`` the signature is read at its first use."""
 
     def make_spec() -> TaskSpec:
         return spec or build_spec(functions.bare(function), kind=kind_of(function), **lists)
@@ -719,7 +719,7 @@ def make_task(
 
 
 def kind_of(function: Any) -> Kind:
-    """How the function was declared in its class."""
+    """The kind of declaration of the function in its class."""
     if isinstance(function, staticmethod):
         return "static"
     return "class" if isinstance(function, classmethod) else "function"

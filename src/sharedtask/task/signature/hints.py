@@ -1,14 +1,14 @@
-"""An annotation as it stands in the source -> its role and the types it allows.
+"""An annotation in the source -> its role and the types it allows.
 
-Annotations arrive as objects, as text (``from __future__ import annotations``) or with text inside
-(``Shared["Model"]``), and a name in a text may exist only for type checkers or only inside the
+Annotations are objects, strings (``from __future__ import annotations``) or contain strings
+(``Shared["Model"]``), and a name in a string may exist only for type checkers or only inside the
 function around the definition. So each annotation is evaluated by itself, at the moment of
-decoration, and a name that nobody knows becomes a ``Placeholder``: ``Shared[Unknown] | None`` still
-says that the value is shared, only not what it must be.
+decoration, and an unknown name becomes a ``Placeholder``: ``Shared[Unknown] | None`` still means
+that the value is shared, only not which type it must have.
 
-``typing.get_type_hints`` is not used: one unknown name makes it give up on all parameters, it does
-not see the names of an enclosing function, and it would store placeholders inside the user's own
-forward references.
+``typing.get_type_hints`` is not used: it fails for all parameters if one name is unknown, does not
+see the names of an enclosing function, and would store placeholders inside the user's own forward
+references.
 """
 
 import builtins
@@ -28,7 +28,7 @@ from sharedtask.writing.reduced.operations import Reduction
 
 __all__ = ["Choice", "Hint", "Names", "Placeholder", "read_hint"]
 
-# What a text may name without the name existing at run time.
+# Names that a string may use although they do not exist at run time.
 _KNOWN_WORDS: Mapping[str, object] = {
     "Shared": Shared,
     "CopyOnWrite": CopyOnWrite,
@@ -46,7 +46,7 @@ _KNOWN_WORDS: Mapping[str, object] = {
 
 
 class Placeholder:
-    """Stands for a name that does not exist at run time; every use of it gives another one."""
+    """Replaces a name that does not exist at run time; every use of it returns another one."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -64,7 +64,7 @@ class Placeholder:
         return self
 
     def __call__(self, *_: object, **__: object) -> "Placeholder":
-        """Stand for what calling the unknown thing would give."""
+        """The result of calling the unknown object."""
         return self
 
     def __or__(self, other: object) -> Any:
@@ -75,13 +75,13 @@ class Placeholder:
 
 
 def _union(left: object, right: object) -> Any:
-    # Through Any: a union of values is beyond what a type checker can say.
+    # Through Any: type checkers cannot express a union of values.
     make_union: Any = Union
     return make_union[left, right]
 
 
 class Names:
-    """The names that the annotations of one function may use, nearest first.
+    """The names available to the annotations of a function, nearest first.
 
     Those are the variables of the functions and class bodies around it, its type parameters, its
     module's globals, the builtins and, for the rest, placeholders.
@@ -101,8 +101,8 @@ class Names:
         return Placeholder(name)
 
     def evaluate(self, text: str) -> Any:
-        """Return the object that an annotation's text stands for."""
-        # The text is the user's own source, evaluated as the interpreter would have. eval() asks
+        """Return the object of an annotation's string."""
+        # The string is the user's own source, evaluated as the interpreter would. eval() asks
         # its last argument for items only, so the rest of a Mapping would be dead code.
         scope: Any = self
         return eval(text, self._globals, scope)  # noqa: S307
@@ -121,8 +121,8 @@ def _names_around(function: object) -> dict[str, Any]:
 def _frames_around(code: CodeType | None) -> Iterator[FrameType]:
     """Yield the running functions and class bodies that contain ``code``, innermost first.
 
-    A decorator runs while they do. They are recognised by holding the code as a constant, which is
-    exact where a comparison of names is not.
+    A decorator runs while they do. They are recognised by having the code among their constants,
+    which is exact, unlike a comparison of names.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and code is not None:
@@ -160,7 +160,7 @@ Rule = Partition | Reduction | Regions
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One type that an annotation allows, outside its brackets, and the metadata upon it."""
+    """One type that an annotation allows, outside its brackets, and its metadata."""
 
     type_: Any
     metadata: tuple[Any, ...] = ()
@@ -168,13 +168,13 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """What an annotation says.
+    """The contents of an annotation.
 
     Attributes:
-        roles: The roles at its outside, in a union included; without doubles.
-        nested: The roles inside its brackets, where they mean nothing; what is made as well.
+        roles: The roles at its outside, including those in a union; without duplicates.
+        nested: The roles inside its brackets, where they have no meaning; ``Made`` as well.
         choices: The types it allows; a plain type is one choice, a union several.
-        rule: What it says besides the role: how an item names its block, how tasks add up.
+        rule: Its rule besides the role: how an item names its block, how tasks add up.
         made: Whether the value is made for each item.
     """
 
@@ -189,7 +189,7 @@ def read_hint(annotation: object, names: Names) -> Hint:
     """Read one annotation.
 
     Raises:
-        Exception: A text in it cannot be evaluated at all; whatever evaluating it raised.
+        Exception: A string in it cannot be evaluated: the error of the evaluation.
     """
     marks: list[Any] = []
     choices = tuple(_choices(annotation, (), marks, names))
@@ -204,7 +204,7 @@ def read_hint(annotation: object, names: Names) -> Hint:
 def _choices(
     annotation: Any, metadata: tuple[Any, ...], marks: list[Any], names: Names
 ) -> Iterator[Choice]:
-    """Yield the choices of an annotation and add the marks of ours on the way to ``marks``."""
+    """Yield the choices of an annotation and add our markers in it to ``marks``."""
     if typing.get_origin(annotation) is Annotated:
         marks.extend(each for each in annotation.__metadata__ if isinstance(each, _MARKS))
         own = (each for each in annotation.__metadata__ if not isinstance(each, _MARKS))
@@ -222,7 +222,7 @@ _MARKS = (Role, Made, Partition, Reduction, Regions)
 
 
 def _wrapped(annotation: Any, names: Names) -> tuple[Any, ...]:
-    """Return what an annotation wraps at its outside, nothing where it is a type by itself."""
+    """Return what an annotation wraps at its outside, nothing if it is a type by itself."""
     if isinstance(annotation, str):
         return (names.evaluate(annotation),)
     if isinstance(annotation, ForwardRef):
@@ -243,7 +243,7 @@ def _wrapped_in_brackets(annotation: Any, origin: Any) -> tuple[Any, ...]:
         return (Any,)
     if origin is Union or origin is UnionType:
         return typing.get_args(annotation)
-    # By name: the class is new in Python 3.12 and has a second home in typing_extensions.
+    # By name: the class is new in Python 3.12 and also exists in typing_extensions.
     for alias in (annotation, origin):
         if type(alias).__name__ == "TypeAliasType":
             return (_filled_in(alias, typing.get_args(annotation)),)
@@ -251,7 +251,7 @@ def _wrapped_in_brackets(annotation: Any, origin: Any) -> tuple[Any, ...]:
 
 
 def _filled_in(alias: Any, arguments: tuple[Any, ...]) -> Any:
-    """Return what a ``type`` statement stands for, as in ``NDArray[np.float32]`` of new numpys."""
+    """Return the value of a ``type`` statement, as in ``NDArray[np.float32]`` of new numpys."""
     value = alias.__value__
     given = dict(zip(alias.__type_params__, arguments, strict=False))
     parameters = getattr(value, "__parameters__", ())

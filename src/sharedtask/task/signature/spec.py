@@ -1,7 +1,7 @@
 """A function's signature, annotations and sharing lists -> one frozen ``TaskSpec``.
 
 Everything that can be known before the first call is decided and refused here, at the decorator's
-own line. What a value must be is turned into checks once; a call only runs them.
+line. The required types become checks once; a call only runs them.
 """
 
 import functools
@@ -28,7 +28,7 @@ from .type_checks import Check, build_check
 __all__ = ["Kind", "Lists", "TaskSpec", "build_spec", "refuse_unshareable"]
 
 Kind: TypeAlias = Literal["function", "static", "class"]
-# What the decorator was told: names of parameters by role, some with a rule of their own.
+# The decorator's lists: names of parameters by role, some with a rule.
 Lists: TypeAlias = Mapping[str, Sequence[str] | Mapping[str, Any]]
 
 _POSITIONAL = (
@@ -51,31 +51,31 @@ _WORDS_BY_NAME = {mark.name: word for mark, word in _WORDS.items()}
 
 @dataclass(frozen=True, slots=True)
 class Others:
-    """The parameters of a function besides the item, where all of them can be given by name."""
+    """The parameters of a function besides the item, if all of them can be given by name."""
 
     names: frozenset[str]
     required: frozenset[str]
 
     def are_in(self, kwargs: Mapping[str, Any]) -> bool:
-        """Whether a call with these keywords and an item has every argument, and none too many."""
+        """Whether these keywords and an item are exactly the arguments of a call."""
         return self.required <= kwargs.keys() <= self.names
 
 
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
-    """What is known of a task before it is called.
+    """The facts about a task that are known before it is called.
 
     Attributes:
         name: The function's name for messages, "Model.score" for a method.
-        signature: Its signature, ``self`` or ``cls`` included where the function takes one.
+        signature: Its signature, ``self`` or ``cls`` included if the function takes one.
         item: Name of the parameter that takes the item.
         bound: Name of the parameter that takes the object of a method, None for a function.
         roles: Role of every shared parameter; a name may come through ``**kwargs``.
         accepts_kwargs: Whether the function has a ``**kwargs``.
-        checks: Check of every shared parameter whose annotation says what its value must be.
-        rules: What is declared besides the roles: how items name their blocks, how tasks add up.
+        checks: Check of every shared parameter whose annotation has a type.
+        rules: Declarations besides the roles: how items name their blocks, how tasks add up.
         generators: Names of the parameters that get a generator for each item.
-        others: The parameters besides the item, None where Python's rules for them are not simple.
+        others: The parameters besides the item, None if Python's rules for them are not simple.
     """
 
     name: str
@@ -95,7 +95,7 @@ class TaskSpec:
         return f"{self.name}{_ANNOTATED.sub(_role_of, str(self.signature))}"
 
     def on_object(self) -> "TaskSpec":
-        """The same, called on an object, which the first parameter takes whatever its name is.
+        """The same, called on an object, which the first parameter takes, whatever its name.
 
         Raises:
             ArgumentError: No other parameter takes the item, or the one that does is shared.
@@ -115,11 +115,11 @@ class TaskSpec:
         return replace(self, bound=first.name, item=item, others=None)
 
     def regions(self, name: str) -> Regions:
-        """What is locked together in the array of a locked parameter."""
+        """The regions of a locked parameter's array that are locked together."""
         return cast("Regions", self.rules.get(name, Regions()))
 
     def refuse_options(self, options: Mapping[str, Any]) -> None:
-        """Refuse options of this very task that would do nothing.
+        """Refuse options of this task that would have no effect.
 
         Raises:
             DefinitionError: A seed is given, and no parameter gets a generator.
@@ -127,17 +127,17 @@ class TaskSpec:
         if options.get("seed") is not None and not self.generators:
             msg = (
                 f"{self.shown}: seed={options['seed']!r} has no parameter to act on. Annotate the"
-                " one that is to get the random numbers: rng: Rng."
+                " one for the random numbers: rng: Rng."
             )
             raise DefinitionError(msg)
 
     def check_value(self, name: str, value: object) -> None:
-        """Check the value of a shared parameter against its annotation, from outside only.
+        """Check the value of a shared parameter against its annotation, without its contents.
 
         The parameter's own default always fits, as in ``model: Shared[dict] = None``.
 
         Raises:
-            ArgumentError: The value is not what the annotation says.
+            ArgumentError: The value does not match the annotation.
         """
         check = self.checks.get(name)
         if check is None or value is self.signature.parameters[name].default:
@@ -167,14 +167,14 @@ def build_spec(
     kind: Kind = "function",
     **lists: Sequence[str] | Mapping[str, Any],
 ) -> TaskSpec:
-    """Read and check a function that is to become a task.
+    """Read and check the function of a task.
 
     Args:
         function: The function itself, taken out of ``staticmethod`` or ``classmethod``.
-        kind: What the function was taken out of; whether a "function" is a method is seen from its
+        kind: The object it was taken from; whether a "function" is a method follows from its
             qualified name and from ``self`` or ``cls``.
         **lists: Names of parameters by role, as the decorator's keywords give them; those that are
-            reduced may come with what combines them.
+            reduced may come with their operation.
 
     Raises:
         DefinitionError: The function cannot be a task, or a parameter cannot be shared as asked.
@@ -267,7 +267,7 @@ def _short(value: object, limit: int = 80) -> str:
 
 
 class _Draft:
-    """A function on its way to a ``TaskSpec``; each method decides one thing or refuses it."""
+    """Builds a ``TaskSpec`` from a function; each method decides one thing or refuses it."""
 
     def __init__(self, function: Callable[..., Any], kind: Kind) -> None:
         self.name = name_of(function)
@@ -280,12 +280,12 @@ class _Draft:
         self.hints = self._read_hints()
 
     def error(self, text: str) -> DefinitionError:
-        """Make the error that shows the signature and says ``text``."""
+        """Make the error with the signature and ``text``."""
         bare = [
             parameter.replace(annotation=Parameter.empty, default=Parameter.empty)
             for parameter in self.parameters.values()
         ]
-        # A parameter without default may not follow one that has it, which is how they stand here.
+        # A parameter without default may not follow one that has it, which may occur here.
         shown = Signature(bare)
         return DefinitionError(f"{self.name}{shown}: {text}")
 
@@ -390,7 +390,7 @@ class _Draft:
             raise self.error(f"'{name}' is both {first} and {second}; choose one.")
 
     def refuse_role_of(self, name: str) -> None:
-        """Refuse a role on a parameter whose value does not travel as a shared keyword."""
+        """Refuse a role on a parameter whose value cannot be passed as a shared keyword."""
         parameter = self.parameters.get(name)
         if name == self.item:
             raise self.error(f"'{name}' takes the item, which differs in each call; share another.")
@@ -415,7 +415,7 @@ class _Draft:
                 text = _annotation_text(choice.type_)
                 raise self.error(f"'{name}' is {text}, which belongs to one process: {cure}.")
 
-    # --- what is made for each item ---
+    # --- values made for each item ---
 
     def generators(self, roles: Mapping[str, Role]) -> tuple[str, ...]:
         """Return the names of the parameters that get a generator for each item."""
@@ -427,7 +427,7 @@ class _Draft:
         return names
 
     def _refuse_made(self, name: str, parameter: Parameter) -> None:
-        """Refuse a parameter that an argument which is made cannot be given to by name."""
+        """Refuse a parameter to which a made argument cannot be passed by name."""
         if name == self.item:
             raise self.error(f"'{name}' takes the item; add a parameter for the Rng behind it.")
         if name == self.bound:
@@ -438,19 +438,19 @@ class _Draft:
             raise self.error(f"'{name}' is fixed by functools.partial; leave it out there.")
         rest = next((p.name for p in self.parameters.values() if p.kind is p.VAR_POSITIONAL), None)
         if rest is not None and parameter.kind is not parameter.KEYWORD_ONLY:
-            raise self.error(f"'{name}' is Rng and stands before *{rest}; put it behind that.")
+            raise self.error(f"'{name}' is Rng and comes before *{rest}; put it after that.")
 
     # --- checks ---
 
     def rules(self, reduced: Iterable[str] | Mapping[str, Any]) -> dict[str, Rule]:
-        """Return how items name their blocks and how tasks add up, where that is declared."""
+        """Return how items name their blocks and how tasks add up, if that is declared."""
         annotated = {name: hint.rule for name, hint in self.hints.items() if hint.rule is not None}
         given = reduced if isinstance(reduced, Mapping) else {}
         for name in given:
             if name in annotated:
                 raise self.error(
-                    f"how '{name}' is reduced stands in its annotation and in reduced=;"
-                    " say it once."
+                    f"how '{name}' is reduced is given in its annotation and in reduced=;"
+                    " give it once."
                 )
         listed = {
             name: op if isinstance(op, Reduction) else Reduction(op) for name, op in given.items()
@@ -482,7 +482,7 @@ def _in_class_body(function: Callable[..., Any]) -> bool:
 
 
 def _plain_function(function: Any) -> object:
-    """Return the function whose globals and closure the annotations were written in."""
+    """Return the function whose globals and closure the annotations use."""
     while isinstance(function, functools.partial):
         function = function.func
     function = inspect.unwrap(function)

@@ -1,6 +1,6 @@
 """Types that an annotation allows -> a check of one value, made by pydantic's validators.
 
-A check looks at the value's outside only: ``dict[str, float]`` asks for a dict and never reads its
+A check checks the outermost type only: ``dict[str, float]`` requires a dict and never reads its
 entries, so a value of any size takes about a microsecond. Pydantic metadata of the user's own, such
 as ``Annotated[Shared[int], Field(gt=0)]``, is honoured on top. The value is never replaced.
 """
@@ -39,7 +39,7 @@ _ALSO_ACCEPTED: dict[type, tuple[type, ...]] = {
     complex: (complex, float, int),
 }
 
-# Errors that only say "another type", which the check says better for the whole union at once.
+# Errors about the type, which the check reports better for the whole union at once.
 _TYPE_ERRORS = frozenset(
     {"callable_type", "is_instance_of", "literal_error", "none_required", "other_array"}
 )
@@ -57,14 +57,14 @@ class Check:
     validator: SchemaValidator
 
     def complaint(self, value: object) -> str | None:
-        """Return what is wrong as in "must be dict, got list"; None for a value that fits."""
+        """Return the complaint, as in "must be dict, got list"; None for a value that fits."""
         try:
             self.validator.validate_python(value)
         except ValidationError as error:
             return self._condense(error, value)
         except TypeError:
-            # Pydantic's answer to a constraint that the value cannot be compared with. Its text
-            # holds the whole value, whatever the size.
+            # Pydantic's error for a constraint that cannot be compared with the value. Its text
+            # contains the whole value, whatever the size.
             return f"has constraints that mean nothing for it, got {_describe(value)}"
         return None
 
@@ -73,7 +73,7 @@ class Check:
             if detail["type"] not in _TYPE_ERRORS:
                 return f"{_own_words(detail)}, got {_describe(value)}"
         got = _describe(value)
-        # Seen in notebooks: the cell with the class was run again after the value was made.
+        # Occurs in notebooks: the cell with the class was run again after the value was created.
         same_name = got in self.expected.replace(" or ", ", ").split(", ")
         if same_name:
             return f"must be {self.expected}, got an older class of that name; make the value again"
@@ -89,7 +89,7 @@ def _own_words(detail: ErrorDetails) -> str:
 
 
 def build_check(choices: Sequence[Choice]) -> Check | None:
-    """Build the check for a parameter; None where any value will do.
+    """Build the check for a parameter; None if any value is allowed.
 
     Raises:
         Exception: The user's own metadata does not make a validator; pydantic's error.
@@ -115,7 +115,7 @@ def _with_metadata(schema: CoreSchema, choice: Choice) -> CoreSchema:
     if not metadata:
         return schema
     # Imported here because pydantic's own part takes longer to load than all of this package, and
-    # whoever wrote such metadata has loaded it.
+    # code with such metadata has loaded it.
     with undisturbed("pydantic.type_adapter"):
         from pydantic import TypeAdapter
 
@@ -126,7 +126,7 @@ def _with_metadata(schema: CoreSchema, choice: Choice) -> CoreSchema:
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """Metadata that gives pydantic the shallow schema, so that it never builds a deep one."""
+    """Metadata that returns the shallow schema to pydantic, so that it never builds a deep one."""
 
     schema: CoreSchema
 
@@ -147,7 +147,7 @@ class _Rule:
 
 
 def _rule(type_: Any) -> _Rule | None:
-    """Return the rule for one type, None where nothing can be said about a value."""
+    """Return the rule for one type, None if it says nothing about a value."""
     if type_ is None or type_ is type(None):
         return _Rule("None", core_schema.none_schema())
     if type_ is LiteralString:
@@ -186,7 +186,7 @@ def _instance_rule(class_: type) -> _Rule:
 
 
 class _Redefinable(type):
-    """Stands for a class of a notebook: its cell may be run again, and that of the task not."""
+    """Represents a notebook's class: its cell may be run again, without that of the task."""
 
     first: type
 
@@ -250,7 +250,7 @@ def _array_test(
 
 
 def _scalars(dtype: Any) -> tuple[type, ...]:
-    """Return the scalar types of ``np.dtype[...]``, nothing where every dtype will do."""
+    """Return the scalar types of ``np.dtype[...]``, nothing if every dtype is allowed."""
     inner = [each for part in _members(dtype) for each in _members(*typing.get_args(part))]
     known = tuple(each for each in inner if isinstance(each, type) and each is not Any)
     return known if len(known) == len(inner) else ()

@@ -1,4 +1,4 @@
-"""What a call locks: the arrays of the caller, for as long as it runs."""
+"""The caller's arrays that a call locks, for as long as it runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .rwlock import count_held, held_here, leave_behind
 
 __all__ = ["Use", "close_all", "leaving_locks", "refuse_held", "use_all"]
 
-# How long the end of a call waits for tasks that are writing.
+# Time limit at the end of a call for tasks that are still writing.
 _QUIET_SECONDS = 1.0
 
 
@@ -33,8 +33,8 @@ class Use:
     Args:
         array: The array.
         name: The parameter.
-        rules: What is locked together.
-        rank: The place of the parameter among those that are locked.
+        rules: The regions that are locked together.
+        rank: The position of the parameter among the locked ones.
     """
 
     guarded: Guarded
@@ -49,9 +49,9 @@ class Use:
         self.is_open = False
 
     def open(self, *, shared: bool) -> None:
-        """Begin. With ``shared`` other processes must see it.
+        """Begin the use. With ``shared`` other processes must see the array.
 
-        Of an array of this one alone they get a copy, whose contents come back at the end.
+        If the array is private to this process, they get a copy, which is copied back at the end.
 
         Raises:
             ArgumentError: The array cannot be locked.
@@ -76,12 +76,12 @@ class Use:
         self.locked = Locked.over(base, guarded.cells, opening, guarded)
 
     def close(self, *, wrote: bool, gave_up: bool = False) -> None:
-        """The call is over: what its tasks wrote is in the caller's array, failed or not.
+        """End the use: copy the tasks' writes into the caller's array, also after a failure.
 
-        Of a call of which none has begun (not ``wrote``) nothing is: what the caller has written
-        since stays. Tasks that were given up may be within a block. They leave it soon, or are
-        killed in it; where one does neither, what it was writing counts as half written from now
-        on. In a forked child nothing is: the call is its parent's.
+        If no task has begun (not ``wrote``), nothing is copied: the caller's own writes since then
+        stay. Tasks that were given up may be within a block. They leave it soon, or are killed in
+        it; the region of one that does neither is poisoned from then on. In a forked child nothing
+        is copied: the call is its parent's.
         """
         self.order = None
         twin, self._twin = self._twin, None
@@ -111,14 +111,14 @@ _orders: Weak[int, _Order] = Weak()
 def use_all(
     uses: dict[str, Use], locked: Mapping[str, tuple[Array, Regions]], *, shared: bool
 ) -> None:
-    """Begin to use the arrays of a call, by parameter; see ``Use``.
+    """Begin the use of a call's arrays, by parameter; see ``Use``.
 
-    Each stands in ``uses`` before it is opened, so that ``close_all`` finds it after an error or an
+    Each is in ``uses`` before it is opened, so that ``close_all`` finds it after an error or an
     interrupt.
 
     Raises:
-        ArgumentError: An array cannot be locked, or a call that is running enters them in another
-            order, so that its tasks and those of this one could wait for each other for ever.
+        ArgumentError: An array cannot be locked, or a running call enters them in another
+            order, so that its tasks and those of this one could deadlock.
         StoreFullError: There is no room for a copy.
     """
     for rank, (name, (array, rules)) in enumerate(locked.items()):
@@ -134,7 +134,7 @@ def use_all(
 
 
 def refuse_held(uses: Mapping[str, Use], task: str) -> None:
-    """Refuse a call whose tasks would wait for the thread that waits for them.
+    """Refuse a call whose tasks would wait for the thread that waits for the tasks.
 
     Raises:
         LockOrderError: This thread is in a block of one of the arrays.
@@ -155,23 +155,23 @@ def _check_orders(orders: Sequence[_Order], names: str) -> None:
     except graphlib.CycleError:
         raise ArgumentError(
             f"{names} are locked in another order by a call that is running: its tasks and those of"
-            " this call could wait for each other for ever. Give the arrays to parameters that"
-            " stand in the same order, or let that call end."
+            " this call could wait for each other without end. Give the arrays to parameters that"
+            " have the same order, or let that call end."
         ) from None
 
 
 def close_all(uses: dict[str, Use], *, wrote: bool, gave_up: bool = False) -> None:
-    """The call is over: what was written is in the caller's arrays. See ``Use.close``."""
-    if uses:  # emptied: the arrays may be locked as others from now on
-        with interrupts.shield():  # a second Ctrl-C would leave some as they were before the call
+    """End the uses: copy the tasks' writes into the caller's arrays. See ``Use.close``."""
+    if uses:  # emptied: the arrays may be locked with other regions then
+        with interrupts.shield():  # a second Ctrl-C would skip the copies of some
             while uses:
                 uses.popitem()[1].close(wrote=wrote, gave_up=gave_up)
 
 
 def leaving_locks(task: str, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The same call, which fails where the task ends within a block that it has entered.
+    """The same call, which fails if the task ends within a block that it has entered.
 
-    Left alone, the lock would stay with the worker and fail its next item.
+    Otherwise the worker would keep the lock and fail its next item.
     """
 
     def run(item: Any) -> Any:
@@ -183,7 +183,7 @@ def leaving_locks(task: str, call: Callable[[Any], Any]) -> Callable[[Any], Any]
             if left:
                 msg = (
                     f"{task}() ended within a block that locks {left}. Enter blocks by `with`, and"
-                    " do not keep a generator or an object that stands in one."
+                    " do not keep a generator or an object that is inside one."
                 )
                 raise SharedTaskError(msg)
 

@@ -1,9 +1,9 @@
 """``Locked``: an array that several tasks write, under locks on the regions that they touch.
 
-uses.py      a call begins to use the arrays that it locks, with a copy if need be
-guards.py    the table of locks that belongs to the memory of an array
-locked.py    in a task: the memory, and an opening of the table for each thread
-cells.py     what can be locked apart
+acquire.py   a call begins to use the arrays that it locks, with a copy if needed
+registry.py  the table of locks that belongs to the memory of an array
+locked.py    in a task: the memory, and a lock handle on the table for each thread
+regions.py   the regions that can be locked separately
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _ROWS = Regions()
 
 
 class Locked(Generic[T]):
-    """An array behind locks: many read a region at the same time, or one writes it.
+    """An array behind locks: several tasks read a region at the same time, or one writes it.
 
-    A task gets one for each parameter that is marked so; the caller passes the array, or one of
-    these where a type checker shall be content. Made by the caller, it also reads and writes an
+    A task gets one for each such parameter; the caller passes the array, or one of
+    these to satisfy a type checker. Created by the caller, it also reads and writes an
     array in shared memory while tasks do.
 
     Args:
         array: A writable array without Python objects.
-        regions: What is locked together.
+        regions: The regions that are locked together.
 
     Raises:
         ArgumentError: ``array`` cannot be written, or ``regions`` do not fit it.
@@ -75,7 +75,7 @@ class Locked(Generic[T]):
     def over(
         cls, array: Array, cells: Cells, opening: Opening, guarded: Guarded | None = None
     ) -> Locked[Any]:
-        """Over memory and locks that are there."""
+        """A ``Locked`` over existing memory and locks."""
         made: Locked[Any] = cls.__new__(cls)
         made._begin(array, cells, opening, guarded)
         return made
@@ -94,7 +94,7 @@ class Locked(Generic[T]):
 
     @property
     def table(self) -> Memory:
-        """Where the locks are."""
+        """The memory of the locks."""
         return self._opening.memory
 
     @property
@@ -120,7 +120,7 @@ class Locked(Generic[T]):
         raise TypeError(_BEHIND)
 
     def read(self, index: Any = ...) -> Hold[T]:
-        """A block in which nobody writes there: ``with grid.read(slice(0, 10)) as rows``.
+        """A block during which that part is not written: ``with grid.read(slice(0, 10)) as rows``.
 
         Args:
             index: Ints, slices and ``...``, or a tuple of them; all by default.
@@ -130,17 +130,17 @@ class Locked(Generic[T]):
 
         Raises:
             RegionPoisonedError: A writer died there, on entering.
-            LockOrderError: This thread would wait for itself, or has locked what comes later.
+            LockOrderError: This thread would wait for itself, or has locked a later part.
             ArgumentError: The index makes a copy or is none.
         """
         return self._hold(index, self._readonly, write=False, repair=False)
 
     def write(self, index: Any = ..., *, repair: bool = False) -> Hold[T]:
-        """A block in which nobody else reads or writes there: ``with grid.write(3) as row``.
+        """A block with exclusive access to that part: ``with grid.write(3) as row``.
 
         Args:
             index: Ints, slices and ``...``, or a tuple of them; all by default.
-            repair: The block writes that part anew, so it does not matter that a writer died in
+            repair: The block rewrites that part, so it does not matter that a writer died in
                 it; afterwards it counts as whole.
 
         Returns:
@@ -153,7 +153,7 @@ class Locked(Generic[T]):
         return self._hold(index, self._array, write=True, repair=repair)
 
     def quiet(self, seconds: float) -> Quiet:
-        """A block in which nobody writes, if that comes about in time; else one all the same."""
+        """Waits up to ``seconds`` for writers, then runs the block in any case."""
         return Quiet(self._locks(), self._cells.whole, seconds)
 
     def _hold(self, index: Any, base: Array, *, write: bool, repair: bool) -> Hold[T]:
@@ -166,10 +166,10 @@ class Locked(Generic[T]):
         return Hold(self._locks(), spans, view, write=write, repair=repair, where=_Where(index))
 
     def _locks(self) -> Locks:
-        """This thread's opening of the table; another one in a forked child."""
+        """This thread's lock handle on the table; another one in a forked child."""
         locks: Locks | None = getattr(self._local, "locks", None)
         if locks is None or not locks.usable:
-            if self._guarded is not None:  # in a forked child, the table may be another
+            if self._guarded is not None:  # in a forked child the table may differ
                 self._opening = replace(self._opening, memory=self._guarded.own_memory())
             locks = self._local.locks = self._opening.locks()
         return locks
@@ -203,7 +203,7 @@ _BEHIND = (
 
 
 class _Where:
-    """An index in words, when they are asked for."""
+    """The text of an index, computed on demand."""
 
     __slots__ = ("index",)
 

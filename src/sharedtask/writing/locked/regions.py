@@ -1,4 +1,4 @@
-"""Which parts of an array can be locked apart: rows or blocks, numbered."""
+"""The regions of an array that can be locked separately: rows or blocks, numbered."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from .rwlock import Span
 
 __all__ = ["Cells", "Regions"]
 
-# So many rows can be locked apart where nothing else is said; of more, some go together.
+# This many rows can be locked separately by default; if there are more, they are grouped.
 _ROWS = 1 << 16
 _MOST_CELLS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Regions:
-    """What is locked together: ``Annotated[Locked[np.ndarray], Regions(blocks=(64, 64))]``.
+    """Regions to lock together: ``Annotated[Locked[np.ndarray], Regions(blocks=(64, 64))]``.
 
     Attributes:
         blocks: Lengths of the blocks that are locked as a whole, along the first axes. None: rows,
-            or a few rows where there are more than 65,536. An index that touches blocks in n rows
+            or groups of rows if there are more than 65,536. An index that touches blocks in n rows
             of blocks costs n times as much as one in a single row.
         poisoned: What happens in a region whose writer died: "raise" RegionPoisonedError until
-            somebody repairs it, or "continue" as if nothing had happened.
+            a block repairs it, or "continue" without an error.
     """
 
     role: ClassVar[Role] = Role.LOCKED
@@ -61,7 +61,7 @@ class Regions:
 
 
 class Cells:
-    """The regions of an array that can be locked apart, numbered in C order."""
+    """The regions of an array that can be locked separately, numbered in C order."""
 
     def __init__(self, shape: tuple[int, ...], lengths: tuple[int, ...]) -> None:
         self.shape, self.lengths = shape, lengths
@@ -83,7 +83,7 @@ class Cells:
             ArgumentError: The index makes a copy or is none.
             IndexError: An int is out of range, or there are too many.
         """
-        if len(self.lengths) == 1 and type(index) in (int, slice):  # most: 1 us instead of 5
+        if len(self.lengths) == 1 and type(index) in (int, slice):  # usually: 1 us instead of 5
             quick = self._quick(index, self.shape[0], self.lengths[0])
             if quick is not None:
                 return (quick,)
@@ -99,7 +99,7 @@ class Cells:
         return tuple(self._rows(extents))
 
     def _quick(self, index: int | slice, rows: int, length: int) -> Span | None:
-        """The span of a row, or of rows in ascending order; None where there is more to say."""
+        """The span of a row, or of rows in ascending order; None for other cases."""
         if isinstance(index, slice):
             start, stop, step = index.indices(rows)
             if step == 1 and start < stop:
@@ -110,7 +110,7 @@ class Cells:
         return None
 
     def _rows(self, extents: Sequence[tuple[int, int]]) -> list[Span]:
-        """One span for each row of a box of cells; rows that touch are one."""
+        """One span for each row of a box of cells; adjacent rows are joined."""
         if not extents:
             return [Span(0, 1)]
         *outer, (low, high) = extents

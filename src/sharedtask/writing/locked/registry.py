@@ -1,4 +1,4 @@
-"""The locks that belong to an array of this process, from one call to the next."""
+"""The locks that belong to an array of this process, kept between calls."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _PRIVATE = ("private",)
 
 
 def _none() -> None:
-    """No copy."""
+    """No copy to update."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """How a thread opens the locks of an array."""
+    """The lock handle of an array: opens its locks for a thread."""
 
     memory: Memory
     cells: int
@@ -48,7 +48,7 @@ class Opening:
             )
         except LookupError as error:
             msg = (
-                f"{self.name!r} cannot be locked: each thread opens the locks anew, in /proc. Mount"
+                f"{self.name!r} cannot be locked: each thread opens the locks in /proc. Mount"
                 f" it, or use Partitioned or Reduced. ({error})"
             )
             raise UnshareableError(msg) from error
@@ -56,9 +56,9 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where an array lies: in which memory, by whatever mapping, and from where to where.
+    """The place of an array: its memory, independent of the mapping, and its bounds.
 
-    ``holder`` keeps that memory, or one mapping of it.
+    ``holder`` keeps that memory, or one mapping of it, alive.
     """
 
     memory: tuple[Any, ...]
@@ -69,7 +69,7 @@ class _Place:
 
     @property
     def is_shared(self) -> bool:
-        """Whether a forked child has the same memory."""
+        """Whether a forked child shares the memory."""
         return self.memory != _PRIVATE
 
     @classmethod
@@ -92,10 +92,10 @@ class _Place:
 
 
 class Guarded:
-    """The locks of one array. They stay with its memory from one call to the next.
+    """The locks of one array. They live as long as its memory, across calls.
 
     So a region that a dead task left half written is still known to the next call. The memory keeps
-    this, and this does not keep the memory.
+    this object alive, and this object does not keep the memory alive.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Guarded:
     ) -> None:
         self.form, self.cells = form, cells
         self.place = replace(place, holder=None)
-        self._theirs = memory  # of the table, where another process made it
+        self._theirs = memory  # of the table, if another process created it
         self._table = Table(cells.count) if memory is None else None
         self._pid = os.getpid()
         self.users: Weak[int, Any] = Weak()
@@ -114,10 +114,10 @@ class Guarded:
         return self._pid != os.getpid() and not self.place.is_shared and self._table is not None
 
     def be_own(self) -> None:
-        """In a forked child memory that is not shared is another: it gets a table of its own.
+        """In a forked child private memory is a copy: it gets a table of its own.
 
-        What a dead writer left in it is known there too. The calls that run, and their copies, are
-        the parent's.
+        Regions poisoned by a dead writer are known there too. The running calls, and their copies,
+        are the parent's.
         """
         old = self._table
         if old is None or not self._is_parents:
@@ -131,19 +131,19 @@ class Guarded:
 
     @property
     def is_used(self) -> bool:
-        """Whether a call or a handle locks it, here or in the process that made the table."""
+        """Whether a call or a handle locks it, here or in the process that created the table."""
         return self._theirs is not None or bool(self.users.values())
 
     @property
     def is_lost(self) -> bool:
-        """Whether the program has closed the descriptor that others open the locks by."""
+        """Whether the program has closed the descriptor by which others open the locks."""
         return self._table is not None and not self._table.is_open
 
     def require_whole(self, name: str) -> None:
-        """Refuse to forget that a task died while it wrote.
+        """Refuse to drop the table if a task died while it wrote.
 
         Raises:
-            RegionPoisonedError: One did, and nobody has written that part anew.
+            RegionPoisonedError: One did, and that part was not rewritten.
         """
         writer = 0 if self._table is None or self.is_lost else self._table.writer()
         if writer:
@@ -161,11 +161,11 @@ class Guarded:
                 self._table, self.twin = table.torn(cells), _none
 
     def opening(self, name: str, rank: int, rules: Regions) -> Opening:
-        """How others open the locks."""
+        """The lock handle for tasks."""
         return Opening(self.memory, self.cells.count, name, rank, rules.poisoned)
 
     def own_memory(self) -> Memory:
-        """The same, in a forked child as well; takes no lock where nothing was forked."""
+        """``memory``, but in a forked child its own; takes no lock unless a fork happened."""
         if self._is_parents:
             with making:
                 self.be_own()
@@ -173,26 +173,26 @@ class Guarded:
 
     @property
     def memory(self) -> Memory:
-        """Where the locks are."""
+        """The memory of the locks."""
         if self._table is None:
             return cast("Memory", self._theirs)
         return replace(self._table.memory, pid=os.getpid())  # a forked child has it too
 
 
 def _form(array: Array, place: _Place, lengths: tuple[int, ...]) -> tuple[Any, ...]:
-    """What tells one array of some memory, and its blocks, from the others."""
+    """A key that distinguishes arrays over one memory, with their blocks."""
     return place.memory, place.start, array.dtype, array.shape, array.strides, lengths
 
 
 class _Kept:
-    """The locks that are known, each as long as one of the mappings of its memory."""
+    """The known locks, each for as long as a mapping of its memory."""
 
     def __init__(self) -> None:
         self._known: dict[int, Guarded] = {}
         self._holders: dict[int, list[Ending]] = {}
 
     def add(self, guarded: Guarded, holder: Any) -> None:
-        """Keep it while ``holder`` lives, also."""
+        """Keep it also while ``holder`` lives."""
         key = id(guarded)
         self._known[key] = guarded
         holders = self._holders.setdefault(key, [])
@@ -209,13 +209,13 @@ class _Kept:
         holders.append(Ending(holder, forget))
 
     def drop(self, guarded: Guarded) -> None:
-        """Forget it."""
+        """Forget one."""
         self._known.pop(id(guarded), None)
         for ending in self._holders.pop(id(guarded), ()):
             ending.cancel()
 
     def all(self) -> list[Guarded]:
-        """Those that are known."""
+        """The known ones."""
         return list(self._known.values())
 
 
@@ -224,7 +224,7 @@ making = critical_sections.table_lock()
 
 
 def guard(array: Any, name: str, rules: Regions) -> Guarded:
-    """The locks of an array: those that are there, or new ones.
+    """The locks of an array: the existing ones, or new ones.
 
     Raises:
         ArgumentError: It cannot be written, or part of it is locked as another array.
@@ -247,7 +247,7 @@ def guard(array: Any, name: str, rules: Regions) -> Guarded:
 
 
 def _make_way(place: _Place, name: str, rules: Regions) -> None:
-    """Other views of the same memory have locks that say nothing to the new ones."""
+    """Drop locks of other views of the same memory, which would not exclude the new ones."""
     for each in _kept.all():
         if each.place.meets(place):
             if each.is_used:
@@ -262,7 +262,7 @@ def _make_way(place: _Place, name: str, rules: Regions) -> None:
 
 
 def adopt(array: Array, cells: Cells, memory: Memory) -> Guarded:
-    """The locks of an array that came from another process: a task may pass it to a map."""
+    """The locks of an array that came from another process: for tasks that pass it to a map."""
     place = _Place.of(array)
     guarded = Guarded(_form(array, place, cells.lengths), place, cells, memory)
     with making:

@@ -1,21 +1,21 @@
-"""Reader-writer locks over numbered cells, between processes and threads, that outlive no holder.
+"""Reader-writer locks over numbered cells, for processes and threads, released on death.
 
     Table                 the parent's: memory with a few bytes for each cell
-    Locks(table.memory)   one for each thread: its own opening of that memory
+    Locks(table.memory)   one for each thread: its own open file of that memory
     locks.hold(spans)     a block in which ranges of cells are locked
 
 The kernel keeps the locks (byte ranges that belong to an open file description, fcntl(2)) and drops
-them when their holder dies. What it does not say is that the holder died; that is what the table
-remembers: a writer leaves its pid in its cells, and takes it away before it unlocks.
+them when their holder dies. It does not report that the holder died; the table records that: a
+writer stores its pid in its cells, and clears it before it unlocks.
 
 Each cell ``c`` has two bytes that can be locked: ``c`` itself, and ``cells + c``, its turnstile.
-Who finds a cell free and nobody waiting locks it at once. Anybody else waits at the turnstile,
-which lets one at a time through to wait for the cell. Who comes later does not overtake, so
-neither writers nor readers starve.
+A thread that finds a cell free and none waiting locks it at once. Others wait at the turnstile,
+which admits one at a time to wait for the cell. Later ones do not overtake, so neither writers nor
+readers starve.
 
-A lock belongs to the descriptor that was opened and to all its copies. Each thread therefore has a
-``Locks`` of its own, and a forked child opens another: what it inherited is its parent's. While
-such a child lives it keeps what was locked when it was forked, even if its parent is killed.
+A lock belongs to the open file and to all copies of its descriptor. Each thread therefore has a
+``Locks`` of its own, and a forked child opens another: the inherited one is its parent's. While
+such a child lives it keeps the locks held at the fork, even if its parent is killed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _V = TypeVar("_V")
 _PID_BYTES = 4
-_CELL_BYTES = _PID_BYTES + 1  # its writer, and whether somebody waits for it
+_CELL_BYTES = _PID_BYTES + 1  # its writer, and whether a thread waits for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Span:
 
 
 class Table:
-    """The memory of the locks, and what others need to open it; it goes with this object.
+    """The memory of the locks, and its place for others; freed with this object.
 
     Raises:
         StoreFullError: No room, no descriptors, or a limit of the process is in the way.
@@ -62,7 +62,7 @@ class Table:
         >>> table = Table(8)
         >>> locks = Locks(table.memory, table.cells, name="grid")
         >>> with locks.hold([Span(2, 4)], write=True):
-        ...     pass  # nobody else is in cell 2 or 3
+        ...     pass  # no other thread is in cell 2 or 3
         >>> locks.close()
         >>> table.close()
     """
@@ -70,7 +70,7 @@ class Table:
     def __init__(self, cells: int) -> None:
         self.cells = cells
         size = cells * _CELL_BYTES
-        with interrupts.shield():  # an interrupt would leave the descriptor to nobody
+        with interrupts.shield():  # an interrupt would leak the descriptor
             fd = segments.scratch(size)
             self._file = here = Descriptor.of(fd)
             self._closing = descriptors.closing(self, here)
@@ -91,7 +91,7 @@ class Table:
         return view[: self.cells * _PID_BYTES].view(np.uint32)
 
     def take_poison(self, other: Table) -> None:
-        """Mark what a dead writer left half written in the cells of another table."""
+        """Copy the poisoned state of another table's cells."""
         ours, theirs = self._writers(writable=True), other._writers()
         for pid in np.unique(theirs[theirs != 0]):
             if not _is_alive(int(pid)):
@@ -110,7 +110,7 @@ class Table:
         return table
 
     def close(self) -> None:
-        """Close the descriptor: nobody can open the table from now on; who has, keeps it."""
+        """Close the descriptor: no other can open the table then; open ones stay valid."""
         self._closing.now()
 
 
@@ -119,23 +119,23 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it lives, as somebody else
+    except PermissionError:  # it is alive, under another user
         return True
     return True
 
 
 class Locks:
-    """One thread's own opening of a table.
+    """One thread's own open file of a table.
 
     Args:
         memory: ``Table.memory``, of any process of the same user.
         cells: ``Table.cells``.
         name: The parameter that is locked, for messages.
-        rank: Tables are locked in ascending order of it; where it is equal, of their making.
-        poisoned: What happens where a writer died: "raise" RegionPoisonedError, or "continue".
+        rank: Tables are locked in ascending order of it; if equal, of their creation.
+        poisoned: What happens if a writer died: "raise" RegionPoisonedError, or "continue".
 
     Raises:
-        LookupError: The table is gone, or may not be opened.
+        LookupError: The table is freed, or may not be opened.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Locks:
         self.tolerant = poisoned == "continue"
         self.order = rank, memory.device, memory.inode
         self.pid = _process.pid
-        with interrupts.shield():  # an interrupt would leave the descriptor to nobody
+        with interrupts.shield():  # an interrupt would leak the descriptor
             self.fd = locations.reopened(memory, writable=True)
             self._closing = descriptors.closing(self, Descriptor.of(self.fd))
         view: npt.NDArray[np.uint8] = mapping.view(self.fd, memory.size, writable=True)
@@ -166,20 +166,20 @@ class Locks:
 
         Args:
             spans: Ascending, apart from each other; none locks nothing.
-            write: Alone, where False lets other readers in.
-            repair: The block writes all of it anew: what a dead writer left is no error, and is
-                over when the block ends without an exception.
-            where: The region in the caller's words, such as "[0:10]".
+            write: Exclusive; if False, other readers are admitted.
+            repair: The block rewrites all of it: poisoned cells are no error, and are
+                repaired when the block ends without an exception.
+            where: The region as the caller wrote it, such as "[0:10]".
 
         Raises:
             RegionPoisonedError: A writer of one of the cells died, on entering.
-            LockOrderError: This thread would wait for itself, or has locked what comes later.
-            ClosedError: The locks are closed, or are those of the process this was forked from.
+            LockOrderError: This thread would wait for itself, or has locked a later part.
+            ClosedError: The locks are closed, or belong to the parent of this forked process.
         """
         return Hold(self, spans, None, write=write, repair=repair, where=where)
 
     def close(self) -> None:
-        """Let go as a death would: within a block that writes, its cells count as half written."""
+        """Release all as death would: the cells of a block that writes count as poisoned."""
         self.pid = 0
         self._closing.now()
         self.writers = self.waited_for = np.empty(0, np.uint32)  # unmapped with the last view
@@ -191,7 +191,7 @@ class Locks:
 
 
 class _Process:
-    """This process's id: asking the system at each entry would be a tenth of its time."""
+    """This process's id: a system call at each entry would be a tenth of its time."""
 
     __slots__ = ("pid",)
 
@@ -209,9 +209,9 @@ _process = _Process()
 class Hold(Generic[_V]):
     """The block of ``Locks.hold``; ``as`` gives ``value``.
 
-    It is to stand in the ``with`` itself. Inside another object's ``__exit__`` it would not be
-    left when Ctrl-C arrives as that one begins, which is where an interrupt of a long operation on
-    arrays comes out.
+    It must be in the ``with`` statement itself. Inside another object's ``__exit__`` it would not
+    be left if Ctrl-C arrives as that one begins, which is when an interrupt during a long array
+    operation is raised.
     """
 
     __slots__ = ("_guard", "_held", "_kind", "_left", "_marked", "locks", "repair", "spans",
@@ -242,7 +242,7 @@ class Hold(Generic[_V]):
         self._held = held = _here.held
         nested = _admit(self, held)
         try:
-            # Kept first, installed then: an interrupt between the two finds both.
+            # Stored first, then installed: an interrupt between the two finds both.
             self._guard = interrupts.leaving(_EXIT)
             if self._guard is not None:
                 self._guard.install()
@@ -263,7 +263,7 @@ class Hold(Generic[_V]):
         self._leave(clean=kind is None)
 
     def abandon(self) -> None:
-        """Leave as a death would: where it was writing, its mark stays."""
+        """Leave as death would: if it was writing, its mark stays."""
         self._marked = False
         self._leave(clean=False)
 
@@ -285,15 +285,15 @@ class Hold(Generic[_V]):
         try:
             self._lock(self._kind, fcntl.F_OFD_SETLK)
         except BlockingIOError:
-            self._lock(fcntl.F_UNLCK, fcntl.F_OFD_SETLK)  # what it got of several spans
+            self._lock(fcntl.F_UNLCK, fcntl.F_OFD_SETLK)  # spans that it got before
             return False
         return True
 
     def _queue(self) -> None:
-        """Wait at all turnstiles, then for all cells; each in ascending order, so no circle."""
+        """Wait at all turnstiles, then for all cells; each in ascending order, so no deadlock."""
         turnstiles = self.locks.cells
         self._lock(fcntl.F_WRLCK, fcntl.F_OFD_SETLKW, turnstiles)
-        # Only who is through the turnstile writes here. If it dies waiting, this stays set: the
+        # Only the thread past the turnstile writes here. If it dies waiting, this stays set: the
         # next one at the cell queues without need, and clears it.
         self._fill(self.locks.waited_for, 1)
         self._lock(self._kind, fcntl.F_OFD_SETLKW)
@@ -309,7 +309,7 @@ class Hold(Generic[_V]):
     # ------------------------------------------------------------------------- writers' marks
 
     def _mark(self) -> None:
-        """Refuse what a dead writer left, or put this one's mark over it."""
+        """Refuse poisoned cells, or overwrite their marks with this writer's."""
         writers = self.locks.writers
         for span in self.spans:
             if np.count_nonzero(writers[span.start : span.stop]):
@@ -341,7 +341,7 @@ class Hold(Generic[_V]):
     # ------------------------------------------------------------------------- leaving
 
     def _leave(self, *, clean: bool, turnstile: bool = False) -> None:
-        """Undo whatever of entering was done; nothing interrupts it."""
+        """Undo the completed steps of entering, shielded from interrupts."""
         if self.locks.usable:
             if self._marked:
                 self._unmark(clean=clean)
@@ -357,10 +357,10 @@ class Hold(Generic[_V]):
 
 
 class Quiet:
-    """A block in which no task writes certain cells, but for those that are not left in time.
+    """A block that waits up to a time limit until certain cells are not written.
 
-    It waits for no turnstile and asks for no marks: for those who must go on in any case. ``as``
-    gives the cells that are still being written, each by itself.
+    It ignores turnstiles and marks, and runs after the time limit in any case. ``as`` gives the
+    cells that are still being written, each by itself.
     """
 
     __slots__ = ("_locks", "_seconds", "_spans")
@@ -410,7 +410,7 @@ _FLOCK = struct.Struct("hhqqi4x").pack
 
 
 class _Here(threading.local):
-    """What this thread holds, in the order of entering."""
+    """The blocks that this thread holds, in the order of entering."""
 
     def __init__(self) -> None:
         self.held: list[Hold[Any]] = []
@@ -420,11 +420,11 @@ _here = _Here()
 
 
 def _admit(wanted: Hold[Any], held: list[Hold[Any]]) -> bool:
-    """True where this thread is in the table already; an error where it must not go on."""
+    """True if this thread is in the table already; raises if it must not enter."""
     if not wanted.locks.usable:
         msg = (
             f"the locks of '{wanted.locks.name}' are closed, or were opened before this process "
-            "was forked. Open them anew."
+            "was forked. Open them again."
         )
         raise ClosedError(msg)
     nested = False
@@ -457,19 +457,19 @@ def _described(hold: Hold[Any]) -> str:
 
 
 def held_here(table: locations.Memory) -> str:
-    """What this thread holds of a table, in words; "" for nothing."""
+    """The regions that this thread holds of a table, as text; "" for none."""
     place = table.device, table.inode
     found = (hold for hold in _here.held if hold.locks.order[1:] == place)
     return next(map(_described, found), "")
 
 
 def count_held() -> int:
-    """How many blocks this thread is in."""
+    """The number of blocks that this thread is in."""
     return len(_here.held)
 
 
 def leave_behind(before: int) -> str:
-    """Leave all blocks but the first ``before``, as a death would; say which was the first left."""
+    """Leave all blocks but the first ``before``, as death would; returns the first one's text."""
     left = ""
     for hold in reversed(_here.held[before:]):
         left = _described(hold)

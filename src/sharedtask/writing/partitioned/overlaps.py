@@ -1,8 +1,8 @@
 """Whether two blocks of an array overlap, before any of them is written. Pure.
 
 On every axis an index is an arithmetic progression: start, step, count. In an array whose elements
-do not lie on one another, two blocks share a byte exactly if their progressions meet on every
-axis. So everything is decided by arithmetic on indices; no block is touched.
+do not overlap in memory, two blocks share a byte exactly if their progressions meet on every
+axis. So everything is decided by arithmetic on indices, without access to a block.
 """
 
 from __future__ import annotations
@@ -85,12 +85,12 @@ def check_overlap(
         raise OverlapError(first, second, parameter, (one, other))
 
 
-# Up to here looking at one after the other takes less time than the first call of numpy.
+# Up to this number, a Python loop takes less time than the first call of numpy.
 _FEW = 256
 
 
 def _are_rows_apart(rows: int, indices: Sequence[Any]) -> bool:
-    """Whether all are ranges of rows, and none meets another; False where that is not so simple."""
+    """Whether all are ranges of rows, and none overlaps another; False for other indices."""
     spans = []
     for index in indices:
         if type(index) is not slice or index.step not in (None, 1):
@@ -113,7 +113,7 @@ def _read(
         axes = [_axis(column, length) for column, length in zip(columns, shape, strict=False)]
     except (ArgumentError, IndexError) as error:
         raise _first_error(shape, indices, describe) or error from None
-    # An array of shape () is one element long on an axis that nobody sees.
+    # An array of shape () is treated as one element on an extra axis.
     axes = axes or [np.tile(np.array([[0], [1], [1]]), len(indices))]
     return _blocks(np.stack(axes, axis=1))
 
@@ -121,7 +121,7 @@ def _read(
 def _first_error(
     shape: tuple[int, ...], indices: Sequence[Any], describe: Callable[[int], str]
 ) -> ArgumentError | IndexError | None:
-    """What is wrong with the first wrong index, and whose it is."""
+    """The error of the first wrong index, with its item."""
     for position, index in enumerate(indices):
         try:
             all_ranges(index, shape)
@@ -190,8 +190,8 @@ def _blocks(bounds: Ints) -> _Blocks:
 def _first_overlap(blocks: _Blocks) -> tuple[int, int] | None:
     """The items of two blocks that overlap, None where there are none.
 
-    Sorting tells most blocks apart: see ``_separate``. Of what it leaves together, pairs are
-    looked at, thousands at a time, until two meet.
+    Sorting separates most blocks: see ``_separate``. Among the remaining ones, pairs are checked,
+    thousands at a time, until two overlap.
     """
     blocks = _separate(blocks)
     for first, second in _candidates(blocks):
@@ -201,7 +201,7 @@ def _first_overlap(blocks: _Blocks) -> tuple[int, int] | None:
 
 
 # Each round costs a sort per axis. Grids, residues and guillotine cuts need a few; a spiral of
-# strips, which gives away one block per round, is better left to the pairs.
+# strips, which separates one block per round, is better checked by pairs.
 _ROUNDS = 32
 
 
@@ -218,7 +218,7 @@ def _separate(blocks: _Blocks) -> _Blocks:
 
 
 def _split(blocks: _Blocks, axis: int) -> tuple[_Blocks, bool]:
-    """Split every group where no block crosses a gap, then by residues of the common step."""
+    """Split every group at gaps that no block crosses, then by residues of the common step."""
     near, far = _line(blocks, axis)
     blocks = blocks.take(order := np.argsort(near, kind="stable"))
     near, far = near[order], far[order]
@@ -240,7 +240,7 @@ def _by_residue(blocks: _Blocks, axis: int) -> tuple[_Blocks, bool]:
     """Divide an axis by the common divisor of each group's steps; different remainders part.
 
     ``a[0::3]``, ``a[1::3]`` and ``a[5]`` become group 0, group 1, and element 1 of group 2. The
-    groups stand in order.
+    groups are in order.
     """
     if not blocks.step[axis].any():
         return blocks, False
@@ -311,9 +311,9 @@ def _reach(one: _Progressions, other: _Progressions) -> Mask:
 
 
 def _agree(one: _Progressions, other: _Progressions) -> Mask:
-    """Whether two have one residue, and each an element where both extents are.
+    """Whether two have one residue, and each an element in the common extent.
 
-    Where one step divides the other this is all there is to ask; elsewhere ``_meet`` decides.
+    If one step divides the other this is sufficient; else ``_meet`` decides.
     """
     start, end = np.maximum(one[0], other[0]), np.minimum(one[1], other[1])
     met: Mask = (one[0] - other[0]) % np.maximum(np.gcd(one[2], other[2]), 1) == 0
@@ -331,7 +331,7 @@ def _meet(low: list[int], high: list[int], steps: list[int]) -> bool:
         return False
     modulus = other // common
     shared = low[0] + one * (times * pow(one // common, -1, modulus) % modulus)
-    # ``shared`` is the least common element from low[0] on, if both went on for ever.
+    # ``shared`` is the least common element from low[0] on, if both were infinite.
     period = one * modulus
     missing = max(low[1] - shared, 0)
     return shared + -(-missing // period) * period <= min(high)

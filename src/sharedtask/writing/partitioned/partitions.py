@@ -1,4 +1,4 @@
-"""Which block of an array an index names, and how a task is shown it. Pure."""
+"""The block of an array that an index names, and its view for a task. Pure."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ __all__ = [
 # The name under which ``Call.blocks`` has the array that takes the results themselves: no function
 # can have a parameter of that name.
 INTO = "map_into()"
-# The value among the results for one that was written there: a bool travels fastest.
+# The value among the results for one that was written there: a bool is sent fastest.
 TAKEN = True
 
-# ------------------------------------------------------------------------------ the public words
+# -------------------------------------------------------------------------- the public annotations
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Partition:
 class Blocks:
     """A partitioned array of the caller: ``indices[k]`` names the block of item k.
 
-    ``by`` is the rule that finds the index in an item.
+    ``by`` is the rule from an item to its index.
     """
 
     array: npt.NDArray[Any]
@@ -80,7 +80,7 @@ def partition(n: int, parts: int) -> list[slice]:
 
     Args:
         n: Number of elements.
-        parts: Number of slices; where it is greater than ``n``, there are ``n``.
+        parts: Number of slices; if greater than ``n``, there are ``n``.
 
     Returns:
         Slices that cover every element once; their lengths differ by one at most, none is empty.
@@ -110,7 +110,7 @@ def indices_of(
     """The index of every item's block, by the rule of ``Partition``.
 
     Raises:
-        ArgumentError: An item lacks the attribute or element, or what it gives is no index.
+        ArgumentError: An item lacks the attribute or element, or its value is no index.
     """
     if by is None:
         return list(items)
@@ -158,7 +158,7 @@ def _rule_text(by: Any) -> str:
 
 
 def index_text(index: Any) -> str:
-    """An index as one writes it: "[0:10, ::2, 3]"."""
+    """An index as Python code: "[0:10, ::2, 3]"."""
     parts = index if isinstance(index, tuple) else (index,)
     return f"[{', '.join(map(_part_text, parts)) or '()'}]"
 
@@ -181,7 +181,7 @@ _LOST = "makes a copy, and what a task writes to a copy would be lost"
 
 
 def _complaint(part: Any) -> str:
-    """Why a part of an index cannot name a block, "" where it can."""
+    """Why a part of an index cannot name a block, "" if it can."""
     if isinstance(part, (bool, np.bool_)):
         return f"a bool is a mask, which {_LOST}. {_ALLOWED}."
     if isinstance(part, (int, np.integer, slice, EllipsisType)):
@@ -204,7 +204,7 @@ def full_index(index: Any, ndim: int) -> tuple[Any, ...]:
     parts: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
     dots = [axis for axis, part in enumerate(parts) if part is Ellipsis]
     if len(dots) > 1:
-        raise IndexError("'...' stands more than once.")
+        raise IndexError("'...' occurs more than once.")
     missing = ndim - len(parts) + len(dots)
     if missing < 0:
         raise IndexError(f"it has more parts than the array has axes ({ndim}).")
@@ -241,7 +241,7 @@ def all_ranges(index: Any, shape: tuple[int, ...]) -> list[tuple[int, int, int]]
 def explained(
     error: ArgumentError | IndexError, index: Any, shape: tuple[int, ...], item: str = ""
 ) -> ArgumentError | IndexError:
-    """The same error, with the index, the shape and the item it is about."""
+    """The same error, with the index, the shape and the item."""
     about = f"{item}, " if item else ""
     return type(error)(f"{about}index {index_text(index)} of an array of shape {shape}: {error}")
 
@@ -263,7 +263,7 @@ def ranges_of(index: Any, shape: tuple[int, ...]) -> list[tuple[int, int, int]]:
 
 
 def with_dots(index: Any) -> tuple[Any, ...]:
-    """The same index, which gives an array also where it names a single element."""
+    """The same index, which gives an array also for a single element."""
     parts: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
     for part in parts:
         if part is Ellipsis:
@@ -281,7 +281,7 @@ def block(base: npt.NDArray[Any], index: Any, *, readonly: bool = False) -> npt.
         readonly: Whether it cannot be written, nor be made writable.
 
     Returns:
-        Array with the shape of ``base[index]``. No array in its chain of ``.base`` shows a byte
+        Array with the shape of ``base[index]``. No array in its chain of ``.base`` contains a byte
         before the block's first or after its last.
 
     Raises:
@@ -293,12 +293,12 @@ def block(base: npt.NDArray[Any], index: Any, *, readonly: bool = False) -> npt.
 
 
 class Cutter:
-    """Shows the blocks of one array, which is checked once; see ``block``."""
+    """Creates views of the blocks of one array, which is checked once; see ``block``."""
 
     def __init__(self, base: npt.NDArray[Any], *, readonly: bool = False) -> None:
         check_base(base)
         self.base, self._readonly = base, readonly
-        self._plain = np.asarray(base)  # a matrix has rules of its own for what an index gives
+        self._plain = np.asarray(base)  # a matrix has indexing rules of its own
 
     def block(self, index: Any) -> npt.NDArray[Any]:
         """See the function ``block``."""
@@ -312,18 +312,18 @@ class Cutter:
         return np.ndarray(seen.shape, seen.dtype, np.asarray(extent), below, seen.strides)
 
     def _seen(self, index: Any) -> npt.NDArray[Any]:
-        """``base[index]``, whose base shows all of the array."""
+        """``base[index]``, whose base is the whole array."""
         parts = with_dots(index)
         if not any(map(_complaint, parts)):
             with contextlib.suppress(IndexError, TypeError, ValueError):
                 seen: npt.NDArray[Any] = self._plain[parts]
                 return seen
-        ranges_of(index, self.base.shape)  # says what is wrong with it
+        ranges_of(index, self.base.shape)  # raises the specific error
         raise IndexError(f"index {index_text(index)} names no block.")
 
 
 def _reach(array: npt.NDArray[Any]) -> tuple[int, int]:
-    """How far an array reaches below its first element, and over how many bytes in all."""
+    """The bytes of an array below its first element, and its whole extent in bytes."""
     if array.flags.c_contiguous:
         return 0, array.nbytes
     # A negative step reaches down from the first element.
@@ -336,8 +336,8 @@ def check_base(base: Any, parameter: str = "") -> None:
     """Refuse an array that cannot be written block by block.
 
     Raises:
-        ArgumentError: It is no plain array, read-only, or its elements lie on one another.
-        UnshareableError: It holds Python objects.
+        ArgumentError: It is no plain array, read-only, or its elements overlap in memory.
+        UnshareableError: It contains Python objects.
     """
     array = f"'{parameter}'" if parameter else "the array"
     if not isinstance(base, np.ndarray):
@@ -361,7 +361,7 @@ def check_base(base: Any, parameter: str = "") -> None:
 
 
 def _lies_on_itself(base: npt.NDArray[Any]) -> bool:
-    """Whether a step on some axis is shorter than what the axes with shorter steps reach over.
+    """Whether a step on some axis is shorter than the extent of the axes with shorter steps.
 
     Every view that slicing and transposing can make of a dense array passes. To decide the few
     others, interleaved by ``as_strided``, is as hard as any knapsack.

@@ -1,4 +1,4 @@
-"""Partitioned arrays on their way to the workers: each item is lent its own block."""
+"""Transport of partitioned arrays to workers: each item gets its own block."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Lender(Protocol):
-    """What a worker has of a partitioned array."""
+    """A worker's source of the blocks of a partitioned array."""
 
     comes_back: bool
-    """Whether blocks go back with the results."""
+    """Whether blocks are returned with the results."""
 
     def lend(self, item: Any, *, star: bool) -> npt.NDArray[Any]:
         """The item's block, writable; with ``star`` the item is unpacked into arguments."""
@@ -32,27 +32,27 @@ class Lender(Protocol):
 
 
 class Taker(Protocol):
-    """What a worker has of an array that takes the results of the items."""
+    """A worker's sink for the results that go into an array."""
 
     def take(self, index: int, value: Any) -> Any:
-        """Write the result of the item at ``index``, or return what is to be written."""
+        """Write the result of the item at ``index``, or return the value to be written."""
 
 
 class InPlace:
-    """The array itself, in shared memory: what is written there is written."""
+    """The array itself, in shared memory: writes take effect at once."""
 
     comes_back = False
 
     def __init__(self, region: locations.Region, by: Any, *, is_kept: bool = False) -> None:
         self._region, self._by = region, by
-        self.is_kept = is_kept  # from one call to the next
+        self.is_kept = is_kept  # across calls
         self._cutter: partitions.Cutter | None = None
 
     def __reduce__(self) -> Any:
         return _in_place, (self._region, self._by)
 
     def is_over(self, region: locations.Region, by: Any) -> bool:
-        """Whether it lends this array by this rule."""
+        """Whether it provides blocks of this array by this rule."""
         return self._region == region and self._by is by
 
     def lend(self, item: Any, *, star: bool) -> npt.NDArray[Any]:
@@ -69,20 +69,20 @@ class InPlace:
         return self._cutter
 
     def take(self, index: int, value: Any) -> Any:
-        """Write a result; nothing else goes back."""
+        """Write a result; nothing else is returned."""
         self.base()[index] = value
         return TAKEN
 
 
 def _in_place(region: locations.Region, by: Any) -> InPlace:
-    """In a worker, where it is mapped at once: what goes wrong then is told of the parameter."""
+    """In a worker, mapped at once, so that an error is attributed to the parameter."""
     lender = InPlace(region, by)
     lender.base()
     return lender
 
 
 class ByCopy:
-    """The array's contents: each block is copied, and goes back with the item's result."""
+    """The array's contents: each block is copied, and returned with the item's result."""
 
     comes_back = True
 
@@ -99,13 +99,13 @@ class ByCopy:
 
 
 class Taken:
-    """For the results of items, where the array is elsewhere: they travel in its dtype."""
+    """For results if the array is on another machine: they are sent in its dtype."""
 
     def __init__(self, dtype: Any, shape: tuple[int, ...]) -> None:
         self._dtype, self._shape = dtype, shape
 
     def take(self, index: int, value: Any) -> Any:
-        """Make of a result what will stand in the array."""
+        """Convert a result to the dtype and shape of its place in the array."""
         del index
         row = np.empty(self._shape, self._dtype)
         row[...] = value
@@ -126,7 +126,7 @@ class WithBlocks(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Working:
-    """A partitioned array of a call that runs beside the caller's memory, or in it."""
+    """A partitioned array of a call: the caller's own in shared memory, or a copy."""
 
     blocks: Blocks
     array: npt.NDArray[Any]
@@ -134,7 +134,7 @@ class Working:
 
     @classmethod
     def of(cls, blocks: Blocks) -> Working:
-        """The caller's array where it lies in shared memory already, else a copy that does."""
+        """The caller's array if it is in shared memory already, else a copy in it."""
         array, found = blocks.array, locations.find(blocks.array)
         if found is None:
             array = arrays.array(array)
@@ -143,13 +143,13 @@ class Working:
         return cls(blocks, array, found.region)
 
     def lender(self) -> InPlace:
-        """What the workers get; the same for each call with an array of the caller's."""
+        """The object that workers get; the same for each call with the same array."""
         if self.array is not self.blocks.array:
             return InPlace(self.region, self.blocks.by)
         return _kept_lender(self.array, self.region, self.blocks.by)
 
     def accept(self, batch: Batch) -> None:
-        """Bring the blocks of the items that succeeded into the caller's array."""
+        """Copy the blocks of succeeded items into the caller's array."""
         if self.array is self.blocks.array:
             return
         if isinstance(self.blocks.indices, range) and not batch.errors:  # results: all in order
@@ -162,8 +162,7 @@ class Working:
                 self.blocks.array[index] = self.array[index]
 
 
-# Workers keep what they have mapped as long as they are asked for the same lender, which lives as
-# long as its array.
+# Workers keep a mapping while they get the same object, which lives as long as its array.
 _lenders: Known[InPlace] = Known()
 
 
@@ -177,7 +176,7 @@ def _kept_lender(array: npt.NDArray[Any], region: locations.Region, by: Any) -> 
 
 
 def accept_returned(calls_blocks: Any, batch: Batch) -> None:
-    """Write the blocks that came back with the results into the caller's arrays."""
+    """Write the blocks that were returned with the results into the caller's arrays."""
     for offset, result in enumerate(batch.values):
         if isinstance(result, WithBlocks):
             batch.values[offset] = result.value

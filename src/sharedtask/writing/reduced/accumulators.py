@@ -1,13 +1,13 @@
-"""Adding up: an accumulator in each worker, and what becomes of it when the worker dies.
+"""Reductions: an accumulator in each worker, which stays consistent if the worker dies.
 
-    worker   item -> adds to an array -> [combined with what the items before it have added]
+    worker   item -> adds to an array -> [combined with the contributions of items before it]
     caller   all of these, combined into the caller's array at the end
 
-Where an item that fails ends the whole call (nothing is added then), items add straight to what the
-items before them have added. Elsewhere each item gets an array of its own, and there are two
-buffers: what an item adds is combined into the other one, and a single word then says which one
-counts, and up to which item. So whatever moment a worker is killed at, either buffer is whole, and
-the word and the number of results that it left behind say which of them has those items in it.
+If a failed item ends the whole call (nothing is added then), items add directly to the
+contributions of the items before them. Otherwise each item gets an array of its own, and there are
+two buffers: an item's contribution is combined into the inactive one, and a single word then
+activates it, with the number of items in it. So a kill at any moment leaves either buffer whole,
+and the word and the number of the worker's results tell which one contains exactly those items.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _CHUNK_MASK = (1 << 32) - 1
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """An array as a total, and in how many buffers one accumulator has it."""
+    """The layout of an accumulator: an array for the total, and the number of buffers."""
 
     operation: Operation
     dtype: Any
@@ -46,12 +46,12 @@ class Form:
 
     @classmethod
     def of(cls, total: Total, *, itemwise: bool) -> Form:
-        """The form of the accumulators for one of the caller's arrays."""
+        """The layout of the accumulators for one of the caller's arrays."""
         return cls(total.operation, total.array.dtype, total.array.shape, 2 if itemwise else 1)
 
     @classmethod
     def all_of(cls, totals: Mapping[str, Total], *, itemwise: bool) -> dict[str, Form]:
-        """Those of a call, by parameter."""
+        """The layouts of a call, by parameter."""
         return {name: cls.of(each, itemwise=itemwise) for name, each in totals.items()}
 
     @property
@@ -85,11 +85,11 @@ class Slot:
 
     @property
     def is_used(self) -> bool:
-        """Whether anything was begun in it."""
+        """Whether it was used."""
         return bool(self._words[0])
 
     def begin(self) -> npt.NDArray[Any]:
-        """The buffer that counts; one that changes nothing, where nothing was added yet."""
+        """The active buffer, which contains the identity if nothing was added yet."""
         if not self.is_used:
             self._form.operation.begin(self._buffers[0])
             self._words[1] = 0
@@ -97,32 +97,32 @@ class Slot:
         return self.current()
 
     def reset(self) -> None:
-        """Begin anew with the next item."""
+        """Start again with the next item."""
         self._words[0] = 0
 
     def current(self) -> npt.NDArray[Any]:
-        """The buffer that counts."""
+        """The active buffer."""
         return self._buffers[int(self._words[1]) & 1]
 
     def add(self, part: npt.NDArray[Any], chunk: int, done: int) -> None:
-        """Combine what an item has added; it is the one before position ``done`` of a chunk."""
+        """Combine the contribution of the item before position ``done`` of a chunk."""
         total, other = self.begin(), 1 - (int(self._words[1]) & 1)
         self._form.operation.combine(total, part, self._buffers[other])
         self._words[1] = (chunk & _CHUNK_MASK) << 32 | done << 1 | other
 
     def take_back(self) -> None:
-        """Drop what was added last: the item before is the last one again, in the other buffer."""
+        """Drop the last contribution: activate the other buffer, without that item."""
         state = int(self._words[1])
         self._words[1] = (state - 2) ^ 1
 
     def settle(self, chunk: int, done: int) -> None:
-        """The worker is dead, and ``done`` items of this chunk have left a result."""
+        """Select the buffer after the worker died, with ``done`` results of this chunk."""
         state = int(self._words[1])
         if state >> 32 == chunk & _CHUNK_MASK and (state & _CHUNK_MASK) >> 1 > done:
             self.take_back()
 
     def has_any_of(self, chunk: int) -> bool:
-        """Whether the items of this chunk have added anything."""
+        """Whether it contains contributions of items of this chunk."""
         return self.is_used and int(self._words[1]) >> 32 == chunk & _CHUNK_MASK
 
 
@@ -140,18 +140,18 @@ class Slots:
         return self._slots[number]
 
     def used(self) -> list[npt.NDArray[Any]]:
-        """What has been added, by those who have added anything."""
+        """The totals of the used accumulators."""
         return [slot.current() for slot in self._slots if slot.is_used]
 
     def accumulator(self) -> Accumulator:
-        """What the workers get."""
+        """The object that workers get."""
         found = locations.find(self._memory)
         assert found is not None  # noqa: S101  it was made for that
         return Accumulator(self.form, found.region)
 
 
 class Accumulator:
-    """A worker's side of one parameter; without a region its memory is its own."""
+    """A worker's side of one parameter; without a region its memory is private."""
 
     def __init__(self, form: Form, region: locations.Region | None = None) -> None:
         self._form, self._region = form, region
@@ -184,7 +184,7 @@ class Accumulator:
         return self._memory
 
     def lend(self) -> npt.NDArray[Any]:
-        """The array that the next item adds to."""
+        """The array to which the next item adds."""
         assert self._slot is not None  # noqa: S101  entered before
         if self._form.buffers == 1:
             return self._slot.begin()
@@ -207,13 +207,13 @@ class Accumulator:
             self._slot.take_back()
 
     def result(self) -> npt.NDArray[Any] | None:
-        """What the chunk has added; None for nothing."""
+        """The partial result of the chunk; None for nothing."""
         slot, self._slot = self._slot, None
         return slot.current() if slot is not None and slot.is_used else None
 
 
 def _accumulator(form: Form, region: locations.Region | None) -> Accumulator:
-    """In a worker, where it is mapped at once: what goes wrong then is told of the parameter."""
+    """In a worker, mapped at once, so that an error is attributed to the parameter."""
     accumulator = Accumulator(form, region)
     if region is not None:
         accumulator.base()
@@ -221,40 +221,40 @@ def _accumulator(form: Form, region: locations.Region | None) -> Accumulator:
 
 
 def keep_all(accumulators: Iterable[Accumulator], position: int) -> None:
-    """An item has returned: all of what it has added counts, or nothing."""
+    """Count all contributions of an item that has returned, or none."""
     kept = []
     try:
         for accumulator in accumulators:
             accumulator.keep(position)
             kept.append(accumulator)
-    except BaseException:  # what combines two may be the user's
+    except BaseException:  # the operation may be the user's
         for accumulator in kept:
             accumulator.take_back()
         raise
 
 
 def result_of(accumulators: Mapping[str, Accumulator], first: int, count: int) -> Partial | None:
-    """What a chunk has added to all totals; None for nothing."""
+    """The partial results of a chunk for all totals; None for nothing."""
     found = {name: accumulator.result() for name, accumulator in accumulators.items()}
     parts = {name: part for name, part in found.items() if part is not None}
     return Partial(first, count, parts) if parts else None
 
 
 class Gathering:
-    """What has been added so far, in the caller's process; one thread at a time uses it."""
+    """Merges partial results in the caller's process; used by one thread at a time."""
 
     def __init__(
         self, totals: Mapping[str, Total], block: int | None, *, stops: bool = True
     ) -> None:
         self._totals = totals
-        self._block = block  # items that are combined first, where the order counts
-        self._is_final = stops  # a block that is here is complete: no item of it is retried
+        self._block = block  # items that are combined first, if the order counts
+        self._is_final = stops  # a received block is complete: no item of it is retried
         self._sums: dict[str, npt.NDArray[Any]] = {}
         self._early: dict[int, list[Partial]] = {}
         self._turn = 0
 
     def add(self, partial: Partial | None) -> None:
-        """Take what a chunk has added."""
+        """Take the partial result of a chunk."""
         if partial is None or not partial.arrays:
             return
         if self._block is None:
@@ -283,7 +283,7 @@ class Gathering:
         sums, self._sums = self._sums, {}
         names = [name for name in sums if self._totals[name].operation.is_users]
         while not self._is_complete(sums, names):
-            pass  # another call has ended with one of these arrays meanwhile
+            pass  # another call has completed one of these arrays meanwhile
 
     def _is_complete(self, sums: Mapping[str, npt.NDArray[Any]], names: Sequence[str]) -> bool:
         """Write the sums, unless an array of those ``names`` has changed meanwhile.
@@ -302,9 +302,9 @@ class Gathering:
         return True
 
     def _completed(self, name: str, found: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """What the caller's array will hold: where one cannot be made, none is changed."""
+        """The new contents of the caller's array; if one cannot be computed, none is changed."""
         total = self._totals[name]
-        locations.find(total.array)  # its memory may have been taken away meanwhile
+        locations.find(total.array)  # its memory may have been freed meanwhile
         new = np.array(total.array)
         total.operation.combine(new, found, new)
         return new
@@ -312,8 +312,8 @@ class Gathering:
     def _in_order(self) -> Iterable[Mapping[str, npt.NDArray[Any]]]:
         """The parts in the order of the items; first those of one block together.
 
-        A block falls apart where one of its items was retried, or its worker died. Of the parts
-        that begin with one item, the longer ones come first.
+        A block is split if one of its items was retried, or its worker died. Of the parts that
+        begin with one item, the longer ones come first.
         """
         blocks: dict[int, Gathering] = {}
         for first in sorted(self._early):
@@ -328,5 +328,5 @@ def _differ(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> bool:
     return left.tobytes() != right.tobytes()
 
 
-# Two calls may end at the same moment with one and the same array.
+# Two calls may end at the same moment with the same array.
 _finishing = critical_sections.table_lock()

@@ -1,4 +1,4 @@
-"""What is added up, and how: operations with an identity, on arrays of any dtype. Pure."""
+"""Reduction operations with an identity, on arrays of any dtype. Pure."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _NAMED: Mapping[str, np.ufunc] = {
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Reduction:
-    """How what the tasks add is combined: ``Annotated[np.ndarray, Reduction("max")]``.
+    """How the contributions of tasks are combined: ``Annotated[np.ndarray, Reduction("max")]``.
 
     Attributes:
         op: "sum", "prod", "min", "max", "any" or "all", a ufunc of two arguments, or a function
-            of two arrays that returns what they make together. The order of its arguments must
-            not matter, nor how many are taken together first.
-        identity: What changes nothing, ``op(identity, x) == x``: a number, or an array. It is
+            of two arrays that returns their combination. The order of its arguments must
+            not matter, nor their grouping.
+        identity: The neutral element, ``op(identity, x) == x``: a number, or an array. It is
             known for the ufuncs of numpy that have one.
-        deterministic: Whether floating-point results must not depend on how many workers there
-            are, on how fast they are, or on the backend. Each item then adds to an array of its
+        deterministic: Whether floating-point results must not depend on the number of workers, on
+            their speed, or on the backend. Each item then adds to an array of its
             own, and these are combined in the order of the items.
     """
 
@@ -61,13 +61,13 @@ class Reduction:
             if (op.nin, op.nout) != (2, 1):
                 raise DefinitionError(
                     f"Reduction(np.{op.__name__}): it takes {op.nin} and gives {op.nout} arrays,"
-                    " and what combines two takes two and gives one."
+                    " and a reduction takes two and gives one."
                 )
         elif not callable(op):
             raise DefinitionError(f"Reduction({op!r}): give a name, a ufunc or a function.")
         elif self.identity is None:
             raise DefinitionError(
-                f"Reduction({_name(op)}) needs an identity, which every sum begins with:"
+                f"Reduction({_name(op)}) needs an identity, with which every sum begins:"
                 " Reduction(function, identity=0)."
             )
         deterministic: Any = self.deterministic
@@ -89,19 +89,19 @@ class Operation:
     identity: Array  # 0-d, or as large as the arrays
 
     def begin(self, total: Array) -> None:
-        """Let ``total`` hold what changes nothing."""
+        """Fill ``total`` with the identity."""
         total[...] = self.identity
 
     @property
     def is_users(self) -> bool:
-        """Whether the function is the user's own, which may do anything."""
+        """Whether the function is the user's own, with arbitrary effects."""
         return not isinstance(self.op, np.ufunc)
 
     def combine(self, total: Array, part: Array, out: Array) -> None:
-        """Write what ``total`` and ``part`` make together into ``out``, which may be ``total``.
+        """Combine ``total`` and ``part`` into ``out``, which may be ``total``.
 
         Raises:
-            ArgumentError: The function returned nothing, or what does not fit.
+            ArgumentError: The function returned nothing, or an array that does not fit.
         """
         if isinstance(self.op, np.ufunc):
             self.op(total, part, out=out, casting="same_kind")
@@ -115,7 +115,7 @@ class Operation:
             what = "nothing" if made is None else f"an array of shape {np.shape(made)}"
             raise ArgumentError(
                 f"Reduction({_name(self.op)}): the function returned {what}; it must return the"
-                f" array of shape {out.shape} that its two arguments make together."
+                f" array of shape {out.shape} that combines its two arguments."
             )
         try:
             np.copyto(out, made, casting="same_kind")
@@ -128,7 +128,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """An array of the caller into which what the tasks add is combined at the end."""
+    """An array of the caller into which the tasks' contributions are combined at the end."""
 
     array: npt.NDArray[Any]
     operation: Operation
@@ -163,7 +163,7 @@ def operation(reduction: Reduction, array: Array, parameter: str) -> Operation:
 
 
 def _is_sound(made: Operation, dtype: np.dtype[Any]) -> bool:
-    """Whether two arguments may change places, and the identity stays itself."""
+    """Whether the operation is commutative, and keeps the identity."""
     identity = np.array(made.identity.flat[:1] if made.identity.size else np.zeros(1, dtype))
     other = np.full(1, 2).astype(dtype)
     results = [np.empty(1, dtype) for _ in range(3)]
@@ -191,8 +191,8 @@ def _identity(op: Any, given: Any, array: Array, about: str) -> Array:
         given = _known_identity(op, array.dtype)
         if given is None:
             raise ArgumentError(
-                f"{about}: what changes nothing is not known for dtype {array.dtype}."
-                " Say it: Reduction(..., identity=...)."
+                f"{about}: the identity for dtype {array.dtype} is not known."
+                " Give it: Reduction(..., identity=...)."
             )
         with contextlib.suppress(FloatingPointError):  # then the operation does not fit either
             return _fitted(given, array)

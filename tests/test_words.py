@@ -1,0 +1,91 @@
+"""Sources, messages and docs are written in plain sentences with the field's standard terms."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# What to write instead, for each word or phrase that makes a sentence hard to read.
+INSTEAD = {
+    "whoever": "the actor: caller, worker, thread, process, kernel",
+    "nobody": "the actor, with what it cannot do: read-only, no other process",
+    "anew": "again, or a new ...",
+    "for ever": "without end, or: never returns",
+    "of no use to": "not used by",
+    "stood": "is, was, or the verb that applies",
+    "stands in": "is in, or: replaces",
+    "stands for": "means, refers to, replaces",
+    "stands at": "is at",
+    "hereafter": "later",
+    "therein": "in it",
+    "thereof": "of it",
+    "whence": "from which",
+    "comes about": "happens",
+    "to be had": "available",
+    "twice is once": "idempotent",
+    "turns the loop": "runs the loop",
+    "the conductor": "the run",
+    "the starter": "the forkserver",
+}
+WORDS = re.compile(rf"\b({'|'.join(re.escape(word) for word in INSTEAD)})\b", re.IGNORECASE)
+# At the end of a line that needs the word, with the reason.
+MARKER = re.compile(r"words: \S")
+
+
+def texts() -> list[Path]:
+    """The sources, and the pages that users and contributors read."""
+    pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+    docs = [page for page in (ROOT / "docs").rglob("*.md") if page.parent.name != "decisions"]
+    return [*pages, *docs, *(ROOT / "src").rglob("*.py")]
+
+
+def complaints(text: str) -> list[str]:
+    """The lines of a text with such a word, and what to write."""
+    return [
+        f"line {number}: {found[0]!r}: write {INSTEAD[found[0].lower()]}"
+        for number, line in enumerate(text.splitlines(), 1)
+        for found in WORDS.finditer(line)
+        if not MARKER.search(line)
+    ]
+
+
+def test_sentences_are_plain() -> None:
+    """No source and no page has a word of the list, but for lines that say why they need it."""
+    assert [] == [
+        f"{path.relative_to(ROOT)}, {complaint}"
+        for path in texts()
+        for complaint in complaints(path.read_text())
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ('"""Whoever waits for it gets None."""', "'Whoever': write the actor"),
+        ("# Wait for ever.", "'for ever': write without end"),
+        ('"""Close it; twice is once."""', "'twice is once': write idempotent"),
+    ],
+)
+def test_word_of_the_list_is_found(line: str, found: str) -> None:
+    """A line with a word of the list is reported, with what to write instead."""
+    assert [f"line 2: {found}"] == [c[: len(found) + 8] for c in complaints(f"\n{line}")]
+
+
+def test_line_with_a_reason_is_left_out() -> None:
+    """A line that says why it needs the word is not reported."""
+    assert [] == complaints('user = "nobody"  # words: a name of the system')
+
+
+def test_identifiers_are_left_out() -> None:
+    """A word that is a part of an identifier is not reported."""
+    assert [] == complaints("as_nobody(), start_anew")
+
+
+def test_new_pages_are_read() -> None:
+    """The glossary, the README and the sources are among the texts."""
+    names = {str(path.relative_to(ROOT)) for path in texts()}
+    assert {"README.md", "docs/glossary.md", "src/sharedtask/errors.py"} <= names
