@@ -23,7 +23,6 @@ INSTEAD = {
     "hereafter": "later",
     "therein": "in it",
     "thereof": "of it",
-    "whence": "from which",
     "comes about": "happens",
     "to be had": "available",
     "twice is once": "idempotent",

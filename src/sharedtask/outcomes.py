@@ -155,9 +155,8 @@ class RaisedError:
 
 
 _UNKNOWN_NAME = (
-    "A worker knows of a script those globals that the code of its functions names. One that "
-    "stands in a text alone, as for eval() or DataFrame.query(), is to be named in the function "
-    "too, or passed."
+    "A worker knows of a script those globals that the code of its functions names. Name one that "
+    "is only in a string, as for eval() or DataFrame.query(), in the function too, or pass it."
 )
 
 

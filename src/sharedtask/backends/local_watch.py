@@ -2,8 +2,8 @@
 
 See ``worker/mutation_guard.py`` and ``worker/watching.py``.
 
-Threads that run chunks at the same time have the same views: a change in one is seen by all. The
-views are of one call, so later calls never see what was changed.
+Threads that run chunks at the same time have the same views: a change in one is visible to all. The
+views belong to one call, so later calls never see the change.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from .base import Call, Chunk
     from .local_views import Twin
 
-# Each call makes its own, which takes as long as to pickle so many containers.
+# Each call makes its own snapshot, which takes as long as pickling this many containers.
 _MOST_CONTAINERS = 300
 
 
 class _Crowd:
-    """Whether chunks are run beside each other."""
+    """Tracks whether chunks run at the same time."""
 
     def __init__(self) -> None:
         self.lock = critical_sections.object_lock()
@@ -41,7 +41,7 @@ class _Crowd:
 
     @contextlib.contextmanager
     def entered(self) -> Generator[None]:
-        """While a chunk is run."""
+        """Context of a running chunk."""
         with self.lock:
             self._open += 1
             self.is_crowded = self.is_crowded or self._open > 1
@@ -54,7 +54,7 @@ class _Crowd:
 
 
 class StrictTwins:
-    """A change is an error."""
+    """Watches views whose change is an error."""
 
     def __init__(self, twins: Iterable[Twin]) -> None:
         self._crowd = _Crowd()
@@ -72,14 +72,14 @@ class StrictTwins:
         return lent
 
     def _renew(self, twin: Twin, lent: Lent) -> None:
-        made = self._made(twin)  # without the lock: it is unpickled
+        made = self._made(twin)  # without the lock, since it unpickles
         with self._crowd.lock:
             if self._lent[twin.name] is lent:  # no other thread has done it
                 self._lent[twin.name] = made
 
     @contextlib.contextmanager
     def guarding(self, call: Call, chunk: Chunk, batch: Batch) -> Generator[Guard]:
-        """Watch the values while a chunk is run whose results are collected in ``batch``."""
+        """Watch the values while a chunk runs whose results are collected in ``batch``."""
         with self._crowd.entered():
             with self._crowd.lock:
                 lent = list(self._lent.values())
@@ -94,7 +94,7 @@ class StrictTwins:
 
 
 class WatchedTwins:
-    """A change is told, where a look costs next to nothing."""
+    """Watches views whose change is reported, if the check costs next to nothing."""
 
     def __init__(self, twins: Iterable[Twin]) -> None:
         self._crowd = _Crowd()
@@ -110,11 +110,11 @@ class WatchedTwins:
         return Snapshot(value, _MOST_CONTAINERS)
 
     def entered(self) -> contextlib.AbstractContextManager[None]:
-        """While a chunk is run."""
+        """Context of a running chunk."""
         return self._crowd.entered()
 
     def look(self, first: int, done: int, seconds: float) -> Change | None:
-        """After a chunk: what was changed. No thread waits here for another one that looks."""
+        """The change after a chunk, if any. Does not wait for another thread's check."""
         if not done or not self._looking.acquire(blocking=False):
             return None
         try:

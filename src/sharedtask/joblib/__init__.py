@@ -1,4 +1,4 @@
-"""A backend of joblib: what uses joblib, scikit-learn first, runs on the library's workers.
+"""A backend of joblib: runs joblib's users, such as scikit-learn, on the library's workers.
 
     from sharedtask.joblib import register
 

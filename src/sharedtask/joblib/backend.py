@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _TARGET = parallel(worker.run)._parts()[0]
 
-# What joblib or its user decides by another word.
+# Options that joblib or its user sets by another name.
 _THEIR_WORDS = {
     "workers": "n_jobs",
     "chunksize": "batch_size",
@@ -48,8 +48,8 @@ _NOT_HERE = {
     "journal": "joblib.Memory keeps results",
     "seed": "a function of joblib has no parameter annotated Rng",
 }
-# What joblib hands to every backend, and is not for this one: nothing goes through a file, and
-# joblib has looked at the others itself.
+# Arguments that joblib passes to every backend, unused by this one: nothing goes through a file,
+# and joblib has handled the others itself.
 _OF_JOBLIB = frozenset(
     ("temp_folder", "max_nbytes", "mmap_mode", "prefer", "require", "verbose", "context")
 )
@@ -67,7 +67,7 @@ class SharedTaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore
             worker: the ``backend_params`` of ``joblib.parallel_config``.
 
     Raises:
-        OptionsError: One of them is unknown, out of range, or joblib's to decide.
+        OptionsError: One of them is unknown, out of range, or decided by joblib.
     """
 
     supports_retrieve_callback = True
@@ -91,7 +91,7 @@ class SharedTaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore
         given = self.nesting_level, self.inner_max_num_threads, self._params
         return _rebuilt, (type(self), *given)
 
-    # joblib has no types, and what is guessed of its bodies is not meant.
+    # joblib has no types, and those inferred from its bodies are wrong.
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         """How many calls run at once: 1 within a task, whose worker has no workers of its own."""
@@ -114,7 +114,7 @@ class SharedTaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore
     ) -> int:
         """Called at the beginning of a ``Parallel``; see ``joblib.parallel.ParallelBackendBase``.
 
-        One backend may be in use by several of them: each gets its own.
+        Several of them may use one backend: each gets its own.
         """
         del prefer, require  # joblib's own to decide
         n_jobs = self.effective_n_jobs(n_jobs)
@@ -149,7 +149,7 @@ class SharedTaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore
     def start_call(self) -> None:
         """Called at the beginning of each call of a ``Parallel``."""
         self._numbers = 0
-        # joblib leaves calls there that an error has kept from being sent, and would run them now.
+        # joblib keeps calls there that were not sent because of an error, and would run them now.
         left = getattr(self.parallel, "_ready_batches", None)
         while left is not None and not left.empty():
             left.get()
@@ -160,7 +160,7 @@ class SharedTaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore
         return size
 
     def submit(self, func: Any, callback: Callable[[Any], object] | None = None) -> Any:
-        """Send a batch. Never raises for what cannot be sent: joblib would wait for ever."""
+        """Send a batch. An unpicklable one raises nothing here, as joblib would block."""
         first, self._numbers = self._numbers, self._numbers + len(func)
         future = self._sent(func, range(first, first + len(func)))
         self._open.add(future)
@@ -182,17 +182,17 @@ class SharedTaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore
             return failed(naming.told(error, calls, numbers, around))
 
     def retrieve_result_callback(self, out: TaskFuture[Any]) -> Any:
-        """The results of a batch, or what was raised."""
+        """The results of a batch; raises its error."""
         return out.result()
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """End what runs: its results are wanted no more."""
-        del ensure_ready  # the workers are those of the whole program
+        """Kill the running calls, whose results are not needed any more."""
+        del ensure_ready  # the workers belong to the whole program
         for future in self._open.copy():
             future.kill()
 
     def terminate(self) -> None:
-        """The ``Parallel`` is at its end. The workers stay, for the next one."""
+        """Called at the end of the ``Parallel``. The workers stay for the next one."""
         self.reset_batch_stats()
 
 
@@ -205,11 +205,11 @@ def _rebuilt(
     return cls(nesting_level, threads, **params)
 
 
-# ------------------------------------------------------------------------------- what is given
+# ------------------------------------------------------------------------------- parameters
 
 
 def _checked(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The options in the form that the library holds, and what is called in each worker.
+    """The options in the library's form, and the function to call in each worker.
 
     Raises:
         OptionsError: A name is unknown, or a value is out of range.
@@ -231,7 +231,7 @@ def _checked(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shared_from(params: Mapping[str, Any]) -> int | None:
-    """From which size on arrays are shared. Where tasks may write what they get, none is."""
+    """The size from which arrays are shared; None if tasks may write their arguments."""
     mode = params.get("mmap_mode", "r")
     if mode in ("r+", "w+"):
         msg = (
@@ -246,7 +246,7 @@ def _shared_from(params: Mapping[str, Any]) -> int | None:
     return size
 
 
-# Those of this program, each under a number: workers live longer than a ``Parallel``.
+# The initializers of this program by number: workers outlive a ``Parallel``.
 _known: list[SetUp] = []
 _MOST_KNOWN = 64
 _count = itertools.count(1)

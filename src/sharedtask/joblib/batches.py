@@ -1,4 +1,4 @@
-"""What travels: calls, and what they find where they run."""
+"""The data that is sent: calls, and their surroundings in the worker."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-# As joblib has them: a function, and its arguments.
+# A call in joblib's form: a function, and its arguments.
 AnyCall: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class SetUp:
-    """What is called once in each worker, known by its number there."""
+    """A function to call once in each worker, identified by its number."""
 
     number: tuple[int, int]
     function: Callable[..., Any]
@@ -21,7 +21,7 @@ class SetUp:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What calls find where they run: the backend and jobs of joblib for what they call in turn."""
+    """Surroundings of calls: joblib's backend and number of jobs for nested calls."""
 
     backend: Any
     n_jobs: Any

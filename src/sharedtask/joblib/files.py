@@ -1,4 +1,4 @@
-"""Mapped files that calls write, as joblib has it: ``np.memmap`` with mode "r+" or "w+"."""
+"""Mapped files that calls write, as in joblib: ``np.memmap`` with mode "r+" or "w+"."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
     from .batches import AnyCall
 
-# A longer list is no place to look for one.
+# Longer lists are not searched for mapped files.
 _FEW = 64
 
 
 def opened_for_writing(calls: Sequence[AnyCall]) -> list[AnyCall]:
-    """The calls, with their files mapped for writing where they are run.
+    """The calls, with their files mapped for writing in the worker.
 
     They are found among the arguments, and in a short list, tuple or dict there.
     """
@@ -52,7 +52,7 @@ def _stand_in(value: Any) -> Any:
 
 
 class _Written:
-    """Unpickles as an array over the same file, in which writes are seen by all."""
+    """Unpickles as an array over the same file, whose writes are visible to all."""
 
     def __init__(self, array: np.memmap[Any, Any], view: proc_maps.FileView) -> None:
         self._array, self._view = array, view

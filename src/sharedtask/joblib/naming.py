@@ -1,4 +1,4 @@
-"""Errors that name the user's function and argument, and not what joblib wraps them in."""
+"""Errors that name the user's function and argument, not joblib's wrappers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def name_of_all(calls: Sequence[AnyCall]) -> str:
-    """What messages call the function of these calls; "Parallel" where it is not one."""
+    """The name of the calls' function in messages; "Parallel" if there are several."""
     functions = {id(function): function for function, _, _ in calls}
     names = {name_of(function) for function in functions.values()}
     return names.pop() if len(names) == 1 else "Parallel"
@@ -27,7 +27,7 @@ def name_of_all(calls: Sequence[AnyCall]) -> str:
 def told(
     error: Exception, calls: Sequence[AnyCall], numbers: range, around: Surroundings
 ) -> Exception:
-    """The error of calls that cannot be sent, which says what of them cannot."""
+    """The error of calls that cannot be sent, with the unpicklable part."""
     if not isinstance(error, SerializationError):
         return error
     set_up = around.set_up
@@ -70,7 +70,7 @@ def _names(function: Any, count: int) -> list[str]:
 
 
 def advise(error: Exception, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Add to an error what to do, where it says that a write was refused."""
+    """Add advice to an error that reports a refused write."""
     if not is_refusal(error):
         return
     given = {**dict(zip(_names(function, len(args)), args, strict=True)), **kwargs}
@@ -79,6 +79,6 @@ def advise(error: Exception, function: Any, args: tuple[Any, ...], kwargs: dict[
         add_note(
             error,
             f"{' and '.join(names)} of {name_of(function)}() is read-only in a worker: large arrays"
-            " are shared, and what was written there the caller would not see. Return what is"
+            " are shared, and the caller would not see writes to them. Return what is"
             " made, work on a copy (x = x.copy()), or pass an np.memmap that is open for writing.",
         )

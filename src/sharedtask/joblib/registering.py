@@ -1,4 +1,4 @@
-"""Makes joblib know the backend, here and in the workers."""
+"""Registers the backend with joblib, here and in the workers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ NAME = "sharedtask"
 
 
 def register(*, make_default: bool = False) -> None:
-    """Make joblib know the backend "sharedtask"; twice is once.
+    """Register the backend "sharedtask" with joblib; idempotent.
 
     Args:
-        make_default: Whether joblib uses it where a program names no backend.
+        make_default: Whether joblib uses it if a program names no backend.
 
     Example:
         >>> import joblib
@@ -26,13 +26,13 @@ def register(*, make_default: bool = False) -> None:
         ...     joblib.Parallel()(joblib.delayed(pow)(x, 2) for x in range(4))
         [0, 1, 4, 9]
     """
-    # Workers, which rarely need a backend, do not load what makes it.
+    # Workers rarely need a backend, so they do not load its class.
     factory = _made if context.a_task() else _class()
     parallel.register_parallel_backend(NAME, factory, make_default=make_default)
 
 
 def is_default() -> bool:
-    """Whether joblib uses it where nothing else is said."""
+    """Whether joblib uses it by default."""
     return bool(NAME == parallel.DEFAULT_BACKEND)
 
 

@@ -1,4 +1,4 @@
-"""What a worker does for joblib: the calls of a batch, one after the other."""
+"""Runs the calls of a joblib batch in a worker, one after the other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _done: dict[tuple[int, int], _Kept] = {}
 
 
 def run(number: int, first: int, calls: list[AnyCall], around: Surroundings) -> Any:
-    """Run the call with this number; ``first`` is that of the first one here."""
+    """Run the call with this number; ``first`` is the number of the first one in this chunk."""
     if not _prepared or _prepared[0] is not around:
         _prepare(around)
     function, args, kwargs = calls[number - first]
@@ -59,7 +59,7 @@ def _set_up(wanted: SetUp) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """Settings that were made in this worker, and are its own."""
+    """Settings that an initializer made in this worker."""
 
     environ: dict[str, str]
     others: list[tuple[Setting, Any]]

@@ -43,7 +43,7 @@ class Mark(NamedTuple):
             SharedTaskError: It is another one.
         """
         if (status.st_dev, status.st_ino) != (self.device, self.inode):
-            raise refused("its descriptor stands for another file by now")
+            raise refused("its descriptor means another file by now")
 
     def require_content(self, whole: memoryview, head: bytes | memoryview) -> None:
         """Refuse other contents, before anything is unpickled.

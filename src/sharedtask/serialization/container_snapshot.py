@@ -1,9 +1,9 @@
-"""What the containers in a value hold, and which of them holds something else by now.
+"""Snapshot of the containers in a value, and the first one whose contents differ later.
 
-A snapshot keeps, for each container that can be reached, references to what it holds. A look
-compares identities, which takes 10 to 30 ns for each part. Only where these differ are contents
-compared, by ``differences``: a task that sets what is there already has changed nothing. Of a large
-value a sample is kept.
+A snapshot keeps, for each reachable container, references to its parts. A check compares
+identities, which takes 10 to 30 ns for each part. Only if these differ are contents compared, by
+``differences``: a task that assigns an equal value has changed nothing. Of a large value a sample
+is kept.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from .diff import differences
 
 __all__ = ["Snapshot"]
 
-# So many containers, and so many parts of them all, are looked at in about 5 ms.
+# A check of this many containers, and of this many parts of them all, takes about 5 ms.
 _MOST_CONTAINERS, _MOST_PARTS = 3_000, 200_000
 # Of a container that has more parts than this a sample is kept.
 _MOST_OF_ONE, _SAMPLE = 100_000, 2_000
 _FEW = 100
-# What a look takes for each container and each part. Those of plain types are compared at once.
+# Time of a check for each container and each part. Those of plain types are compared at once.
 _CONTAINER_SECONDS, _PART_SECONDS, _PLAIN_SECONDS = 1e-6, 3e-8, 2e-8
 _SAMPLED_SECONDS = 5e-7
 _WORTH_MEASURING = 1e-4
 
 
 class _Node:
-    """A container, what it held, and where it stands: at ``key`` of ``parent``.
+    """A container with its recorded parts, at ``key`` of ``parent``.
 
     Of one with too many parts every ``stride``-th is kept.
     """
@@ -47,11 +47,11 @@ class _Node:
         self.note()
 
     def note(self) -> None:
-        """Keep what it holds now."""
+        """Record its present parts."""
         self.size = self.kind.size(self.value)
         self.stride = -(-self.size // _SAMPLE) if self.size > _MOST_OF_ONE else 0
         self.known = self._read(None)
-        # To see whether plain parts are equal takes a third of the time.
+        # Comparing plain parts for equality takes a third of the time.
         self.plain = len(self.known) > _FEW and traversal.ATOMS.issuperset(map(type, self.known))
         each = _PLAIN_SECONDS if self.plain else _PART_SECONDS
         each = _SAMPLED_SECONDS if self.stride else each
@@ -63,7 +63,7 @@ class _Node:
         return self.kind.read(self.value)
 
     def is_same(self) -> bool:
-        """Whether it holds the same objects; of many plain ones, equal ones."""
+        """Whether it has the same parts; equal ones if they are many and plain."""
         if self.kind.size(self.value) != self.size:
             return False
         now, known = self._read(self.known), self.known
@@ -72,11 +72,11 @@ class _Node:
         return len(now) == len(known) and all(map(is_, now, known))
 
     def has_same_size(self) -> bool:
-        """All that can be told of a large one at once."""
+        """The only immediate check of a large container."""
         return self.kind.size(self.value) == self.size
 
     def change(self) -> str | None:
-        """The step to what is not as it was; None where all is equal, by other objects."""
+        """The step to the changed part; None if all parts are equal, though other objects."""
         if not self.stride:
             return self.kind.change(self.value, self.known)
         now = self._read(self.known)
@@ -84,14 +84,14 @@ class _Node:
         return None if is_same else ""
 
     def renew(self) -> bool:
-        """Keep what it holds now; False where containers have come that are not known."""
+        """Record its present parts; False if there are new containers."""
         met = set(map(id, self.known))
         self.note()
         return all(is_leaf(part) or id(part) in met for _, part in self.kind.children(self.value))
 
     @property
     def path(self) -> str:
-        """How one writes the way to it."""
+        """The path to it, as Python code."""
         steps = []
         node = self
         while node.parent is not None:
@@ -101,10 +101,10 @@ class _Node:
 
 
 class Snapshot:
-    """Knows what the containers in a value hold.
+    """The recorded parts of the containers in a value.
 
-    No more than ``most`` are kept, those nearest to the value itself. ``seconds`` is about how long
-    it takes to look at all of them; ``is_whole`` says whether the last look did.
+    No more than ``most`` are kept, those nearest to the value itself. ``seconds`` is the
+    approximate time of a full check; ``is_whole``: the last check was a full one.
 
     Example:
         >>> model = {"seen": [], "rate": 0.5}
@@ -127,9 +127,9 @@ class Snapshot:
         self.seconds = sum(node.seconds for node in self._nodes)
 
     def change(self, seconds: float) -> str | None:
-        """The way to what is not as it was, "" for the value itself; None where all is equal.
+        """The path to the changed part, "" for the value itself; None if all is equal.
 
-        A look that would take longer than ``seconds`` ends early; the next one goes on from there.
+        A check that would take longer than ``seconds`` ends early; the next one continues there.
         """
         self.is_whole = self.seconds <= seconds
         if not self.is_whole:
@@ -153,7 +153,7 @@ class Snapshot:
                 return
 
     def _change_of(self, unlike: list[_Node]) -> str | None:
-        """Compare what those hold that hold other objects."""
+        """Compare the contents of those that have other parts."""
         if not unlike:
             return None
         began = time.thread_time()
@@ -167,7 +167,7 @@ class Snapshot:
         known = [node.renew() for node in unlike]
         if not all(known):
             self._take()
-        # What is set again and again to what it was makes looks dear, and so rare.
+        # Repeated assignments of equal values make checks expensive, and so rare.
         self.seconds = sum(node.seconds for node in self._nodes) + time.thread_time() - began
         return None
 
@@ -205,7 +205,7 @@ def _reached(value: Any, most: int) -> list[_Node]:
 
 
 def _inner(node: _Node, most: int) -> list[tuple[Any, Any]]:
-    """The parts that may change in turn; of very many some, from all over."""
+    """The parts that may change themselves; an even sample of very many."""
     if not node.stride and LEAVES.issuperset(map(type, node.known)):
         return []
     stride = max(-(-node.size // max(most, 1)), 1)

@@ -1,4 +1,4 @@
-"""How one looks into a container: what it holds, and how one writes the way to a part of it.
+"""Access to the parts of containers, and the Python expression of each part.
 
 Containers are dicts, lists, tuples, sets, deques, bytearrays, arrays of objects, what pandas has
 in columns, and the attributes of objects. Of attributes those count that pickle takes, without
@@ -60,7 +60,7 @@ class Kind(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """What is known of a class.
+    """The facts about a class.
 
     ``kinds`` are the ways to look into its objects. ``computed`` are attributes that it computes
     when they are first asked for; ``slots`` read those that stand in slots; with ``own_state`` it
@@ -85,7 +85,7 @@ def _facts(cls: type) -> _Facts:
 
 
 def is_leaf(value: Any) -> bool:
-    """Whether nothing in a value could change, or what could is not looked at."""
+    """Whether no part of a value can change, or its parts are not checked."""
     cls = type(value)
     if cls in LEAVES or cls in _BY_TYPE:
         return cls in LEAVES
@@ -95,7 +95,7 @@ def is_leaf(value: Any) -> bool:
 
 
 def kinds_of(value: Any) -> tuple[Kind, ...]:
-    """How to look into a value; one of a class derived from a container has attributes as well."""
+    """The kinds of a value; one of a class derived from a container has attributes as well."""
     kind = _BY_TYPE.get(type(value))
     if kind is not None:
         return (kind,)
@@ -124,7 +124,7 @@ def _slots(cls: type) -> Iterator[tuple[str, MemberDescriptorType]]:
 
 
 def _computed(cls: type) -> frozenset[str]:
-    """Cached properties, and what else sets an attribute of its own name."""
+    """Cached properties, and other descriptors that set an attribute of their own name."""
     members = {
         name: type(found) for base in reversed(cls.__mro__) for name, found in vars(base).items()
     }
@@ -156,7 +156,7 @@ def _entries_of(value: dict[Any, Any]) -> list[Any]:
 
 
 def _some_entries(value: dict[Any, Any], stride: int, before: list[Any] | None) -> list[Any]:
-    """What stands under some keys: those that are found without code of the user's."""
+    """The values of some keys: those that are found without user code."""
     if before is None:
         keys = [k for k in islice(dict.keys(value), 0, None, stride) if type(k) in traversal.ATOMS]
     else:
@@ -245,7 +245,7 @@ def _by_number(value: Iterable[Any]) -> Iterator[tuple[int, Any]]:
 
 
 def _attributes_of(value: Any) -> list[Any]:
-    """All attributes: to leave some out would take longer than to compare them."""
+    """All attributes: leaving some out would take longer than comparing them."""
     own: dict[str, Any] = object.__getattribute__(value, "__dict__")
     return [*own, *own.values()]
 
@@ -255,7 +255,7 @@ def _slots_of(value: Any) -> list[Any]:
     with contextlib.suppress(AttributeError):
         found |= object.__getattribute__(value, "__dict__")
     for name, slot in _facts(type(value)).slots:
-        with contextlib.suppress(AttributeError):  # it was never filled
+        with contextlib.suppress(AttributeError):  # a slot without a value
             found[name] = slot.__get__(value)
     return [*found, *found.values()]
 
@@ -283,7 +283,7 @@ def _counted(cls: type, known: list[Any]) -> dict[str, Any]:
 
 
 def _state(value: Any) -> dict[str, Any]:
-    """What an object gives pickle."""
+    """The state of an object for pickle."""
     try:
         state = codec.reduced(value)[2]
     except FAILURES:
@@ -313,7 +313,7 @@ def _size_of_pandas(value: Any) -> int:
 
 
 def _blocks_of(value: Any) -> list[Any]:
-    """Labels, then for each block where its columns stand, its values, and what is in those."""
+    """Labels, then for each block the places of its columns, its values, and their objects."""
     found = list(value._mgr.axes)
     for block in value._mgr.blocks:
         found += block.mgr_locs, block.values, getattr(block.values, "_pa_array", None)
@@ -354,7 +354,7 @@ def _change_of_pandas(value: Any, known: list[Any]) -> str | None:
 
 
 def _columns(known: list[Any], axes: int) -> dict[int, Any]:
-    """From what ``_blocks_of`` gave: what each column has, by its place."""
+    """The contents of each column, by its place, from the result of ``_blocks_of``."""
     found: dict[int, Any] = {}
     at = axes
     while at < len(known):
@@ -389,7 +389,7 @@ _SET = _LIST._replace(
     step=lambda _: "",
     change=_change_of_set,
 )
-# A tuple stays what it is; what it holds may not.
+# A tuple cannot change; its parts may.
 FIXED = _LIST._replace(
     size=tuple.__len__, some=lambda v, n, _: list(v[::n]), children=_fields_of_tuple
 )

@@ -1,8 +1,8 @@
-"""Why a function or an object cannot be sent that could be sent before it was called here.
+"""Explains why a function or an object cannot be sent after it was called in the caller.
 
-A function may keep in a global, a captured variable or ``self`` what it makes at its first call: a
-connection, a session, a lock. A worker that makes it has its own; a direct call makes one in the
-caller, and from then on it would have to travel.
+A function may store in a global, a captured variable or ``self`` an object from its first call: a
+connection, a session, a lock. A worker that calls it has its own; a direct call creates one in the
+caller, which would have to be sent from then on.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _CURE = "Have each worker make its own: in a function with @functools.cache that
 
 
 def why_function(function: Callable[..., Any], name: str) -> str:
-    """Say what in a function cannot be sent, how it may have come there, and what to do.
+    """Describe the unpicklable part of a function, its likely origin, and the cure.
 
     Args:
         function: A function that cannot be pickled.
-        name: What a message calls it.
+        name: Its name in messages.
     """
     found = find_culprit(function, name)
     steps = list(_STEP.finditer(found.path))
@@ -51,7 +51,7 @@ def why_function(function: Callable[..., Any], name: str) -> str:
 
 
 def why_object(value: object, name: str) -> str:
-    """The same of an object; what stands in ``self`` may have come there by a call of a method."""
+    """The same for an object, whose attributes a method call may have set."""
     found = find_culprit(value, name)
     if name != "self" or found.path == name or is_stream(found.part):
         return f"{found}."
@@ -78,7 +78,7 @@ def _stored(function: Any) -> set[str]:
 
 
 def _stored_by(code: CodeType) -> Iterator[str]:
-    """The variables outside of it that code sets."""
+    """The outer variables that code sets."""
     outside = {*code.co_freevars, *code.co_names}
     for instruction in dis.get_instructions(code):
         if instruction.opname in _STORES and instruction.argval in outside:

@@ -1,4 +1,4 @@
-"""Which modules another process can import: the others travel with what is used of them."""
+"""The modules that another process can import; of the others the used parts are sent."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import cloudpickle
 
 __all__ = ["MAIN", "is_importable", "is_made_by_hand", "travels_by_value"]
 
-# Where Cython keeps the types of all that it compiles.
+# Where Cython keeps the types of all compiled code.
 _MADE_IN_C = ("cython_runtime", "_cython_")
 
-# The script; a process that multiprocessing has spawned knows it by the second name.
+# The script; a process that multiprocessing has spawned has it under the second name.
 MAIN = ("__main__", "__mp_main__")
 
 
 def is_made_by_hand(module: Any) -> bool:
-    """Whether the program has made a module itself and entered it among those it has imported.
+    """Whether the program has created a module itself and entered it into ``sys.modules``.
 
-    What a package has made below its own name is there for all who import the package.
+    Modules that a package creates below its own name exist for all that import the package.
     """
     if type(module) is not ModuleType or getattr(module, "__spec__", None) is not None:
         return False
@@ -32,7 +32,7 @@ def is_made_by_hand(module: Any) -> bool:
 
 
 def travels_by_value(module: ModuleType) -> bool:
-    """Whether the user has said so: ``cloudpickle.register_pickle_by_value(module)``."""
+    """Whether the user has requested it: ``cloudpickle.register_pickle_by_value(module)``."""
     registered = cloudpickle.list_registry_pickle_by_value()
     if not registered:
         return False
@@ -41,5 +41,5 @@ def travels_by_value(module: ModuleType) -> bool:
 
 
 def is_importable(module: ModuleType) -> bool:
-    """Whether what is in a module goes by its name."""
+    """Whether objects of a module are sent by name."""
     return not is_made_by_hand(module) and not travels_by_value(module)

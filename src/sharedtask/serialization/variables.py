@@ -1,7 +1,7 @@
 """How a context variable is found in another process: by its name in a module, or by a key.
 
-A variable that a module has, or a class in it, is imported. Any other, of a script or made by a
-function, is made once in each process that it comes to, under a key that its owner has given it.
+A variable of a module, or of a class in it, is imported. Any other, of a script or created by a
+function, is created once in each receiving process, under a key that its owner has assigned.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _keys: dict[ContextVar[Any], bytes] = {}
 _by_key: dict[bytes, ContextVar[Any]] = {}
 
 met: set[ContextVar[Any]] = set()
-"""Variables that came along with a function or a value: some task reaches them."""
+"""Variables that were sent with a function or a value: some task refers to them."""
 
 
 def reduce_variable(variable: ContextVar[Any], out: object) -> Any:
-    """A variable by its name, or by its key with all that makes it; not its value."""
+    """A variable by its name, or by its key with the data to create it; not its value."""
     del out
     met.add(variable)
     place = place_of(variable)
@@ -53,7 +53,7 @@ def reduce_variable(variable: ContextVar[Any], out: object) -> Any:
 
 
 def parts_of(variable: ContextVar[Any]) -> tuple[Any, ...]:
-    """What ``build_variable`` takes: its key, its name, and its default if it has one."""
+    """The arguments of ``build_variable``: its key, its name, and its default if it has one."""
     return (_key_of(variable), variable.name, *_default_of(variable))
 
 
@@ -67,7 +67,7 @@ def find_variable(module: str, path: str) -> ContextVar[Any]:
 
 
 def build_variable(key: bytes, name: str, *default: Any) -> ContextVar[Any]:
-    """The variable of this key: this process's own, or the one that stands for it here."""
+    """The variable of this key: this process's own, or its counterpart here."""
     found = _by_key.get(key)
     if found is None:
         made = ContextVar[Any](name, default=default[0]) if default else ContextVar[Any](name)
@@ -83,7 +83,7 @@ def _key_of(variable: ContextVar[Any]) -> bytes:
 
 
 def _default_of(variable: ContextVar[Any]) -> tuple[Any, ...]:
-    """Its default, where it has one: a context in which nothing is set gives that."""
+    """Its default, if it has one: the value in an empty context."""
     try:
         return (Context().run(variable.get),)
     except LookupError:
@@ -91,9 +91,9 @@ def _default_of(variable: ContextVar[Any]) -> tuple[Any, ...]:
 
 
 def place_of(variable: ContextVar[Any]) -> Place | None:
-    """Where other processes find a variable; None for one that goes by its key.
+    """Where other processes find a variable; None for one that is sent by its key.
 
-    It stays as it was first found: a function that was sent has the variable that it leads to.
+    The first result is kept: a function that was sent refers to the variable found there.
     """
     try:
         return _places[variable]
@@ -102,9 +102,9 @@ def place_of(variable: ContextVar[Any]) -> Place | None:
 
 
 def _places_of(variable: ContextVar[Any]) -> Iterator[Place]:
-    """Of modules first, then of classes in them: there are a hundred thousand objects to look at.
+    """In modules first, then in their classes: there are a hundred thousand objects to check.
 
-    Only a ``type`` is asked for its class, for an object of a library may do anything when asked.
+    Only for a ``type`` is its class read, since other objects may run code then.
     """
     modules = [module for module in list(sys.modules.values()) if _is_searched(module)]
     for module in modules:

@@ -100,8 +100,8 @@ class Several(Submission):
         self._found: dict[int, Any] = {}
         self._tried: Counter[int] = Counter()
         self._open_chunks: dict[int, tuple[range, int]] = {}  # and the number of their outcomes
-        self._rests: list[range] = []  # what workers had not begun at the end of their chunks
-        self._unopened = 0  # reports that have arrived
+        self._rests: list[range] = []  # calls that workers had not begun at the end of a chunk
+        self._unopened = 0  # reports that were received
         self._lock = critical_sections.object_lock()
         super().__init__(backend, call, numbers, options, _count_nothing)
 
@@ -131,7 +131,7 @@ class Several(Submission):
         with self._lock:
             again, error = self._sorted(batch)
             self._unopened -= 1
-            if not self._unopened:  # no error is known that would end the call
+            if not self._unopened:  # no error ends the submission
                 again += filter(None, self._rests)
                 self._rests.clear()
             is_over = error is not None or len(self._found) == len(self._numbered)
@@ -143,7 +143,7 @@ class Several(Submission):
             background.put(functools.partial(self._run_again, again))
 
     def _sorted(self, batch: Batch) -> tuple[list[range], BaseException | None]:
-        """Store the results; returns the calls to retry, and the first error of the call as a whole."""
+        """Store the results; returns the calls to retry, and the first error of the submission."""
         again: list[range] = []
         first: BaseException | None = None
         for offset, value in enumerate(batch.values):

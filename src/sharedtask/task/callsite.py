@@ -1,4 +1,4 @@
-"""Where the user's code calls: warnings stand there, whichever thread finds their reason."""
+"""The line of the user's call, to which warnings from any thread are attributed."""
 
 from __future__ import annotations
 

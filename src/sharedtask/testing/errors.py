@@ -150,7 +150,7 @@ class ErrorsContract:
         assert "_raise_named" in told or "Traceback" in told
 
     def test_error_in_place(self, backend: str) -> None:
-        """With ``return_exceptions`` an error stands at its item's place, all results beside it."""
+        """With ``return_exceptions`` an error is at its item's place, among all results."""
         task = on_backend(backend, fail_on, return_exceptions=True, chunksize=4)
         results = task.map(range(20), bad=[0, 5, 6, 19], error=(TwoArgumentsError, 3, "c"))
         assert {0, 5, 6, 19} == {

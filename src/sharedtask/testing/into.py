@@ -129,7 +129,7 @@ UNFITTING: dict[str, tuple[str, Any]] = {
 
 
 class IntoContract:
-    """``map_into``: each result stands in its place of the caller's array, and nothing else."""
+    """``map_into``: each result is in its place of the caller's array, and nothing else changes."""
 
     @pytest.mark.parametrize("name", LAYOUTS)
     def test_results_stand_in_the_array(self, backend: str, name: str) -> None:
@@ -278,7 +278,7 @@ class IntoContract:
 
     @pytest.mark.parametrize("born_shared", [False, True])
     def test_retried_result(self, backend: str, born_shared: bool, tmp_path: Path) -> None:
-        """The result of the try that succeeds stands in the item's own place."""
+        """The result of the successful attempt is in the item's own place."""
         out = zeros(8) if born_shared else np.zeros(8)
         task = on_backend(backend, attempt, retries=2, chunksize=3)
         task.map_into(out, range(8), str(tmp_path), 2, (ValueError, "again"))

@@ -375,7 +375,7 @@ class LockedContract:
     def test_two_locks_of_one_thread(
         self, backend: str, name: str, function: Any, make: Any
     ) -> None:
-        """What could wait for ever is LockOrderError at once, and what was held is free again."""
+        """A possible deadlock is LockOrderError at once, and held locks are released."""
         first, second, wanted = ENTERINGS[name]
         grids = {"left": make(6), "right": make(6)}
         told = on_backend(backend, function).map(range(3), **grids, first=first, second=second)

@@ -220,7 +220,7 @@ class SharingContract:
 
     @pytest.mark.parametrize("where", [[0], slice(1, 3), MASK], ids=str)
     def test_write_that_asks_nobody_is_told(self, backend: str, where: Any) -> None:
-        """Code that passes numpy's flag by fails at its item, and writes for nobody else."""
+        """Code that bypasses numpy's flag fails at its item, and changes no other item's data."""
         array, flat = np.ones((4, 5)), np.ones(20)
         for given in (flat[::2], *([] if where is MASK else [array, flat])):
             task = on_backend(backend, _add_unasked, return_exceptions=True, chunksize=4)
@@ -266,7 +266,7 @@ class SharingContract:
 
     @pytest.mark.parametrize("size", [5, 300_000])
     def test_copy_on_write_is_private_to_the_item(self, backend: str, size: int) -> None:
-        """Every item sees the original and may write; nobody else sees what it wrote."""
+        """Every item sees the original and may write; its writes are invisible to all others."""
         array = np.ones(size)
         task = on_backend(backend, _scribble, chunksize=5)
         assert [float(size)] * 10 == task.map(range(10), array=array)
@@ -290,7 +290,7 @@ class SharingContract:
 
     @pytest.mark.parametrize("size", [4, 400_000])
     def test_change_in_place_is_seen(self, backend: str, size: int) -> None:
-        """A value that changed between two maps is shared anew."""
+        """A value that changed between two maps is shared again."""
         array = np.zeros(size)
         task = on_backend(backend, add_up)
         assert [0.0, 1.0] == task.map(range(2), model=array)

@@ -51,7 +51,7 @@ class StreamsContract:
     def test_nothing_runs_before_the_first_result_is_asked_for(
         self, backend: str, method: str
     ) -> None:
-        """A stream that nobody reads takes no item."""
+        """A stream that is not read takes no item."""
         taken: list[int] = []
         stream = getattr(on_backend(backend, square), method)(_noted(taken))
         assert [] == taken

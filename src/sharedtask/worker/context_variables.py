@@ -1,9 +1,9 @@
-"""Context variables: a task in a worker reads what its caller has set.
+"""Context variables: a task in a worker reads the values that its caller has set.
 
-    caller   the context of the call -> what is set, each value by itself  -> beside the arguments
+    caller   the context of the call -> the set values, each by itself  -> sent with the arguments
     worker   its own context and these values -> a copy of it for what an item sets
 
-numpy's and decimal's settings are context variables too, and followed elsewhere: see settings.py.
+numpy's and decimal's settings are context variables too, but handled in settings.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Carried(NamedTuple):
-    """A variable of a module, by its name, and its value; of all others both are in ``data``."""
+    """A variable of a module, by its name, and its value; ``data`` contains both for others."""
 
     module: str
     path: str
@@ -37,7 +37,7 @@ class Carried(NamedTuple):
 # ------------------------------------------------------------------------- the caller's side
 
 _OWN = ("sharedtask", "numpy", "decimal")
-# These are not found in any module. numpy's holds what C code made.
+# These are not found in any module. numpy's contains an object of C code.
 _IN_C = ("decimal_context", "numpy.ufunc.extobj")
 
 _left_out: dict[ContextVar[Any], bool] = {}
@@ -47,7 +47,7 @@ _told: set[ContextVar[Any]] = set()
 
 
 def carried(task: str, function: Any) -> tuple[Carried, ...]:
-    """What the context of a call of this task has set, as it travels: in most programs nothing."""
+    """The set variables of a call's context, ready to send: in most programs none."""
     found = []
     for variable, value in contextvars.copy_context().items():
         if not _is_left_out(variable):
@@ -84,7 +84,7 @@ def _encoded(
         else:
             made = Carried(*place, codec.encode_inband(value))
     except codec.FAILURES as error:
-        with contextlib.suppress(TypeError):  # else it is tried again at each call
+        with contextlib.suppress(TypeError):  # else it is retried at each call
             _refused.put(value, True)
         tell(error)
         return []
@@ -94,9 +94,9 @@ def _encoded(
 
 
 def _tell(task: str, function: Any, variable: ContextVar[Any], error: BaseException) -> None:
-    """Tell the caller of a value that is not sent, where the task may want it.
+    """Warn the caller about a value that is not sent, if the task may need it.
 
-    Libraries keep connections, locks and the like in context variables that no task asks for.
+    Libraries keep connections, locks and the like in context variables that no task reads.
     """
     if variable in _told or not _is_reached(variable, function):
         return
@@ -122,11 +122,11 @@ def _is_reached(variable: ContextVar[Any], function: Any) -> bool:
 
 
 class Surroundings:
-    """The context in which the items of a chunk are run.
+    """The context in which the items of a chunk run.
 
-    On threads each item has a copy of it. Here that would cost more than a small item, so the
-    items of a block share one, unless the function looks as if it sets something, until they are
-    seen to do so. The first block of a chunk is a single item.
+    On threads each item has a copy of it. Here that would cost more than a small item, so the items
+    of a block share one, unless the function appears to set a variable, until they are seen to do
+    so. The first block of a chunk is a single item.
     """
 
     def __init__(self, given: Sequence[Carried], function: Callable[..., Any]) -> None:
@@ -151,7 +151,7 @@ class Surroundings:
                 variable.set(value)
 
     def _await(self, each: Carried) -> None:
-        """Nothing is imported for a variable: it is set when its module is there."""
+        """No module is imported for a variable: it is set when its module is loaded."""
         if each.module not in _hooked:
             _hooked.add(each.module)
             when_loaded(each.module, lambda _: _set_awaited(each.module))
@@ -164,7 +164,7 @@ class Surroundings:
         call: Callable[[Any], Any],
         caller: Any,
     ) -> Any:
-        """Run the items of a block by ``call``, so that what they set is gone afterwards."""
+        """Run the items of a block by ``call``, so that their settings are dropped afterwards."""
         if self._is_written:
             return run_block(block, self._apart(call), caller)
         copy = self._base.copy()
@@ -174,13 +174,13 @@ class Surroundings:
             self._is_written = _differ(copy, self._base)
 
     def _apart(self, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """A call for one item that leaves nothing behind for the next."""
+        """A call for one item whose settings the next one does not see."""
         base = self._base
         return lambda item: base.copy().run(call, item)
 
 
 def _may_set(function: Any) -> bool:
-    """Whether the code of a task, or of a function that it calls, has a word for it."""
+    """Whether the code of a task, or of a function that it calls, contains a setter's name."""
     known = _setting.get(function)
     if known is None:
         known = any(_says_set(each.__code__) for each in _beside(function))
@@ -190,7 +190,7 @@ def _may_set(function: Any) -> bool:
 
 
 def _beside(function: Any) -> list[FunctionType]:
-    """The function and those of the same script or module that it calls, through others as well."""
+    """The function and those of the same script or module that it calls, also indirectly."""
     found = [function] if type(function) is FunctionType else []
     for each in found:
         for part in homes.parts_of(each):
@@ -219,14 +219,14 @@ def _decoded(each: Carried) -> tuple[ContextVar[Any], Any]:
 
 
 def _differ(one: contextvars.Context, other: contextvars.Context) -> bool:
-    """Whether two contexts differ; contexts compare their values, which may say anything."""
+    """Whether two contexts differ; contexts compare their values, which may run any code."""
     try:
         return bool(one != other)
     except Exception:  # noqa: BLE001  as an array, of which some elements are equal
         return True
 
 
-# What is to be done in the chunk in hand when a module is loaded.
+# Actions of the current chunk for when a module is loaded.
 _awaited: dict[str, list[Callable[[], object]]] = {}
 _hooked: set[str] = set()
 

@@ -1,11 +1,11 @@
-"""``strict="auto"``: a task that changes what is shared is seen where a look costs next to nothing.
+"""``strict="auto"``: detects tasks that change a shared value, if the check costs little.
 
-    (settle what an earlier call left) -> lend the values -> run the items -> look -> tell
+    (settle earlier calls) -> pass the values -> run the items -> check -> report
 
-After a chunk a value is looked at if that takes less than 2 % of the chunk's time or a few
-microseconds, and after the first chunk of a call in any case, for a limited time. A value that was
-changed is decoded anew for the next chunk. What no look has seen when a call ends is looked at
-before the next call uses it.
+After a chunk a value is checked if that takes less than 2 % of the chunk's time or a few
+microseconds, and after the first chunk of a call in any case, for a limited time. A changed value
+is decoded again for the next chunk. The parts that are unchecked at the end of a call are checked
+before the next call uses the value.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from .call_header import CallHead, SharedParameter
 
 _SHARE = 0.02
-# A few containers: next to nothing beside what it takes to bring a chunk to a worker.
+# A few containers: negligible compared with sending a chunk to a worker.
 _ALWAYS_SECONDS = 5e-6
-# The first look of a call may take so long; and so long where the caller has not looked at the
-# value either, because it trusts that nothing changes: such calls take a millisecond.
+# Limit of the first check of a call, and its limit if the caller has not compared the value either,
+# because it trusts that nothing changes: such calls take a millisecond.
 _FIRST_SECONDS, _TRUSTED_SECONDS = 5e-3, 5e-5
 
 
 def seconds_for(snapshot: Snapshot, chunk: float, *, is_first: bool, trusts: bool) -> float:
-    """How long a look may take after a chunk that took ``chunk`` seconds; 0 for none."""
+    """Time limit of a check after a chunk that took ``chunk`` seconds; 0 for none."""
     allowed = max(_SHARE * chunk, _ALWAYS_SECONDS)
     if snapshot.seconds <= allowed:
         return allowed
@@ -39,14 +39,14 @@ def seconds_for(snapshot: Snapshot, chunk: float, *, is_first: bool, trusts: boo
 
 
 class Watcher:
-    """Looks at the values that the chunks of a worker share."""
+    """Checks the values that the chunks of a worker share."""
 
     def __init__(self, values: Values) -> None:
         self._values = values
         self._late: Change | None = None
 
     def settle(self, head: CallHead, call: int | None) -> None:
-        """Look at what chunks of earlier calls left behind, so that this call does not see it."""
+        """Check values after earlier calls, so that this call does not see their changes."""
         for parameter in head.watched:
             watch = self._values.watched(parameter.token)
             if watch is None or watch.since is None or (call is not None and watch.of == call):
@@ -65,7 +65,7 @@ class Watcher:
     def look(
         self, head: CallHead, call: int | None, items: tuple[int, int], seconds: float
     ) -> Change | None:
-        """After a chunk of ``seconds``: what one of its items, the first to the last, changed."""
+        """The change that an item from ``first`` on made, after a chunk of ``seconds``, if any."""
         found, self._late = self._late, None
         for parameter in head.watched:
             watch = self._values.watched(parameter.token)

@@ -147,7 +147,7 @@ def _join(address: str) -> None:
         ray.init(logging_level=logging.ERROR)
     if not _checks_tokens():
         _log.warning(
-            "the Ray cluster at %s does not check tokens: whoever can reach its ports can run code "
+            "the Ray cluster at %s does not check tokens: all who can reach its ports can run code "
             "there. See RAY_AUTH_MODE=token in Ray's documentation.",
             address,
         )

@@ -262,9 +262,9 @@ class _Bench:
                 values.attach(token, _BoxStore(opened))
         head = self._runner.head(message.head)
         self._runner.settle(head, None)
-        anew = {p.token for p in head.shared if self._is_made_anew(head, p)}.union(message.stored)
+        fresh = {p.token for p in head.shared if self._is_made_anew(head, p)}.union(message.stored)
         return all(
-            token in values.stores or (token in values.decoded and token not in anew)
+            token in values.stores or (token in values.decoded and token not in fresh)
             for token in message.tokens
         )
 

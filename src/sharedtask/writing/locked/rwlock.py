@@ -403,7 +403,7 @@ class Quiet:
 
 _LOOK_SECONDS = 0.002
 
-# struct flock: kind, whence, first byte, length, pid (0 for locks of this sort)
+# struct flock: kind, origin, first byte, length, pid (0 for locks of this sort)
 _FLOCK = struct.Struct("hhqqi4x").pack
 
 # ------------------------------------------------------------------------- what a thread holds
