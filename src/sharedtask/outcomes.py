@@ -47,8 +47,8 @@ class Batch:
 class Change(NamedTuple):
     """A task has changed a value that all items see.
 
-    It was one of the items from ``first`` to ``last`` of the call; None where it was none of this
-    call. ``path`` begins with the parameter. ``beside``: other threads ran items meanwhile.
+    It was one of the items from ``first`` to ``last`` of the call; None if it was an earlier
+    call's. ``path`` begins with the parameter. ``beside``: other threads ran items meanwhile.
     """
 
     parameter: str
@@ -58,7 +58,7 @@ class Change(NamedTuple):
     beside: bool = False
 
     def warning(self, task: str) -> ChangedValueWarning:
-        """What the caller is told."""
+        """The warning for the caller."""
         items = range(0) if self.first is None else range(self.first, (self.last or 0) + 1)
         return ChangedValueWarning(task, self.parameter, self.path, items, self.beside)
 

@@ -63,7 +63,7 @@ class Limits:
 
 @dataclass(eq=False, slots=True)
 class Team:
-    """Calls that are bounded together: ``workers`` of a call is how many all of them use at once.
+    """Calls that share their limit: ``workers`` of a call is the limit for all of them together.
 
     ``chunks`` counts those that each worker has. The backend's own lock guards it.
     """
@@ -92,8 +92,8 @@ class Call:
     tasks that run in the caller get the caller's own unmarked objects.
 
     Calls of one ``team`` share their limit of workers; Ray alone limits each call by itself.
-    ``inner_threads`` is how many threads numerical libraries use in a worker; None: its share of
-    the CPUs.
+    ``inner_threads`` is the number of numerical libraries' threads in a worker; None: its share
+    of the CPUs.
     """
 
     task: str

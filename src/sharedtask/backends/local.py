@@ -113,7 +113,7 @@ class ThreadBackend(_LocalBackend):
 class _LocalSession(Session):
     @property
     def running(self) -> int:
-        """Chunks at a time."""
+        """The number of chunks that run at a time."""
         return 1
 
     def __init__(self, call: Call, sink: Sink) -> None:
@@ -176,7 +176,7 @@ class _LocalSession(Session):
         self._sink.report(Report(chunk.number, Known(batch), count, True, seconds, change))
 
     def _run_guarded(self, chunk: Chunk, batch: Batch, turn: _Turn) -> tuple[float, None]:
-        """Run the items of a strict call; how long the values were looked at."""
+        """Run the items of a strict call; returns the time of checking the values."""
         assert self._strict is not None  # noqa: S101  chosen above
         with self._strict.guarding(self._call, chunk, batch) as guard:
             turn = replace(
@@ -190,7 +190,7 @@ class _LocalSession(Session):
         return guard.seconds, None
 
     def _run_watched(self, chunk: Chunk, batch: Batch, turn: _Turn) -> tuple[float, Change | None]:
-        """Run the items; how long the values were looked at, and what was changed."""
+        """Run the items; returns the time of checking the values, and the change found, if any."""
         if self._watched is None:
             interrupts.exposed(self._run_items, chunk, batch, turn, self._run_one)
             return 0.0, None
@@ -343,11 +343,11 @@ class _ThreadSession(_LocalSession):
 
     @property
     def running(self) -> int:
-        """Chunks at a time, of this call and those that are bounded with it."""
+        """The number of running chunks, of this call and those that share its limit."""
         return self._team.chunks[0]
 
     def note(self, change: int) -> None:
-        """A chunk begins, or ends."""
+        """Count a chunk that begins, or ends."""
         self._team.chunks[0] += change
 
     def submit(self, chunk: Chunk) -> None:

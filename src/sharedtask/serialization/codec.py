@@ -171,7 +171,7 @@ def dump(pickler: pickle.Pickler, value: object) -> None:
 
 
 def _tell_name_only(error: Exception) -> None:
-    """Say what helps where pickle has a name alone, and that is one of the script."""
+    """The advice for an object that pickles as a name of the script."""
     said = error.args[0] if error.args else None
     kinds = (AttributeError, pickle.PicklingError)
     if type(error) in kinds and isinstance(said, str) and _NAMED_IN_MAIN.match(said):
@@ -201,7 +201,7 @@ class _Dispatch(dict[type, Any]):
 
 
 def _reduce_module(module: ModuleType) -> Any:
-    """A module by its name, or with all that is in it."""
+    """A module by its name, or with all its contents."""
     if not is_made_by_hand(module):
         return _module_reduce(module)
     state = {name: value for name, value in vars(module).items() if name != "__builtins__"}
@@ -299,7 +299,7 @@ _MAIN_OF_A_CHILD = "__mp_main__"
 
 
 def _is_known_here_alone(obj: Any) -> bool:
-    """True for a function or class whose name leads to it here, and in no other process."""
+    """True for a function or class that only this process finds by name."""
     module: Any = getattr(obj, "__module__", None)
     return module == _MAIN_OF_A_CHILD or is_made_by_hand(sys.modules.get(module))
 

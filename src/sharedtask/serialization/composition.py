@@ -306,7 +306,7 @@ def is_constant(value: Any) -> bool:
         return True
     if kind is types.ModuleType:
         return _is_loaded(value)
-    if kind is ContextVar:  # what it is set to travels by itself
+    if kind is ContextVar:  # its value is sent separately
         return True
     if issubclass(kind, type):
         return is_named(value)

@@ -96,7 +96,7 @@ def state(function: Any) -> list[Any]:
 
 
 def parts_of(function: FunctionType) -> list[Any]:
-    """What a function consists of, with the globals that it reads."""
+    """The parts of a function, with the globals that it reads."""
     return own_parts(function, names(function.__code__))
 
 

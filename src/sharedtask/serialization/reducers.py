@@ -253,7 +253,7 @@ def open_file(mark: Any, file: proc_maps.MappedFile) -> np.memmap[Any, Any]:
 
 
 def require_same_file(file: proc_maps.MappedFile) -> None:
-    """Refuse what is another file by now."""
+    """Refuse a path that names another file by now."""
     status = os.stat(file.path)
     if (status.st_dev, status.st_ino) != (file.device, file.inode):
         msg = f"{file.path} was replaced by another file since it was mapped."

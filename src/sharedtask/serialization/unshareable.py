@@ -114,7 +114,7 @@ def cure_for_value(value: object) -> str | None:
 
 
 def is_stream(value: object) -> bool:
-    """Whether a value gives others one after the other: each worker cannot make its own."""
+    """Whether a value is an iterator: not every worker can have its own."""
     return cure_for_value(value) == _LIST_IT
 
 

@@ -25,8 +25,8 @@ _IN_USE = 2  # the function and the value that was just decoded
 class Watch:
     """A decoded value in a worker.
 
-    ``since`` are the first and the last item that were run since it was last seen unchanged, by
-    the call with the number ``of``; None where none was. ``looked`` is the last call that looked.
+    ``since`` are the first and the last item that ran since it was last found unchanged, in the
+    call with the number ``of``; None for none. ``looked`` is the last call that checked it.
     """
 
     snapshot: Snapshot
@@ -37,11 +37,11 @@ class Watch:
 
     @classmethod
     def begin(cls, value: Any) -> Watch:
-        """Watch a value that was just decoded."""
+        """Watch a freshly decoded value."""
         return cls(Snapshot(value))
 
     def blame(self, call: int | None, first: int, last: int) -> tuple[int | None, int | None]:
-        """The items that may have changed it, with those of the chunk that has just been run."""
+        """The items that may have changed it, including those of the last chunk."""
         if self.since is None:
             return first, last
         if call is None or self.of != call:
@@ -53,8 +53,8 @@ class Watch:
 class Decoded:
     """A value, the time that its decoding took, and when it was last used.
 
-    ``original`` is its snapshot, as long as it is known to be unchanged. ``watch`` knows whether it
-    is, if all its users are watched. ``classes`` were decoded with it, in these states.
+    ``original`` is its snapshot, as long as it is known to be unchanged. ``watch``
+    checks that, if all its users are watched. ``classes`` were decoded with it, in these states.
     """
 
     value: Any
@@ -119,7 +119,7 @@ class Values:
         return found.value, original
 
     def value_to_watch(self, token: Hashable) -> Any:
-        """The value as it was published, for tasks after which it is looked at."""
+        """The value as published, for tasks after which it is checked."""
         found = self.decoded.get(token)
         if found is None or (found.watch is None and token in self.stores):
             self.renew(token)
@@ -132,7 +132,7 @@ class Values:
         return found.value
 
     def watched(self, token: Hashable) -> Watch | None:
-        """How a value is watched, where it is."""
+        """The watch of a value, if it has one."""
         found = self.decoded.get(token)
         return None if found is None else found.watch
 

@@ -114,7 +114,7 @@ class Several(Submission):
         return Chunk(number, numbers.start, numbers)
 
     def report(self, report: Report) -> None:
-        """Called in the order in which reports arrive; they are opened in any order."""
+        """Called in the order of arrival; reports are opened in any order."""
         with self._lock:
             self._unopened += report.change is None or bool(report.count)
             numbers, covered = self._open_chunks.pop(report.chunk)

@@ -40,7 +40,7 @@ R = TypeVar("R")
 
 _log = logging.getLogger("concurrent.futures")
 
-# Where another thread opens the outcome, an interrupt is looked for this often.
+# Interval of checks for an interrupt while another thread opens the outcome.
 _LOOK_SECONDS = 0.1
 
 
@@ -72,7 +72,7 @@ class TaskFuture(Future[R]):
         super().add_done_callback(_note_end)
 
     # Each of these takes the future's lock by instructions of Python: an interrupt between those
-    # and the block that gives the lock back would leave it taken for good.
+    # and the block that gives the lock back would leave it locked.
     cancelled = interrupts.shielded(Future.cancelled)
     running = interrupts.shielded(Future.running)
     done = interrupts.shielded(Future.done)
@@ -95,7 +95,7 @@ class TaskFuture(Future[R]):
         return super().exception(0)
 
     def _wait(self, timeout: float | None) -> None:
-        """Wait for the outcome and open it, or see another thread do so."""
+        """Wait for the outcome and open it, or wait until another thread has opened it."""
         until = None if timeout is None else time.monotonic() + timeout
         submission = self._submission
         if submission is not None and not self.done():
@@ -285,7 +285,7 @@ class Submission:
             self.future.set_running_or_notify_cancel()
 
     def _if_free(self, action: Callable[[], object]) -> bool:
-        """Act where no other thread has the lock of the future, which code of the user may hold."""
+        """Run the action without the lock of the future, which user code may hold."""
         condition = self.future._condition
         if not condition.acquire(blocking=False):
             return False
@@ -416,7 +416,7 @@ class Submission:
     def _warned(
         self, callsite: Callsite, warning: ChangedValueWarning, error: BaseException | None
     ) -> BaseException | None:
-        """Warn of a change; where a filter makes that an error, it is the outcome."""
+        """Warn of a change; if a filter makes that an error, it is the outcome."""
         try:
             callsite.warn(warning)
         except Exception as raised:  # noqa: BLE001  it may also be of the user's showwarning
@@ -455,7 +455,7 @@ def _finish_and_close(session: Session) -> None:
         session.close()
 
 
-_claiming = critical_sections.table_lock()  # who begins or resolves a future, which takes a moment
+_claiming = critical_sections.table_lock()  # held to begin or resolve a future
 _pending: set[Submission] = set()  # submissions whose futures have no outcome yet
 
 

@@ -94,7 +94,7 @@ class Run:
         on_shares: Callable[[Any], None],
         callsite: Callsite | None = None,
     ) -> None:
-        """Prepare. ``callsite`` is where to warn of a change in what tasks share."""
+        """Prepare. ``callsite`` is the line for warnings about changed shared values."""
         self._task, self._callsite = plan.call.task, callsite
         self._wanted = plan, on_shares
         self._options = plan.options

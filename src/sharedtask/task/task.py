@@ -238,7 +238,7 @@ class _Runs(Generic[P, R]):
     ) -> TaskFuture[R]:
         """Run the task for one item and return a future of its result.
 
-        It is a future of the standard library, with a ``kill()`` that ends an item as it runs. With
+        It is a future of the standard library, with a ``kill()`` that ends a running item. With
         a ``seed`` the items that one task object submits have the random numbers of items 0, 1, 2
         ... of a map, in the order in which they are submitted.
 
@@ -360,7 +360,7 @@ class _Runs(Generic[P, R]):
 
 
 def _callsite(options: Options) -> Callsite | None:
-    """Where to warn of a change, in a call that looks for one."""
+    """The line for warnings about changes, if the call checks for them."""
     return Callsite.here() if options.strict == "auto" else None
 
 
@@ -492,7 +492,7 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
         self._self_options = dict(options)
         self._self_recipe = recipe  # rebuilds it if it cannot be found by name
         self._self_usage = Usage()
-        self._self_submitted = itertools.count()  # one step, whichever threads count
+        self._self_submitted = itertools.count()  # atomic, for all threads
         self._self_parts: tuple[Target, Mapping[str, Any], Usage] | None = None
 
     @property
@@ -503,7 +503,7 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
     def with_options(self, **options: Unpack[OptionsDict]) -> Task[P, R]:
         """The same task with other options; the ones not named stay unchanged.
 
-        It is another object, which counts the random numbers of what it submits from item 0 on.
+        It is another object, whose submitted items have the random numbers from item 0 on.
 
         Raises:
             OptionsError: An option is unknown or out of range.

@@ -71,7 +71,7 @@ class CallHead:
 
     @property
     def watched(self) -> list[SharedParameter]:
-        """The parameters whose values are looked at after chunks."""
+        """The parameters whose values are checked after chunks."""
         return [s for s in self.shared if s.is_readonly] if self.strict == "auto" else []
 
     @property

@@ -2,7 +2,7 @@
 
 If a caller has imported ``helpers`` from one folder, and then inserts another folder with a
 ``helpers`` before it, it keeps the first. A worker that imports it later would find the second, and
-it would not find a module that the caller loaded by the path of its file. So workers are told the
+it would not find a module that the caller loaded by the path of its file. So workers get the
 files of such modules.
 """
 
@@ -124,14 +124,14 @@ def _shadowed(entries: Sequence[str]) -> list[Pin]:
 
 
 def _by_path(entries: Sequence[str], names: Iterable[str]) -> list[Pin]:
-    """Those of these modules that were loaded by the path of a file: no import finds them."""
+    """The modules that were loaded by the path of a file, so that no import finds them."""
     places = set(map(os.path.abspath, entries))
     return [_pin_of(name) for name in list(names) if _is_by_path(name, places)]
 
 
 def _is_by_path(name: str, entries: set[str]) -> bool:
     folder, spec = _folder_of(name), _spec_of(name)
-    if folder is None or spec.name != name:  # or a second name, which a library has given it
+    if folder is None or spec.name != name:  # or a second name that a library has assigned
         return False
     package, _, last = name.rpartition(".")
     places = _folders_of_package(package) if package else entries
@@ -203,7 +203,7 @@ class _Pins:
             return spec_from_file_location(name, pin.file, submodule_search_locations=folders)
         if not any(other.startswith(f"{name}.") for other in self.known):
             return None
-        # A package that is there for the names of others alone.
+        # A package that exists only for the names of others.
         found = PathFinder.find_spec(name, path, target)
         return found or ModuleSpec(name, None, is_package=True)
 

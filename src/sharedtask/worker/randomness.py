@@ -17,7 +17,7 @@ _FRESH_BITS = 128  # as many as numpy takes where no seed is given
 class Randomness:
     """The parameters that get generators, and the seed of a call.
 
-    ``before`` is how many items the calls before have had of the same seed.
+    ``before`` is the number of items in earlier calls with the same seed.
     """
 
     names: tuple[str, ...]

@@ -53,7 +53,7 @@ def readonly_advice(
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether it says that a write into an array was refused."""
+    """Whether the error reports a refused write into an array."""
     library = type(error).__module__.partition(".")[0]
     if type(error) not in _KINDS and library not in _LIBRARIES:
         return False

@@ -53,7 +53,7 @@ class Way(Protocol):
         """Send results, which then survive the worker's death, or are read from the status page."""
 
     def tell(self, chunk: int, change: Change) -> None:
-        """Say that an item has changed what is shared."""
+        """Report that an item has changed a shared value."""
 
 
 class Outbox:
@@ -193,7 +193,7 @@ class Outbox:
         parcel.close()
 
     def tell(self, change: Change) -> None:
-        """Say that an item of this chunk has changed what is shared."""
+        """Report that an item of this chunk has changed a shared value."""
         self._way.tell(self._words[Word.CHUNK], change)
 
     def flush(self, *, finished: bool) -> None:

@@ -104,7 +104,7 @@ class Runner:
         return head
 
     def settle(self, head: call_header.CallHead, call: int | None) -> None:
-        """Look at the values of a call that were not looked at since another one used them."""
+        """Check the values of a call that were not checked since another call used them."""
         self._watcher.settle(head, call)
 
     def _follow(self, head: call_header.CallHead, job: Job) -> None:
@@ -289,7 +289,7 @@ class Runner:
                 size = _next_size(size, time.monotonic_ns() - began)
 
     def _look(self, job: Job, head: call_header.CallHead, began: float) -> None:
-        """Look at what the items of a chunk had in common; tell the caller of a change."""
+        """Check the values that the items of a chunk shared; report a change to the caller."""
         done = self._outbox.position
         if not done:
             return

@@ -136,7 +136,7 @@ class Ticket:
         return Report(self.chunk.number, Known(batch), len(batch.values), finished, seconds)
 
     def changed(self, change: Change) -> Report:
-        """A report that an item has changed what is shared."""
+        """A report that an item has changed a shared value."""
         nothing = Known(Batch(self.chunk.first, []))
         return Report(self.chunk.number, nothing, 0, finished=False, change=change)
 

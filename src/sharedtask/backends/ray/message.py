@@ -53,7 +53,7 @@ Frame: TypeAlias = tuple[int, int, int, int, bytes, Any]
 
 
 class Answer(NamedTuple):
-    """What a worker returns for a chunk; ``worker`` is its name, ``added`` a box: see totals.py.
+    """The result of a chunk; ``worker`` is the worker's name, ``added`` a box of partial results.
 
     ``change`` has the fields of a ``Change``.
     """

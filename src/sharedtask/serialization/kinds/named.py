@@ -106,7 +106,7 @@ def fill(dispatcher: Any, state: tuple[dict[type, Any], dict[str, Any]]) -> None
 
 
 def reduce_ufunc(ufunc: Any, out: Any) -> Any:
-    """A ufunc that ``np.frompyfunc`` has made: it holds the function."""
+    """A ufunc of ``np.frompyfunc``, sent by its function."""
     del out
     held = [each for each in gc.get_referents(ufunc) if callable(each)]
     if len(held) != 1 or not ufunc.__name__.endswith(_MADE):
@@ -118,7 +118,7 @@ _MADE = " (vectorized)"
 
 
 def _identity_of(ufunc: Any) -> tuple[Any, ...]:
-    """What its reductions begin with; None may stand for none, and for one that is None."""
+    """The identity of its reductions; None for no identity, or for one that is None."""
     if ufunc.identity is not None or (ufunc.nin, ufunc.nout) != (2, 1):
         return () if ufunc.identity is None else (ufunc.identity,)
     try:
@@ -129,7 +129,7 @@ def _identity_of(ufunc: Any) -> tuple[Any, ...]:
 
 
 def build_ufunc(function: Callable[..., Any], nin: int, nout: int, *identity: Any) -> Any:
-    """Make it again."""
+    """Rebuild the ufunc."""
     return np.frompyfunc(function, nin, nout, **dict(zip(["identity"], identity, strict=False)))
 
 

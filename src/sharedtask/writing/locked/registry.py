@@ -150,10 +150,10 @@ class Guarded:
             raise RegionPoisonedError(name, "", writer)
 
     def note_torn(self, cells: Sequence[Span], user: object) -> None:
-        """The array has got cells that were being written into a copy that other processes saw.
+        """Mark cells as poisoned that tasks were still writing in a copy for other processes.
 
-        Their writers may yet complete the copy, and say so. Another call that goes on with the copy
-        brings it at its own end.
+        Their writers may still complete the copy, and clear their marks there. Another call that
+        uses the copy copies it back at its own end.
         """
         with making:
             table, users = self._table, self.users.values()

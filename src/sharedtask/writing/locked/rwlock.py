@@ -98,9 +98,9 @@ class Table:
                 ours[theirs == pid] = pid
 
     def torn(self, cells: Sequence[Span]) -> Table:
-        """A new table in which these cells count as half written, beside those of dead writers.
+        """A new table in which these cells are poisoned, in addition to those of dead writers.
 
-        Who writes them has the old table open, and will take its own mark away there.
+        Their writers have the old table open, and clear their own marks there.
         """
         table = Table(self.cells)
         table.take_poison(self)
