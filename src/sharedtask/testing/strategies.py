@@ -166,10 +166,17 @@ def nested_values(leaves: st.SearchStrategy[Any] | None = None) -> st.SearchStra
 
 
 def bits_of(array: npt.NDArray[Any]) -> Any:
-    """The bytes of an array, but for those between the fields of a structure: they may be any."""
-    if array.dtype.names is None:
+    """The bytes of an array but for those between fields and behind long doubles."""
+    if array.dtype.names is not None:
+        return [bits_of(array[name]) for name in array.dtype.names]
+    if array.dtype.type not in {np.longdouble, np.clongdouble}:
         return array.tobytes()
-    return [bits_of(array[name]) for name in array.dtype.names]
+    numbers = np.frombuffer(array.tobytes(), np.uint8).reshape(-1, np.dtype("g").itemsize)
+    return numbers[:, :_LONG_DOUBLE].tobytes()
+
+
+# Intel's has 80 bits, in 16 bytes.
+_LONG_DOUBLE = 10 if np.finfo(np.longdouble).nmant == 63 else np.dtype("g").itemsize
 
 
 _PLAIN = frozenset({int, str, bytes, bool, type(None)})
