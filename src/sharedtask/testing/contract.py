@@ -26,4 +26,4 @@ class BackendContract(
     StreamsContract,
     OptionsContract,
 ):
-    """All that a backend promises."""
+    """All promises of a backend."""

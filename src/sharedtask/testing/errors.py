@@ -1,5 +1,5 @@
 # ruff: noqa: S101 - tests assert; their rule is their docstring
-"""What becomes of exceptions."""
+"""Exceptions of tasks, as the caller gets them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class WithArrayError(ValueError):
 
 
 class LockedError(Exception):
-    """An error that holds what cannot travel."""
+    """An error with an unpicklable attribute."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -92,7 +92,7 @@ ERRORS: dict[str, Callable[[], Exception]] = {
 
 
 class ErrorsContract:
-    """An error arrives as itself, names its item, and harms no other item."""
+    """An error arrives as itself, names its item, and affects no other item."""
 
     @pytest.mark.parametrize("name", ERRORS)
     def test_error_arrives_as_itself(self, backend: str, name: str) -> None:
@@ -126,14 +126,14 @@ class ErrorsContract:
         assert "item 17" in str(notes_of(caught.value)[0])
 
     def test_first_of_several_errors_is_raised(self, backend: str) -> None:
-        """Where several items fail, the first in the order of the items is reported."""
+        """If several items fail, the first in the order of the items is reported."""
         task = on_backend(backend, fail_on, chunksize=1)
         with pytest.raises(KeyError) as caught:
             task.map(range(40), bad=range(7, 40), error=(KeyError, "k"))
         assert [7] == [note.index for note in notes_of(caught.value)]
 
     def test_nothing_behind_an_error_is_begun(self, backend: str, tmp_path: Path) -> None:
-        """Where an item raises, those behind it in its chunk are not run, as in a loop."""
+        """If an item raises, later ones in its chunk are not run, as in a loop."""
         task = on_backend(backend, _count_then_fail, chunksize=40)
         with pytest.raises(KeyError):
             task.map(range(40), folder=str(tmp_path), bad=17)
@@ -168,7 +168,7 @@ class ErrorsContract:
     def test_exit_in_a_task_is_an_error_of_its_item(
         self, backend: str, error: type[BaseException], method: str
     ) -> None:
-        """What would end the caller arrives as SharedTaskError with the name of what was raised."""
+        """An exception that would end the caller arrives as SharedTaskError with its name."""
         task = on_backend(backend, _interrupt)
         with pytest.raises(SharedTaskError, match=error.__name__) as caught:
             drained(getattr(task, method)(range(8), bad=5, error=error))
@@ -176,7 +176,7 @@ class ErrorsContract:
         assert [0, 1, 2] == task.map(range(3), bad=5, error=error)
 
     def test_exit_in_place(self, backend: str) -> None:
-        """With ``return_exceptions`` an exit harms no other item of its chunk."""
+        """With ``return_exceptions`` an exit affects no other item of its chunk."""
         task = on_backend(backend, _interrupt, return_exceptions=True, chunksize=8)
         results = task.map(range(8), bad=3, error=SystemExit)
         assert [0, 1, 2, 4, 5, 6, 7] == [r for r in results if isinstance(r, int)]
@@ -241,7 +241,7 @@ class ErrorsContract:
         assert isinstance(results[1], RecursionError)
 
     def test_stream_gives_the_results_before_its_error(self, backend: str) -> None:
-        """``imap`` gives every result that stands before the item that fails."""
+        """``imap`` gives every result before the item that fails."""
         stream = on_backend(backend, fail_on, chunksize=1).imap(
             range(9), bad=[4], error=(KeyError, 4)
         )

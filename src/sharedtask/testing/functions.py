@@ -1,5 +1,5 @@
 # ruff: noqa: S101 - tests assert; their rule is their docstring
-"""What kinds of functions can be tasks."""
+"""The kinds of functions that can be tasks."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .tasks import INNER, Model, on_backend, power, under_backend
 
 
 class FunctionsContract:
-    """Whatever can be called can be a task."""
+    """Any callable can be a task."""
 
     def test_lambda(self, backend: str) -> None:
         """A lambda is a task."""
         assert [1, 2, 3] == on_backend(backend, lambda x: x + 1).map(range(3))
 
     def test_closure(self, backend: str) -> None:
-        """A function brings along what it captured, as it is at the time of the call."""
+        """A function is sent with its captured values, as they are at the time of the call."""
         offset = 10
 
         def shifted(x: int) -> int:
@@ -47,7 +47,7 @@ class FunctionsContract:
         assert [1, 1, 2, 6, 24] == on_backend(backend, factorial).map(range(5))
 
     def test_method(self, backend: str) -> None:
-        """A method that is a task takes its object along."""
+        """A method that is a task is sent with its object."""
         model = Model(np.ones(3), 0.5)
         task = under_backend(backend, model.scaled)
         assert [0.5, 3.5, 6.5] == task.map(range(3))
@@ -81,7 +81,7 @@ class FunctionsContract:
             assert ["Model 0", "Model 1"] == under_backend(backend, named).map(range(2))
 
     def test_partial(self, backend: str) -> None:
-        """A partial is a task of what is left of its signature."""
+        """A partial is a task with the rest of its signature."""
         assert [1, 8, 27] == on_backend(backend, functools.partial(power, exponent=3)).map(
             [1, 2, 3]
         )

@@ -133,7 +133,7 @@ class IntoContract:
 
     @pytest.mark.parametrize("name", LAYOUTS)
     def test_results_stand_in_the_array(self, backend: str, name: str) -> None:
-        """However the array lies in memory, its rows are the results, beside it nothing changes."""
+        """However the array lies in memory, its rows are the results, nothing else changes."""
         around, array = LAYOUTS[name]()
         before = around.copy()
         assert array is on_backend(backend, _hundreds, chunksize=2).map_into(array, range(6))
@@ -144,7 +144,7 @@ class IntoContract:
     @pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype != "O"])
     @pytest.mark.parametrize("shape", [(6,), (6, 3)])
     def test_dtype_of_the_results(self, backend: str, dtype: str, shape: tuple[int, ...]) -> None:
-        """Numbers, texts, times and records stand there bit by bit."""
+        """Numbers, strings, times and records are written exactly."""
         rows = array_of(dtype, shape)
         out = on_backend(backend, _row_of).map_into(np.zeros_like(rows), range(6), rows=rows)
         assert rows.dtype == out.dtype
@@ -153,7 +153,7 @@ class IntoContract:
     @pytest.mark.parametrize("name", FITTING)
     @pytest.mark.parametrize("born_shared", [False, True])
     def test_results_are_assigned(self, backend: str, name: str, born_shared: bool) -> None:
-        """A result becomes what ``out[i] = result`` makes of it."""
+        """A result is converted as by ``out[i] = result``."""
         dtype, values = FITTING[name]
         wanted = np.zeros((4, 3), dtype)
         for k, value in enumerate(values):
@@ -165,7 +165,7 @@ class IntoContract:
     @pytest.mark.parametrize("name", UNFITTING)
     @pytest.mark.parametrize("born_shared", [False, True])
     def test_result_that_does_not_fit(self, backend: str, name: str, born_shared: bool) -> None:
-        """What numpy does not assign is the error of its item, as numpy raises it."""
+        """A result that numpy cannot assign is numpy's error at its item."""
         dtype, value = UNFITTING[name]
         out = zeros((4, 3), dtype) if born_shared else np.zeros((4, 3), dtype)
         with pytest.raises((TypeError, ValueError, OverflowError)) as numpys:
@@ -178,13 +178,13 @@ class IntoContract:
 
     @pytest.mark.parametrize("chunksize", ["auto", 1, 7, 1000])
     def test_every_result_has_its_place(self, backend: str, chunksize: Any) -> None:
-        """Results of many items stand where they belong, however they are cut into chunks."""
+        """Results of many items are in their places, however they are cut into chunks."""
         out = zeros(300, "i8")
         on_backend(backend, square, chunksize=chunksize).map_into(out, range(300))
         assert [k * k for k in range(300)] == out.tolist()
 
     def test_results_of_a_generator(self, backend: str) -> None:
-        """The items may come from anywhere; they are counted first."""
+        """The items may be any iterable; they are counted first."""
         out = on_backend(backend, square).map_into(np.zeros(5), (k for k in range(5)))
         assert [0, 1, 4, 9, 16] == out.tolist()
 
@@ -204,7 +204,7 @@ class IntoContract:
     def test_array_of_another_length_is_refused(
         self, backend: str, shape: tuple[int, ...], as_generator: bool, tmp_path: Path
     ) -> None:
-        """There is one place for each item; else nothing runs, and the numbers are told."""
+        """Without one place for each item nothing runs, and the error has both numbers."""
         items = iter(range(4)) if as_generator else range(4)
         with pytest.raises(ArgumentError, match=rf"{re.escape(str(shape))}.*4 items"):
             on_backend(backend, _square_entered).map_into(
@@ -216,7 +216,7 @@ class IntoContract:
     def test_array_that_takes_no_results_is_refused(
         self, backend: str, name: str, tmp_path: Path
     ) -> None:
-        """What cannot be written by tasks is refused as 'out', and nothing runs."""
+        """An array that tasks cannot write is refused as 'out', and nothing runs."""
         out: Any = REFUSED[name]()
         with pytest.raises((ArgumentError, UnshareableError), match="'out'"):
             on_backend(backend, _square_entered).map_into(
@@ -230,7 +230,7 @@ class IntoContract:
     def test_reading_what_takes_results_is_refused(
         self, backend: str, which: str, role: str, born_shared: bool, tmp_path: Path
     ) -> None:
-        """The memory that takes the results is that of no shared or partitioned parameter."""
+        """The memory for the results must not overlap a shared or partitioned parameter."""
         whole = zeros(20) if born_shared else np.zeros(20)
         given: Any = {"same": whole[:4], "view": whole[3:7], "wider": whole}[which]
         task = on_backend(backend, _square_entered if role == "table" else _square_into_block)
@@ -263,7 +263,7 @@ class IntoContract:
     @pytest.mark.parametrize("born_shared", [False, True])
     @pytest.mark.parametrize("chunksize", [1, 4])
     def test_errors_come_at_the_end(self, backend: str, born_shared: bool, chunksize: int) -> None:
-        """With ``return_exceptions`` all is run, then a group tells what was raised."""
+        """With ``return_exceptions`` all items run, then a group has the exceptions."""
         out = zeros(9) if born_shared else np.zeros(9)
         out[...] = -1
         task = on_backend(backend, _fail_plus_one, return_exceptions=True, chunksize=chunksize)
@@ -286,7 +286,7 @@ class IntoContract:
         assert {str(k): 3 for k in range(8)} == counted(tmp_path)
 
     def test_result_after_the_timeout(self, backend: str) -> None:
-        """An item that took too long leaves its place as it was."""
+        """An item that took too long leaves its place unchanged."""
         out = np.full(4, -1)
         task = on_backend(
             backend, _sleep_plus_one, timeout=0.3, return_exceptions=True, chunksize=1
@@ -298,7 +298,7 @@ class IntoContract:
 
     @pytest.mark.parametrize("born_shared", [False, True])
     def test_into_beside_the_other_words(self, backend: str, born_shared: bool) -> None:
-        """Shared, private, partitioned, reduced and plain arguments go together with it."""
+        """Shared, private, partitioned, reduced and plain arguments can be combined with it."""
         out, total = np.zeros(5), np.zeros(1, "i8")
         taken = zeros(5) if born_shared else np.zeros(5)
         task = on_backend(backend, _all_words_into, chunksize=2)
@@ -318,7 +318,7 @@ class IntoContract:
 
     @pytest.mark.parametrize("chunksize", [1, 4])
     def test_item_that_does_not_fit_adds_nothing(self, backend: str, chunksize: int) -> None:
-        """An item whose result is refused has failed, for what it added as well."""
+        """An item whose result is refused has failed, and its contributions do not count."""
         out, total = np.zeros(10), np.zeros(1)
         task = on_backend(backend, _sum_into_total, return_exceptions=True, chunksize=chunksize)
         with pytest.raises(ExceptionGroup, match="4 of 10"):

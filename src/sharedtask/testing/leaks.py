@@ -1,5 +1,5 @@
 # ruff: noqa: S101 - tests assert; their rule is their docstring
-"""What a test has left behind: descriptors, threads, processes, mappings, names."""
+"""Resources that a test has left behind: descriptors, threads, processes, mappings, names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def assert_nothing_left(
     before: Belongings, *, same_children: bool = False, seconds: float = 5.0
 ) -> None:
-    """Wait until nothing is held that was not held before; fail with a list of what is."""
+    """Wait until all new resources are released; fail with a list of the others."""
     limit = time.monotonic() + seconds
     forget_publications()
     while left := Belongings.now().more_than(before, same_children=same_children):
@@ -29,7 +29,7 @@ def assert_nothing_left(
 
 
 def forget_publications() -> None:
-    """Give up what the caches hold for values and functions that are still alive."""
+    """Release cached publications of values and functions that are still alive."""
     for backend in registry.running():
         cache = getattr(backend, "_cache", None)
         if cache is not None:
@@ -37,7 +37,7 @@ def forget_publications() -> None:
 
 
 def warm_up(workers: int = 2) -> None:
-    """Start the pool with this many workers, and all that is made once per process."""
+    """Start the pool with this many workers, and all that is created once per process."""
     task = parallel(nap).with_options(workers=workers, chunksize=1, backend="process")
     big = np.ones(1 << 18)
     limit = time.monotonic() + 10
@@ -47,7 +47,7 @@ def warm_up(workers: int = 2) -> None:
 
 @pytest.fixture
 def no_leaks() -> Iterator[None]:
-    """Nothing is left after ``shutdown()`` that was not there before the test."""
+    """``shutdown()`` releases everything that the test has created."""
     warm_up()
     shutdown()
     before = Belongings.now()
@@ -58,7 +58,7 @@ def no_leaks() -> Iterator[None]:
 
 @pytest.fixture
 def no_leaks_warm() -> Iterator[None]:
-    """After the test a warm pool of two workers holds what it held before."""
+    """After the test a warm pool of two workers has the same resources as before."""
     shutdown()
     warm_up()
     forget_publications()
@@ -98,7 +98,7 @@ def unharmed() -> Iterator[None]:
 
 
 def _in_workers(workers: int = 2) -> list[Belongings]:
-    """What each worker holds; they are found by maps over a shared value, which must be right."""
+    """The resources of each worker, found by maps over a shared value, which must be right."""
     task = parallel(report).with_options(workers=workers, chunksize=1, backend="process")
     limit = time.monotonic() + _PATIENCE_SECONDS
     found: dict[int, Belongings] = {}

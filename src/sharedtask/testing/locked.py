@@ -183,7 +183,7 @@ def _lock_two(
 
 
 def _enter_two(_k: int, left: Locked[Any], right: Locked[Any], first: Any, second: Any) -> str:
-    """Ask for a second lock while the first is held; say what became of it."""
+    """Ask for a second lock while the first is held; return the outcome."""
     sides = {"left": left, "right": right}
     try:
         with sides[first[0]].write(first[1]), sides[second[0]].write(second[1]):
@@ -275,14 +275,14 @@ class LockedContract:
 
     @pytest.mark.parametrize("name", LOCKINGS)
     def test_way_to_lock(self, backend: str, name: str) -> None:
-        """However it is declared, items take turns, and the caller's array has what they wrote."""
+        """However it is declared, items take turns, and the caller's array has their writes."""
         grid = np.zeros((3, 2))
         task = under_backend(backend, LOCKINGS[name]).with_options(chunksize=2)
         assert list(range(20)) == task.map(range(20), grid=grid)
         assert [[100, 100], [0, 0], [0, 0]] == grid.tolist()
 
     def test_no_update_is_lost(self, backend: str, make: Any) -> None:
-        """What four workers read and write back in one row is exact."""
+        """Concurrent updates of one row by four workers are exact."""
         grid = make((2, 3))
         task = on_backend(backend, _count_plain_locked, workers=4, chunksize=1)
         task.map(range(40), grid=grid, times=25)
@@ -290,7 +290,7 @@ class LockedContract:
 
     @pytest.mark.parametrize("method", _METHODS)
     def test_every_method_takes_turns(self, backend: str, method: str, make: Any) -> None:
-        """Whichever way the items are run, what they wrote is in the array at the end."""
+        """With every way to run the items, their writes are in the array at the end."""
         grid = make(2)
         task = on_backend(backend, _count_plain_locked)
         assert list(range(10)) == sorted(all_of(task, method, range(10), grid=grid))
@@ -306,7 +306,7 @@ class LockedContract:
             assert [200 * (done + 1)] == grid.tolist()
 
     def test_threads_lock_one_array(self, backend: str, make: Any) -> None:
-        """Maps of two threads on one array lose nothing of each other."""
+        """Maps of two threads on one array lose no updates."""
         grid = make(1)
         task = on_backend(backend, _count_plain_locked, chunksize=1)
         with ThreadPoolExecutor(2) as pool:
@@ -316,7 +316,7 @@ class LockedContract:
 
     @pytest.mark.parametrize("name", LAYOUTS)
     def test_layout_of_the_grid(self, backend: str, name: str) -> None:
-        """However the array lies in memory, rows are written and what is beside it is not."""
+        """However the array lies in memory, its rows are written and nothing else."""
         around, array = LAYOUTS[name]()
         before = around.copy()
         on_backend(backend, _count_row).map(range(18), grid=array)
@@ -350,7 +350,7 @@ class LockedContract:
 
     @pytest.mark.parametrize("index", [[0, 1], np.array([0]), True, None, "a", 1.5], ids=repr)
     def test_index_that_would_copy_is_an_error(self, backend: str, index: Any) -> None:
-        """An index that is not made of ints and slices is told with its reason."""
+        """An index that is not made of ints and slices is refused with its reason."""
         grid = np.zeros(4)
         with pytest.raises(ArgumentError, match=r"of an array of shape \(4,\).*Use ints, slices"):
             on_backend(backend, _raise_at).map([index], grid=grid)
@@ -363,7 +363,7 @@ class LockedContract:
             on_backend(backend, _raise_at).map([index], grid=np.zeros(4))
 
     def test_what_is_read_cannot_be_written(self, backend: str, make: Any) -> None:
-        """A view that reads is read-only, cannot be made writable, and nor can what is below."""
+        """A view that reads is read-only, cannot be made writable, nor can its base."""
         grid = make((4, 3))
         grid[...] = 5
         refused = on_backend(backend, _write_what_is_read).map(range(4), grid=grid)
@@ -383,7 +383,7 @@ class LockedContract:
         assert [[3] * 6] * 2 == [grid.tolist() for grid in grids.values()]
 
     def test_error_leaves_what_was_written(self, backend: str, make: Any) -> None:
-        """When a map raises, the array has what was written, by the failed item as well."""
+        """When a map raises, the array has all writes, also of the failed item."""
         grid = make(6)
         with pytest.raises(ValueError, match="failed"):
             on_backend(backend, _lock_then_fail, workers=1, chunksize=1).map(
@@ -400,7 +400,7 @@ class LockedContract:
         assert [2] * 6 == grid.tolist()
 
     def test_retried_item_writes_again(self, backend: str, make: Any, tmp_path: Path) -> None:
-        """Each try of an item finds what the tries before it have written."""
+        """Each attempt of an item sees the writes of earlier attempts."""
         grid = make(1)
         task = on_backend(backend, _lock_at_last, retries=2, chunksize=3)
         assert list(range(6)) == task.map(range(6), grid=grid, folder=str(tmp_path), fails=2)
@@ -439,7 +439,7 @@ class LockedContract:
         assert [5, 0] == grid.tolist()
 
     def test_callers_lock_is_an_argument(self, backend: str, make: Any) -> None:
-        """The caller's own Locked may stand for its array."""
+        """The caller's own Locked may replace its array."""
         grid = make(2)
         mine = Locked(grid)
         on_backend(backend, _count_plain_locked).map(range(4), grid=mine)
@@ -463,7 +463,7 @@ class LockedContract:
         assert [15, 0] == grid.tolist()
 
     def test_locked_beside_the_other_words(self, backend: str, make: Any) -> None:
-        """Locked goes together with every other word."""
+        """Locked can be combined with every other role."""
         grid, out, total = make(1), np.zeros(4), np.zeros(1)
         told = on_backend(backend, _all_words_locked).map(
             range(4), 1, grid=grid, out=out, total=total, table=np.ones(3), scratch=np.ones(2)
@@ -472,7 +472,7 @@ class LockedContract:
         assert ([28.0], [0, 1, 2, 3], [4.0]) == (grid.tolist(), out.tolist(), total.tolist())
 
     def test_locks_of_a_map_in_a_task(self, backend: str, make: Any) -> None:
-        """The items of a map inside a task take turns with everybody else's."""
+        """The items of a map inside a task take turns with all others."""
         grid = make(1)
         task = on_backend(backend, _count_in_maps, workers=4, chunksize=1)
         task.map([3] * 8, grid=grid, times=20)
@@ -483,7 +483,7 @@ class LockedContract:
     def test_memory_of_another_parameter_is_refused(
         self, backend: str, other: str, which: str, make: Any, tmp_path: Path
     ) -> None:
-        """The memory of a locked array is that of no other parameter."""
+        """The memory of a locked array must not be that of another parameter."""
         whole = make(8)
         given: Any = {"same": whole[:4], "view": whole[1:3], "wider": whole}[which]
         with pytest.raises(ArgumentError, match="the same memory") as caught:
@@ -510,7 +510,7 @@ class LockedContract:
     def test_array_that_cannot_be_locked_is_refused(
         self, backend: str, name: str, tmp_path: Path
     ) -> None:
-        """What cannot be written in turns is refused by the parameter's name; nothing runs."""
+        """A value that cannot be locked is refused by the parameter's name; nothing runs."""
         task = on_backend(backend, _lock_then_fail)
         with share(np.zeros(2)) as handle:
             makers: dict[str, Callable[[], Any]] = {**REFUSED, "handle": lambda: handle}
@@ -525,7 +525,7 @@ class LockedContract:
         on_backend(backend, _raise_in_tiles).map([0], grid=np.zeros((4, 1)))
 
     def test_what_is_locked_is_not_kept(self, backend: str) -> None:
-        """``cache_info`` counts what is shared; what is locked is not."""
+        """``cache_info`` counts shared values, not locked ones."""
         task = on_backend(backend, _count_row)
         task.map(range(4), grid=np.zeros(100_000))
         assert (0, 0) == task.cache_info()[:2]

@@ -1,5 +1,5 @@
 # ruff: noqa: S101 - tests assert; their rule is their docstring
-"""What the options do."""
+"""The effects of the options."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class OptionsContract:
     """Retries, time limits and the rest mean the same everywhere."""
 
     def test_retries_run_a_failed_item_again(self, backend: str, tmp_path: Path) -> None:
-        """A failed item is tried again up to ``retries`` times, and only that item."""
+        """A failed item is retried up to ``retries`` times, and only that item."""
         task = on_backend(backend, attempt, retries=2, chunksize=3)
         folder = str(tmp_path)
         results = task.map(range(5), folder=folder, fails=2, error=(ValueError, "again"))
@@ -26,7 +26,7 @@ class OptionsContract:
         assert {str(x): 3 for x in range(5)} == counted(tmp_path)
 
     def test_retries_come_to_an_end(self, backend: str, tmp_path: Path) -> None:
-        """After the last try the error is raised, naming the item."""
+        """After the last attempt the error is raised, naming the item."""
         task = on_backend(backend, attempt, retries=2)
         with pytest.raises(ValueError, match="again") as caught:
             task.map([7], folder=str(tmp_path), fails=99, error=(ValueError, "again"))

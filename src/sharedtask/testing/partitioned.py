@@ -72,7 +72,7 @@ def _make_odd(_index: Any, out: Partitioned[Any]) -> tuple[tuple[int, ...], floa
 
 
 def _made_odd(array: npt.NDArray[Any], index: Any) -> tuple[tuple[int, ...], float]:
-    """What the task above does, by plain indexing."""
+    """The task above, by plain indexing."""
     seen = float(array[index].sum())
     array[index] = array[index] * 2 + 1
     return array[index].shape, seen
@@ -200,7 +200,7 @@ def _by_function(
 
 @dataclass(frozen=True, slots=True)
 class Boxed:
-    """An item that holds what names its block."""
+    """An item that contains the name of its block."""
 
     real: Tile
 
@@ -215,11 +215,11 @@ RULES: dict[str, tuple[Any, Callable[[Tile], Any]]] = {
 
 
 class PartitionedContract:
-    """Every item writes its own block of the caller's array, and nothing else of it."""
+    """Every item writes its own block of the caller's array, and no other part."""
 
     @pytest.mark.parametrize("name", BLOCKS)
     def test_blocks_are_written(self, backend: str, name: str) -> None:
-        """The caller's array holds what the items made of their blocks; the rest is as it was."""
+        """The caller's array contains the blocks of the items; the rest is unchanged."""
         shape, items = BLOCKS[name]
         array = np.arange(math.prod(shape)).reshape(shape)
         wanted = array.copy()
@@ -229,7 +229,7 @@ class PartitionedContract:
 
     @pytest.mark.parametrize("name", LAYOUTS)
     def test_layout_of_the_array(self, backend: str, name: str) -> None:
-        """However the array lies in memory, its blocks are written and what is beside it is not."""
+        """However the array lies in memory, its blocks are written and nothing else."""
         around, array = LAYOUTS[name]()
         before, items = around.copy(), [(k, slice(1, 9, 2)) for k in range(5)]
         wanted = array.copy()
@@ -273,7 +273,7 @@ class PartitionedContract:
     )
     @pytest.mark.parametrize("born_shared", [False, True])
     def test_every_method_writes_blocks(self, backend: str, method: str, born_shared: bool) -> None:
-        """Whichever way the items are run, results and blocks arrive together."""
+        """With every way to run the items, results and blocks arrive together."""
         array = zeros(10) if born_shared else np.zeros(10)
         task = on_backend(backend, _add)
         if method == "submit":
@@ -299,7 +299,7 @@ class PartitionedContract:
         assert [None] * 3 == on_backend(backend, _maybe).map(range(3))
 
     def test_items_of_a_generator(self, backend: str) -> None:
-        """The items may come from anywhere; all are taken before the first is run."""
+        """The items may be any iterable; all are taken before the first is run."""
         array = np.zeros((10, 2))
         on_backend(backend, _add).map((k for k in range(10)), 7, out=array)
         assert [[7, 7]] * 10 == array.tolist()
@@ -335,7 +335,7 @@ class PartitionedContract:
     def test_array_that_cannot_be_written_is_refused(
         self, backend: str, name: str, tmp_path: Path
     ) -> None:
-        """What has no blocks to write is refused by the parameter's name, and nothing runs."""
+        """A value without writable blocks is refused by the parameter's name, and nothing runs."""
         with pytest.raises((ArgumentError, UnshareableError), match="'out'"):
             on_backend(backend, _touch).map([0], out=REFUSED[name](), folder=str(tmp_path))
         assert {} == counted(tmp_path)
@@ -364,7 +364,7 @@ class PartitionedContract:
     def test_reading_what_is_written_is_refused(
         self, backend: str, other: str, born_shared: bool, tmp_path: Path
     ) -> None:
-        """The memory of a partitioned array is that of no other shared parameter."""
+        """The memory of a partitioned array must not be that of another shared parameter."""
         whole = zeros(20) if born_shared else np.zeros(20)
         table = {"same": whole[:10], "view": whole[3:5], "wider": whole}[other]
         with pytest.raises(ArgumentError, match=r"'out'.*'table'"):
@@ -431,7 +431,7 @@ class PartitionedContract:
 
     @pytest.mark.parametrize("born_shared", [False, True])
     def test_retried_item(self, backend: str, born_shared: bool, tmp_path: Path) -> None:
-        """An item that succeeds at a later try has written its block like any other."""
+        """An item that succeeds at a later attempt has written its block like any other."""
         array = zeros(6) if born_shared else np.zeros(6)
         task = on_backend(backend, _fill_at_last, retries=2, chunksize=3)
         assert list(range(6)) == task.map(range(6), out=array, folder=str(tmp_path), fails=2)
@@ -446,7 +446,7 @@ class PartitionedContract:
         assert 10_000 == np.count_nonzero(array == 3)
 
     def test_results_and_blocks_together(self, backend: str) -> None:
-        """Results of any kind arrive in order beside the blocks."""
+        """Results of any kind arrive in order, together with the blocks."""
         array = np.zeros(9)
         results = on_backend(backend, _mixed, chunksize=4).map(range(9), out=array)
         assert_same([_result_of(k) for k in range(9)], results)

@@ -230,18 +230,18 @@ class Weight:
 
 
 class ReducedContract:
-    """Every successful item adds to the caller's array once, and nothing else does."""
+    """Every successful item adds to the caller's array exactly once."""
 
     @pytest.mark.parametrize("name", SUMS)
     def test_way_to_say_it(self, backend: str, name: str) -> None:
-        """However it is declared, the array holds what it held and what all items have added."""
+        """However it is declared, the array has its old contents plus all contributions."""
         total = np.full(3, 100)
         assert list(range(20)) == under_backend(backend, SUMS[name]).map(range(20), total=total)
         assert [290] * 3 == total.tolist()
 
     @pytest.mark.parametrize("name", OPERATIONS)
     def test_operation(self, backend: str, name: str) -> None:
-        """Any operation combines what the array held with what the items made, for its dtypes."""
+        """Any operation combines the array's contents with the items' values, for its dtypes."""
         op, dtype = OPERATIONS[name]
         ufunc: Any = _UFUNCS.get(op, op)
         held, *rows = _rows_of(dtype, 10)
@@ -279,7 +279,7 @@ class ReducedContract:
     @pytest.mark.parametrize("itemwise", [False, True])
     @pytest.mark.parametrize("name", LAYOUTS)
     def test_layout_of_the_total(self, backend: str, name: str, itemwise: bool) -> None:
-        """However the array lies in memory, it has the sum and what is beside it is not touched."""
+        """However the array lies in memory, it has the sum and nothing else changes."""
         around, array = LAYOUTS[name]()
         before = around.copy()
         task = on_backend(backend, _add_ramp, return_exceptions=itemwise)
@@ -308,7 +308,7 @@ class ReducedContract:
     )
     @pytest.mark.parametrize("born_shared", [False, True])
     def test_every_method_adds_up(self, backend: str, method: str, born_shared: bool) -> None:
-        """Whichever way the items are run, all of them are counted at the end."""
+        """With every way to run the items, all of them are counted at the end."""
         hist = zeros(3, "i8") if born_shared else np.zeros(3, "i8")
         task = on_backend(backend, _count)
         assert list(range(10)) == sorted(all_of(task, method, range(10), hist=hist))
@@ -337,7 +337,7 @@ class ReducedContract:
         assert [5, -5] == total.tolist()
 
     def test_second_map_goes_on(self, backend: str) -> None:
-        """What a map adds is added to what the one before has left, and to what was set since."""
+        """A map adds to the result of the previous one, and to values set since."""
         hist = np.zeros(2, "i8")
         task = on_backend(backend, _count)
         task.map(range(10), hist=hist)
@@ -451,7 +451,7 @@ class ReducedContract:
 
     @pytest.mark.parametrize("method", ["map", "imap", "submit"])
     def test_retried_item_counts_once(self, backend: str, method: str, tmp_path: Path) -> None:
-        """An item that succeeds at a later try is counted for that try alone."""
+        """An item that succeeds at a later attempt is counted for that attempt only."""
         total = np.zeros(1, "i8")
         task = on_backend(backend, _add_at_last, retries=2, chunksize=4)
         values = {"total": total, "folder": str(tmp_path), "fails": 2}
@@ -519,7 +519,7 @@ class ReducedContract:
     def test_array_that_cannot_be_added_to_is_refused(
         self, backend: str, method: str, name: str, tmp_path: Path
     ) -> None:
-        """What cannot take a sum is refused by the parameter's name, and nothing runs."""
+        """An array that cannot take a sum is refused by the parameter's name; nothing runs."""
         with share(np.zeros(2)) as handle:
             values = {"handle": handle, "none": None}
             value = values[name] if name in values else REFUSED[name]()
@@ -529,7 +529,7 @@ class ReducedContract:
         assert {} == counted(tmp_path)
 
     def test_nothing_is_kept(self, backend: str) -> None:
-        """``cache_info`` counts what is shared, and what is added up is not kept."""
+        """``cache_info`` counts shared values, not accumulators."""
         hist = np.zeros(1000)
         task = on_backend(backend, _count)
         before = task.cache_info()

@@ -1,5 +1,5 @@
 # ruff: noqa: S101 - tests assert; their rule is their docstring
-"""What comes back, and in which order."""
+"""Results, and their order."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class ResultsContract:
 
     @pytest.mark.parametrize("name", SCALARS)
     def test_values_arrive_unchanged(self, backend: str, name: str) -> None:
-        """An item and a result keep type and value, alone and beside others."""
+        """An item and a result keep type and value, alone and among others."""
         value = SCALARS[name]
         task = on_backend(backend, identity, chunksize=4)
         assert_same([value], task.map([value]))

@@ -1,5 +1,5 @@
 # ruff: noqa: S101 - tests assert; their rule is their docstring
-"""Shared values: read-only, fresh, and private where they are to be written."""
+"""Shared values: read-only, fresh, and private if they are writable."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ class SharingContract:
 
     @pytest.mark.parametrize("name", VALUES)
     def test_shared_value_is_equal(self, backend: str, name: str) -> None:
-        """Whatever is shared, every task sees an equal value."""
+        """For every kind of shared value, tasks see an equal value."""
         make, look = VALUES[name]
         value = make()
         results = on_backend(backend, _look).map(range(3), value=value, look=look)
@@ -248,7 +248,7 @@ class SharingContract:
         assert lengths.flags.writeable
 
     def test_write_into_a_handle_that_asks_nobody(self, backend: str) -> None:
-        """So does a write into what was shared ahead."""
+        """So does a write into a value that was shared by a handle."""
         with share(np.ones(5)) as handle:
             task = on_backend(backend, _add_unasked, return_exceptions=True)
             found = task.map([1], array=handle, where=[0])
@@ -312,7 +312,7 @@ class SharingContract:
         assert [17.0] == task.map([0], model=value)
 
     def test_handle_stands_for_its_value(self, backend: str) -> None:
-        """A handle is passed where its value would stand, as often as one likes."""
+        """A handle is passed instead of its value, any number of times."""
         with share({"a": np.ones(3)}) as handle:
             task = on_backend(backend, add_up)
             assert [3.0, 4.0] == task.map(range(2), model=handle)

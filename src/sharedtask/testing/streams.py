@@ -40,7 +40,7 @@ class StreamsContract:
 
     @pytest.mark.parametrize("method", ["imap", "imap_unordered", "aimap"])
     def test_stream_of_large_results_is_whole(self, backend: str, method: str) -> None:
-        """Results that travel by themselves all arrive, though the first is ready last."""
+        """Results that are sent by themselves all arrive, though the first is ready last."""
         task = on_backend(backend, _large_after_a_while, workers=4, chunksize=1)
         results = [int(array[0]) for array in some_of(getattr(task, method)(range(12)), 12)]
         assert list(range(12)) == sorted(results)
@@ -85,14 +85,14 @@ class StreamsContract:
         stream.close()
 
     def test_unordered_stream_gives_what_is_ready(self, backend: str) -> None:
-        """``imap_unordered`` does not wait for a slow item where several run at once."""
+        """``imap_unordered`` does not wait for a slow item if several run at once."""
         if backend == "serial":
             pytest.skip("one thing after the other")
         task = on_backend(backend, sleep_for, chunksize=1)
         assert 0.5 == list(task.imap_unordered([0.5, 0.0, 0.01, 0.02]))[-1]
 
     def test_unordered_stream_with_errors_in_place(self, backend: str) -> None:
-        """Errors come as results where ``return_exceptions`` says so."""
+        """Errors come as results if ``return_exceptions`` is set."""
         task = on_backend(backend, fail_on, return_exceptions=True)
         results = list(task.imap_unordered(range(20), bad=[3], error=(KeyError, 3)))
         assert 20 == len(results)

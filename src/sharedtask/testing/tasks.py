@@ -1,4 +1,4 @@
-"""Tasks, and what tests of several parts of the contract do with them."""
+"""Tasks, and helpers for several parts of the contract."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def under_backend(backend: str, task: Any) -> Any:
 
 
 def identity(x: Any) -> Any:
-    """What it is given."""
+    """The item itself."""
     return x
 
 
@@ -60,7 +60,7 @@ def square(x: int) -> int:
 
 
 def add_up(x: int, model: Shared[Any]) -> Any:
-    """An item and all that is shared."""
+    """An item and all shared values."""
     return x + _total(model)
 
 
@@ -100,7 +100,7 @@ def sleep_for(seconds: float) -> float:
 
 
 def attempt(x: int, folder: str, fails: int, error: Any) -> int:
-    """Fail so many times, as counted in a folder."""
+    """Fail this many times, counted in a folder."""
     if count_up(folder, x) <= fails:
         raise _made(error)
     return x

@@ -108,11 +108,11 @@ class Counter:
 
 
 class UnmarkedContract:
-    """What is not marked is a private copy of the chunk, as it was when the call was made."""
+    """An unmarked value is a private copy of the chunk, as it was when the call was made."""
 
     @pytest.mark.parametrize("method", ["map", "starmap", "imap", "imap_unordered", "amap"])
     def test_argument_is_its_chunks_own(self, backend: str, method: str) -> None:
-        """What a task appends to a list stays in its chunk, which a stream may make shorter."""
+        """An append of a task to a list stays in its chunk, which a stream may make shorter."""
         seen: list[int] = []
         task = on_backend(backend, _count, chunksize=2)
         counts = sorted(all_of(task, method, range(4), seen=seen))
@@ -140,7 +140,7 @@ class UnmarkedContract:
 
     @pytest.mark.parametrize("size", [5, 100_000])
     def test_bound_object_is_its_chunks_own(self, backend: str, size: int) -> None:
-        """What a method changes in its object stays in its chunk."""
+        """A method's change of its object stays in its chunk."""
         counter = Counter(rows=np.zeros(size))
         add: Any = under_backend(backend, counter.add)
         write: Any = under_backend(backend, counter.write)
@@ -176,7 +176,7 @@ class UnmarkedContract:
 
     @pytest.mark.parametrize("size", [1, 100_000])
     def test_open_stream_has_what_the_call_was_given(self, backend: str, size: int) -> None:
-        """What the caller changes while a stream is open is not seen by its later items."""
+        """The caller's changes while a stream is open are invisible to its later items."""
         seen, values = [1], np.ones(size)
         counts = on_backend(backend, _defaulted, chunksize=1, buffersize=1).imap(range(20), seen)
         sums = on_backend(backend, _set, chunksize=1, buffersize=1).imap([0] * 20, values)
@@ -187,14 +187,14 @@ class UnmarkedContract:
         assert {1.0} == set(sums)
 
     def test_next_call_sees_changes(self, backend: str) -> None:
-        """What the caller has changed since the last call is seen."""
+        """The caller's changes since the last call are visible."""
         task, seen = on_backend(backend, _defaulted), [1]
         assert [1] == task.map([0], seen=seen)
         seen.append(2)
         assert [2] == task.map([0], seen=seen)
 
     def test_item_is_a_copy(self, backend: str) -> None:
-        """What a task changes in its item the caller does not see."""
+        """A task's changes of its item are invisible to the caller."""
         items: list[list[int]] = [[], [1], []]
         assert [1, 2, 1] == on_backend(backend, _grow).map(items)
         assert [2, 3, 2] == on_backend(backend, _grow_both).starmap([(i, []) for i in items])
@@ -202,7 +202,7 @@ class UnmarkedContract:
         assert [[], [1], []] == items
 
     def test_item_that_comes_twice_in_a_chunk(self, backend: str) -> None:
-        """Items of one chunk keep what they have in common."""
+        """Items of one chunk keep their common parts."""
         item: list[int] = []
         assert [1, 2, 1, 2] == on_backend(backend, _grow, chunksize=2).map([item] * 4)
         assert not item
@@ -250,7 +250,7 @@ class UnmarkedContract:
             task.map(range(3), lock=threading.Lock())
 
     def test_caller_keeps_what_a_function_captures(self, backend: str) -> None:
-        """What a function captures is the program's own in the caller, and a copy elsewhere."""
+        """Captured values are the program's own in the caller, and copies elsewhere."""
         seen: list[int] = []
 
         def remember(x: int) -> int:
