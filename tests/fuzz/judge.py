@@ -12,6 +12,7 @@ import gc
 import hashlib
 import os
 import re
+import resource
 import signal
 import sys
 import tempfile
@@ -39,7 +40,14 @@ from sharedtask import (
 )
 
 BACKEND = "process"
-PATIENCE = 20.0
+
+
+def slowness() -> float:
+    """How much longer than on an idle machine things take: processes that want a core, per core."""
+    return min(max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0), 8.0)
+
+
+PATIENCE = 20.0 * slowness()  # for what takes milliseconds where nothing is wrong
 JOURNAL = os.path.join(tempfile.gettempdir(), f"fuzz-{os.getpid()}-{time.monotonic_ns()}")
 
 
@@ -344,7 +352,7 @@ def interrupted(call: Any, seconds: float) -> None:
         time.sleep(seconds + 1.0)
     except KeyboardInterrupt:
         late = time.monotonic() - began - seconds
-        if late > PATIENCE / 4:
+        if late > 5.0 * slowness():
             raise Mismatch(f"Ctrl-C was raised after {late:.1f} seconds") from None
         return
     finally:
@@ -352,6 +360,46 @@ def interrupted(call: Any, seconds: float) -> None:
         while TIMERS:
             TIMERS.pop()()
     raise Mismatch("a Ctrl-C is lost")
+
+
+def alarmed(call: Any, seconds: float) -> None:
+    """The handler of another signal raises in the middle of a call: the next call is right."""
+
+    def ring(*_: Any) -> None:
+        raise Alarm("by a handler")
+
+    signal.signal(signal.SIGALRM, ring)
+    try:
+        AT_CALL.append(lambda: signal.setitimer(signal.ITIMER_REAL, seconds))
+        call()
+    except (Alarm, Mismatch):
+        pass
+    finally:
+        AT_CALL.clear()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+class Alarm(BaseException):
+    """What a handler raises."""
+
+
+def without_room(call: Any) -> None:
+    """A call that finds no room for a new value; the next call is right."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    least = max(map(int, os.listdir("/proc/self/fd")))
+
+    def begin() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (least, hard))
+
+    try:
+        AT_CALL.append(begin)
+        call()
+    except Mismatch as error:
+        if "raised" not in str(error).partition("found")[2]:
+            raise
+    finally:
+        AT_CALL.clear()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def forked(call: Any) -> None:
@@ -382,6 +430,31 @@ def forked(call: Any) -> None:
         raise Mismatch(f"in a forked child: {wrong}")
 
 
+NUMBERS: dict[int, os.stat_result] = {}
+
+
+def take_numbers() -> None:
+    """Open files under the numbers that are free: who closes one twice closes one of these."""
+    check_numbers()
+    for _ in range(8):
+        number = os.memfd_create("number")
+        NUMBERS[number] = os.fstat(number)
+
+
+def check_numbers() -> None:
+    """The program's own files are open, and are what they were; they are closed now."""
+    gc.collect()
+    while NUMBERS:
+        number, known = NUMBERS.popitem()
+        try:
+            now = os.fstat(number)
+        except OSError as error:
+            raise Mismatch(f"a file of the program is closed: {error}") from None
+        if not os.path.samestat(now, known):
+            raise Mismatch("the number of a file of the program is another one's")
+        os.close(number)
+
+
 def descriptors() -> int:
     """How many descriptors are open when nothing is held."""
     from sharedtask.testing import forget_publications
@@ -407,5 +480,5 @@ threading.excepthook = lambda told: IGNORED.append(f"in {told.thread}: {told.exc
 
 def finish() -> None:
     """The end of a program: no exception was lost on the way."""
-    gc.collect()
+    check_numbers()
     same([], IGNORED, "exceptions that were ignored")

@@ -50,7 +50,7 @@ def deaths(value):
 
 def late(value):
     task = parallel(lambda x, value: (time.sleep(30 * (x == 1)), seen(value))[1])
-    task = task.with_options(backend=BACKEND, workers=2, return_exceptions=True, timeout=0.5)
+    task = task.with_options(backend=BACKEND, workers=2, return_exceptions=True, timeout=slowness())
     found = task.map(range(3), value=value)
     if not isinstance(found.pop(1), sharedtask.TaskTimeoutError):
         raise Mismatch("no TaskTimeoutError")
@@ -77,6 +77,9 @@ def steps(draw: Draw) -> Iterator[str]:
             yield draw.of(CHANGES).replace("{v}", v).replace("{n}", str(draw.number()))
         if draw.chance(0.6):
             yield f"failing(lambda: look({v}, {use!r}, {draw.call()}))"
+            yield f"look({v}, {use!r}, {draw.call()})"
+        elif draw.backend == "process" and draw.chance(0.3):
+            yield f"without_room(lambda: look({v}, {use!r}, {draw.call()}))"
             yield f"look({v}, {use!r}, {draw.call()})"
         elif processes and draw.chance(0.2):
             yield draw.of((f"deaths({v})", f"late({v})"))

@@ -5,9 +5,16 @@ from collections.abc import Iterator
 
 from fuzz.drawing import Draw, Value
 
+# Changed near the end, which a comparison comes to late, and in the last page, which has no watch.
 BIG = (
-    Value("np.zeros(4_000_000)", ("{v}[-1] = {n}", "{v}[-1] = {n}", "{v}[-9:] = {n}")),
-    Value("[np.zeros(600_000), 'x']", ("{v}[0][-1] = {n}", "{v}[0][...] = {n}", "{v}[1] = 't{n}'")),
+    Value(
+        "np.zeros(4_000_000)",
+        ("{v}[-9_000 - {n}] = {n}", "{v}[-9_000 - {n}] = {n}", "{v}[-1] = {n}"),
+    ),
+    Value(
+        "[np.zeros(600_000), 'x']",
+        ("{v}[0][-9_000 - {n}] = {n}", "{v}[0][...] = {n}", "{v}[1] = 't{n}'"),
+    ),
     Value("np.zeros(20_000)", ("{v}[-1] = {n}", "{v}[...] = {n}")),
 )
 SLOW = "check(lambda x: (time.sleep({s}), x)[1], {call})"
@@ -28,6 +35,19 @@ def steps(draw: Draw) -> Iterator[str]:
             call = f"look({name}, _backend='process')"
         for _ in range(draw.of((1, 1, 5))):
             yield f"interrupted(lambda: {call}, {draw.seconds(draw.of((0.005, 0.05, 0.3)))})"
+            yield "take_numbers()"
         yield draw.look(name) if draw.chance(0.3) else f"look({name})"
+        if draw.chance(0.4):
+            yield from alarms(draw)
         if draw.chance(0.1):
-            yield "check_descriptors(open_before)"
+            yield "check_numbers()\ncheck_descriptors(open_before)"
+
+
+def alarms(draw: Draw) -> Iterator[str]:
+    """In the middle of a comparison, of a value that changes for the first time: it has a watch."""
+    for _ in range(4):
+        v, seconds = draw.name("value"), round(draw.random.uniform(0.0003, 0.012), 4)
+        yield (
+            f"{v} = np.zeros(4_000_000)\nlook({v})\n{v}[-9_000] = {draw.number()}\n"
+            f"alarmed(lambda: look({v}), {seconds})\nlook({v})\ndel {v}"
+        )
