@@ -126,7 +126,7 @@ def test_fork_while_another_thread_holds_our_locks(run: Run, holder: str) -> Non
 from sharedtask.system import critical_sections, interrupts
 def hold():
     with interrupts.shield():
-        known = [reference() for reference in list(critical._all.values())]
+        known = [reference() for reference in list(critical_sections._all.values())]
         locks = [lock for lock in known if lock is not None and lock.acquire(timeout=1)]
         held.set()
         ended.wait()

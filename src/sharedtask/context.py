@@ -9,18 +9,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-_process = threading.Event()
+
+class _Process:
+    """This process; a plain attribute, for each call asks."""
+
+    is_worker = False
+
+
+_process = _Process()
 _thread = threading.local()
 
 
 def enter() -> None:
     """Mark this whole process as a worker."""
-    _process.set()
+    _process.is_worker = True
 
 
 def leave() -> None:
     """Mark this process as no worker, until it enters again."""
-    _process.clear()
+    _process.is_worker = False
 
 
 def enter_thread() -> None:
@@ -30,12 +37,12 @@ def enter_thread() -> None:
 
 def a_worker() -> bool:
     """True if this whole process is a worker, so that its death ends no user's program."""
-    return _process.is_set()
+    return _process.is_worker
 
 
 def a_task() -> bool:
     """True in a worker."""
-    return _process.is_set() or getattr(_thread, "worker", False)
+    return _process.is_worker or getattr(_thread, "worker", False)
 
 
 @contextlib.contextmanager

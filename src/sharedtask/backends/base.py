@@ -208,8 +208,11 @@ class Session(ABC):
         The thread that submits calls ``wait`` at once, or else ``leave``.
         """
 
-    def leave(self) -> None:
-        """Keep submitted chunks running while this thread does other things."""
+    def leave(self, *, at_once: bool = False) -> None:
+        """See that what was submitted goes on while this thread does other things.
+
+        ``at_once`` where somebody waits for it who calls nothing of this session.
+        """
 
     def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:
         """The next report from the queue that the sink fills; None at the time ``until``.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sharedtask.errors import SerializationError, SharedTaskError
-from sharedtask.memory.room import needed_for
+from sharedtask.annotations import Role
+from sharedtask.errors import SerializationError, SharedTaskError, StoreFullError
+from sharedtask.memory.room import full
 from sharedtask.serialization import codec, functions
 from sharedtask.serialization.filled import unshareable, why_function
 from sharedtask.store.captured import Captures
@@ -40,30 +41,32 @@ class Leases:
     @property
     def all(self) -> tuple[Lease, ...]:
         """All leases: function, process settings, shared values, captured values."""
-        captured = self.captures.leases
-        return (self.function, self.program, *(lease for _, lease in self.shared), *captured)
+        shared = [lease for _, lease in self.shared] if self.shared else ()
+        return (self.function, self.program, *shared, *self.captures.leases)
 
     @property
     def needs(self) -> tuple[tuple[Publication, bool], ...]:
         """The publications that a worker needs, and whether it makes private copies of each."""
-        shared = [(lease.publication, parameter.private) for parameter, lease in self.shared]
-        captured = [(lease.publication, False) for lease in self.captures.leases]
-        own = [(lease.publication, False) for lease in (self.function, self.program)]
-        return (*own, *shared, *captured)
+        needs = [(self.function.publication, False), (self.program.publication, False)]
+        for parameter, lease in self.shared:
+            needs.append((lease.publication, parameter.role is Role.COPY_ON_WRITE))
+        needs += [(lease.publication, False) for lease in self.captures.leases]
+        return tuple(needs)
 
     @property
     def shares(self) -> list[Share]:
         """The shared values, for the task's statistics."""
-        marked = [(p.name, lease) for p, lease in self.shared if not p.role.writes]
-        captured = [("captured", lease) for lease in self.captures.leases]
-        return [
-            Share(name, lease.publication.token, lease.hit) for name, lease in marked + captured
-        ]
+        shares = []
+        for parameter, lease in self.shared:
+            if not parameter.role.writes:
+                shares.append(Share(parameter.name, lease.publication.token, lease.hit))
+        captured = self.captures.leases
+        return [*shares, *map(_captured_share, captured)] if captured else shares
 
     @property
     def parameters(self) -> tuple[SharedParameter, ...]:
         """The shared parameters, as sent to a worker."""
-        return tuple(parameter for parameter, _ in self.shared)
+        return tuple([parameter for parameter, _ in self.shared]) if self.shared else ()
 
     @property
     def readonly(self) -> list[str]:
@@ -74,6 +77,10 @@ class Leases:
         """End all uses; idempotent."""
         for lease in self.all:
             lease.release()
+
+
+def _captured_share(lease: Lease) -> Share:
+    return Share("captured", lease.publication.token, lease.hit)
 
 
 def lease_all(
@@ -95,6 +102,7 @@ def lease_all(
     """
     taken: list[Lease] = []
     captures = Captures(cache, call.capture_from, verify=call.verify, encode=encode)
+    cache.sweep()
     try:
         taken.append(_lease_function(cache, call, captures))
         taken.append(cache.lease(program, verify="identity"))
@@ -139,11 +147,14 @@ def _lease_function(cache: ShareCache, call: Call, captures: Captures) -> Lease:
     function = functions.portable(call.function)
     encode = captures.encoder(by_value=function.by_value)
     verify: Verify = "compare" if call.verify == "compare" else "content"  # arrays may be inside
+    if isinstance(function.value, functions.NamedFunction):
+        verify = "identity"  # it is a name and a checksum, which never change
     try:
-        with needed_for(call.task, "what the function captures does not fit"):
-            return cache.lease(
-                function.value, verify=verify, encode=encode, composition=function.composition
-            )
+        return cache.lease(
+            function.value, verify=verify, encode=encode, composition=function.composition
+        )
+    except StoreFullError as error:
+        raise full(call.task, "what the function captures does not fit", error) from error
     except (SharedTaskError, MemoryError):
         raise
     except Exception as error:
@@ -167,10 +178,11 @@ def _lease_value(
 ) -> Lease:
     value = call.shared[name].value
     try:
-        with needed_for(call.task, f"{name!r} does not fit"):
-            if isinstance(value, Handle):
-                return of_handle(value)
-            return cache.lease(value, verify=call.verify, encode=encode)
+        if isinstance(value, Handle):
+            return of_handle(value)
+        return cache.lease(value, verify=call.verify, encode=encode)
+    except StoreFullError as error:
+        raise full(call.task, f"{name!r} does not fit", error) from error
     except (SharedTaskError, MemoryError):
         raise
     except Exception as error:

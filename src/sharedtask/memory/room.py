@@ -18,5 +18,9 @@ def needed_for(task: str, what: str | Callable[[], str]) -> Generator[None]:
         yield
     except StoreFullError as error:
         said = what if isinstance(what, str) else what()
-        msg = f"{task}(): {said}: {error}"
-        raise StoreFullError(msg) from error
+        raise full(task, said, error) from error
+
+
+def full(task: str, said: str, error: StoreFullError) -> StoreFullError:
+    """The error of a task, for what every call does: a block would cost it 2 us."""
+    return StoreFullError(f"{task}(): {said}: {error}")

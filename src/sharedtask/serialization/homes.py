@@ -70,16 +70,22 @@ def set_defaults(function: Any, given: Defaults) -> None:
 
 def functions_of(function: Any) -> list[Any]:
     """The function, and the functions of its module that it uses, also indirectly."""
+    return [each for each, _ in _with_parts(function)]
+
+
+def _with_parts(function: Any) -> list[tuple[Any, list[Any]]]:
+    """Each of ``functions_of``, and what it consists of and finds in its module."""
     home = _home_of(function)
-    found, met = [function], {id(function)}
-    for each in found:
-        if type(each) is not FunctionType:
-            continue
-        for value in parts_of(each):
+    queue, met = [function], {id(function)}
+    found = []
+    for each in queue:
+        parts = parts_of(each) if type(each) is FunctionType else []
+        found.append((each, parts))
+        for value in parts:
             if type(value) is FunctionType and id(value) not in met:
                 met.add(id(value))
                 if value.__globals__ is home:
-                    found.append(value)
+                    queue.append(value)
     return found
 
 
@@ -90,8 +96,11 @@ def state(function: Any) -> list[Any]:
     them sets itself, such as a counter or a lazily created object, does not count.
     """
     found: list[Any] = [getattr(_module_of(function), "__spec__", None)]
-    for each, read in _reads(functions_of(function)):
-        found.extend(map(_held, own_parts(each, read)))
+    known = _with_parts(function)
+    if any(stored_names(each.__code__) for each, parts in known if parts):
+        known = [(each, own_parts(each, read)) for each, read in _reads([f for f, _ in known])]
+    for _, parts in known:
+        found += [value if type(value) in _PLAIN else _held(value) for value in parts]
     return found
 
 
@@ -140,8 +149,6 @@ def _reads(functions: Iterable[Any]) -> list[tuple[FunctionType, tuple[str, ...]
 
 def _held(value: Any) -> Any:
     """A weak reference to a value, or the value itself if its type allows none."""
-    if type(value) in _PLAIN:
-        return value
     try:
         return weakref.ref(value)
     except TypeError:

@@ -94,9 +94,9 @@ class _Entry:
     def needs_no_look(self, composition: Composition | None, verify: Verify) -> bool:
         """Whether no comparison is needed: trusted, or a function with the same composition."""
         publication = self.publication
-        if publication is None or verify == "identity":
-            return publication is not None
-        return same(publication.composition, composition)
+        if publication is None or publication.released:
+            return False
+        return verify == "identity" or same(publication.composition, composition)
 
 
 class ShareCache:
@@ -119,7 +119,6 @@ class ShareCache:
         self._lost: deque[Publication] = deque()
         self._is_full = False  # the values in use exceed the bounds
 
-    @interrupts.shielded
     def lease(
         self,
         value: Any,
@@ -133,15 +132,17 @@ class ShareCache:
         A function is not encoded for that if its ``composition`` is the published one.
         With ``verify="compare"`` every byte is compared, and with "identity" none.
 
+        Called within a shield of ``interrupts``.
+
         Raises the errors of ``encode``, and StoreFullError if there is no room.
         """
-        self.sweep()
         entry = self._entry(value)
-        lease = None
+        lease = self._lease_known(entry, composition, verify)
+        if lease is None and not entry.is_published():
+            self.sweep()
         while lease is None:
             # Pickling runs user code, which may lease the same value: so without the lock.
-            known = entry.is_published() and entry.needs_no_look(composition, verify)
-            payload = None if known else encode(value)
+            payload = None if entry.needs_no_look(composition, verify) else encode(value)
             critical_sections.enter(entry.lock)
             try:
                 interrupts.acquire(entry.lock)
@@ -154,6 +155,24 @@ class ShareCache:
         if not lease.hit or self._is_full:
             self._evict()
         return lease
+
+    def _lease_known(
+        self, entry: _Entry, composition: Composition | None, verify: Verify
+    ) -> Lease | None:
+        """What is published, where that need not be looked at; this is most of the calls."""
+        if verify != "identity" and composition is None:
+            return None
+        interrupts.acquire(entry.lock)
+        try:
+            if not entry.needs_no_look(composition, verify):
+                return None
+            publication = entry.publication
+            if publication is None or stores.has_lost_file(publication.store):
+                return None
+            self._pin(entry, publication)
+            return Lease(publication, self, hit=True)
+        finally:
+            entry.lock.release()
 
     def _leased(
         self,
@@ -224,8 +243,8 @@ class ShareCache:
             self._drop(self._dead.popleft())
         while self._lost:
             self.unpin(self._lost.popleft())
-        for entry in [e for e in self._entries.copy().values() if not e.weak]:
-            if _is_orphan(entry):
+        for entry in self._entries.copy().values():
+            if not entry.weak and _is_orphan(entry):
                 self._drop(entry)
 
     def needs_sweeping(self) -> bool:

@@ -64,7 +64,7 @@ class Captures:
     @property
     def leases(self) -> list[Lease]:
         """The leases."""
-        return [lease for _, lease in self._found.values()]
+        return [lease for _, lease in self._found.values()] if self._found else []
 
     def arrays(self) -> list[tuple[Lease, Callable[[], Any]]]:
         """The leases, each with a function that returns its array."""

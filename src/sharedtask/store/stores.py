@@ -119,8 +119,13 @@ def unseal(fd: int, layout: Layout, mark: Mark) -> SegmentStore:
 
 def restore(store: PublishedStore) -> None:
     """Ensure that workers can get it; see ``SegmentStore.restore``."""
-    if isinstance(store, SegmentStore):
+    if isinstance(store, SegmentStore) and store.has_lost_file():
         store.restore()
+
+
+def has_lost_file(store: PublishedStore) -> bool:
+    """Whether ``restore`` has something to do."""
+    return isinstance(store, SegmentStore) and store.has_lost_file()
 
 
 class BytesStore:
@@ -242,13 +247,17 @@ class SegmentStore:
         mapped = mapping.view(self.fd, self.layout.size, private=True)
         return codec.decode(*self.layout.split(mapped))
 
+    def has_lost_file(self) -> bool:
+        """Whether the program has closed the descriptor."""
+        return self.fd is not None and not self._file.is_open()
+
     def restore(self) -> None:
         """Copy the value to a new segment if the program has closed the descriptor of this one.
 
         Raises:
             StoreFullError: There is no room for it.
         """
-        if self.fd is None or self._file.is_open():
+        if not self.has_lost_file():
             return
         head, buffers = self.parts()
         payload = Payload(bytes(head), tuple(np.frombuffer(each, np.uint8) for each in buffers))

@@ -47,7 +47,7 @@ class Ending(weakref.ref[Any]):
         return super().__new__(cls, owner, _when_due())
 
     def __init__(self, owner: Any, work: Callable[[], object]) -> None:
-        super().__init__(owner, _when_due())  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # it takes both
+        super().__init__(owner)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # it takes one
         self._work = work
         _waiting[id(self)] = self
 

@@ -7,7 +7,6 @@ unpickles the result, may run a reduction's function, and may pickle the item ag
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import logging
@@ -27,7 +26,7 @@ from sharedtask.system import background, critical_sections, interrupts
 from sharedtask.tracebacks import shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from sharedtask.backends.base import Backend, Call, Session
     from sharedtask.errors import ChangedValueWarning
@@ -69,7 +68,6 @@ class TaskFuture(Future[R]):
         self._submission: Submission | None = None
         self._callbacks: deque[Callable[[Future[R]], object]] = deque()
         self._canceller = 0  # the thread that has cancelled it
-        super().add_done_callback(_note_end)
 
     # Each of these takes the future's lock by instructions of Python: an interrupt between those
     # and the block that gives the lock back would leave it locked.
@@ -98,7 +96,7 @@ class TaskFuture(Future[R]):
         """Wait for the outcome and open it, or wait until another thread has opened it."""
         until = None if timeout is None else time.monotonic() + timeout
         submission = self._submission
-        if submission is not None and not self.done():
+        if submission is not None:
             submission.wait(until)
         while not self.done() and not _is_past(until):
             left = _LOOK_SECONDS if until is None else until - time.monotonic()
@@ -153,11 +151,14 @@ class TaskFuture(Future[R]):
     def add_done_callback(self, fn: Callable[[Future[R]], object]) -> None:
         """See ``concurrent.futures.Future``."""
         self._callbacks.append(fn)
+        submission = self._submission
         if self.done():
             self._call_back()
+        elif submission is not None:
+            submission.leave()
 
-    def _end(self) -> None:
-        """The state is final.
+    def _invoke_callbacks(self) -> None:
+        """Called by the standard library's methods when the state is final.
 
         Callbacks may wait for other futures, and this thread may be the one that delivers those. A
         callback added from now on finds the future done, and runs in the thread that adds it.
@@ -168,7 +169,7 @@ class TaskFuture(Future[R]):
             background.put(self._call_back)
         submission, self._submission = self._submission, None
         if submission is not None:
-            submission.wake()
+            submission.wake(OVER)
 
     def _set_cancelled(self) -> None:
         """Cancel, also while running, for which the standard library has no transition.
@@ -194,17 +195,15 @@ class TaskFuture(Future[R]):
         self.set_exception(ClosedError(FORKED))
 
     def _call_back(self) -> None:
-        with contextlib.suppress(IndexError):
-            while True:
+        while self._callbacks:
+            try:
                 call = self._callbacks.popleft()
-                try:
-                    interrupts.exposed(call, self)
-                except Exception:  # noqa: BLE001  logged, as the standard library does
-                    _log.exception("exception calling callback for %r", self)
-
-
-def _note_end(promise: Any) -> None:
-    promise._end()
+            except IndexError:  # another thread was faster
+                return
+            try:
+                interrupts.exposed(call, self)
+            except Exception:  # noqa: BLE001  logged, as the standard library does
+                _log.exception("exception calling callback for %r", self)
 
 
 class Submission:
@@ -228,7 +227,8 @@ class Submission:
         self._numbers = itertools.count(1)  # of its attempts, each its own chunk
         self._arrived: deque[Report] = deque()
         self._waiting = threading.Lock()  # held by the one thread that waits for reports
-        self._news: queue.SimpleQueue[bool] = queue.SimpleQueue()  # wakes it
+        self._waiter = 0  # that thread
+        self._news: queue.SimpleQueue[bool] = queue.SimpleQueue()  # what wakes it
         self._in_caller = backend.in_caller
         # Opening writes such results into the caller's arrays.
         self._writes = bool(call.blocks or call.totals or call.locked)
@@ -297,7 +297,7 @@ class Submission:
 
     # --------------------------------------------------------------------- opening of reports
 
-    @interrupts.shielded
+    @interrupts.shielded  # a report that was taken is opened, or handed on
     def wait(self, until: float | None) -> None:
         """Open reports until the future is done or the time is ``until``.
 
@@ -305,13 +305,16 @@ class Submission:
         """
         if not self._waiting.acquire(blocking=False):
             return
+        self._waiter = threading.get_ident()
         try:
             while True:
-                self._open_here(is_limited=until is not None)
-                if self.future.done() or _is_past(until):
+                if self._arrived:
+                    self._open_here(is_limited=until is not None)
+                if self.future._submission is None or _is_past(until):
                     return
                 self._session.wait(self._news, until, leaves=True)
         finally:
+            self._waiter = 0
             self._waiting.release()
             # Thread 1 reports and then checks whether a thread waits; thread 2 leaves and then
             # checks for reports. One of them sees the other.
@@ -324,26 +327,31 @@ class Submission:
         User code may take longer than that thread wants to wait, and in the main thread a Ctrl-C
         would interrupt it, and the outcome be lost.
         """
-        for report in self._taken():
+        while (report := self._next()) is not None:
             if report.delivery.is_plain or not (is_limited or interrupts.in_main()):
                 self._open(report)
             else:
                 background.put(functools.partial(self._open, report))
 
     def _open_all(self) -> None:
-        for report in self._taken():
+        while (report := self._next()) is not None:
             self._open(report)
 
-    def _taken(self) -> Iterator[Report]:
-        with contextlib.suppress(IndexError):  # another thread was faster
-            while self._arrived:
-                yield self._arrived.popleft()
+    def _next(self) -> Report | None:
+        try:
+            return self._arrived.popleft() if self._arrived else None
+        except IndexError:  # another thread was faster
+            return None
 
-    def wake(self) -> None:
+    def wake(self, session: Session) -> None:
         """Wake a waiting thread to see that the future is done."""
-        if self._waiting.locked():
+        if self._waiting.locked() and self._waiter != threading.get_ident():
             self._news.put(True)
-            self._session.nudge()
+            session.nudge()
+
+    def leave(self) -> None:
+        """See that the outcome comes though no thread asks for it: there are callbacks."""
+        self._session.leave(at_once=True)
 
     # ------------------------------------------------------------------------------ outcomes
 
@@ -362,8 +370,11 @@ class Submission:
             self._finish(batch.values[0], batch.errors.get(0))
 
     def _is_tried_again(self, batch: Batch) -> bool:
-        self._session.accept(batch)
+        if self._writes:
+            self._session.accept(batch)
         error = batch.errors.get(0)
+        if error is None:
+            return False
         if isinstance(error, ClosedError) or not isinstance(error, self._options.retry_on):
             return False
         if not self._left or self._is_over:
@@ -405,13 +416,11 @@ class Submission:
         if self._change is not None and self._callsite is not None:
             error = self._warned(self._callsite, self._change.warning(self._task), error)
         try:
-            self._end(_close if error is not None else _finish_and_close)
+            self._end(_finish_and_close if error is None and self._writes else _close)
         except BaseException as raised:  # noqa: BLE001  it becomes the outcome of the future
             error = raised
-        with contextlib.suppress(InvalidStateError):  # resolved by the user
-            self._resolve(value, error)
-        if self._waiting.locked():
-            session.nudge()
+        self._resolve(value, error)
+        self.wake(session)
 
     def _warned(
         self, callsite: Callsite, warning: ChangedValueWarning, error: BaseException | None
@@ -426,12 +435,15 @@ class Submission:
         return error
 
     def _resolve(self, value: Any, error: BaseException | None) -> None:
-        if error is None:
-            self.future.set_result(value)
-        elif self._options.return_exceptions:
-            self.future.set_result(error)
-        else:
-            self.future.set_exception(error)
+        try:
+            if error is None:
+                self.future.set_result(value)
+            elif self._options.return_exceptions:
+                self.future.set_result(error)
+            else:
+                self.future.set_exception(error)
+        except InvalidStateError:  # resolved by its owner
+            return
 
     def leave_to_parent(self) -> None:
         """In a forked child: the workers belong to the parent."""

@@ -82,10 +82,11 @@ def plan_map(
         OptionsError: A journal is set, and results are written into arrays.
     """
     options = _journalled(target.spec, options, into=into is not None)
-    _check_items(target.spec.name, items)
-    items = _countable(items)
-    if Role.PARTITIONED in target.spec.roles.values():
-        items = list(items)  # all blocks must be known before one is written, as none may overlap
+    if type(items) not in _PLAIN:
+        _check_items(target.spec.name, items)
+        items = _countable(items)
+    if target.spec.writes and Role.PARTITIONED in target.spec.roles.values():
+        items = list(items)  # no two blocks may overlap: all must be known before one is written
     if into is not None:
         items = _apart(items, into)
     call = plan_call(target, args, kwargs, options, star=star, items=items)
@@ -95,7 +96,12 @@ def plan_map(
         items = _apart(items, blocks.array)
     if call.block is not None:
         options = replace(options, chunksize=call.block)
-    return Plan(call, items, len(items) if isinstance(items, Sized) else None, options, streams)
+    counted = type(items) in _PLAIN or isinstance(items, Sized)
+    return Plan(call, items, len(cast("Sized", items)) if counted else None, options, streams)
+
+
+# Most items come in one of these. An abstract class takes a microsecond to say that it fits.
+_PLAIN = frozenset((list, tuple, range))
 
 
 def plan_call(
@@ -110,14 +116,16 @@ def plan_call(
     """Check the arguments of every item, and sort them by role."""
     spec = target.spec
     values = _Arguments(spec, target.bound, args, kwargs, star=star)
-    shared = {
-        name: values.take(name, role)
-        for name, role in spec.roles.items()
-        if name in values and not values.leaves_out(name, role)
-    }
-    totals = plan_totals(spec, shared)
+    shared = values.take_all()
+    blocks: dict[str, Blocks] = {}
+    totals: dict[str, Total] = {}
+    locked: dict[str, Regions] = {}
+    if spec.writes:
+        totals = plan_totals(spec, shared)
+        blocks = plan_blocks(spec, shared, items, star=star)
+        locked = plan_locks(spec, shared)
     stops = not options.return_exceptions and not options.retries
-    ordered = any(rule.deterministic for rule in _reductions(spec, totals).values())
+    ordered = bool(totals) and _is_ordered(spec, totals)
     return Call(
         task=spec.name,
         function=target.function,
@@ -126,10 +134,10 @@ def plan_call(
         kwargs=values.kwargs,
         shared=shared,
         bound_name=spec.bound,
-        blocks=plan_blocks(spec, shared, items, star=star),
+        blocks=blocks,
         totals=totals,
-        locked=plan_locks(spec, shared),
-        randomness=Randomness.of(spec.generators, options.seed),
+        locked=locked,
+        randomness=Randomness.of(spec.generators, options.seed) if spec.generators else None,
         itemwise=bool(totals) and (ordered or not stops),
         block=_block_length(items, options) if ordered else None,
         prompt=options.journal is not None,
@@ -267,6 +275,10 @@ def _reductions(spec: TaskSpec, names: Iterable[str]) -> dict[str, Reduction]:
     return {name: cast("Reduction", spec.rules.get(name, Reduction())) for name in names}
 
 
+def _is_ordered(spec: TaskSpec, names: Iterable[str]) -> bool:
+    return any(rule.deterministic for rule in _reductions(spec, names).values())
+
+
 def _block_length(items: Iterable[Any], options: Options) -> int:
     """Number of items to combine first; depends only on their count and the user's options."""
     if options.chunksize != "auto":
@@ -382,10 +394,16 @@ class _Arguments:
         star: bool,
     ) -> None:
         self._spec = spec
-        named = self._bind(bound, args, kwargs, star=star)
         self.args: tuple[Any, ...] = ()
-        self.kwargs: dict[str, Any] = {}
-        self._bound = named.pop(spec.bound) if spec.bound in named else None
+        self._bound: Any = None
+        others = spec.others
+        if others is not None and not (args or bound or star) and others.are_in(kwargs):
+            self.kwargs = dict(kwargs)  # most calls: ``bind`` would take 7 us to say the same
+            return
+        self.kwargs = {}
+        named = self._bind(bound, args, kwargs, star=star)
+        if spec.bound in named:
+            self._bound = named.pop(spec.bound)
         for name, value in named.items():
             self._place(spec.signature.parameters[name], value)
 
@@ -403,9 +421,6 @@ class _Arguments:
         if self._spec.bound is not None and not bound:
             msg = f"{name}() is a method: take it from an object, as in obj.method.map(items)."
             raise ArgumentError(msg)
-        others = self._spec.others
-        if others is not None and others.are_in(kwargs) and not (star or bound or args):
-            return dict(kwargs)  # most calls: ``bind`` would take 7 us for the same result
         try:
             if star:  # the number of parameters that an item fills is known only when it runs
                 found = signature.bind_partial(*bound, **kwargs).arguments
@@ -452,18 +467,23 @@ class _Arguments:
         else:
             self.kwargs[parameter.name] = value
 
-    def __contains__(self, name: str) -> bool:
-        return name in self.kwargs or (name == self._spec.bound and self._bound is not None)
+    def take_all(self) -> dict[str, SharedValue]:
+        """Take the shared values out and check them."""
+        shared = {}
+        for name, role in self._spec.roles.items():
+            there = name in self.kwargs or (name == self._spec.bound and self._bound is not None)
+            if there and not (self._spec.writes and self._leaves_out(name, role)):
+                shared[name] = self._take(name, role)
+        return shared
 
-    def leaves_out(self, name: str, role: Role) -> bool:
-        """Whether the value is None instead of an array, allowed by a default or ``| None``."""
+    def _leaves_out(self, name: str, role: Role) -> bool:
+        """Whether there is no array to write, which a default or ``| None`` may allow."""
         if not role.writes or self.kwargs.get(name, self) is not None:
             return False
         self._spec.check_value(name, None)
         return True
 
-    def take(self, name: str, role: Role) -> SharedValue:
-        """Take a shared value out and check it."""
+    def _take(self, name: str, role: Role) -> SharedValue:
         value = self._bound if name == self._spec.bound else self.kwargs.pop(name)
         if isinstance(value, Locked) and role is Role.LOCKED:
             value = value.array

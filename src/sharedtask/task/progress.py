@@ -26,27 +26,8 @@ class Bar(Protocol):
         """Draw it now."""
 
 
-class _NoBar:
-    n: Any = 0
-    initial: Any = 0
-
-    def update(self, n: int) -> None:
-        pass
-
-    def refresh(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-_NO_BAR = _NoBar()
-
-
 def open_bar(options: Options, total: int | None) -> Bar:
-    """A bar, if the options ask for one, in the terminal or the notebook cell."""
-    if not options.shows_progress:
-        return _NO_BAR
+    """A bar in the terminal or the notebook cell."""
     with undisturbed("tqdm.auto"):
         from tqdm.auto import tqdm
 
@@ -55,8 +36,7 @@ def open_bar(options: Options, total: int | None) -> Bar:
 
 
 def skip(bar: Bar, n: int) -> None:
-    """Count ``n`` items that were done before the bar, and do not affect its rate."""
-    if bar is not _NO_BAR:
-        bar.n += n
-        bar.initial += n
-        bar.refresh()
+    """``n`` items were done before the bar was there: they say nothing of how fast it will go."""
+    bar.n += n
+    bar.initial += n
+    bar.refresh()

@@ -13,7 +13,7 @@ import contextlib
 import os
 import queue
 import time
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from sharedtask.system.loading import undisturbed
 from sharedtask.tracebacks import shorten
 
 from .chunking import Chunker, Pace
-from .progress import open_bar, skip
+from .progress import Bar, open_bar, skip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -84,7 +84,10 @@ class _Inbox:
 
 
 class Run:
-    """One map, from its first chunk to its last result."""
+    """One map, from its first chunk to its last result.
+
+    ``open``, ``advance`` and ``close`` are called within a shield of ``interrupts``.
+    """
 
     def __init__(
         self,
@@ -101,8 +104,8 @@ class Run:
         inbox = _Inbox()
         self._reports = inbox.reports
         self._session: Session = backend.session(plan.call, inbox)
-        # For a stream whose closing was interrupted before its first instruction.
-        self._ending: Ending | None = Ending(self, self._session.close)
+        # For a stream whose end was interrupted before its first instruction.
+        self._ending = Ending(self, self._session.close) if plan.streams else None
         self._pid = os.getpid()
         self._pace = pace
         self._in_caller = backend.in_caller
@@ -110,18 +113,18 @@ class Run:
         self._known: list[Piece] = []  # results found in the journal
         self._fresh: deque[Chunk] = deque()  # chunks to run between these
         self._open: dict[int, _Open] = {}
-        self._attempts: Counter[int] = Counter()
-        self._bar: Any = None
+        self._attempts: dict[int, int] = {}
+        self._bar: Bar | None = None
         self._failure: tuple[int, BaseException] | None = None
         self._patience = 0.0
         self._stopped = False
-        self._soon = 0.0  # until then this thread need not wait for its submitted chunks
-        self._streams = plan.streams
+        self._soon = 0.0  # until then this thread need not wait for what it has submitted
+        self._is_bounded = plan.streams or plan.options.buffersize is not None
         self._accepts = bool(plan.call.blocks or plan.call.totals)
+        self._adds_up = bool(plan.call.totals)
         self._block = plan.call.block
         self.taken = 0  # items whose results the caller got
 
-    @interrupts.shielded
     def open(self) -> None:
         """Start the run; ``close`` follows, also after an error."""
         (plan, on_shares), session = self._wanted, self._session
@@ -148,23 +151,21 @@ class Run:
             self._recording = interrupts.exposed(
                 Recording.begin, plan.options.journal, plan.call, plan.total, session
             )
-        self._bar = open_bar(plan.options, plan.total)
+        if plan.options.shows_progress:
+            self._bar = open_bar(plan.options, plan.total)
 
     # --------------------------------------------------------------------- the caller's side
 
     def advance(self) -> list[Piece] | None:
         """Feed, wait for reports, and return finished results; None at the end."""
         require_process(self._pid)
-        with interrupts.shield():
-            self._soon = time.monotonic() + _SOON_SECONDS
-            if self._failure is None and not self._stopped:
-                self._feed()
-            if self._known:
-                known, self._known = self._known, []
-                return known
-            if self._is_over():
-                return None
-            return self._absorb(self._next_report())
+        self._soon = time.monotonic() + _SOON_SECONDS
+        if self._failure is None and not self._stopped:
+            self._feed()
+        if self._known:
+            known, self._known = self._known, []
+            return known
+        return None if self._is_over() else self._absorb(self._next_report())
 
     def raise_failure(self) -> None:
         """Raise the error that ended the run, if one did."""
@@ -179,11 +180,13 @@ class Run:
 
     def finish(self) -> None:
         """The run has ended without an error."""
-        if not self._stopped:
-            with interrupts.shield():
+        if self._stopped or not (self._adds_up or self._recording is not None):
+            return
+        with interrupts.shield():
+            if self._adds_up:
                 interrupts.exposed(self._session.finish)
-                if self._recording is not None:
-                    self._recording.finish(self._chunker.given)
+            if self._recording is not None:
+                self._recording.finish(self._chunker.given)
 
     @property
     def failed_at(self) -> int | None:
@@ -196,7 +199,6 @@ class Run:
         self._reports.put(None)
         self._session.nudge()
 
-    @interrupts.shielded
     def close(self) -> None:
         """End the run: chunks in flight are given up."""
         session, self._session = self._session, OVER
@@ -221,10 +223,10 @@ class Run:
             if self._fresh:
                 self._submit(self._fresh.popleft())
                 continue
-            most = self._room()
+            most = self._room() if self._is_bounded else None
             if most is not None and most <= 0:
                 return
-            chunk = interrupts.exposed(self._chunker.next, most)
+            chunk = self._next_chunk(most)
             if chunk is None:
                 self._end_of_items()
                 return
@@ -235,13 +237,21 @@ class Run:
             if self._chunker.is_lazy and (self._known or not self._reports.empty()):
                 return  # the next item may come late, and there is a result to pass on
 
+    def _next_chunk(self, most: int | None) -> Chunk | None:
+        """The next one; an iterator of the user's may be interrupted, a slice is cut at once."""
+        chunker = self._chunker
+        if chunker.exhausted:
+            return None
+        return interrupts.exposed(chunker.next, most) if chunker.is_lazy else chunker.next(most)
+
     def _sort_out(self, chunk: Chunk, recording: Recording) -> None:
         """Set aside recorded items, and those that cannot be recorded; queue the rest."""
         found = recording.sort_out(chunk)
         self._fresh.extend(self._chunker.again(first, items) for first, items in found.fresh)
         for batch in found.known:
             self._known.append(_whole(batch))
-            skip(self._bar, len(batch.values))
+            if self._bar is not None:
+                skip(self._bar, len(batch.values))
         for batch in found.failed:
             failed = self._chunker.again(batch.first, [chunk.items[batch.first - chunk.first]])
             self._open[failed.number] = _Open(failed)
@@ -253,13 +263,9 @@ class Run:
         if error is not None:
             self._fail(self._chunker.given, error)
 
-    def _room(self) -> int | None:
+    def _room(self) -> int:
         """The number of further items that may be in flight or finished ahead of the caller."""
-        size = self._options.buffersize
-        if size is None:
-            if not self._streams:
-                return None
-            size = self._limit * self._chunker.last
+        size = self._options.buffersize or self._limit * self._chunker.last
         room = size - (self._chunker.given - self.taken)
         if self._block is None:
             return room
@@ -308,9 +314,10 @@ class Run:
         pieces = [_whole(batch)] if batch.values else []
         if batch.errors:
             pieces = self._pieces(batch, state.chunk)
-        if report.finished:  # now it is known whether the run has failed
-            self._begin_rest(state)
-        interrupts.exposed(self._bar.update, sum(len(piece.values) for piece in pieces))
+        if report.finished and state.covered < len(state.chunk.items):
+            self._begin_rest(state)  # by now it is known whether the run has failed
+        if self._bar is not None:
+            interrupts.exposed(self._bar.update, sum(len(piece.values) for piece in pieces))
         return pieces
 
     def _tell(self, change: Change) -> None:
@@ -322,7 +329,7 @@ class Run:
     def _begin_rest(self, state: _Open) -> None:
         """Items that a worker had not begun, as it died or gave them back, are begun elsewhere."""
         chunk, covered = state.chunk, state.covered
-        if covered < len(chunk.items) and self._failure is None:
+        if self._failure is None:
             singly = self._block is not None and covered > 0
             for part in self._chunker.parts(chunk.first + covered, chunk.items[covered:], singly):
                 self._submit(part)
@@ -349,11 +356,9 @@ class Run:
         if isinstance(error, ClosedError) or not isinstance(error, options.retry_on):
             return False
         if self._failure is not None and index > self._failure[0]:
-            return False  # an earlier item may still raise the first error
-        if self._attempts[index] >= options.retries:
-            return False
-        self._attempts[index] += 1
-        return True
+            return False  # an earlier item may still decide which error is the first
+        tried = self._attempts[index] = self._attempts.get(index, 0) + 1
+        return tried <= options.retries
 
     def _fail(self, index: int, error: BaseException) -> None:
         if self._failure is None:
@@ -401,14 +406,20 @@ def collect(run: Run, total: int | None) -> list[Any]:
     return results
 
 
+# For a caller that is outside of a shield between two results.
+_open = interrupts.shielded(Run.open)
+_advance = interrupts.shielded(Run.advance)
+_close = interrupts.shielded(Run.close)
+
+
 def in_order(start: Callable[[], Run]) -> Generator[Any, None, None]:
     """Results in the order of the items, each as soon as those before it are there."""
     run = start()
     ready: dict[int, list[Any]] = {}
     turn = 0
     try:
-        run.open()
-        while (pieces := run.advance()) is not None:
+        _open(run)
+        while (pieces := _advance(run)) is not None:
             ready.update((piece.first, piece.values) for piece in pieces)
             while turn in ready:
                 values = ready.pop(turn)
@@ -424,15 +435,15 @@ def in_order(start: Callable[[], Run]) -> Generator[Any, None, None]:
         shorten(error)
         raise
     finally:
-        run.close()
+        _close(run)
 
 
 def as_completed(start: Callable[[], Run]) -> Generator[Any, None, None]:
     """Results in the order in which they are ready."""
     run = start()
     try:
-        run.open()
-        while (pieces := run.advance()) is not None:
+        _open(run)
+        while (pieces := _advance(run)) is not None:
             for piece in pieces:
                 for value in piece.values:
                     run.taken += 1
@@ -443,4 +454,4 @@ def as_completed(start: Callable[[], Run]) -> Generator[Any, None, None]:
         shorten(error)
         raise
     finally:
-        run.close()
+        _close(run)

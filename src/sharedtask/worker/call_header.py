@@ -6,7 +6,7 @@ import functools
 import pickle
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sharedtask.annotations import Role
 from sharedtask.serialization import codec
@@ -26,9 +26,11 @@ PREFIX = struct.Struct("<BBHIQQIB")
 SCALARS, TOGETHER, EACH = 0, 1, 2
 
 
-@dataclass(frozen=True, slots=True)
-class SharedParameter:
-    """A parameter whose value has a token; ``current`` if this call has verified it."""
+class SharedParameter(NamedTuple):
+    """A parameter whose value has a token; ``current`` if this call has verified it.
+
+    A tuple, for it is a part of a key that is looked up at each call.
+    """
 
     name: str
     token: int

@@ -54,8 +54,10 @@ def current(*, here: bool = True) -> Program:
     ``here`` is for workers of this machine, which follow its environment and folders in full.
     """
     state = _state()
-    seen = next((seen for seen in _recent if seen.state == state), None)
-    if seen is None:
+    for seen in _recent.copy():
+        if seen.state == state:
+            break
+    else:
         seen = _Seen(state, _program(state), _program(state, elsewhere=True))
         _recent[:] = [seen, *_recent[: _MOST - 1]]
     return seen.here if here else seen.elsewhere

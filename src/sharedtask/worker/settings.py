@@ -204,8 +204,11 @@ _STRICT = 0o077
 def _is_alone() -> bool:
     """Whether this is the only thread of the program; our own open no files."""
     known: Any = getattr(threading, "_active", None)  # ``enumerate`` takes five times as long
-    threads = threading.enumerate() if known is None else list(known.values())
-    return [t for t in threads if not t.name.startswith("sharedtask-")] == [_main_thread()]
+    main = _main_thread()
+    for thread in threading.enumerate() if known is None else list(known.values()):
+        if thread is not main and not thread.name.startswith("sharedtask-"):
+            return False
+    return True
 
 
 def _umask_seen() -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import signal
 import socket
 import threading
 import weakref
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sharedtask.backends import encoding, locking
@@ -119,6 +119,7 @@ class _ProcessSession(Session):
     def __init__(self, backend: ProcessBackend, cache: ShareCache, call: Call, sink: Sink) -> None:
         self._wanted = backend, cache, call, sink
         self._working: dict[str, Working] = {}
+        self._places: Places | None = None
         self._uses: dict[str, Use] = {}
         self._is_open = self._is_closed = False
 
@@ -128,11 +129,12 @@ class _ProcessSession(Session):
         self._pool = backend.pool
         cpus = available_cpus()
         workers = call.workers or cpus
-        self.crew = _crew(call, workers, cpus)
+        self.crew = _crew(workers, cpus, call.limits.items if call.limits is not None else None)
         for name, blocks in call.blocks.items():
             with needed_for(call.task, f"{name!r} does not fit"):
                 self._working[name] = Working.of(blocks)
-        self._places = Places(call, workers)
+        if call.totals:
+            self._places = Places(call, workers)
         locking.open_uses(self._uses, call, shared=True)
         here = program.current()
         self._pool.renew(here.generation)
@@ -167,8 +169,10 @@ class _ProcessSession(Session):
     def _lend(self, name: str) -> Any:
         if name in self._uses:
             return self._uses[name].locked
-        working = self._working.get(name)
-        return self._places.accumulator(name) if working is None else working.lender()
+        if name in self._working:
+            return self._working[name].lender()
+        assert self._places is not None  # noqa: S101  it is an array that tasks add to
+        return self._places.accumulator(name)
 
     def submit(self, chunk: Chunk) -> None:
         try:
@@ -195,8 +199,8 @@ class _ProcessSession(Session):
     def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:
         return self._pool.wait(reports, until, leaves=leaves)
 
-    def leave(self) -> None:
-        self._pool.attend()
+    def leave(self, *, at_once: bool = False) -> None:
+        self._pool.attend(at_once=at_once)
 
     def nudge(self) -> None:
         if self._is_open:
@@ -208,7 +212,8 @@ class _ProcessSession(Session):
     def accept(self, batch: Batch) -> None:
         for working in self._working.values():
             working.accept(batch)
-        self._places.take()
+        if self._places is not None:
+            self._places.take()
 
     def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:
         with undisturbed("sharedtask.backends.fingerprints"):  # needed by a journal only
@@ -223,7 +228,8 @@ class _ProcessSession(Session):
         return fingerprints.of_captured(self._call.leases, array)
 
     def finish(self) -> None:
-        self._places.finish()
+        if self._places is not None:
+            self._places.finish()
 
     def close(self) -> None:
         if self._is_closed:
@@ -249,12 +255,11 @@ class _ProcessSession(Session):
         return True
 
 
-def _crew(call: Call, workers: int, cpus: int) -> Crew:
-    """The concurrency of a call; no chunk has more items than a worker may run."""
+@functools.lru_cache(maxsize=32)
+def _crew(workers: int, cpus: int, items: int | None) -> Crew:
+    """The concurrency of a call; no chunk has more than the ``items`` that a worker may run."""
     crew = Crew(workers, cpus)
-    if call.limits is None or call.limits.items is None:
-        return crew
-    return replace(crew, largest=min(call.limits.items, crew.largest))
+    return crew if items is None else Crew(workers, cpus, largest=min(items, crew.largest))
 
 
 def _pack_frozen(payload: Payload) -> Parcel:

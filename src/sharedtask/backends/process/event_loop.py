@@ -2,7 +2,8 @@
 
 A waiting thread runs the loop itself, which saves a thread switch per report. Other threads wait on
 their queues meanwhile. The I/O thread takes over while work is in flight and no waiting thread runs
-the loop, and sleeps when there is nothing to do.
+the loop, and sleeps when there is nothing to do. Most threads
+that leave work, as ``submit`` does, come to wait for it at once, so it gives them a moment first.
 
 A thread may be away from the loop as long as user code takes: it unpickles a result, or a signal
 handler interrupted it while it waited for events. So any thread can process the events, and the I/O
@@ -41,6 +42,10 @@ _LOOK_SECONDS = 1.0
 _STALL_SECONDS = 0.1
 # The I/O thread monitors for this many checks after the last turn.
 _LOOKS = 10
+# What a thread has left is seen to after this, unless a thread has come to wait by then. For as
+# many looks as that the I/O thread need not be woken for it, which costs 10 us.
+_LEFT_SECONDS = 0.001
+_LEFT_LOOKS = 20
 
 
 class Duties(Protocol):
@@ -80,6 +85,9 @@ class Loop:
         self._attended = False  # by a thread that waits for results
         self._watched = False  # by the I/O thread, which detects that no thread runs the loop
         self._wanted = False  # the I/O thread should run the loop
+        self._left = False  # work, by a thread that goes on to other things
+        self._near = False  # the I/O thread checks for such work every millisecond
+        self._serves = False  # the I/O thread runs the loop
         self._permit = threading.Lock()
         self._permit.acquire()
         # poll(2), because it needs no descriptor of its own, which a program could close. A socket
@@ -151,22 +159,30 @@ class Loop:
             self._attended = was_attended  # by this thread, which a signal handler interrupted
             self._turning.release()
             if leaves:
-                self.hand_over()
+                self.attend()
         return _next_of(reports, until)
 
     def _refuse_inside(self) -> None:
         if self._processing._is_owned():
             raise SharedTaskError(INSIDE)
 
-    def hand_over(self) -> None:
-        """Leave work in flight to the I/O thread."""
-        if self._duties.is_busy():
-            self._unpark()
+    def attend(self, *, at_once: bool = False) -> None:
+        """Work is in flight, and this thread goes on: ensure that some thread runs the loop.
 
-    def attend(self) -> None:
-        """Work was begun: ensure that some thread runs the loop."""
-        if not self._attended:
+        ``at_once`` if somebody waits for it who will not run the loop, as an event loop does.
+        """
+        if self._attended:
+            return
+        # Thread 1 sets ``_left``, then reads ``_near``. The I/O thread clears ``_near``, then reads
+        # ``_left``. One of them sees the other.
+        self._left = True
+        if self._serves:
+            return
+        if at_once:
             self._unpark()
+        elif not self._near:
+            self._near = True
+            self._permit_it()
 
     def wake(self) -> None:
         """Wake the thread that runs the loop. Takes no lock: finalizers call it."""
@@ -178,9 +194,11 @@ class Loop:
             self._ring()
 
     def _ring(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             if self._waker.is_open():
                 self._waker.send(b"\0")
+        except OSError:
+            pass
 
     def _unpark(self) -> None:
         """Ask the I/O thread to run the loop. Takes no lock."""
@@ -193,14 +211,22 @@ class Loop:
         self._permit_it()
 
     def _permit_it(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it has a permit already
+        try:  # noqa: SIM105  a block would make three calls of it
             self._permit.release()
+        except RuntimeError:  # it has a permit already
+            pass
 
     def _serve(self) -> None:
-        looks = 0
+        looks = looks_near = 0
         while not self.closed:
-            turns, watched = self._turns, self._watched
+            turns, watched, near = self._turns, self._watched, self._near
             called = self._permit.acquire(timeout=self._rest_seconds())
+            if near and not called:
+                left = self._look_for_left(last=looks_near >= _LEFT_LOOKS)
+                looks_near = 0 if left else looks_near + 1
+                if not self._wanted:
+                    continue
+            looks_near = 0
             rested = not (called or watched)  # long enough to check for values to release
             self._wanted = self._wanted or rested
             if self._wanted or (not called and self._is_stalled(turns)):
@@ -208,7 +234,18 @@ class Loop:
             looks = 0 if called or self._turns != turns else looks + 1
             self._watched = looks < _LOOKS or self._duties.is_busy()
 
+    def _look_for_left(self, *, last: bool) -> bool:
+        """Whether something was left; where no thread waits for it, the I/O thread is wanted."""
+        self._near = not last
+        left, self._left = self._left, False
+        if left:
+            self._near = True
+            self._wanted = self._wanted or not (self._attended or not self._duties.is_busy())
+        return left
+
     def _rest_seconds(self) -> float:
+        if self._near:
+            return _LEFT_SECONDS
         if self._watched:
             return _STALL_SECONDS
         rest = self._duties.rest_seconds()
@@ -229,6 +266,8 @@ class Loop:
                     self._turn_while_waited_for() if helps else self._turn_while_needed()
                 finally:
                     self._turning.release()
+                    # More may be under way, and a thread may have come to wait a moment ago.
+                    self._near = self._left = True
                 return
             patience = _STALL_SECONDS
             if self._is_stalled(turns):
@@ -240,23 +279,36 @@ class Loop:
         self._has_come = bool(self._waiting)
         while not (self.closed or self._wanted) and self._duties.is_busy():
             self._turn(time.monotonic() + _LINGER_SECONDS)
-            if self._has_come and not any(reports.empty() for reports in list(self._waiting)):
+            if self._have_what_they_wait_for():
                 return
 
     def _turn_while_needed(self) -> None:
         """Run until nothing is in flight and no thread has handed over work for a while.
 
-        Work that others wait for does not count: the next of them runs the loop itself.
+        A thread that comes to wait gets its report here, and runs the loop itself from then on.
         """
+        self._serves, self._has_come = True, bool(self._waiting)
         lingers = time.monotonic() + _LINGER_SECONDS
-        while not self.closed:
-            busy = self._duties.is_busy()
-            if not busy and _is_past(lingers):
-                return
-            self._turn(time.monotonic() + _LINGER_SECONDS if busy else lingers)
-            if self._permit.acquire(blocking=False):
-                self._wanted = False
-                lingers = time.monotonic() + _LINGER_SECONDS
+        try:
+            while not self.closed:
+                busy = self._duties.is_busy()
+                if not busy and _is_past(lingers):
+                    return
+                self._turn(time.monotonic() + _LINGER_SECONDS if busy else lingers)
+                if self._have_what_they_wait_for():
+                    return
+                called = self._permit.acquire(blocking=False)
+                if called:
+                    self._wanted = False
+                if called or self._left:
+                    self._left = False
+                    lingers = time.monotonic() + _LINGER_SECONDS
+        finally:
+            self._serves = False
+
+    def _have_what_they_wait_for(self) -> bool:
+        """Whether threads have come to wait, and each has a report."""
+        return self._has_come and not any(reports.empty() for reports in list(self._waiting))
 
     def _turn(self, until: float | None, *, beside: bool = False) -> None:
         """Wait for events until ``until`` at most, and process them."""
@@ -332,6 +384,8 @@ def _is_past(until: float | None) -> bool:
 
 
 def _next_of(reports: SimpleQueue[Any], until: float | None) -> Any:
+    if not reports.empty():
+        return reports.get_nowait()  # there is one thread that takes them
     try:
         seconds = None if until is None else max(until - time.monotonic(), 0.0)
         return interrupts.exposed(reports.get, True, seconds)

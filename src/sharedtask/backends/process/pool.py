@@ -18,6 +18,7 @@ in the socket, the current item gets the error, and items not begun are begun el
 from __future__ import annotations
 
 import contextlib
+import itertools
 import marshal
 import math
 import queue
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
 # A second chunk waits in a worker's socket if its chunks take less than this: then the round trip
 # to the caller counts. Longer ones wait in the queue for the first worker that is free.
 _PREFETCH_BELOW_SECONDS = 0.01
+# How many of the queued chunks are checked for that: there may be thousands of submits.
+_LOOKED_AT = 32
 # Time that a given-up chunk has to finish its item before its worker is killed.
 _GRACE_SECONDS = 0.4
 # A killed worker ends its chunk within milliseconds; the caller waits no longer than this for that.
@@ -122,9 +125,14 @@ class Pool:
             for worker in self._workers.values():
                 self._dismiss(worker)
 
-    def attend(self) -> None:
+    def attend(self, *, at_once: bool = False) -> None:
         """See ``Loop.attend``."""
-        self._loop.attend()
+        self._loop.attend(at_once=at_once)
+
+    def hand_over(self) -> None:
+        """Leave what is under way to the I/O thread."""
+        if self.is_busy():
+            self._loop.attend()
 
     def _refuse(self) -> None:
         # At exit the interpreter stops daemon threads here; the main thread runs handlers then.
@@ -132,19 +140,11 @@ class Pool:
             threading.Event().wait()
         raise ClosedError(self._closed)
 
-    def require_loop(self) -> None:
-        """Refuse to wait without a loop; at exit the call ends without an error."""
-        if self._silent:
-            self._refuse()
-
     def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:
         """See ``Loop.wait``."""
-        self.require_loop()
+        if self._silent:  # it will not come: at exit calls are ended without a word
+            self._refuse()
         return self._loop.wait(reports, until, leaves=leaves)
-
-    def hand_over(self) -> None:
-        """See ``Loop.hand_over``."""
-        self._loop.hand_over()
 
     def give_up(self, call: OpenCall) -> None:
         """Give up all chunks of a call soon: this may run in a finalizer, so it takes no lock."""
@@ -204,8 +204,8 @@ class Pool:
         connection is detected when it is used.
         """
         with self._lock:
-            links = [] if self._starter is None else [self._starter]
-            whole = self._loop.is_whole() and all(link.sock.is_open() for link in links)
+            link = self._starter
+            whole = self._loop.is_whole() and (link is None or link.sock.is_open())
         if not whole:
             self._lose()
         return whole
@@ -260,14 +260,19 @@ class Pool:
 
     def _choose(self, call: OpenCall) -> WorkerLink | None:
         """The worker for the next chunk of ``call``: an idle one, a new one, one with room."""
-        fit = [worker for worker in self._workers.values() if self._suits(worker, call)]
-        idle = [worker for worker in fit if not worker.tickets]
+        idle: list[WorkerLink] = []
+        for worker in self._workers.values():
+            if not worker.tickets and self._suits(worker, call):
+                if worker.tokens.keys() >= call.tokens:  # most calls find one that has all
+                    return worker
+                idle.append(worker)
         if idle:
-            return _best_equipped(idle, [publication.token for publication, _ in call.needs])
+            return max(idle, key=lambda worker: len(worker.tokens.keys() & call.tokens))
         if len(call.users) < call.limit and self._has_place(call):
             return self._spawn(call)
-        if call.seconds is not None and call.seconds < _PREFETCH_BELOW_SECONDS:
-            return next((worker for worker in fit if len(worker.tickets) == 1), None)
+        if _is_quick(call):
+            workers = self._workers.values()
+            return next((w for w in workers if len(w.tickets) == 1 and self._suits(w, call)), None)
         return None
 
     def _has_place(self, call: OpenCall) -> bool:
@@ -315,45 +320,43 @@ class Pool:
             self._done(ticket)
             return
         for publication, private in call.needs:
-            self._attach(worker, publication, private=private)
+            if worker.tokens.get(publication.token, -1) < private:
+                self._attach(worker, publication, private=private)
         ticket.slot = worker.free_slot()
         if call.limits is not None:
-            ticket.allowance = recycling.allowance(
-                worker, call.limits, cuts=not call.places.ordered
-            )
+            cuts = call.places is None or not call.places.ordered
+            ticket.allowance = recycling.allowance(worker, call.limits, cuts=cuts)
         worker.prepare(ticket.slot)
         worker.tickets.append(ticket)
         call.enter(worker.serial, ticket)
         self._write(worker, ticket.frame())
 
     def _attach(self, worker: WorkerLink, publication: Publication, *, private: bool) -> None:
-        if worker.tokens.get(publication.token, False) >= private and (
-            publication.token in worker.tokens
-        ):
-            return
         worker.tokens[publication.token] = private
         publication.tell_on_release(self.drop)
         self._write(worker, attaching.frame_of(publication, private=private))
 
     def _write(self, worker: WorkerLink, frame: Frame) -> None:
-        worker.writer.send(frame)
-        self._loop.want_write(worker)
+        if not worker.writer.send(frame):
+            self._loop.want_write(worker)
 
     def _refill(self, worker: WorkerLink) -> None:
         """Give queued chunks to a worker that has room."""
-        for ticket in list(self._queue):
-            room = 1
-            seconds = ticket.call.seconds
-            if seconds is not None and seconds < _PREFETCH_BELOW_SECONDS:
-                room = 2
-            if len(worker.tickets) >= room:
-                continue
-            if self._suits(worker, ticket.call):
-                self._queue.remove(ticket)
-                self._send(worker, ticket)
+        while (ticket := self._next_for(worker)) is not None:
+            self._queue.remove(ticket)
+            self._send(worker, ticket)
         idle = self._queue and not worker.tickets
         if idle and any(not recycling.suits(worker, ticket.call) for ticket in self._queue):
             self._spread()  # its end leaves room for one that may run these
+
+    def _next_for(self, worker: WorkerLink) -> Ticket | None:
+        """What a worker with room gets; to work in advance, one of the first that are queued."""
+        if len(worker.tickets) >= 2:
+            return None
+        for ticket in itertools.islice(self._queue, _LOOKED_AT if worker.tickets else None):
+            if (not worker.tickets or _is_quick(ticket.call)) and self._suits(worker, ticket.call):
+                return ticket
+        return None
 
     def _done(self, ticket: Ticket, worker: WorkerLink | None = None) -> None:
         """A chunk is over, finished or not."""
@@ -371,13 +374,12 @@ class Pool:
     def is_busy(self) -> bool:
         """Whether work is in flight."""
         with self._lock:
-            return bool(
-                self._queue
-                or self._given_up
-                or self._to_cancel
-                or self._leaving
-                or any(worker.tickets or worker.ended for worker in self._workers.values())
-            )
+            if self._queue or self._given_up or self._to_cancel or self._leaving:
+                return True
+            for worker in self._workers.values():  # noqa: SIM110  asked often: 4 calls less
+                if worker.tickets or worker.ended:
+                    return True
+            return False
 
     def rest_seconds(self) -> float | None:
         """How long the loop may sleep with nothing in flight."""
@@ -385,19 +387,22 @@ class Pool:
 
     def patience(self) -> float:
         """Seconds until the next check is due; infinite if there is none."""
-        waits: list[float] = []
+        found = math.inf
         with self._lock:
             now = time.monotonic()
-            waits.extend(ticket.kill_at - now for ticket in self._given_up if ticket.kill_at)
-            waits.extend(clocks.time_left(w) for w in self._workers.values() if clocks.is_timed(w))
-            waits.extend(
-                w.suspicion.until - now for w in self._workers.values() if w.suspicion is not None
-            )
+            for worker in self._workers.values():
+                if worker.tickets:
+                    found = min(found, _HURRY_SECONDS)
+                    if clocks.is_timed(worker):
+                        found = min(found, clocks.time_left(worker))
+                if worker.suspicion is not None:
+                    found = min(found, worker.suspicion.until - now)
+            for ticket in self._given_up:
+                if ticket.kill_at:
+                    found = min(found, ticket.kill_at - now)
             if self._leaving:
-                waits.append(self._leaving[0].leave_by - now)
-            if any(worker.tickets for worker in self._workers.values()):
-                waits.append(_HURRY_SECONDS)
-        return min(waits, default=math.inf)
+                found = min(found, self._leaving[0].leave_by - now)
+        return found
 
     def _on_starter(self, mask: int) -> None:
         link = self._starter
@@ -488,7 +493,8 @@ class Pool:
                     return self._not_begun(worker, ticket)
                 self._deaths.note_life(call)
                 call.note(frame.elapsed / 1e9)
-                call.places.note(worker.serial, ticket)
+                if call.places is not None:
+                    call.places.note(worker.serial, ticket)
                 worker.ran += ticket.received
                 self._end_chunk(worker, ticket)
             if call.closed or ticket.cancelled:
@@ -503,7 +509,8 @@ class Pool:
     def _end_chunk(self, worker: WorkerLink, ticket: Ticket) -> None:
         """A worker has finished a chunk: give it another one or dismiss it."""
         self._done(ticket, worker)
-        self._forget_given_up(ticket)
+        if ticket.cancelled:
+            self._forget_given_up(ticket)
         is_worn = ticket.call.limits is not None and recycling.is_worn(worker, ticket)
         if worker.leaving or is_worn:
             self._dismiss(worker)
@@ -588,6 +595,8 @@ class Pool:
                     self._court.weigh(worker, now)
         with self._lock:
             for worker in list(self._workers.values()):
+                if not worker.tickets and worker.suspicion is None:
+                    continue
                 if self._court.has_waited(worker, now):
                     self._judge(worker)
                 else:
@@ -726,13 +735,13 @@ def _needed_by(function: Callable[..., Any]) -> list[str]:
     return ["sharedtask.task.decorator"] * functions.is_defined_as_task(function)
 
 
-def _best_equipped(workers: list[WorkerLink], tokens: list[int]) -> WorkerLink:
-    """The worker that has the most of these values; in most calls one has all."""
-    for worker in workers:
-        if all(map(worker.tokens.__contains__, tokens)):
-            return worker
-    return max(workers, key=lambda worker: sum(map(worker.tokens.__contains__, tokens)))
+def _is_quick(call: OpenCall) -> bool:
+    """Whether a second chunk may wait in a worker."""
+    return call.seconds is not None and call.seconds < _PREFETCH_BELOW_SECONDS
 
 
 def _find(worker: WorkerLink, number: int) -> Ticket | None:
-    return next((ticket for ticket in worker.tickets if ticket.number == number), None)
+    for ticket in worker.tickets:  # the first one, nearly always
+        if ticket.number == number:
+            return ticket
+    return None

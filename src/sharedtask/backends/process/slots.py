@@ -36,7 +36,7 @@ class Places:
         self._gathering = Gathering(call.totals, call.block, stops=call.stops)
         self._ended: deque[Partial] = deque()  # partial results of chunks, not combined yet
         self._by_chunk = call.block is not None
-        count = (workers * _WITH_A_WORKER if self._by_chunk else workers) if call.totals else 0
+        count = workers * _WITH_A_WORKER if self._by_chunk else workers
         self._slots = {}
         for name, form in Form.all_of(call.totals, itemwise=call.itemwise).items():
             with needed_for(call.task, f"{name!r} does not fit once for each of the workers"):
@@ -56,8 +56,6 @@ class Places:
 
     def enter(self, worker: int, ticket: Counted) -> int:
         """The slot for a chunk that goes to a worker."""
-        if not self._slots:
-            return 0
         key = self._key(worker, ticket)
         self._users[key] += 1
         if key not in self._taken:
@@ -66,8 +64,6 @@ class Places:
 
     def leave(self, worker: int, ticket: Counted) -> None:
         """A worker gave back or finished a chunk."""
-        if not self._slots:
-            return
         key = self._key(worker, ticket)
         self._users[key] -= 1
         if not self._users[key]:

@@ -113,7 +113,8 @@ class Reader:
 
     def fill(self) -> bool:
         """Read once; False at the end of the stream. BlockingIOError if nothing is there."""
-        self._keep()
+        if self._fresh:
+            self._keep()
         size, ancillary, flags, _ = self._sock.recvmsg_into((self._view,), _ANCILLARY, _CLOEXEC)
         for level, kind, content in ancillary:
             if (level, kind) == (_SOL_SOCKET, _SCM_RIGHTS):
@@ -132,9 +133,10 @@ class Reader:
                 return []
             self._fresh, self._rest = memoryview(self._rest), bytearray()
         found = []
-        while (frame := self._cut()) is not None:
+        while self._fresh and (frame := self._cut()) is not None:
             found.append(frame)
-        self._keep()
+        if self._fresh:
+            self._keep()
         return found
 
     def _cut(self) -> Frame | None:
@@ -159,9 +161,8 @@ class Reader:
 
     def _keep(self) -> None:
         """Copy the remaining bytes out of the buffer, which the next read overwrites."""
-        if self._fresh:
-            self._rest += self._fresh
-            self._fresh = self._view[:0]
+        self._rest += self._fresh
+        self._fresh = self._view[:0]
 
     def close(self) -> None:
         """Close the descriptors that no frame claimed."""
@@ -207,19 +208,17 @@ class Writer:
         """True while something waits for room in the socket."""
         return bool(self._backlog)
 
-    def send(self, frame: Frame) -> None:
-        """Send a frame, or as much of it as fits now.
+    def send(self, frame: Frame) -> bool:
+        """Send a frame, or as much of it as fits now; False where something waits for room.
 
         A peer that is gone is not an error here: the end of the stream reports its death, in one
         place. Descriptors of a frame that has to wait are duplicated.
         """
         data = frame.header() + frame.body
-        if self._backlog:
-            self._queue(memoryview(data), frame.fds)
-            return
-        sent = self._try(memoryview(data), frame.fds)
+        sent = 0 if self._backlog else self._try(memoryview(data), frame.fds)
         if sent < len(data):
             self._queue(memoryview(data)[sent:], () if sent else frame.fds)
+        return sent == len(data)
 
     def flush(self) -> None:
         """Send queued data as far as it fits."""
@@ -246,7 +245,7 @@ class Writer:
         if not self._sock.is_open():
             return len(data)
         try:
-            return self._sock.sendmsg([data], rights(fds), _NO_SIGNAL)
+            return self._sock.sendmsg([data], rights(fds) if fds else (), _NO_SIGNAL)
         except BlockingIOError:
             return 0
         except OSError as error:  # EPIPE, ECONNRESET: as if sent

@@ -46,16 +46,20 @@ class OpenCall:
     splits: bool  # chunks may be split again
     function: Callable[..., Any]
     sink: Sink
-    places: Places
+    places: Places | None  # accumulator slots, for a call with totals
     users: Counter[int]  # serial of worker -> chunks it has; those of the whole team
+    tokens: set[int] = field(init=False)  # of the publications that a worker needs
     pending: int = 0  # chunks in the queue and in workers
     entered: bool = False  # a worker got a chunk: tasks may have written since
     seconds: float | None = None  # how long a chunk takes, smoothed
     stillborn: int = 0  # workers that died loading its values since the last finished chunk
     closed: bool = False
-    number: int = field(default_factory=lambda: next(_numbers))
+    number: int = field(default_factory=_numbers.__next__)
     killed: SimpleQueue[None] | None = None  # set by kill; woken when all chunks have ended
-    unreleased: list[bool] = field(default_factory=lambda: [True])
+    unreleased: list[bool] = field(default_factory=[True].copy)
+
+    def __post_init__(self) -> None:
+        self.tokens = {publication.token for publication, _ in self.needs}
 
     def note(self, seconds: float) -> None:
         """Remember how long a chunk took."""
@@ -64,12 +68,14 @@ class OpenCall:
     def enter(self, serial: int, ticket: Ticket) -> None:
         """A worker gets a chunk of this call."""
         self.entered = True
-        self.users[serial] += 1
-        ticket.place = self.places.enter(serial, ticket)
+        self.users[serial] = self.users.get(serial, 0) + 1
+        if self.places is not None:
+            ticket.place = self.places.enter(serial, ticket)
 
     def leave(self, serial: int, ticket: Ticket) -> None:
         """A worker has one chunk less of this call."""
-        self.places.leave(serial, ticket)
+        if self.places is not None:
+            self.places.leave(serial, ticket)
         self.users[serial] -= 1
         if not self.users[serial]:
             del self.users[serial]
@@ -94,7 +100,7 @@ class Ticket:
     chunk: Chunk
     mode: int
     parcel: Parcel
-    number: int = field(default_factory=lambda: next(_numbers))
+    number: int = field(default_factory=_numbers.__next__)
     received: int = 0
     slot: int = 0
     place: int = 0  # its accumulator slot

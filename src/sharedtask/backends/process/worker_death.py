@@ -89,7 +89,8 @@ class Deaths:
         saved = saved_results(worker, ticket)
         if saved is not None:
             ticket.received = words[Word.BASE] + words[Word.COUNT]
-        ticket.call.places.bury(worker.serial, ticket)
+        if ticket.call.places is not None:
+            ticket.call.places.bury(worker.serial, ticket)
         if ticket.received < len(ticket.chunk.items):
             when = _UNPACKING if phase == Phase.UNPACKING else ""
             last = ticket.failed(self._cause(worker, ticket, when)(ticket.received))

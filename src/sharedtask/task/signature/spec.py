@@ -10,7 +10,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from inspect import Parameter, Signature
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, cast
@@ -76,6 +76,7 @@ class TaskSpec:
         rules: Declarations besides the roles: how items name their blocks, how tasks add up.
         generators: Names of the parameters that get a generator for each item.
         others: The parameters besides the item, None if Python's rules for them are not simple.
+        writes: Whether tasks write into arrays of the caller.
     """
 
     name: str
@@ -88,6 +89,10 @@ class TaskSpec:
     rules: Mapping[str, Rule]
     generators: tuple[str, ...]
     others: Others | None
+    writes: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "writes", any(role.writes for role in self.roles.values()))
 
     @property
     def shown(self) -> str:
@@ -140,10 +145,8 @@ class TaskSpec:
             ArgumentError: The value does not match the annotation.
         """
         check = self.checks.get(name)
-        if check is None or value is self.signature.parameters[name].default:
-            return
-        complaint = check.complaint(value)
-        if complaint is not None:
+        complaint = None if check is None else check.complaint(value)
+        if complaint is not None and value is not self.signature.parameters[name].default:
             raise ArgumentError(f"{self.name}(): '{name}' {complaint}.")
 
 
