@@ -562,7 +562,7 @@ def test_show_uses_rich_on_a_terminal(
 def test_notes_say_what_is_exact() -> None:
     """An estimate is not called exact."""
     large = {n: str(n) for n in range(10_000)}
-    assert "Totals are exact. Of large" in str(explain([large, 1]))
+    assert "Totals are exact. Large" in str(explain([large, 1]))
     assert "sample" not in str(explain(large))
     assert "Bytes are estimates: of large" in str(explain([large, LOCK]))
     assert "Bytes are estimates: the whole" in str(explain([1, LOCK]))

@@ -16,7 +16,7 @@ __all__ = ["cure_for_type", "cure_for_value", "is_stream"]
 
 _OPEN_IT = "pass its path or address and open it in the task"
 _LIST_IT = "share the list or array of what it yields"
-_LOCK_IT = "a shared value is read-only and needs no lock"
+_LOCK_IT = "a shared value needs no lock, being read-only"
 _MAKE_IT = "make it in the task"
 _QUEUE_IT = "take a queue of multiprocessing.Manager()"
 
