@@ -564,7 +564,7 @@ def test_notes_say_what_is_exact() -> None:
     large = {n: str(n) for n in range(10_000)}
     assert "Totals are exact. Large" in str(explain([large, 1]))
     assert "sample" not in str(explain(large))
-    assert "Bytes are estimates: of large" in str(explain([large, LOCK]))
+    assert "Bytes are estimates: large" in str(explain([large, LOCK]))
     assert "Bytes are estimates: the whole" in str(explain([1, LOCK]))
 
 
