@@ -32,6 +32,7 @@ from sharedtask import (
     parallel,
     share,
 )
+from sharedtask.explaining import advice
 from sharedtask.serialization import codec
 from sharedtask.serialization.unpicklable import culprit
 from sharedtask.testing import nested_values
@@ -250,6 +251,70 @@ def test_every_part_that_cannot_is_told() -> None:
     assert told.put_seconds is None
 
 
+BESIDE: dict[str, tuple[Callable[[], Any], list[str]]] = {
+    "list": (lambda: [threading.Lock(), threading.Lock()], ["v[0]", "v[1]"]),
+    "same": (lambda: [LOCK, 1, LOCK], ["v[0]", "v[2]"]),
+    "long list": (
+        lambda: [LOCK, *range(5000), threading.Lock(), threading.Lock()],
+        ["v[0]", "v[5001]", "v[5002]"],
+    ),
+    "objects": (lambda: np.array([LOCK, 1, threading.Lock()], object), ["v[0]", "v[2]"]),
+    "keys": (lambda: {LOCK: 1, threading.Lock(): 2}, ["v.keys()[0]", "v.keys()[1]"]),
+    "many": (lambda: [threading.Lock() for _ in range(20)], [f"v[{k}]" for k in range(20)]),
+    "slots": (lambda: [Slotted(), Slotted()], ["v[0].lock", "v[1].lock"]),
+    "refuses": (
+        lambda: [Owner(a=Refuses(ValueError()), b=Refuses(TypeError()))],
+        ["v[0].a", "v[0].b"],
+    ),
+    "function": (lambda: [bind(LOCK, threading.Lock())], ["v[0]: captured a", "v[0]: captured b"]),
+}
+
+
+def bind(a: Any, b: Any) -> Any:
+    return lambda: (a, b)
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_parts_that_cannot_are_told_side_by_side(name: str) -> None:
+    """All of them, of equal kinds too, and wherever they lie beside each other."""
+    make, paths = BESIDE[name]
+    rows = [row for row in explain(make(), "v").rows if row.travels == "cannot"]
+    assert paths == [row.path for row in rows]
+    assert all(row.why and row.advice for row in rows)
+
+
+def test_error_of_a_bare_value_has_its_cure() -> None:
+    """What cannot be shared comes with what to do, as in the table."""
+    (row,) = [row for row in explain({"a": LOCK}, "value").rows if row.travels == "cannot"]
+    assert "a shared value needs no lock, for nobody can write to it" == row.advice
+    with pytest.raises(UnshareableError) as caught:
+        share({"a": LOCK})
+    assert f"value['a'] is a _thread.lock: {row.advice}." in str(caught.value)
+    task = parallel(shared=["model"])(lambda _, model: 0).with_options(backend="serial")
+    with pytest.raises(UnshareableError) as caught:
+        task.map([1], model={"a": LOCK})
+    assert f"model['a'] is a _thread.lock: {row.advice}." in str(caught.value)
+
+
+def test_register_is_named_where_it_is_the_cure() -> None:
+    """A class that cannot be pickled, or packs itself in bytes, can be registered."""
+    (row,) = explain([Refuses(ValueError("no"))]).rows[:1]
+    assert row.advice.startswith("sharedtask.register(Refuses, ...)")
+    (row, *_) = explain({"net": Packed()}).rows
+    assert "value['net'].__getstate__()" == row.path
+    assert "sharedtask.register(Packed, ...)" in row.advice
+
+
+class Packed:
+    """Keeps its numbers in a string of bytes."""
+
+    def __getstate__(self) -> bytes:
+        return bytes(3 << 20)
+
+    def __setstate__(self, state: bytes) -> None:
+        pass
+
+
 def test_state_that_is_left_out_is_not_blamed() -> None:
     """A lock that ``__getstate__`` leaves out harms nobody."""
     told = explain(Leaves(lock=LOCK, data=np.ones(1000)))
@@ -409,6 +474,42 @@ def test_large_values_are_told_from_a_sample(make: Any) -> None:
     payload = codec.encode_shared(value)
     totals = told.totals
     assert payload.nbytes == pytest.approx(totals.zero_copy + totals.once_per_worker, rel=0.5)
+
+
+SAME = np.ones(100_000)
+LOCKED = threading.Lock()  # beside it nothing is encoded as a whole, so that sizes are estimates
+
+
+def texts_of_two_lengths() -> Any:
+    """Every tenth is long: a sample of every hundredth would see the long ones alone."""
+    return ["x" * 2000 + str(n) if n % 10 == 0 else f"y{n}" for n in range(100_000)]
+
+
+SAMPLED: dict[str, Callable[[], Any]] = {
+    "periodic": texts_of_two_lengths,
+    "periodic dict": lambda: dict(enumerate(texts_of_two_lengths())),
+    "periodic objects": lambda: np.array(texts_of_two_lengths(), object),
+    "same dict again": lambda: [{"a": 1, "b": "some text" * 10}] * 100_000,
+    "same array again": lambda: [Owner(a=SAME) for _ in range(10_000)],
+    "few texts again": lambda: [("red", "green", "blue")[n % 3] * 30 for n in range(100_000)],
+    "interned": lambda: [sys.intern(f"a text of some length {n % 7}") for n in range(100_000)],
+    "set": lambda: {f"text {n}" * 10 for n in range(20_000)},
+    "deque": lambda: collections.deque({"n": n} for n in range(20_000)),
+    "tuples": lambda: [(n, str(n), float(n)) for n in range(50_000)],
+    "small arrays": lambda: {n: np.ones(n % 50) for n in range(20_000)},
+    "numbers": lambda: list(range(1_000_000)),
+    "growing": lambda: ["x" * (n // 100) for n in range(20_000)],
+}
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_sampled_size_is_near_the_truth(name: str) -> None:
+    """Of large containers a sample tells the size within a factor of 1.5."""
+    value = SAMPLED[name]()
+    told = explain([value, LOCKED]).totals
+    said = told.zero_copy + told.once_per_worker
+    true = codec.encode([value]).nbytes
+    assert true / 1.5 <= said <= true * 1.5
 
 
 # ------------------------------------------------------------------------------- a task
@@ -614,6 +715,98 @@ def test_frame_is_told_by_columns() -> None:
     assert 80_000 == pytest.approx(rows["p.x['a']"].nbytes, rel=0.01)
     whole = codec.encode(frame["b"]).nbytes
     assert whole == pytest.approx(rows["p.x['b']"].nbytes, rel=0.2)
+
+
+def test_column_is_weighed_without_its_index() -> None:
+    """A MultiIndex is one row, and no part of each column of objects."""
+    pandas = pytest.importorskip("pandas")
+    index = pandas.MultiIndex.from_product([range(100), [f"name {k}" for k in range(100)]])
+    texts = np.array([f"text {n}" for n in range(10_000)], object)
+    frame = pandas.DataFrame({"a": pandas.Series(texts, dtype=object)})
+    bare = by_path(explain([frame, LOCK], "v"))["v[0]['a']"].nbytes
+    frame.index = index
+    rows = by_path(explain([frame, LOCK], "v"))
+    assert bare == pytest.approx(rows["v[0]['a']"].nbytes, rel=0.02)
+    assert codec.encode(texts).nbytes == pytest.approx(bare, rel=0.2)
+    assert "v[0].index" in rows
+
+
+def test_subclass_of_a_frame_is_told_by_columns() -> None:
+    """A class derived from DataFrame shows its columns too."""
+    pandas = pytest.importorskip("pandas")
+    cls: Any = type("Table", (pandas.DataFrame,), {"_constructor": property(lambda _: cls)})
+    rows = by_path(explain(cls({"a": np.ones(10_000), "b": np.ones(10_000)}), "v"))
+    assert {"v['a']", "v['b']"} <= rows.keys()
+
+
+@pytest.mark.parametrize("package", ["sklearn.neighbors", "scipy.spatial"])
+def test_tree_is_weighed_by_what_it_costs(package: str) -> None:
+    """Of a k-d tree the nodes count as well as the points, each in its row."""
+    tree = pytest.importorskip(package).KDTree(np.random.default_rng(0).random((50_000, 3)), 2)
+    told = explain([tree, LOCK])
+    payload = codec.encode([tree])
+    outside = sum(buffer.nbytes for buffer in payload.buffers)
+    assert outside == pytest.approx(told.totals.zero_copy, rel=0.05)
+    whole = told.totals.zero_copy + told.totals.once_per_worker
+    assert sum(row.nbytes for row in told.rows) == pytest.approx(whole, rel=0.05)
+
+
+def test_advice_fits_the_task() -> None:
+    """A lambda has no annotations, and what is in ``**kwargs`` no parameter of its own."""
+    table = np.ones(100_000)
+    told = parallel(lambda row, table: row).explain(table=table)
+    assert "mark it: @parallel(shared=['table'])" == told.rows[0].advice
+
+    @parallel
+    def loose(row: int, **rest: Any) -> int:
+        return row
+
+    told = loose.explain(table=table)
+    assert "give it a parameter of its own, table: Shared[...]" == told.rows[0].advice
+
+
+def test_bound_object_has_advice_that_can_be_followed() -> None:
+    """``self`` is marked by its name."""
+
+    class Bound:
+        def __init__(self) -> None:
+            self.table = np.ones(100_000)
+
+        @parallel
+        def look(self, row: int) -> float:
+            return float(self.table[row])
+
+    told = Bound().look.explain()
+    assert "mark it: @parallel(shared=['self'])" == told.rows[0].advice
+
+
+def test_no_advice_on_the_inside_of_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another class keeps in its state the user cannot make into an array."""
+    (row, *_) = explain({"it": Listed()}).rows
+    assert "np.array" not in row.advice
+    assert "sharedtask.register(Listed, ...)" in row.advice
+
+
+class Listed:
+    def __getstate__(self) -> Any:
+        return [float(n) for n in range(300_000)]
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def test_arrow_is_advised_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is not, there is other advice."""
+    monkeypatch.setattr(advice, "find_spec", lambda _: None)
+    (row,) = explain([f"text {n}" for n in range(300_000)]).rows
+    assert "arrow" not in row.advice
+    assert "share(...)" in row.advice
+
+
+def test_repr_is_the_table() -> None:
+    """At a prompt the explanation is shown as ``print`` shows it."""
+    told = explain([np.ones(1000)])
+    assert str(told) == repr(told)
 
 
 def test_gathering_is_told_where_it_is_done() -> None:

@@ -11,7 +11,7 @@ from sharedtask import testing
 HERE = Path(__file__).parent
 KIT = Path(testing.__file__).parent
 DOCS = HERE.parent / "docs"
-PAGES = ("what-happens.md", "worker.md")
+PAGES = ("what-happens.md", "worker.md", "kinds/losses.md")
 
 
 def rows_of(page: str) -> list[str]:
@@ -44,3 +44,4 @@ def test_pages_have_rows() -> None:
     """The rows are found."""
     assert 40 < len(rows_of("what-happens.md"))
     assert 15 < len(rows_of("worker.md"))
+    assert 10 < len(rows_of("kinds/losses.md"))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sharedtask.errors import ChangedValueWarning as ChangedValueWarning
     from sharedtask.errors import ClosedError as ClosedError
     from sharedtask.errors import DefinitionError as DefinitionError
+    from sharedtask.errors import IncompleteValueWarning as IncompleteValueWarning
     from sharedtask.errors import InvalidNameError as InvalidNameError
     from sharedtask.errors import JournalError as JournalError
     from sharedtask.errors import JournalWarning as JournalWarning
@@ -85,6 +86,7 @@ _MODULES = {
         "ChangedValueWarning",
         "ClosedError",
         "DefinitionError",
+        "IncompleteValueWarning",
         "InvalidNameError",
         "JournalError",
         "JournalWarning",
@@ -149,6 +151,7 @@ __all__ = [
     "DefinitionError",
     "Explanation",
     "Handle",
+    "IncompleteValueWarning",
     "InvalidNameError",
     "JournalError",
     "JournalWarning",

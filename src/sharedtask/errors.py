@@ -517,6 +517,14 @@ class JournalWarning(UserWarning):
     """Issued when a journal has results of a task that a call cannot use, with the reason."""
 
 
+class IncompleteValueWarning(UserWarning):
+    """Warned of when a value reaches tasks, or the caller, without a part that cannot be sent.
+
+    It names the task, the place of the value, what is lost, and what to do: once for each task and
+    kind of loss.
+    """
+
+
 class RemoteTraceback(Exception):  # noqa: N818 - not raised: it is a __cause__
     """The traceback of an exception in another process; its text is that traceback."""
 

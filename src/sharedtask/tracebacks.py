@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from sharedtask.errors import SharedTaskError
@@ -10,7 +11,7 @@ from sharedtask.errors import SharedTaskError
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["shorten", "user_frames"]
+__all__ = ["level_of_user", "shorten", "user_frames"]
 
 _OURS = ("sharedtask.", "concurrent.futures.")
 
@@ -33,3 +34,11 @@ def shorten(error: BaseException) -> None:
     is_explained = trace or isinstance(error, SharedTaskError) or "__notes__" in vars(error)
     if is_explained and os.environ.get("SHAREDTASK_TRACEBACKS") != "full":
         BaseException.with_traceback(error, trace)
+
+
+def level_of_user() -> int:
+    """How many calls ago the user's own code was: the ``stacklevel`` of a warning."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_OURS):
+        level, frame = level + 1, frame.f_back
+    return level

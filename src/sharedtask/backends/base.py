@@ -13,13 +13,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 from queue import Empty
 from time import monotonic
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from sharedtask.errors import ClosedError
+from sharedtask.serialization.traversal import captured
 from sharedtask.system import interrupts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from queue import SimpleQueue
 
     import numpy.typing as npt
@@ -123,6 +125,19 @@ class Call:
     ray_options: Mapping[str, Any]
     team: Team | None = None
     inner_threads: int | None = None
+
+    def unmarked(self) -> Iterator[tuple[str, Any]]:
+        """What every item gets that is not marked, by the words for it in messages."""
+        yield from self.kwargs.items()
+        yield from ((f"argument {k + 1}", value) for k, value in enumerate(self.args))
+        yield from (("self", value) for value in self.bound)
+
+    def named(self) -> Iterator[tuple[str, Any]]:
+        """All that a call brings along: what is marked, what is not, what the function captures."""
+        yield from ((name, value.value) for name, value in self.shared.items())
+        yield from self.unmarked()
+        if isinstance(self.function, FunctionType):
+            yield from ((f"{how} {name}", v) for how, name, v in captured(self.function))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from sharedtask.worker import call_header, context_variables, result_format
 from sharedtask.worker.envelope import SEGMENT_FROM, Parcel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from sharedtask.memory.payload import Payload
     from sharedtask.store.captured import Captures
@@ -92,7 +92,7 @@ def _encoded(call: Call, constants: call_header.Constants, captures: Captures) -
     except MemoryError:
         raise
     except Exception as error:
-        why = next((why_object(v, n) for n, v in _named(call) if not encodes(v)), None)
+        why = next((why_object(v, n) for n, v in call.unmarked() if not encodes(v)), None)
         place = "" if why is None else f" {why}"
         msg = f"{call.task}(): an argument cannot be sent to a worker:{place} ({error})"
         raise SerializationError(msg) from error
@@ -100,12 +100,6 @@ def _encoded(call: Call, constants: call_header.Constants, captures: Captures) -
 
 def _largest(call: Call) -> str:
     """The name of the argument that takes the most room."""
-    sizes = {name: codec.encode(value).nbytes for name, value in _named(call)}
+    sizes = {name: codec.encode(value).nbytes for name, value in call.unmarked()}
     name = max(sizes, key=sizes.__getitem__)
     return repr(name) if name.isidentifier() else name
-
-
-def _named(call: Call) -> Iterator[tuple[str, Any]]:
-    yield from call.kwargs.items()
-    yield from ((f"argument {k + 1}", v) for k, v in enumerate(call.args))
-    yield from (("self", value) for value in call.bound)

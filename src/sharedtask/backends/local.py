@@ -31,9 +31,15 @@ from sharedtask.backends.base import (
     Sink,
     Team,
 )
-from sharedtask.errors import ChangedValueError, ClosedError, TaskTimeoutError
+from sharedtask.errors import (
+    ChangedValueError,
+    ClosedError,
+    IncompleteValueWarning,
+    TaskTimeoutError,
+)
 from sharedtask.options import available_cpus
 from sharedtask.outcomes import Batch, Known, Report, contained
+from sharedtask.serialization import losses, missing
 from sharedtask.system import critical_sections, interrupts
 from sharedtask.system.loading import undisturbed
 from sharedtask.worker.refusals import readonly_advice
@@ -221,12 +227,24 @@ class _LocalSession(Session):
             if self._small:
                 error = self._restored(chunk.first + offset) or error
             if self._unmarked.changes and offset + 1 < len(chunk.items):
-                value = copied(value)  # later items may change a part of it
+                value, error = self._kept(value, chunk.first + offset, error)
             batch.values.append(value)
             if error is not None:
                 batch.errors[offset] = error
                 if call.stops:
                     break
+
+    def _kept(
+        self, value: Any, index: int, error: BaseException | None
+    ) -> tuple[Any, BaseException | None]:
+        """A copy of a result, for later items may change a part of it; and the item's error."""
+        with losses.noted() as lost:
+            made = copied(value)
+        try:
+            missing.tell_of_result(self._call.task, index, value, lost)
+        except IncompleteValueWarning as warning:  # warnings are errors
+            return None, contained(warning, self._call.task, index)
+        return made, error
 
     def _restored(self, index: int) -> BaseException | None:
         """Undo writes of native code into small arrays; returns the error that reports them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,13 @@ class Tip:
 
     why: str = ""
     advice: str = ""
+
+    def of_the_inside(self, owner: type) -> Tip:
+        """The same of what lies in the state of a class that only its author can change."""
+        if not self.advice or self.advice == _SHARE:
+            return self
+        advice = f"sharedtask.register({owner.__name__}, ...) can hand over arrays in its place"
+        return Tip(self.why, advice)
 
 
 def tip_for(value: Any, weight: Weight) -> Tip:
@@ -58,9 +66,9 @@ def _of_pickled(value: Any) -> Tip:
     if cls is str:
         return Tip("text owns its memory", _SHARE)
     if package(value) == "pandas":
-        return Tip("each text is a Python object", _ARROW)
+        return Tip("each text is a Python object", _with_arrow(_ARROW))
     if issubclass(cls, np.ndarray):
-        return Tip("Python objects have no bytes to share", f"{_TEXT}; or {_SHARE}")
+        return Tip("Python objects have no bytes to share", _with_arrow(f"{_TEXT}; or {_SHARE}"))
     return Tip()
 
 
@@ -69,8 +77,13 @@ def _of_sequence(value: Any) -> Tip:
     if kinds <= {int, float, bool, complex}:
         return Tip("each number is a Python object", "np.array(...) of it is not copied")
     if kinds == {str}:
-        return Tip("each text is a Python object", f"{_TEXT}; or {_SHARE}")
+        return Tip("each text is a Python object", _with_arrow(f"{_TEXT}; or {_SHARE}"))
     return Tip(_MANY, _SHARE)
+
+
+def _with_arrow(advice: str) -> str:
+    """The advice, where pyarrow is installed."""
+    return advice if find_spec("pyarrow") is not None else _SHARE
 
 
 _MANY = "many small objects: compared at each call, unpickled once in each worker"

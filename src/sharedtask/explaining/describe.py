@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sharedtask.serialization.libraries import is_data, is_tensor
+from sharedtask.serialization.libraries import is_data, is_frame, is_tensor
 from sharedtask.serialization.traversal import count, is_object_array
 from sharedtask.store.handles import Handle
 
@@ -31,7 +31,7 @@ def look(value: Any) -> str:
         return cls.__name__ if len(value) < _SHORT else f"{cls.__name__} of {len(value):,}"
     if cls is types.FunctionType:
         return "function"
-    if is_data(value):
+    if is_data(value) or is_frame(value):
         return _of_data(value)
     return f"class {value.__name__}" if issubclass(cls, type) else cls.__name__
 

@@ -82,12 +82,12 @@ class Totals:
         yield "in place", self.in_place
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Explanation:
     """The parts of a value, and how each is sent to the workers.
 
-    ``print`` shows it as a plain table, ``show()`` with colours if there are any, a notebook by
-    itself.
+    A prompt and ``print`` show it as a plain table, ``show()`` with colours where there are any, a
+    notebook by itself.
 
     Attributes:
         title: The description of the explained value.
@@ -109,6 +109,8 @@ class Explanation:
     def __str__(self) -> str:
         title = textwrap.wrap(self.title, _WIDTH, subsequent_indent="    ")
         return "\n".join((*title, *_table(self.rows), "", *self._summary()))
+
+    __repr__ = __str__
 
     def show(self) -> None:
         """Print it: with colours in a terminal if the package rich is installed."""

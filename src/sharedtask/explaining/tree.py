@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharedtask.explaining.advice import Tip, tip_for
-from sharedtask.serialization import traversal
+from sharedtask.serialization import codec, traversal
 from sharedtask.serialization.codec import FAILURES
 from sharedtask.serialization.libraries import is_data, is_frame
-from sharedtask.serialization.unpicklable import Culprit, class_name, find_culprit
-from sharedtask.serialization.unshareable import cure_for_value
+from sharedtask.serialization.unpicklable import Culprit, class_name, find_culprits
+from sharedtask.serialization.unshareable import advice_for, cure_for_value
 from sharedtask.store.handles import Handle
 
 from .describe import look
-from .sizes import Weight, weigh, weigh_sample
+from .sizes import Weight, weigh, weigh_column, weigh_sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,23 +107,27 @@ class Walk:
         # The objects met, by identity; they are kept so that ids are not reused.
         self._met: dict[int, tuple[Node, Any]] = {}
 
-    def visit(self, value: Any, path: str, depth: int = 0) -> Node:
-        """Make the node of a value; never raises, even if the value does."""
+    def visit(self, value: Any, path: str, depth: int = 0, owner: type | None = None) -> Node:
+        """Make the node of a value; never raises, whatever the value does.
+
+        ``owner`` is the class in whose state it lies, where it has no name there.
+        """
         met = self._met.get(id(value))
         if met is not None and not is_small(value):
-            return Node(path, f"the same as {met[0].path}", same_as=met[0])
+            return _met_again(met[0], path)
         node = Node(path, look(value))
         self._met[id(value)] = node, value
         try:
-            self._fill(node, value, depth)
+            self._fill(node, value, depth, owner)
         except FAILURES as error:
             _blame(node, value, error)
         node.sum_up()
         if not node.cannot:
-            node.tip = node.tip if node.tip.why else tip_for(value, node.own)
+            tip = node.tip if node.tip.why else tip_for(value, node.own)
+            node.tip = tip if owner is None else tip.of_the_inside(owner)
         return node
 
-    def _fill(self, node: Node, value: Any, depth: int) -> None:
+    def _fill(self, node: Node, value: Any, depth: int, owner: type | None) -> None:
         if type(value) is Handle:
             _weigh_handle(node, value)
         elif is_frame(value) and len(value.columns) <= _COLUMNS:
@@ -135,7 +139,7 @@ class Walk:
         elif _is_plain(value) or (traversal.count(value) or 0) > _ALL:
             self._fill_by_sample(node, value)
         else:
-            self._fill_by_parts(node, value, depth)
+            self._fill_by_parts(node, value, depth, owner)
 
     def _fill_by_sample(self, node: Node, value: Any) -> None:
         total = node.small = traversal.count(value) or 0
@@ -145,7 +149,7 @@ class Walk:
         else:
             node.own = weigh(value, in_place=self.in_place)
 
-    def _fill_by_parts(self, node: Node, value: Any, depth: int) -> None:
+    def _fill_by_parts(self, node: Node, value: Any, depth: int, owner: type | None) -> None:
         found = traversal.parts(value)
         plain = type(value) in _BUILT_IN
         node.own = Weight(inside=_HEADER, seconds=_ATOM_SECONDS if plain else _OBJECT_SECONDS)
@@ -155,7 +159,8 @@ class Walk:
                 named = 0 if type(value) in _UNNAMED else len(step)
                 node.own += Weight(inside=_atom_bytes(part) + named, seconds=_ATOM_SECONDS)
             else:
-                node.children.append(self.visit(part, node.path + step, depth + 1))
+                inside = type(value) if step.startswith(_WITHOUT_NAMES) else owner
+                node.children.append(self.visit(part, node.path + step, depth + 1, inside))
             if time.monotonic() > self._deadline:
                 self._cut_short(node, value)
                 break
@@ -180,6 +185,7 @@ class Walk:
         node.children.append(self.visit(frame.index, f"{node.path}.index"))
 
 
+_WITHOUT_NAMES = (".__getstate__()", ".__reduce__()")
 _HEADER = 6
 # Approximate pickling time of parts that are not weighed alone.
 _OBJECT_SECONDS, _ATOM_SECONDS = 2e-6, 1e-7
@@ -193,9 +199,8 @@ def _column(column: Any, path: str) -> Node:
     if hasattr(column.dtype, "itemsize") and column.dtype.kind in "biufcmM":
         node.own = Weight(outside=len(column) * column.dtype.itemsize)
     else:
-        sample = column.iloc[:: max(len(column) // _ROWS, 1)]
-        node.sampled = len(column) > len(sample)
-        node.own = weigh(sample).times(len(column) / max(len(sample), 1))
+        node.sampled = len(column) > _ROWS
+        node.own = weigh_column(column.array, _ROWS)
         node.tip = tip_for(column, node.own)
     node.sum_up()
     return node
@@ -257,17 +262,51 @@ def _atom_bytes(value: Any) -> int:
     return 2 + value.bit_length() // 8 if type(value) is int else 9
 
 
+def _met_again(node: Node, path: str) -> Node:
+    if node.cannot:
+        return Node(path, node.kind, cannot=node.cannot, tip=node.tip, refused=True)
+    return Node(path, f"the same as {node.path}", same_as=node)
+
+
 def _blame(node: Node, value: Any, error: BaseException) -> None:
-    """Note the unpicklable part, by the path that the error of a call would name."""
+    """Say what cannot be pickled, by the paths that the error of a call would name."""
     try:
-        found = find_culprit(value, node.path)
+        found = list(find_culprits(value, node.path, _NAMED_AT_MOST))
     except FAILURES:
-        found = Culprit(node.path, value)
-    node.path, node.kind = found.path, class_name(found.part)
+        found = [Culprit(node.path, value)]
     node.own, node.children, node.small = Weight(), [], 0
-    node.cannot = _first_line(error)
-    cure = cure_for_value(found.part)
-    node.tip = Tip(advice=cure or "leave it out, or make it in the task")
+    if len(found) == 1:
+        _accuse(node, found[0], error)
+        return
+    for each in found:
+        child = Node("", "")
+        _accuse(child, each, error)
+        child.sum_up()
+        node.children.append(child)
+
+
+_NAMED_AT_MOST = 100
+
+
+def _accuse(node: Node, found: Culprit, error: BaseException) -> None:
+    node.path, node.kind = found.path, class_name(found.part)
+    node.cannot = _first_line(_error_of(found.part) or error)
+    node.tip = Tip(advice=_advice(found.part))
+
+
+def _error_of(part: Any) -> BaseException | None:
+    try:
+        codec.encode(part)
+    except FAILURES as error:
+        return error
+    return None
+
+
+def _advice(part: Any) -> str:
+    cure, otherwise = advice_for(part), "leave it out, or make it in the task"
+    if cure_for_value(part) is not None:
+        return cure
+    return f"{cure}; or {otherwise}" if cure else otherwise
 
 
 def _first_line(error: BaseException) -> str:

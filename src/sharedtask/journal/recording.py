@@ -24,6 +24,7 @@ from sharedtask.serialization.hashing import Fingerprints, joined
 from sharedtask.serialization.unpicklable import culprit
 from sharedtask.system import interrupts
 from sharedtask.text import listed
+from sharedtask.tracebacks import level_of_user
 
 from . import database
 from .database import Journal, RunRow
@@ -190,7 +191,7 @@ class Recording:
             " call wrote to it. The call goes on, but its results are not kept: to have them"
             " recorded, run it again."
         )
-        warnings.warn(msg, JournalWarning, stacklevel=_level_of_user())
+        warnings.warn(msg, JournalWarning, stacklevel=level_of_user())
 
     def close(self) -> None:
         """Commit the written results, and close the journal."""
@@ -254,21 +255,9 @@ def _warn_of_others(opened: Journal, row: RunRow, runs: list[RunRow]) -> None:
         f"{row.task}(): {listed(differs)} {verb} from what journal {opened.path!r} was recorded "
         f"with: {counts[nearest.id]} recorded results are not used. They stay in the file."
     )
-    warnings.warn(msg, JournalWarning, stacklevel=_level_of_user())
+    warnings.warn(msg, JournalWarning, stacklevel=level_of_user())
 
 
 def _differences(one: RunRow, other: RunRow) -> list[str]:
     old, new = one.digests(), other.digests()
     return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-
-
-def _level_of_user() -> int:
-    """The stack level of the user's own code."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
-        level, frame = level + 1, frame.f_back
-    return level
-
-
-def _is_ours(module: str) -> bool:
-    return module.startswith("sharedtask.")

@@ -70,7 +70,7 @@ def _pairs(one: Any, other: Any) -> list[Pair] | None:
         )
     if libraries.is_frame(one):
         return _aligned(_of_frame(one), _of_frame(other))
-    if libraries.is_data(one) or kinds.find(cls) is not None:
+    if libraries.is_data(one) or kinds.takes_apart(cls):
         return None
     if issubclass(cls, tuple) and hasattr(cls, "_fields"):
         return _aligned(traversal.parts(one), traversal.parts(other))

@@ -16,7 +16,7 @@ from sharedtask.errors import UnshareableError
 
 from . import functions
 from .unpicklable import find_culprit
-from .unshareable import is_stream
+from .unshareable import advice_for, is_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,7 +63,10 @@ def why_object(value: object, name: str) -> str:
 
 def unshareable(value: object, name: str, error: Exception, which: str) -> UnshareableError:
     """The error of a shared value that cannot be encoded; ``which`` begins its text."""
-    return UnshareableError(f"{which} cannot be shared: {why_object(value, name)} ({error})")
+    found = find_culprit(value, name)
+    cure = "" if name == "self" else advice_for(found.part)
+    told = f"{found}: {cure}." if cure else why_object(value, name)
+    return UnshareableError(f"{which} cannot be shared: {told} ({error})")
 
 
 def _last_function(function: Any, names: list[str]) -> Any:

@@ -33,5 +33,8 @@ def _has_storage(cls: type) -> bool:
 
 
 def is_frame(value: Any) -> bool:
-    """Whether a value is a DataFrame of pandas."""
-    return package(value) == "pandas" and type(value).__name__ == "DataFrame"
+    """Whether a value is a DataFrame of pandas, or of a class derived from it."""
+    return any(
+        cls.__name__ == "DataFrame" and cls.__module__.partition(".")[0] == "pandas"
+        for cls in type(value).__mro__
+    )

@@ -155,14 +155,21 @@ def reduce_own_way(array: npt.NDArray[Any], out: Outgoing) -> Any:
 def set_own_state(made: Any, marked: tuple[Any, Any, Callable[[Any, Any], object] | None]) -> None:
     """Set the state as pickle would, then the flag."""
     mark, state, setter = marked
-    if state is not None and setter is not None:
-        setter(made, state)
-    elif state is not None and hasattr(made, "__setstate__"):
-        made.__setstate__(state)
-    elif state is not None:
-        set_attributes(made, state)
+    set_state(made, state, setter)
     if isinstance(made, np.ndarray) and memoryview(mark).readonly:
         made.flags.writeable = False
+
+
+def set_state(made: Any, state: Any, setter: Callable[[Any, Any], object] | None) -> None:
+    """Set the state as pickle would."""
+    if state is None:
+        return
+    if setter is not None:
+        setter(made, state)
+    elif hasattr(made, "__setstate__"):
+        made.__setstate__(state)
+    else:
+        set_attributes(made, state)
 
 
 def build_subclass(cls: type[npt.NDArray[Any]], base: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -170,13 +177,13 @@ def build_subclass(cls: type[npt.NDArray[Any]], base: npt.NDArray[Any]) -> npt.N
     return base.view(cls)
 
 
-def set_attributes(array: npt.NDArray[Any], state: Any) -> None:
+def set_attributes(made: Any, state: Any) -> None:
     """Set attributes in ``__dict__`` and in slots."""
     attributes, slots = state if isinstance(state, tuple) else (state, None)
     if attributes:
-        array.__dict__.update(attributes)
+        vars(made).update(attributes)
     for name, value in (slots or {}).items():
-        setattr(array, name, value)
+        setattr(made, name, value)
 
 
 # ------------------------------------------------------------------- memory that can be reopened

@@ -11,7 +11,7 @@ import dis
 import types
 from collections import deque
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,23 +59,6 @@ def count(value: Any) -> int | None:
     if type(value) in _COUNTED:
         return len(value)
     return value.size if is_object_array(value) else None
-
-
-def spread(value: Any, wanted: int) -> Iterator[Part]:
-    """About ``wanted`` parts of a container, evenly spaced."""
-    total = count(value) or 0
-    step = max(total // max(wanted, 1), 1)
-    if type(value) is list or type(value) is tuple:
-        return ((f"[{k}]", value[k]) for k in range(0, total, step))
-    if is_object_array(value):
-        return _of_array(value, step)
-    found = value.items() if type(value) is dict else enumerate(value)
-    shown = _step if type(value) is dict else "[{}]".format
-    return ((shown(key), item) for key, item in islice(found, 0, min(total, SCANNED), step))
-
-
-# Skipping an item of a dict or a set takes 10 ns.
-SCANNED = 20_000_000
 
 
 def is_object_array(value: Any) -> bool:
@@ -136,10 +119,10 @@ def _of_sequence(value: Iterable[Any]) -> Iterator[Part]:
     return ((f"[{place}]", item) for place, item in enumerate(value))
 
 
-def _of_array(array: np.ndarray[Any, Any], step: int = 1) -> Iterator[Part]:
+def _of_array(array: np.ndarray[Any, Any]) -> Iterator[Part]:
     if not is_object_array(array):
         return
-    for place in range(0, array.size, step):
+    for place in range(array.size):
         index = tuple(map(int, np.unravel_index(place, array.shape)))
         yield f"[{', '.join(map(str, index))}]", array[index]
 

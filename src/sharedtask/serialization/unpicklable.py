@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from . import codec
 from .traversal import parts
-from .unshareable import cure_for_value
+from .unshareable import advice_for, cure_for_value
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .traversal import Part
 
 _DEPTH = 40
@@ -37,26 +39,35 @@ def culprit(value: object, name: str) -> str:
 
 
 def find_culprit(value: object, name: str) -> Culprit:
-    """The part of ``value`` that cannot be pickled, by the shortest way there is to one.
+    """The part of ``value`` that cannot be pickled, by the shortest way there is to one."""
+    return next(find_culprits(value, name))
+
+
+def find_culprits(value: object, name: str, breadth: int = _BREADTH) -> Iterator[Culprit]:
+    """The parts of ``value`` that cannot be pickled, those with the shortest ways first.
 
     ``value`` is known to fail. Failing parts are searched level by level, each once: a part that
-    fails only because it refers back to another is not the cause.
+    fails only because it refers back to another is not the cause. At each level
+    about ``breadth`` of them are searched.
     """
     seen: dict[int, object] = {id(value): value}
     level = [Culprit(name, value)]
+    is_found = False
     for _ in range(_DEPTH):
         below: list[Culprit] = []
         for found in level:
-            failing = [] if _is_refused(found.part) else _failing(found.part)
+            failing = [] if _is_refused(found.part) else _failing(found.part, breadth)
             if not failing:
-                return found
+                is_found = True
+                yield found
             fresh = [(step, part) for step, part in failing if id(part) not in seen]
             seen.update((id(part), part) for _, part in fresh)
             below.extend(Culprit(found.path + step, part) for step, part in fresh)
         if not below:
             break
-        level = below[:_BREADTH]
-    return level[0]
+        level = below[:breadth]
+    if not is_found:
+        yield level[0]
 
 
 def class_name(value: object) -> str:
@@ -91,14 +102,14 @@ def _refuses(value: object) -> bool:
     return False
 
 
-def _failing(value: object) -> list[Part]:
+def _failing(value: object, breadth: int) -> list[Part]:
     """The first parts that cannot be encoded."""
     failing: list[Part] = []
     try:
         found = parts(value)
-        while len(failing) < _BREADTH and (batch := list(islice(found, _TOGETHER))):
+        while len(failing) < breadth and (batch := list(islice(found, _TOGETHER))):
             if not encodes([part for _, part in batch]):
-                failing += islice((part for part in batch if not encodes(part[1])), _BREADTH)
+                failing += islice((part for part in batch if not encodes(part[1])), breadth)
     except Exception:  # noqa: BLE001  as in encodes()
         return []
     return failing

@@ -6,13 +6,14 @@ module of that name is loaded, no such value exists.
 
 import collections.abc
 import io
+import sys
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-__all__ = ["cure_for_type", "cure_for_value", "is_stream"]
+__all__ = ["advice_for", "cure_for_type", "cure_for_value", "is_stream"]
 
 _OPEN_IT = "pass its path or address and open it in the task"
 _LIST_IT = "share the list or array of what it yields"
@@ -82,6 +83,29 @@ _CURES: Mapping[str, str] = {
     "multiprocessing.context.BaseContext.Queue": _LIST_IT,
 }
 
+# Handles of other libraries, which say themselves that they cannot be pickled.
+_OF_LIBRARIES: Mapping[str, str] = {
+    "annoy.Annoy": "save() it, and pass its path",
+    "catboost._catboost._PoolBase": "share its arrays and make it in the task",
+    "h5py._hl.base.HLObject": _OPEN_IT,
+    "igraph.VertexSeq": "share the graph and the indices",
+    "igraph.seq.VertexSeq": "share the graph and the indices",
+    "igraph.seq.EdgeSeq": "share the graph and the indices",
+    "lightgbm.basic.Dataset": "share its arrays and make it in the task",
+    "lxml.etree._Element": "share its text, etree.tostring(...)",
+    "lxml.etree._ElementTree": "share its text, etree.tostring(...)",
+    "netCDF4.Dataset": _OPEN_IT,
+    "numpy.lib.npyio.NpzFile": "share dict(...) of it",
+    "numpy.lib._npyio_impl.NpzFile": "share dict(...) of it",
+    "pyarrow.lib.NativeFile": _OPEN_IT,
+    "pyarrow.parquet.core.ParquetFile": _OPEN_IT,
+    "rtree.index.Index": "share its entries and build it in the task",
+    "shapely.prepared.PreparedGeometry": "share its .context and prepare it in the task",
+    "spacy.tokens.span.Span": "share its .doc, .start and .end, or span.as_doc()",
+    "spacy.tokens.token.Token": "share its .doc and .i",
+    "xgboost.core.DMatrix": "share its arrays and make it in the task",
+}
+
 # Abstract types are refused as annotations only: a user's class that has the methods of an iterator
 # may well pickle, and values are judged by their own class.
 _ABSTRACT: Mapping[Any, str] = {
@@ -122,6 +146,24 @@ def cure_for_value(value: object) -> str | None:
 def is_stream(value: object) -> bool:
     """Whether a value is an iterator: not every worker can have its own."""
     return cure_for_value(value) == _LIST_IT
+
+
+def advice_for(value: object) -> str:
+    """What to do where a value was found not to pickle, "" where nothing better is known."""
+    names = _full_names(type(value).__mro__)
+    of_library = next((_OF_LIBRARIES[name] for name in names if name in _OF_LIBRARIES), "")
+    return cure_for_value(value) or of_library or _registering(type(value))
+
+
+def _registering(cls: type) -> str:
+    """The advice to register a class, "" for Python's own and ours."""
+    package = cls.__module__.partition(".")[0]
+    if package in _NOT_REGISTERED or issubclass(cls, type):
+        return ""
+    return f"sharedtask.register({cls.__name__}, ...) says how it is taken apart"
+
+
+_NOT_REGISTERED = frozenset((*sys.stdlib_module_names, "sharedtask")) - {"__main__"}
 
 
 def _cure(class_: type | None, factory: Any) -> str | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sharedtask.errors import ClosedError, SharedTaskError, UnshareableError
 from sharedtask.memory import capacity
-from sharedtask.serialization import codec
+from sharedtask.serialization import codec, losses, missing
 from sharedtask.serialization.filled import unshareable
 from sharedtask.system import critical_sections, interrupts
 
@@ -237,8 +237,9 @@ def _share(value: T, name: str | None) -> Handle[T]:
         raise UnshareableError(msg)
     if name is not None:
         return _share_named(value, name)
-    with _blamed(value):
+    with _blamed(value), losses.noted() as lost:
         payload = codec.encode_shared(value)
+    missing.tell("share", lost, lambda: [("value", value)])
     return Handle(Publication(payload, watched=False), type(value).__name__)
 
 

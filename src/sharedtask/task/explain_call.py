@@ -45,6 +45,7 @@ class _Argument:
     name: str
     value: Any
     manner: _Manner
+    marking: str = ""
 
 
 _BORN_SHARED = "make it with sharedtask.zeros(...) or array(...): then it is not copied"
@@ -75,7 +76,7 @@ _MANNERS: dict[Role | None, _Manner] = {
     None: _Manner(
         "not marked",
         Ways("copied", "copied", "copied", "pickled, and sent with each chunk"),
-        "mark it: {name}: Shared[...]",
+        "{marking}",
         together="constants",
     ),
 }
@@ -128,7 +129,16 @@ def _arguments(
     named = [(spec.bound or "self", value) for value in bound if not issubclass(type(value), type)]
     for name, value in (*named, *given.items()):
         array = value.array if type(value) is Locked else value
-        yield _Argument(name, array, _MANNERS[spec.roles.get(name)])
+        yield _Argument(name, array, _MANNERS[spec.roles.get(name)], _marking(spec, name))
+
+
+def _marking(spec: TaskSpec, name: str) -> str:
+    """How a parameter is marked, where it can be."""
+    if name not in spec.signature.parameters and name != (spec.bound or "self"):
+        return f"give it a parameter of its own, {name}: Shared[...]"
+    if name == (spec.bound or "self") or "<lambda>" in spec.name:
+        return f"mark it: @parallel(shared=[{name!r}])"
+    return f"mark it: {name}: Shared[...]"
 
 
 def _captured(spec: TaskSpec, function: Any) -> Iterator[_Argument]:
@@ -164,7 +174,7 @@ def _measured(arguments: list[_Argument], apart: int | None) -> Iterator[Found]:
 def _rows(argument: _Argument, found: Found, whole: int, apart: int | None) -> Iterator[Row]:
     """The rows of an argument; the first large part that is copied has the advice."""
     manner = argument.manner
-    advice = manner.advice.format(name=argument.name)
+    advice = manner.advice.format(marking=argument.marking)
     for row in Fold.of(manner.ways, whole, manner.section).rows(found.node):
         alone = apart is not None and row.nbytes >= apart and row.travels == "zero-copy"
         fits = row.travels == "copied" or (manner.section == _CAPTURED.section and not alone)

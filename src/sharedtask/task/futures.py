@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sharedtask.backends.base import FORKED, OVER, Chunk
 from sharedtask.errors import ClosedError
 from sharedtask.outcomes import add_note
+from sharedtask.serialization import losses, missing
 from sharedtask.system import background, critical_sections, interrupts
 from sharedtask.tracebacks import shorten
 
@@ -236,11 +237,17 @@ class Submission:
         self._began = self._is_over = False
         try:
             with interrupts.shield():
-                self._session.open()
+                with losses.noted() as lost:
+                    self._session.open()
+                if lost:
+                    missing.tell(call.task, lost, call.named)
                 on_shares(self._session.shares)
                 self.future._submission = self
                 _pending.add(self)
-                self._session.submit(self._chunk())
+                with losses.noted() as lost:
+                    self._session.submit(self._chunk())
+                if lost:
+                    missing.tell_of_items(call.task, 0, [item], lost)
                 self._session.leave()
         except BaseException:
             self.give_up(running=True)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sharedtask.backends.base import OVER, Chunk, Session, require_process
 from sharedtask.errors import ClosedError
 from sharedtask.outcomes import Known, Report
+from sharedtask.serialization import losses, missing
 from sharedtask.system import interrupts
 from sharedtask.system.finalizers import Ending
 from sharedtask.system.loading import undisturbed
@@ -123,13 +124,17 @@ class Run:
         self._accepts = bool(plan.call.blocks or plan.call.totals)
         self._adds_up = bool(plan.call.totals)
         self._block = plan.call.block
-        self.taken = 0  # items whose results the caller got
+        self._task = plan.call.task
+        self.taken = 0  # items whose results the caller has
 
     def open(self) -> None:
         """Start the run; ``close`` follows, also after an error."""
         (plan, on_shares), session = self._wanted, self._session
-        del self._wanted  # the caller's values may be freed while tasks run
-        session.open()
+        del self._wanted  # the caller's values may go while tasks run
+        with losses.noted() as lost:
+            session.open()
+        if lost:
+            missing.tell(self._task, lost, plan.call.named)
         on_shares(session.shares)
         crew = session.crew
         self._limit = 1 if self._in_caller else crew.workers * _AHEAD
@@ -273,7 +278,10 @@ class Run:
 
     def _submit(self, chunk: Chunk) -> None:
         self._open[chunk.number] = _Open(chunk)
-        self._session.submit(chunk)
+        with losses.noted() as lost:
+            self._session.submit(chunk)
+        if lost:
+            missing.tell_of_items(self._task, chunk.first, chunk.items, lost)
         if self._leaves or time.monotonic() > self._soon:
             self._session.leave()
 

@@ -7,10 +7,10 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from sharedtask.errors import SerializationError
+from sharedtask.errors import IncompleteValueWarning, SerializationError
 from sharedtask.memory.room import needed_for
 from sharedtask.outcomes import RaisedError
-from sharedtask.serialization import codec
+from sharedtask.serialization import codec, losses, missing
 from sharedtask.serialization.unpicklable import culprit
 
 from . import envelope, result_format
@@ -145,7 +145,13 @@ class Outbox:
 
     def _add_value(self, value: Any) -> None:
         try:
-            payload = codec.encode(value, back=True)
+            with losses.noted() as lost:
+                payload = codec.encode(value, back=True)
+            if lost:
+                missing.tell_of_result(self.task, self._next_index(), value, lost)
+        except IncompleteValueWarning as error:  # warnings are errors
+            self.add_error(error)
+            return
         except BaseException as error:  # noqa: BLE001  pickling runs user code
             self.on_refusal()
             self.add_error(_unsendable(self.task, self._next_index(), value, error))

@@ -25,9 +25,9 @@ from sharedtask.memory.locations import Memory
 from sharedtask.serialization import reducers, variables
 from sharedtask.system.finalizers import Known, forgetting
 
-from . import exceptions, named
+from . import completed, exceptions, named
 
-__all__ = ["by_cloudpickle", "find", "found", "register"]
+__all__ = ["by_cloudpickle", "find", "found", "register", "takes_apart"]
 
 _T = TypeVar("_T")
 _Reducer = Callable[[Any, Any], Any]
@@ -58,6 +58,8 @@ _BY_NAME: Mapping[str, tuple[str, str]] = {
     "polars.series.series.Series": ("frames", "reduce_series"),
     "torch.Tensor": ("tensors", "reduce_tensor"),
     "torch.nn.parameter.Parameter": ("tensors", "reduce_parameter"),
+    "rdkit.Chem.rdChemReactions.ChemicalReaction": ("completed", "reduce_molecule"),
+    "spacy.vocab.Vocab": ("completed", "reduce_vocabulary"),
 }
 # Of these and all classes derived from them.
 _BY_BASE: Mapping[str, tuple[str, str]] = {
@@ -68,6 +70,20 @@ _BY_BASE: Mapping[str, tuple[str, str]] = {
     "multiprocessing.resource_sharer.DupFd": ("processes", "refuse_connection"),
     "selectors._BaseSelectorImpl": ("processes", "refuse_selector"),
     "numba.core.serialize.ReduceMixin": ("compiled", "reduce_mixin"),
+    "pandas.core.generic.NDFrame": ("completed", "reduce_with_public"),
+    "polars.dataframe.frame.DataFrame": ("completed", "reduce_with_public"),
+    "polars.series.series.Series": ("completed", "reduce_with_public"),
+    "rdkit.Chem.rdchem.Mol": ("completed", "reduce_molecule"),
+    "rdkit.Chem.rdchem.RWMol": ("completed", "reduce_molecule"),
+    "matplotlib.figure.Figure": ("lossy", "reduce_figure"),
+    "torch.Tensor": ("tensors", "reduce_derived"),
+    "collections.Counter": ("completed", "reduce_with_attributes"),
+    "random.Random": ("lossy", "reduce_random"),
+    "numpy.random._generator.Generator": ("lossy", "reduce_generator"),
+    "numpy.random.mtrand.RandomState": ("lossy", "reduce_generator"),
+    "torch._C.Generator": ("lossy", "reduce_generator"),
+    "rtree.index.Index": ("lossy", "refuse_index"),
+    "PIL.Image.Image": ("lossy", "reduce_image"),
 }
 
 _registered: dict[type, Callable[[Any], Any]] = {}
@@ -110,7 +126,19 @@ def _look_up(cls: type) -> _Reducer | None:
     if named.names_itself(cls):
         return named.reduce_named
     known = _BY_NAME.get(_name(cls)) or _by_base(cls)
+    if known is None and completed.is_forgetful(cls):
+        return completed.reduce_forgetful
     return None if known is None else _load(*known)
+
+
+def takes_apart(cls: type) -> bool:
+    """Whether a class is taken apart in another way than it says itself."""
+    reducer = find(cls)
+    return reducer is not None and reducer.__module__ not in _AS_THEY_SAY
+
+
+# What they say, and more.
+_AS_THEY_SAY = (completed.__name__, f"{__name__}.lossy")
 
 
 def _by_base(cls: type) -> tuple[str, str] | None:

@@ -18,6 +18,9 @@ import numpy as np
 from sharedtask import context
 from sharedtask.memory import mapping, segments
 from sharedtask.serialization import buffers, reducers
+from sharedtask.serialization.losses import note
+
+from .completed import followed, own_way
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -29,19 +32,58 @@ def reduce_tensor(tensor: Any, out: Outgoing) -> Any:
     """A tensor in ordinary memory; torch reduces others (sparse, quantized, on a device)."""
     memory = _memory(tensor, out)
     if memory is None:
-        return NotImplemented
+        return reduce_derived(tensor, out)
     state = vars(tensor) or None
-    return build_tensor, (*memory, tensor.dtype, tensor.requires_grad, state)
+    built = build_tensor, (*memory, tensor.dtype, tensor.requires_grad, state)
+    return _completed(tensor, built)
 
 
 def reduce_parameter(parameter: Any, out: Outgoing) -> Any:
     """A parameter without attributes, as a module has many: torch makes a tensor of it first."""
     if vars(parameter) or type(parameter) in copyreg.dispatch_table:
-        return NotImplemented
+        return reduce_derived(parameter, out)
     memory = _memory(parameter, out)
     if memory is None:
-        return NotImplemented
-    return build_parameter, (*memory, parameter.dtype, parameter.requires_grad)
+        return reduce_derived(parameter, out)
+    built = build_parameter, (*memory, parameter.dtype, parameter.requires_grad)
+    return _completed(parameter, built)
+
+
+def reduce_derived(tensor: Any, out: Outgoing) -> Any:
+    """A tensor that torch takes apart, and what torch leaves out."""
+    del out
+    more = _left_out(tensor)
+    return NotImplemented if more is None else followed(own_way(tensor), put_back, more)
+
+
+def _completed(tensor: Any, built: tuple[Any, Any]) -> Any:
+    more = _left_out(tensor)
+    return built if more is None else followed(built, put_back, more)
+
+
+def _left_out(tensor: Any) -> tuple[Any, list[Any], list[Any]] | None:
+    """Its gradient and its hooks, None where it has neither. The graph belongs to its process."""
+    if not tensor.is_leaf:
+        note(tensor, _GRAPH, _NO_GRAPH)
+    hooks, late = tensor._backward_hooks, tensor._post_accumulate_grad_hooks
+    gradient = tensor.grad if tensor.is_leaf or tensor.retains_grad else None
+    if gradient is None and not hooks and not late:
+        return None
+    return gradient, list((hooks or {}).values()), list((late or {}).values())
+
+
+_GRAPH = "arrives without the graph that it was computed with: no gradient flows back through it"
+_NO_GRAPH = "Call .detach() on it, or compute it under torch.no_grad()."
+
+
+def put_back(tensor: Any, more: tuple[Any, list[Any], list[Any]]) -> None:
+    """Give a tensor its gradient and its hooks."""
+    gradient, hooks, late = more
+    tensor.grad = gradient
+    for hook in hooks:
+        tensor.register_hook(hook)
+    for hook in late:
+        tensor.register_post_accumulate_grad_hook(hook)
 
 
 def _memory(tensor: Any, out: Outgoing) -> tuple[Any, Any, Any, Any] | None:

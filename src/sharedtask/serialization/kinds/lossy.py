@@ -1,0 +1,57 @@
+"""Values that cannot have with them what they leave out: refused, or noted so that it is told."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any
+
+from sharedtask.serialization.losses import note
+
+from .completed import own_way, reduce_with_attributes
+
+if TYPE_CHECKING:
+    from sharedtask.serialization.buffer_collector import Outgoing
+
+
+def refuse_index(index: Any, out: Outgoing) -> Any:
+    """An index of rtree: what arrives is an index of that kind without any entries."""
+    del out
+    if not index.get_size():
+        return NotImplemented
+    msg = "an index of rtree arrives without its entries: pass these, and build it in the task"
+    raise pickle.PicklingError(msg)
+
+
+def reduce_image(image: Any, out: Outgoing) -> Any:
+    """An image file of Pillow, of which one frame is pickled."""
+    del out
+    if getattr(image, "is_animated", False):
+        cure = "Pass its path, or a list of copies of its frames."
+        note(image, "arrives without its other frames", cure)
+    return NotImplemented
+
+
+def reduce_figure(figure: Any, out: Outgoing) -> Any:
+    """A figure of matplotlib: no copy of it becomes one of pyplot's, in the caller above all.
+
+    One that a task returns does, as if it had been made here.
+    """
+    if out.back:
+        return NotImplemented
+    build, args, state, *rest = own_way(figure)
+    return build, args, {n: v for n, v in state.items() if n != "_restore_to_pylab"}, *rest
+
+
+def reduce_generator(generator: Any, out: Outgoing) -> Any:
+    """A generator of random numbers: each copy gives the same ones."""
+    del out
+    says = "is copied, and all copies give the same random numbers"
+    cure = "Take a parameter annotated Rng: each item gets a generator of its own."
+    note(generator, says, cure, whole=True)
+    return NotImplemented
+
+
+def reduce_random(generator: Any, out: Outgoing) -> Any:
+    """A generator of the standard library, with the attributes of classes derived from it."""
+    reduce_generator(generator, out)
+    return reduce_with_attributes(generator, out)
