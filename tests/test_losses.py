@@ -425,8 +425,10 @@ class Image:
 
 @pytest.fixture
 def animated(monkeypatch: pytest.MonkeyPatch) -> Any:
-    made = type("Image", (Image,), {})
-    module_of(monkeypatch, "PIL.Image", Image=made)
+    whole = type("Image", (Image,), {})
+    made = type("ImageFile", (whole,), {"__getstate__": lambda _: {}})
+    module_of(monkeypatch, "PIL.Image", Image=whole)
+    module_of(monkeypatch, "PIL.ImageFile", ImageFile=made)
     return made()
 
 
@@ -466,7 +468,7 @@ LOCAL = ("serial", "thread")
 @pytest.mark.parametrize("backend", LOCAL)
 def test_loss_is_told_at_its_place(backend: str, way: Any, place: str, animated: Any) -> None:
     """However a value goes to the tasks, the warning names it, what it loses, and a cure."""
-    match = rf"<lambda>\(\): {place} \(Image\) arrives without its other frames. Pass its path"
+    match = rf"<lambda>\(\): {place} \(ImageFile\) arrives without its other frames. Pass its path"
     with pytest.warns(IncompleteValueWarning, match=match) as caught:
         way(animated, backend)
     assert [__file__] == [each.filename for each in caught]
@@ -477,7 +479,7 @@ def test_loss_is_told_at_its_place(backend: str, way: Any, place: str, animated:
 
 def test_loss_of_a_handle_is_told(animated: Any) -> None:
     """``share`` tells it at once."""
-    with pytest.warns(IncompleteValueWarning, match=r"share\(\): value\[0\] \(Image\)"):
+    with pytest.warns(IncompleteValueWarning, match=r"share\(\): value\[0\] \(ImageFile\)"):
         share([animated]).close()
 
 

@@ -84,6 +84,7 @@ _BY_BASE: Mapping[str, tuple[str, str]] = {
     "torch._C.Generator": ("lossy", "reduce_generator"),
     "rtree.index.Index": ("lossy", "refuse_index"),
     "PIL.Image.Image": ("lossy", "reduce_image"),
+    "PIL.ImageFile.ImageFile": ("lossy", "reduce_image"),
 }
 
 _registered: dict[type, Callable[[Any], Any]] = {}

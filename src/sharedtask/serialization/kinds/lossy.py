@@ -25,10 +25,17 @@ def refuse_index(index: Any, out: Outgoing) -> Any:
 def reduce_image(image: Any, out: Outgoing) -> Any:
     """An image file of Pillow, of which one frame is pickled."""
     del out
-    if getattr(image, "is_animated", False):
+    if _has_frames(image):
         cure = "Pass its path, or a list of copies of its frames."
         note(image, "arrives without its other frames", cure)
     return NotImplemented
+
+
+def _has_frames(image: Any) -> bool:
+    try:
+        return bool(image.is_animated)
+    except Exception:  # noqa: BLE001  not every kind has frames, and the file may be closed
+        return False
 
 
 def reduce_figure(figure: Any, out: Outgoing) -> Any:
