@@ -1,19 +1,17 @@
 """What a value leaves behind as it is pickled: noted where that happens, told by whom it concerns.
 
-with noted() as losses:     the thread that begins a call
-    encode(value)           reducers note what their way of pickling loses
-tell(losses)                names the parameter, where it is known
+The thread that begins a call collects what reducers note of it, and tells the user::
+
+    with noted() as losses:
+        encode(value)
+    tell(losses)
 """
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
+from typing import Any
 
 __all__ = ["Loss", "note", "noted"]
 
@@ -45,13 +43,23 @@ def note(part: object, says: str, cure: str, *, whole: bool = False) -> None:
         found.append(Loss(part, says, cure, whole))
 
 
-@contextlib.contextmanager
-def noted(*, wanted: bool = True) -> Generator[list[Loss]]:
-    """Collect what is lost by what this thread encodes; not ``wanted``: let nobody know."""
-    found: list[Loss] = []
-    before = getattr(_thread, "found", None)
-    _thread.found = found if wanted else None
-    try:
-        yield found
-    finally:
-        _thread.found = before
+class noted:  # noqa: N801  used as a function, and entered for each chunk: a generator takes longer
+    """Collect what is lost by what this thread encodes within the block.
+
+    Example:
+        >>> with noted() as losses:
+        ...     note([1], "arrives without its first element", "Take it out.")
+        >>> losses[0].part
+        [1]
+    """
+
+    __slots__ = ("_before",)
+
+    def __enter__(self) -> list[Loss]:
+        self._before = getattr(_thread, "found", None)
+        found: list[Loss] = []
+        _thread.found = found
+        return found
+
+    def __exit__(self, *_: object) -> None:
+        _thread.found = self._before
