@@ -16,6 +16,7 @@ from sharedtask.errors import (
     ChangedValueError,
     ClosedError,
     DefinitionError,
+    IncompleteValueWarning,
     InvalidNameError,
     ItemNote,
     JournalError,
@@ -73,6 +74,7 @@ ONE_OF_EACH = [
     NameRefusedError("model", "it is not yours"),
     JournalError("a/file", "it is full"),
     JournalWarning("text"),
+    IncompleteValueWarning("text"),
 ]
 
 
@@ -150,7 +152,7 @@ def test_one_of_each_error_is_tried() -> None:
     errors_of_ours = {v for n in errors.__all__ if isinstance(v := getattr(errors, n), type)}
     raised = {class_ for class_ in errors_of_ours if issubclass(class_, Exception)}
     assert raised == {type(error) for error in ONE_OF_EACH}
-    assert raised - {RemoteTraceback, JournalWarning} == set(ALSO)
+    assert raised - {RemoteTraceback, JournalWarning, IncompleteValueWarning} == set(ALSO)
 
 
 def test_errors_bring_no_other_pool_along() -> None:

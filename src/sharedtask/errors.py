@@ -20,6 +20,7 @@ __all__ = [
     "ChangedValueWarning",
     "ClosedError",
     "DefinitionError",
+    "IncompleteValueWarning",
     "InvalidNameError",
     "ItemNote",
     "JournalError",
