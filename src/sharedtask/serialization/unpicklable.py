@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import codec
 from .traversal import parts
-from .unshareable import advice_for, cure_for_value
+from .unshareable import cure_for_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
