@@ -14,6 +14,7 @@ from sharedtask.errors import (
     ArgumentError,
     BackendUnavailableError,
     ChangedValueError,
+    ChangedValueWarning,
     ClosedError,
     DefinitionError,
     IncompleteValueWarning,
@@ -75,6 +76,7 @@ ONE_OF_EACH = [
     JournalError("a/file", "it is full"),
     JournalWarning("text"),
     IncompleteValueWarning("text"),
+    ChangedValueWarning("text"),
 ]
 
 
@@ -147,12 +149,15 @@ def test_every_error_is_ours_and_what_other_pools_raise(class_: Any) -> None:
             raise next(error for error in ONE_OF_EACH if type(error) is class_)
 
 
+WARNINGS = (ChangedValueWarning, IncompleteValueWarning, JournalWarning)
+
+
 def test_one_of_each_error_is_tried() -> None:
     """The tests above leave no class out."""
     errors_of_ours = {v for n in errors.__all__ if isinstance(v := getattr(errors, n), type)}
     raised = {class_ for class_ in errors_of_ours if issubclass(class_, Exception)}
     assert raised == {type(error) for error in ONE_OF_EACH}
-    assert raised - {RemoteTraceback, JournalWarning, IncompleteValueWarning} == set(ALSO)
+    assert raised - {RemoteTraceback, *WARNINGS} == set(ALSO)
 
 
 def test_errors_bring_no_other_pool_along() -> None:

@@ -286,7 +286,7 @@ def test_parts_that_cannot_are_told_side_by_side(name: str) -> None:
 def test_error_of_a_bare_value_has_its_cure() -> None:
     """What cannot be shared comes with what to do, as in the table."""
     (row,) = [row for row in explain({"a": LOCK}, "value").rows if row.travels == "cannot"]
-    assert "a shared value needs no lock, for nobody can write to it" == row.advice
+    assert "needs no lock" in row.advice
     with pytest.raises(UnshareableError) as caught:
         share({"a": LOCK})
     assert f"value['a'] is a _thread.lock: {row.advice}." in str(caught.value)
@@ -629,7 +629,7 @@ def test_text_is_a_table() -> None:
     lines = text.splitlines()
     assert ["PATH", "KIND", "BYTES", "TRAVELS"] == lines[1].split()
     assert "model['weights']  float32 array (1000, 512)  2.0 MB  zero-copy" == lines[2]
-    assert "a shared value needs no lock" in text
+    assert "needs no lock" in text
     assert "\x1b" not in text
 
 

@@ -108,7 +108,9 @@ def _kinds(cls: type) -> tuple[Kind, ...]:
     ):
         return (_OF_PANDAS,)
     found = tuple(_BY_TYPE[base] for base in _BASES if issubclass(cls, base))[:1]
-    is_whole = codec.is_of_the_program(cls) or kinds.find(cls) or cls in copyreg.dispatch_table
+    is_whole = (
+        codec.is_of_the_program(cls) or kinds.takes_apart(cls) or cls in copyreg.dispatch_table
+    )
     if is_whole or libraries.is_data_class(cls) or issubclass(cls, np.ndarray):
         return found
     if next(_slots(cls), None) is not None:
