@@ -76,7 +76,7 @@ ONE_OF_EACH = [
     JournalError("a/file", "it is full"),
     JournalWarning("text"),
     IncompleteValueWarning("text"),
-    ChangedValueWarning("text"),
+    ChangedValueWarning("task", "model", "model['a']", range(3)),
 ]
 
 
