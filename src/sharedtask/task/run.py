@@ -125,12 +125,12 @@ class Run:
         self._adds_up = bool(plan.call.totals)
         self._block = plan.call.block
         self._task = plan.call.task
-        self.taken = 0  # items whose results the caller has
+        self.taken = 0  # items whose results the caller got
 
     def open(self) -> None:
         """Start the run; ``close`` follows, also after an error."""
         (plan, on_shares), session = self._wanted, self._session
-        del self._wanted  # the caller's values may go while tasks run
+        del self._wanted  # the caller's values may be freed while tasks run
         with losses.noted() as lost:
             session.open()
         if lost:

@@ -41,7 +41,7 @@ def _has_frames(image: Any) -> bool:
 def reduce_figure(figure: Any, out: Outgoing) -> Any:
     """A figure of matplotlib: no copy of it becomes one of pyplot's, in the caller above all.
 
-    One that a task returns does, as if it had been made here.
+    One that a task returns does, as though it was made here.
     """
     if out.back:
         return NotImplemented
