@@ -170,7 +170,7 @@ def test_threads_say_that_it_may_have_been_another() -> None:
     errors: Any = meet.map(range(2), value={})
     assert [True, True] == [error.beside for error in errors]
     assert str(errors[0]).startswith(
-        "meet(): item 0, or one that ran beside it in another thread, changed value["
+        "meet(): item 0, or one that ran meanwhile in another thread, changed value["
     )
     assert 'chunksize=1 with backend="serial"' in str(errors[0])
 

@@ -224,9 +224,9 @@ class Session(ABC):
         """
 
     def leave(self, *, at_once: bool = False) -> None:
-        """See that what was submitted goes on while this thread does other things.
+        """Keep submitted chunks running while this thread does other things.
 
-        ``at_once`` where somebody waits for it who calls nothing of this session.
+        ``at_once`` if a waiter exists that calls no method of this session.
         """
 
     def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:

@@ -148,7 +148,7 @@ def _lease_function(cache: ShareCache, call: Call, captures: Captures) -> Lease:
     encode = captures.encoder(by_value=function.by_value)
     verify: Verify = "compare" if call.verify == "compare" else "content"  # arrays may be inside
     if isinstance(function.value, functions.NamedFunction):
-        verify = "identity"  # it is a name and a checksum, which never change
+        verify = "identity"  # a name and a checksum, which never change
     try:
         return cache.lease(
             function.value, verify=verify, encode=encode, composition=function.composition

@@ -22,5 +22,5 @@ def needed_for(task: str, what: str | Callable[[], str]) -> Generator[None]:
 
 
 def full(task: str, said: str, error: StoreFullError) -> StoreFullError:
-    """The error of a task, for what every call does: a block would cost it 2 us."""
+    """The error of a task, for the path of every call: a ``with`` block would cost 2 us."""
     return StoreFullError(f"{task}(): {said}: {error}")

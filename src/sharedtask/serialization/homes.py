@@ -74,7 +74,7 @@ def functions_of(function: Any) -> list[Any]:
 
 
 def _with_parts(function: Any) -> list[tuple[Any, list[Any]]]:
-    """Each of ``functions_of``, and what it consists of and finds in its module."""
+    """Each of ``functions_of``, with its parts and the globals of its module."""
     home = _home_of(function)
     queue, met = [function], {id(function)}
     found = []

@@ -159,7 +159,7 @@ class ShareCache:
     def _lease_known(
         self, entry: _Entry, composition: Composition | None, verify: Verify
     ) -> Lease | None:
-        """What is published, where that need not be looked at; this is most of the calls."""
+        """The publication, if it needs no comparison; the case of most calls."""
         if verify != "identity" and composition is None:
             return None
         interrupts.acquire(entry.lock)

@@ -229,7 +229,7 @@ class Submission:
         self._arrived: deque[Report] = deque()
         self._waiting = threading.Lock()  # held by the one thread that waits for reports
         self._waiter = 0  # that thread
-        self._news: queue.SimpleQueue[bool] = queue.SimpleQueue()  # what wakes it
+        self._news: queue.SimpleQueue[bool] = queue.SimpleQueue()  # wakes it
         self._in_caller = backend.in_caller
         # Opening writes such results into the caller's arrays.
         self._writes = bool(call.blocks or call.totals or call.locked)
@@ -304,7 +304,7 @@ class Submission:
 
     # --------------------------------------------------------------------- opening of reports
 
-    @interrupts.shielded  # a report that was taken is opened, or handed on
+    @interrupts.shielded  # a report that was taken is opened or passed on
     def wait(self, until: float | None) -> None:
         """Open reports until the future is done or the time is ``until``.
 
@@ -357,7 +357,7 @@ class Submission:
             session.nudge()
 
     def leave(self) -> None:
-        """See that the outcome comes though no thread asks for it: there are callbacks."""
+        """Ensure that the outcome is delivered without a waiting thread, for callbacks."""
         self._session.leave(at_once=True)
 
     # ------------------------------------------------------------------------------ outcomes
@@ -449,7 +449,7 @@ class Submission:
                 self.future.set_result(error)
             else:
                 self.future.set_exception(error)
-        except InvalidStateError:  # resolved by its owner
+        except InvalidStateError:  # resolved by the user
             return
 
     def leave_to_parent(self) -> None:

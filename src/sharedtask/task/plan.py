@@ -86,7 +86,7 @@ def plan_map(
         _check_items(target.spec.name, items)
         items = _countable(items)
     if target.spec.writes and Role.PARTITIONED in target.spec.roles.values():
-        items = list(items)  # no two blocks may overlap: all must be known before one is written
+        items = list(items)  # all blocks must be known before one is written, as none may overlap
     if into is not None:
         items = _apart(items, into)
     call = plan_call(target, args, kwargs, options, star=star, items=items)
@@ -100,7 +100,7 @@ def plan_map(
     return Plan(call, items, len(cast("Sized", items)) if counted else None, options, streams)
 
 
-# Most items come in one of these. An abstract class takes a microsecond to say that it fits.
+# Most items come in one of these. A check against an abstract class takes a microsecond.
 _PLAIN = frozenset((list, tuple, range))
 
 
@@ -398,7 +398,7 @@ class _Arguments:
         self._bound: Any = None
         others = spec.others
         if others is not None and not (args or bound or star) and others.are_in(kwargs):
-            self.kwargs = dict(kwargs)  # most calls: ``bind`` would take 7 us to say the same
+            self.kwargs = dict(kwargs)  # most calls: ``bind`` would take 7 us for the same result
             return
         self.kwargs = {}
         named = self._bind(bound, args, kwargs, star=star)
@@ -477,7 +477,7 @@ class _Arguments:
         return shared
 
     def _leaves_out(self, name: str, role: Role) -> bool:
-        """Whether there is no array to write, which a default or ``| None`` may allow."""
+        """Whether the value is None instead of an array, allowed by a default or ``| None``."""
         if not role.writes or self.kwargs.get(name, self) is not None:
             return False
         self._spec.check_value(name, None)

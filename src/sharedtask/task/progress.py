@@ -36,7 +36,7 @@ def open_bar(options: Options, total: int | None) -> Bar:
 
 
 def skip(bar: Bar, n: int) -> None:
-    """``n`` items were done before the bar was there: they say nothing of how fast it will go."""
+    """Count ``n`` items that were done before the bar, and do not affect its rate."""
     bar.n += n
     bar.initial += n
     bar.refresh()

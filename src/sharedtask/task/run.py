@@ -105,7 +105,7 @@ class Run:
         inbox = _Inbox()
         self._reports = inbox.reports
         self._session: Session = backend.session(plan.call, inbox)
-        # For a stream whose end was interrupted before its first instruction.
+        # For a stream whose closing was interrupted before its first instruction.
         self._ending = Ending(self, self._session.close) if plan.streams else None
         self._pid = os.getpid()
         self._pace = pace
@@ -119,7 +119,7 @@ class Run:
         self._failure: tuple[int, BaseException] | None = None
         self._patience = 0.0
         self._stopped = False
-        self._soon = 0.0  # until then this thread need not wait for what it has submitted
+        self._soon = 0.0  # until then this thread need not wait for its submitted chunks
         self._is_bounded = plan.streams or plan.options.buffersize is not None
         self._accepts = bool(plan.call.blocks or plan.call.totals)
         self._adds_up = bool(plan.call.totals)
@@ -243,7 +243,7 @@ class Run:
                 return  # the next item may come late, and there is a result to pass on
 
     def _next_chunk(self, most: int | None) -> Chunk | None:
-        """The next one; an iterator of the user's may be interrupted, a slice is cut at once."""
+        """The next one; the user's iterator may be interrupted, a slice is taken at once."""
         chunker = self._chunker
         if chunker.exhausted:
             return None
@@ -323,7 +323,7 @@ class Run:
         if batch.errors:
             pieces = self._pieces(batch, state.chunk)
         if report.finished and state.covered < len(state.chunk.items):
-            self._begin_rest(state)  # by now it is known whether the run has failed
+            self._begin_rest(state)  # now it is known whether the run has failed
         if self._bar is not None:
             interrupts.exposed(self._bar.update, sum(len(piece.values) for piece in pieces))
         return pieces
@@ -364,7 +364,7 @@ class Run:
         if isinstance(error, ClosedError) or not isinstance(error, options.retry_on):
             return False
         if self._failure is not None and index > self._failure[0]:
-            return False  # an earlier item may still decide which error is the first
+            return False  # an earlier item may still raise the first error
         tried = self._attempts[index] = self._attempts.get(index, 0) + 1
         return tried <= options.retries
 

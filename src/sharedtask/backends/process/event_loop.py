@@ -42,8 +42,8 @@ _LOOK_SECONDS = 1.0
 _STALL_SECONDS = 0.1
 # The I/O thread monitors for this many checks after the last turn.
 _LOOKS = 10
-# What a thread has left is seen to after this, unless a thread has come to wait by then. For as
-# many looks as that the I/O thread need not be woken for it, which costs 10 us.
+# Delay before the I/O thread serves work that a thread has left, unless one waits by then. For as
+# many checks the I/O thread need not be woken for it, which costs 10 us.
 _LEFT_SECONDS = 0.001
 _LEFT_LOOKS = 20
 
@@ -169,7 +169,7 @@ class Loop:
     def attend(self, *, at_once: bool = False) -> None:
         """Work is in flight, and this thread goes on: ensure that some thread runs the loop.
 
-        ``at_once`` if somebody waits for it who will not run the loop, as an event loop does.
+        ``at_once`` if the waiter will not run the loop, such as an asyncio event loop.
         """
         if self._attended:
             return
@@ -235,7 +235,7 @@ class Loop:
             self._watched = looks < _LOOKS or self._duties.is_busy()
 
     def _look_for_left(self, *, last: bool) -> bool:
-        """Whether something was left; where no thread waits for it, the I/O thread is wanted."""
+        """Whether work was left; if no thread waits for it, request the I/O thread."""
         self._near = not last
         left, self._left = self._left, False
         if left:
@@ -266,7 +266,7 @@ class Loop:
                     self._turn_while_waited_for() if helps else self._turn_while_needed()
                 finally:
                     self._turning.release()
-                    # More may be under way, and a thread may have come to wait a moment ago.
+                    # More may be in flight, and a thread may have begun to wait a moment ago.
                     self._near = self._left = True
                 return
             patience = _STALL_SECONDS
@@ -285,7 +285,7 @@ class Loop:
     def _turn_while_needed(self) -> None:
         """Run until nothing is in flight and no thread has handed over work for a while.
 
-        A thread that comes to wait gets its report here, and runs the loop itself from then on.
+        A thread that begins to wait gets its report here, and runs the loop itself from then on.
         """
         self._serves, self._has_come = True, bool(self._waiting)
         lingers = time.monotonic() + _LINGER_SECONDS
@@ -307,7 +307,7 @@ class Loop:
             self._serves = False
 
     def _have_what_they_wait_for(self) -> bool:
-        """Whether threads have come to wait, and each has a report."""
+        """Whether threads wait, and each has a report."""
         return self._has_come and not any(reports.empty() for reports in list(self._waiting))
 
     def _turn(self, until: float | None, *, beside: bool = False) -> None:
@@ -385,7 +385,7 @@ def _is_past(until: float | None) -> bool:
 
 def _next_of(reports: SimpleQueue[Any], until: float | None) -> Any:
     if not reports.empty():
-        return reports.get_nowait()  # there is one thread that takes them
+        return reports.get_nowait()  # only one thread takes them
     try:
         seconds = None if until is None else max(until - time.monotonic(), 0.0)
         return interrupts.exposed(reports.get, True, seconds)

@@ -130,7 +130,7 @@ class Pool:
         self._loop.attend(at_once=at_once)
 
     def hand_over(self) -> None:
-        """Leave what is under way to the I/O thread."""
+        """Leave work in flight to the I/O thread."""
         if self.is_busy():
             self._loop.attend()
 
@@ -142,7 +142,7 @@ class Pool:
 
     def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:
         """See ``Loop.wait``."""
-        if self._silent:  # it will not come: at exit calls are ended without a word
+        if self._silent:  # no result will come: at exit calls end without an error
             self._refuse()
         return self._loop.wait(reports, until, leaves=leaves)
 
@@ -350,7 +350,7 @@ class Pool:
             self._spread()  # its end leaves room for one that may run these
 
     def _next_for(self, worker: WorkerLink) -> Ticket | None:
-        """What a worker with room gets; to work in advance, one of the first that are queued."""
+        """The next work item for a worker with room; to prefetch, one of the first in the queue."""
         if len(worker.tickets) >= 2:
             return None
         for ticket in itertools.islice(self._queue, _LOOKED_AT if worker.tickets else None):
