@@ -60,7 +60,9 @@ $(VENV)/.torch: $(VENV)/.dev
 	@.ci/torch $(BIN)/python
 	@touch $@
 
+# Compiled first: where PYTHONDONTWRITEBYTECODE is set, each of the many fresh processes would do it.
 test: $(VENV)/.dev $(if $(CI),$(VENV)/.torch)
+	@$(BIN)/python -m compileall -q src
 	$(if $(CI),.ci/halves $(BIN)/python,$(BIN)/python -m pytest -m "not long")
 
 lint: $(VENV)/.dev
