@@ -456,12 +456,17 @@ def check_numbers() -> None:
 
 
 def descriptors() -> int:
-    """How many descriptors are open when nothing is held."""
+    """How many descriptors are open when nothing is held.
+
+    An array that was Locked keeps the table of its locks open for as long as it lives.
+    """
     from sharedtask.testing import forget_publications
+    from sharedtask.writing.locked import registry as locks
 
     forget_publications()
     gc.collect()
-    return len(os.listdir("/proc/self/fd"))
+    tables = sum(guarded._table is not None for guarded in locks._kept.all())
+    return len(os.listdir("/proc/self/fd")) - tables
 
 
 def check_descriptors(before: int) -> None:
