@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from multiprocessing.shared_memory import SharedMemory
@@ -204,6 +205,7 @@ def visit_twice(name: str, visitor: str) -> None:
         command = [sys.executable, "-c", visitor, name]
         missed = subprocess.run(command, check=False).returncode  # noqa: S603
         print(f"visitor {number}: {'no such memory' if missed else 'fine'}")
+        time.sleep(0.5)  # what a visitor leaves running may act after its end
 
 
 # --- what they have in common --------------------------------------------------------------------

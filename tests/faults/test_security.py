@@ -724,7 +724,7 @@ def test_random_results_have_an_outcome_each(mode: int, data: bytes) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda data: data[:-1], "parcel"),
+        (lambda data: data[:-1], "envelope"),
         (lambda data: data[:1] + struct.pack("<I", 1 << 31) + data[5:], "buffer"),
         (lambda data: data[:1] + struct.pack("<I", 0) + data[5:], "index"),
         (lambda data: bytes((1,)) + data[1:], "has not come with it"),
@@ -732,8 +732,8 @@ def test_random_results_have_an_outcome_each(mode: int, data: bytes) -> None:
     ],
     ids=["cut", "too many", "none", "in a segment", "beside"],
 )
-def test_damaged_parcel_is_refused(change: Any, reason: str) -> None:
-    """A parcel is taken only where its lengths fit the message."""
+def test_damaged_envelope_is_refused(change: Any, reason: str) -> None:
+    """An envelope is taken only where its lengths fit the message."""
     data = envelope.pack_inline(codec.encode([b"x" * 100_000, bytearray(b"y" * 100_000)])).data
     with pytest.raises(envelope.DAMAGED, match=reason):
         envelope.unpack(memoryview(change(data)), iter(()), private=False)
