@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import functools
 import gc
+import importlib
 import importlib.util
 import itertools
 import os
@@ -15,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -1074,18 +1074,22 @@ def test_damaged_value_is_named(file: str) -> None:
     assert file == caught.value.path
 
 
-def test_undecodable_value_is_named(file: str) -> None:
+def test_undecodable_value_is_named(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A result whose class is gone is refused with its item, and stays."""
-    sys.modules["passing_by"] = module = ModuleType("passing_by")
-    module.__dict__["Result"] = type("Result", (), {"__module__": "passing_by"})
-    task = parallel(lambda x: sys.modules["passing_by"].Result())
-    task = task.with_options(backend="serial", journal=file)
-    task.map(range(2))
+    (tmp_path / "passing_by.py").write_text("class Result: pass\n")
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        module = importlib.import_module("passing_by")
+        task = parallel(lambda x: sys.modules["passing_by"].Result())
+        task = task.with_options(backend="serial", journal=file)
+        task.map(range(2))
     kept = sys.modules.pop("passing_by")
     with pytest.raises(JournalError, match=r"item 0 of <lambda>\(\), run .*, cannot be rebuilt"):
         task.map(range(2))
     sys.modules["passing_by"] = kept
-    assert [True, True] == [type(r) is vars(kept)["Result"] for r in task.map(range(2))]
+    assert [True, True] == [type(r) is module.Result for r in task.map(range(2))]
     del sys.modules["passing_by"]
     assert [2] == [n for _, n in recorded(file)]
 

@@ -842,13 +842,13 @@ for _ in range(1000):
             armed = False  # no call, so nothing can come before it
     except KeyboardInterrupt:
         pass
-    bad += bool(locks._here.held) + int(theirs.writers.any())
+    bad += bool(rwlock._here.held) + int(theirs.writers.any())
     bad += signal.getsignal(signal.SIGINT) is not interrupt
     try:
-        fcntl.fcntl(theirs.fd, fcntl.F_OFD_SETLK, locks._FLOCK(fcntl.F_WRLCK, 0, 0, 2 * cells, 0))
+        fcntl.fcntl(theirs.fd, fcntl.F_OFD_SETLK, rwlock._FLOCK(fcntl.F_WRLCK, 0, 0, 2 * cells, 0))
     except BlockingIOError:
         bad += 1
-    fcntl.fcntl(theirs.fd, fcntl.F_OFD_SETLK, locks._FLOCK(fcntl.F_UNLCK, 0, 0, 2 * cells, 0))
+    fcntl.fcntl(theirs.fd, fcntl.F_OFD_SETLK, rwlock._FLOCK(fcntl.F_UNLCK, 0, 0, 2 * cells, 0))
 sender.kill()
 sender.wait()
 tell(f"bad {bad}")

@@ -354,7 +354,7 @@ def test_only_arrays_are_writable() -> None:
     """Anything else is refused with a sentence, and nothing is opened."""
     before = len(os.listdir("/proc/self/fd"))
     with share({"a": np.ones(3)}, name="model"):
-        with pytest.raises(NameRefusedError, match=r"it is a dict, a snapshot .* writable=True"):
+        with pytest.raises(NameRefusedError, match=r"it is a dict, a snapshot, .* writable=True"):
             attach("model", writable=True)
         assert before + 1 == len(os.listdir("/proc/self/fd"))
 

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+# The thread of the finalizers, which stays once it was needed.
+_OF_THE_PROCESS = "sharedtask-endings"
+
+
 @dataclass(frozen=True, slots=True)
 class Belongings:
     """The resources of this process that could leak, by kind and number.
@@ -47,7 +51,11 @@ class Belongings:
         gc.collect()
         return cls(
             _descriptors(),
-            Counter(re.sub(r"\d+", "N", thread.name) for thread in threading.enumerate()),
+            Counter(
+                re.sub(r"\d+", "N", thread.name)
+                for thread in threading.enumerate()
+                if thread.name != _OF_THE_PROCESS
+            ),
             frozenset(descendants(os.getpid())),
             _mapped_segments(),
             frozenset(name for name in _listed("/dev/shm") if "sharedtask" in name),  # noqa: S108
