@@ -642,4 +642,4 @@ def test_dropped_value_is_not_kept() -> None:
     assert value is not values.value_to_watch(1)
     del value
     gc.collect()
-    assert 1 == sum(isinstance(o, Model) for o in gc.get_objects())
+    assert 1 == sum(type(o) is Model for o in gc.get_objects())
