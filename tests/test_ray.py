@@ -52,6 +52,25 @@ def eventually(condition: Callable[[], Any], seconds: float = 20) -> Any:
 
 
 @pytest.mark.long
+def test_ray_outlives_the_thread_of_its_first_call(run: Callable[..., str]) -> None:
+    """A first call in a thread of its own, as of ``amap``, starts a Ray for all calls."""
+    program = """
+import os, threading
+os.environ.pop("RAY_ADDRESS", None)
+import sharedtask
+from sharedtask import parallel
+double = parallel(backend="ray")(lambda x: 2 * x)
+for _ in range(2):
+    thread = threading.Thread(target=lambda: print(double.map(range(3))))
+    thread.start()
+    thread.join()
+    print(double.map(range(3)))
+    sharedtask.shutdown()
+"""
+    assert "[0, 2, 4]\n" * 4 == run(program)
+
+
+@pytest.mark.long
 def test_a_ray_of_our_own(script: Start, tmp_path: Path) -> None:
     """Without a Ray one is started: all CPUs, silent, one for all calls, gone with the program."""
     home = tmp_path / "home"

@@ -11,6 +11,7 @@ import socket
 import tempfile
 import threading
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from sharedtask.options import available_cpus
 from sharedtask.system import critical_sections
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
 _CLIENT = (
     "Ray Client (ray://) does not give this process an object store. Run the program on a node of "
@@ -64,6 +65,7 @@ class Runtime:
 
 _lock = critical_sections.table_lock()
 _started: list[str] = []  # the keys of runtimes that were started here
+_lasting: list[threading.Event] = []  # of the thread that started Ray: set when Ray has ended
 _forked = threading.Event()
 os.register_at_fork(after_in_child=_forked.set)
 
@@ -115,6 +117,8 @@ def stop(runtime: Runtime) -> None:
     with _lock:
         if runtime.is_ours and runtime.is_alive:
             ray.shutdown()
+            while _lasting:
+                _lasting.pop().set()
 
 
 def _key() -> str:
@@ -158,18 +162,46 @@ def _start_here() -> None:
     options: dict[str, Any] = {}
     if len(tempfile.gettempdir()) > _LONGEST_TEMP and "RAY_TMPDIR" not in os.environ:
         options["_temp_dir"] = f"/tmp/ray-{os.getuid()}"  # noqa: S108  Ray makes folders in it
-    ray.init(
-        address="local",
-        num_cpus=available_cpus(),
-        include_dashboard=False,
-        logging_level=logging.ERROR,
-        **options,
+    _in_lasting_thread(
+        lambda: ray.init(
+            address="local",
+            num_cpus=available_cpus(),
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            **options,
+        )
     )
     _started.append(_key())
     _mute_raylet()
     if is_new:  # Ray 2.60 makes its new token readable for all users
         with contextlib.suppress(OSError):
             _token_file().chmod(0o600)
+
+
+def _in_lasting_thread(start: Callable[[], object]) -> None:
+    """Start Ray in a thread that lasts as long as Ray, where the calling thread may not.
+
+    The kernel kills Ray's processes when the thread that started them ends: Ray asks for that, see
+    PR_SET_PDEATHSIG in ``prctl(2)``. A call of ``amap`` has a short-lived thread of its own.
+    """
+    if threading.current_thread() is threading.main_thread():
+        start()
+        return
+    started: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            start()
+        except BaseException as error:  # noqa: BLE001  raised in the calling thread
+            started.set_exception(error)
+            return
+        ended = threading.Event()
+        _lasting.append(ended)
+        started.set_result(None)
+        ended.wait()
+
+    threading.Thread(target=run, name="sharedtask-ray", daemon=True).start()
+    started.result()
 
 
 def _token_file() -> Path:
