@@ -2,6 +2,9 @@
 
 import asyncio
 import linecache
+import os
+import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+import sharedtask
 from sharedtask import (
     ArgumentError,
     OptionsError,
     Partitioned,
     Reduced,
+    SharedTaskError,
     multi_process,
     parallel,
 )
@@ -125,19 +130,37 @@ def test_error_that_is_handed_over_begins_with_the_users_frames(backend: str) ->
         ]
 
 
+# What type checkers would refuse as well.
+untyped: Any = sharedtask
+
 REFUSED: dict[str, Callable[[Any], Any]] = {
     "imap": lambda task: task.imap(5),
     "imap_unordered": lambda task: task.imap_unordered([1], other=2),
     "submit": lambda task: task.submit(1, other=2),
     "amap": lambda task: asyncio.run(task.amap(5)),
     "with_options": lambda task: task.with_options(workers=-1),
+    "explain": lambda task: task.explain(other=2),
+    "parallel": lambda _: untyped.parallel(worker=2),
+    "parallel of a function": lambda _: untyped.parallel(5),
+    "parallel of parameters": lambda _: untyped.parallel(shared=["other"])(fail),
+    "share": lambda _: untyped.share(threading.Lock()),
+    "attach": lambda _: untyped.attach("of-no-value"),
+    "defaults": lambda _: untyped.defaults(worker=2),
+    "register": lambda _: untyped.register(int, None),
+    "handle": lambda _: closed().value,
 }
+
+
+def closed() -> Any:
+    handle = sharedtask.share([1])
+    handle.close()
+    return handle
 
 
 @pytest.mark.parametrize("way", REFUSED)
 def test_refusal_shows_one_frame_of_ours_at_most(way: str) -> None:
     """The last frame is the method that was called, or the line that calls it."""
-    with pytest.raises((ArgumentError, OptionsError)) as caught:
+    with pytest.raises(SharedTaskError) as caught:
         REFUSED[way](on("serial", fail))
     trace = traceback.walk_tb(caught.value.__traceback__)
     ours = [f for f, _ in trace if f.f_globals["__name__"].startswith("sharedtask.")]
@@ -149,6 +172,35 @@ def test_refusal_shows_the_call_alone() -> None:
     with pytest.raises(ArgumentError) as caught:
         on("serial", fail).map([1], other=2)
     assert [] == names(caught.value)
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+from sharedtask import parallel
+
+def nap(x):
+    print("runs", flush=True)
+    time.sleep(60)
+
+task = parallel(nap).with_options(backend=sys.argv[1], workers=2)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+WAY
+"""
+
+
+@pytest.mark.parametrize("backend", ["thread", "process"])
+@pytest.mark.parametrize(
+    "way", ["task.map(range(4))", "list(task.imap(range(4)))", "task.submit(1).result()"]
+)
+def test_ctrl_c_shows_the_call_alone(script: Callable[..., Any], backend: str, way: str) -> None:
+    """A Ctrl-C that ends a wait of ours is shown at the line of the user's call."""
+    ran = script(INTERRUPTED.replace("WAY", way), backend)
+    ran.wait_for("runs")
+    os.kill(ran.pid, signal.SIGINT)
+    ran.end(30)
+    frames = [line for line in ran.err.splitlines() if line.startswith("  File ")]
+    assert [", in <module>"] == [line[line.index(", in") :] for line in frames], ran.err
+    assert ran.err.endswith("KeyboardInterrupt\n")
 
 
 def test_input_that_fails_shows_its_own_lines(backend: str) -> None:

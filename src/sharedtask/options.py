@@ -23,6 +23,7 @@ from pydantic_core import SchemaValidator, ValidationError, core_schema
 from sharedtask.errors import OptionsError
 from sharedtask.system.cgroups import MEMBERSHIP, MOUNT, directories
 from sharedtask.text import did_you_mean
+from sharedtask.tracebacks import shortened
 
 __all__ = [
     "OPTION_NAMES",
@@ -432,6 +433,7 @@ class Defaults:
         _layer.set(layer.outer if layer else None)
 
 
+@shortened
 def defaults(**options: Unpack[OptionsDict]) -> Defaults:
     """Return a context manager inside which these options hold unless a task sets them.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sharedtask.memory import capacity
+from sharedtask.tracebacks import shortened
 
 from .describe import look
 from .measuring import Measure, told
@@ -10,6 +11,7 @@ from .report import Explanation
 from .rows import Fold, Ways
 
 
+@shortened
 def explain(value: object, name: str = "value") -> Explanation:
     """Explain the parts of a value, how each would be sent to the workers, and why.
 

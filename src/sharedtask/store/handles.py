@@ -15,6 +15,7 @@ from sharedtask.memory import capacity
 from sharedtask.serialization import codec, losses, missing
 from sharedtask.serialization.filled import unshareable
 from sharedtask.system import critical_sections, interrupts
+from sharedtask.tracebacks import shortened
 
 from . import name_registry, named
 from .cache import Lease, ShareCache
@@ -79,6 +80,7 @@ class Handle(_FitsEverywhere, Generic[T]):
         self.closed = False
 
     @property
+    @shortened
     def value(self) -> T:
         """The value as the workers see it: decoded once from shared memory, read-only.
 
@@ -184,6 +186,7 @@ class Handle(_FitsEverywhere, Generic[T]):
         return f"<Handle {name}of a {self._kind}, {state}>"
 
 
+@shortened
 def share(value: T, name: str | None = None) -> Handle[T]:
     """Put ``value`` into shared memory and return a handle of it.
 
@@ -243,6 +246,7 @@ def _share(value: T, name: str | None) -> Handle[T]:
     return Handle(Publication(payload, watched=False), type(value).__name__)
 
 
+@shortened
 @interrupts.shielded
 def attach(name: str, *, writable: bool = False) -> Handle[Any]:
     """Use the value that another process has shared under ``name``.

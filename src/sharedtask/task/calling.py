@@ -125,8 +125,7 @@ class Several(Submission):
                 self._open_chunks[report.chunk] = numbers, covered
         super().report(report)
 
-    def _take(self, report: Report, batch: Batch) -> None:
-        del report
+    def _take(self, batch: Batch) -> None:
         self._session.accept(batch)
         with self._lock:
             again, error = self._sorted(batch)

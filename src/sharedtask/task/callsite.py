@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from dataclasses import dataclass
 from typing import Any
+
+from sharedtask.tracebacks import frame_of_user
 
 __all__ = ["Callsite"]
 
@@ -21,9 +22,7 @@ class Callsite:
     @classmethod
     def here(cls) -> Callsite:
         """The nearest line on the stack that is not ours."""
-        frame = sys._getframe(1)
-        while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
-            frame = frame.f_back
+        frame = frame_of_user()
         return cls(frame.f_code.co_filename, frame.f_lineno, frame.f_globals)
 
     def warn(self, warning: Warning) -> None:
@@ -40,7 +39,3 @@ class Callsite:
             self.variables.get("__name__") or "<unknown>",
             self.variables.setdefault("__warningregistry__", {}),
         )
-
-
-def _is_ours(module: str) -> bool:
-    return module.startswith("sharedtask.")

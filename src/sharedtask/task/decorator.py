@@ -8,6 +8,7 @@ from sharedtask.errors import DefinitionError
 from sharedtask.options import check_options
 from sharedtask.serialization import functions
 from sharedtask.task.signature.spec import build_spec, name_of
+from sharedtask.tracebacks import shortened
 
 from .task import Task, kind_of, make_task
 
@@ -35,6 +36,7 @@ def parallel(
     reduced: Sequence[str] | Mapping[str, Any] = (),
     **options: Unpack[OptionsDict],
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+@shortened
 def parallel(
     function: Any = None,
     /,
@@ -91,6 +93,7 @@ def parallel(
     if function is not None:
         return define(function, lists, options)
 
+    @shortened
     def decorate(function: Callable[P, R]) -> Task[P, R]:
         return define(function, lists, options)
 

@@ -24,7 +24,7 @@ from sharedtask.errors import ClosedError
 from sharedtask.outcomes import add_note
 from sharedtask.serialization import losses, missing
 from sharedtask.system import background, critical_sections, interrupts
-from sharedtask.tracebacks import shorten
+from sharedtask.tracebacks import SHORTENED, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +83,7 @@ class TaskFuture(Future[R]):
             with interrupts.shield():
                 self._wait(timeout)
                 return super().result(0)
-        except Exception as error:
+        except SHORTENED as error:
             shorten(error)
             raise
 
@@ -368,11 +368,11 @@ class Submission:
             report.delivery.discard()
             return
         try:
-            self._take(report, report.delivery.open())
+            self._take(report.delivery.open())
         except BaseException as error:  # noqa: BLE001
             self._finish(None, error)
 
-    def _take(self, report: Report, batch: Batch) -> None:  # noqa: ARG002  used by submissions of many items
+    def _take(self, batch: Batch) -> None:
         if batch.values and not self._is_tried_again(batch):
             self._finish(batch.values[0], batch.errors.get(0))
 

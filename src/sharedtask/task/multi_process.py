@@ -14,7 +14,7 @@ from sharedtask.errors import OptionsError
 from sharedtask.options import OTHER_SPELLINGS, check_options, resolve
 from sharedtask.task.signature.spec import TaskSpec
 from sharedtask.text import did_you_mean, one_of
-from sharedtask.tracebacks import shorten
+from sharedtask.tracebacks import SHORTENED, shorten
 
 from . import result_files
 from .decorator import define
@@ -168,7 +168,7 @@ def multi_process(
         if backend == "seq":
             run.share_nothing()
         return run.to_files() if lazy_output else run.to_list()
-    except Exception as error:
+    except SHORTENED as error:
         shorten(error)
         raise
 

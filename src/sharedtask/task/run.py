@@ -24,7 +24,7 @@ from sharedtask.serialization import losses, missing
 from sharedtask.system import interrupts
 from sharedtask.system.finalizers import Ending
 from sharedtask.system.loading import undisturbed
-from sharedtask.tracebacks import shorten
+from sharedtask.tracebacks import SHORTENED, shorten
 
 from .chunking import Chunker, Pace
 from .progress import Bar, open_bar, skip
@@ -439,7 +439,7 @@ def in_order(start: Callable[[], Run]) -> Generator[Any, None, None]:
                 break
         run.raise_failure()
         run.finish()
-    except Exception as error:
+    except SHORTENED as error:
         shorten(error)
         raise
     finally:
@@ -458,7 +458,7 @@ def as_completed(start: Callable[[], Run]) -> Generator[Any, None, None]:
                     yield value
         run.raise_failure()
         run.finish()
-    except Exception as error:
+    except SHORTENED as error:
         shorten(error)
         raise
     finally:

@@ -27,7 +27,7 @@ from sharedtask.store.handles import Handle
 from sharedtask.system import critical_sections
 from sharedtask.system.loading import undisturbed
 from sharedtask.task.signature.spec import build_spec
-from sharedtask.tracebacks import shorten
+from sharedtask.tracebacks import SHORTENED, shorten, shortened
 from sharedtask.worker.randomness import Randomness
 from sharedtask.writing.locked.acquire import Use, close_all, use_all
 from sharedtask.writing.partitioned.partitions import TAKEN
@@ -139,7 +139,7 @@ class _Runs(Generic[P, R]):
         try:
             run, plan = self._prepare(items, args, kwargs)
             return collect(run(), plan.total)
-        except Exception as error:
+        except SHORTENED as error:
             shorten(error)
             raise
 
@@ -179,7 +179,7 @@ class _Runs(Generic[P, R]):
         try:
             run, plan = self._prepare(items, args, kwargs, into=out)
             failed = [result for result in collect(run(), plan.total) if result is not TAKEN]
-        except Exception as error:
+        except SHORTENED as error:
             shorten(error)
             raise
         if failed:
@@ -201,7 +201,7 @@ class _Runs(Generic[P, R]):
         try:
             run, plan = self._prepare(items, (), kwargs, star=True)
             return collect(run(), plan.total)
-        except Exception as error:
+        except SHORTENED as error:
             shorten(error)
             raise
 
@@ -256,7 +256,7 @@ class _Runs(Generic[P, R]):
                 call = replace(call, randomness=call.randomness.after(next(self._submitted())))
             backend, callsite = registry.get(options.backend), _callsite(options)
             return Submission(backend, call, item, options, usage.note, callsite).future
-        except Exception as error:
+        except SHORTENED as error:
             shorten(error)
             raise
 
@@ -271,7 +271,7 @@ class _Runs(Generic[P, R]):
         run = start()
         try:
             results: list[R] = await _in_thread(collect, run, plan.total)
-        except Exception as error:
+        except SHORTENED as error:
             shorten(error)
             raise
         finally:
@@ -289,13 +289,14 @@ class _Runs(Generic[P, R]):
             while results := await _in_thread(stream.step):
                 for result in results:
                     yield result
-        except Exception as error:
+        except SHORTENED as error:
             shorten(error)
             raise
         finally:
             run.stop()
             await _in_thread(stream.close)
 
+    @shortened
     def explain(self, /, **kwargs: Any) -> Explanation:
         """Explain how each argument of a call would be sent, and what the function captures.
 
@@ -352,7 +353,7 @@ class _Runs(Generic[P, R]):
                 target, items, args, kwargs, options, star=star, streams=streams, into=into
             )
             backend = registry.get(options.backend)
-        except Exception as error:
+        except SHORTENED as error:
             shorten(error)
             raise
         callsite = _callsite(options)
@@ -517,7 +518,7 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
         try:
             checked = check_options(options, f"{self.spec.name}.with_options()")
             self.spec.refuse_options(checked)
-        except Exception as error:
+        except SHORTENED as error:
             shorten(error)
             raise
         merged = {**self._self_options, **checked}

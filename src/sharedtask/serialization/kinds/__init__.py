@@ -24,6 +24,7 @@ from sharedtask.errors import DefinitionError
 from sharedtask.memory.locations import Memory
 from sharedtask.serialization import reducers, variables
 from sharedtask.system.finalizers import Known, forgetting
+from sharedtask.tracebacks import shortened
 
 from . import completed, exceptions, named
 
@@ -165,6 +166,7 @@ def _name(cls: type) -> str:
 _OWN_WAYS = ("__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__")
 
 
+@shortened
 def register(cls: type[_T], reduce: Callable[[_T], Any]) -> None:
     """Register how objects of a class are taken apart, so that the arrays in them are shared.
 
