@@ -237,9 +237,40 @@ def test_value_that_cannot_travel_is_told_once(elsewhere: str) -> None:
     lock: ContextVar[Any] = ContextVar("lock")
     task = on(elsewhere, lambda _: lock.get(None) is None)
     with holding(lock, [threading.Lock()]):
-        with pytest.warns(RuntimeWarning, match="the value of the context variable 'lock', which"):
+        with pytest.warns(
+            RuntimeWarning, match="the value of the context variable 'lock', which"
+        ) as told:
             assert [True] == task.map([0])
+        assert [__file__] == [each.filename for each in told]
         assert [True] == task.map([0])
+
+
+class Unsendable:
+    def __reduce__(self) -> Any:
+        raise TypeError("stays here")
+
+
+@pytest.mark.usefixtures("untold")
+def test_value_that_cannot_travel_is_told_at_the_task_that_reads_it(elsewhere: str) -> None:
+    """Another call with it, of a task that does not read it, changes nothing about that."""
+    lock: ContextVar[Any] = ContextVar("lock")
+    task = on(elsewhere, lambda _: lock.get(None) is None)
+    with holding(lock, Unsendable()):
+        assert [1] == on(elsewhere, abs).map([-1])
+        with pytest.warns(RuntimeWarning, match="'lock', which cannot be sent.* stays here"):
+            assert [True] == task.map([0])
+
+
+@pytest.mark.usefixtures("untold")
+def test_value_that_cannot_travel_is_told_again_where_warnings_are_errors(elsewhere: str) -> None:
+    """No call of the task goes on without the value in silence."""
+    lock: ContextVar[Any] = ContextVar("lock")
+    task = on(elsewhere, lambda _: lock.get(None) is None)
+    with warnings.catch_warnings(), holding(lock, Unsendable()):
+        warnings.simplefilter("error")
+        for _ in range(2):
+            with pytest.raises(RuntimeWarning, match="'lock'"):
+                task.map([0])
 
 
 @pytest.mark.usefixtures("untold")

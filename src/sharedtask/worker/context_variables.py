@@ -20,6 +20,7 @@ from sharedtask.serialization import codec, homes, variables
 from sharedtask.serialization.composition import is_constant
 from sharedtask.system.finalizers import Known
 from sharedtask.system.loading import when_loaded
+from sharedtask.tracebacks import level_of_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,7 +43,7 @@ _IN_C = ("decimal_context", "numpy.ufunc.extobj")
 
 _left_out: dict[ContextVar[Any], bool] = {}
 _constants: dict[ContextVar[Any], tuple[Any, Carried]] = {}
-_refused: Known[bool] = Known()
+_refused: Known[str] = Known()  # why a value cannot be sent
 _told: set[ContextVar[Any]] = set()
 
 
@@ -72,40 +73,43 @@ def _is_own(variable: ContextVar[Any]) -> bool:
     return place is not None and place[0].partition(".")[0] in _OWN
 
 
-def _encoded(
-    variable: ContextVar[Any], value: Any, tell: Callable[[BaseException], None]
-) -> list[Carried]:
-    if _refused.get(value):
-        return []
-    place = variables.place_of(variable)
-    try:
-        if place is None:
-            made = Carried("", "", codec.encode_inband((variables.parts_of(variable), value)))
+def _encoded(variable: ContextVar[Any], value: Any, tell: Callable[[str], None]) -> list[Carried]:
+    why = _refused.get(value)
+    if why is None:
+        try:
+            made = _made(variable, value)
+        except codec.FAILURES as error:
+            why = str(error)
+            with contextlib.suppress(TypeError):  # else it is retried at each call
+                _refused.put(value, why)
         else:
-            made = Carried(*place, codec.encode_inband(value))
-    except codec.FAILURES as error:
-        with contextlib.suppress(TypeError):  # else it is retried at each call
-            _refused.put(value, True)
-        tell(error)
-        return []
-    if is_constant(value):
-        _constants[variable] = value, made
-    return [made]
+            if is_constant(value):
+                _constants[variable] = value, made
+            return [made]
+    tell(why)  # at each call: an earlier one may have been of a task that does not read it
+    return []
 
 
-def _tell(task: str, function: Any, variable: ContextVar[Any], error: BaseException) -> None:
+def _made(variable: ContextVar[Any], value: Any) -> Carried:
+    place = variables.place_of(variable)
+    if place is None:
+        return Carried("", "", codec.encode_inband((variables.parts_of(variable), value)))
+    return Carried(*place, codec.encode_inband(value))
+
+
+def _tell(task: str, function: Any, variable: ContextVar[Any], why: str) -> None:
     """Warn the caller about a value that is not sent, if the task may need it.
 
     Libraries keep connections, locks and the like in context variables that no task reads.
     """
     if variable in _told or not _is_reached(variable, function):
         return
-    _told.add(variable)
     msg = (
         f"{task}(): workers do not have the value of the context variable {variable.name!r}, "
-        f"which cannot be sent: {error}. Pass what the task needs of it as an argument."
+        f"which cannot be sent: {why}. Pass what the task needs of it as an argument."
     )
-    warnings.warn(msg, RuntimeWarning, stacklevel=2)
+    warnings.warn(msg, RuntimeWarning, stacklevel=level_of_user())
+    _told.add(variable)  # not if a filter makes it an error: then the next call is told as well
 
 
 def _is_reached(variable: ContextVar[Any], function: Any) -> bool:
