@@ -22,7 +22,7 @@ from budget import with_long
 
 from sharedtask import Shared, multi_process, parallel, share, shutdown
 from sharedtask.serialization import codec, functions
-from sharedtask.serialization.composition import is_constant, noted, of_function, same
+from sharedtask.serialization.composition import composition_of, is_constant, of_function, same
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -552,7 +552,8 @@ def test_changes_while_it_is_encoded() -> None:
         wrong = [
             payload
             for payload in payloads
-            if same(noted(payload.functions, f), now) and codec.decode(payload.head)(0) != x
+            if same(composition_of(payload.functions, f), now)
+            and codec.decode(payload.head)(0) != x
         ]
         assert [] == wrong
 
@@ -563,7 +564,7 @@ def test_changes_while_it_is_encoded() -> None:
 def composed(source: str, **given: Any) -> bool:
     """Whether the function ``f`` need not be encoded to see that it is unchanged."""
     f = in_main(source, **given)["f"]
-    return same(noted(codec.encode(f).functions, f), of_function(f))
+    return same(composition_of(codec.encode(f).functions, f), of_function(f))
 
 
 CONSTANT: dict[str, tuple[str, dict[str, Any]]] = {

@@ -409,7 +409,21 @@ class LockOrderError(SharedTaskError, RuntimeError):
         )
 
 
-class ChangedValueError(SharedTaskError, RuntimeError):
+class _Changed(Exception):  # noqa: N818 - the fields of an error and of a warning
+    """A task changed a shared value."""
+
+    def __init__(
+        self, function: str, parameter: str, path: str, items: range, beside: bool = False
+    ) -> None:
+        super().__init__(function, parameter, path, items, beside)
+        self.function = function
+        self.parameter = parameter
+        self.path = path
+        self.items = items
+        self.beside = beside
+
+
+class ChangedValueError(_Changed, SharedTaskError, RuntimeError):
     """Raised when a task changed a shared value, which all items see.
 
     It is raised with ``strict=True``; by default it is a ``ChangedValueWarning``. On "serial" and
@@ -426,16 +440,6 @@ class ChangedValueError(SharedTaskError, RuntimeError):
         beside: Whether items ran in other threads at the same time, which may be responsible too.
     """
 
-    def __init__(
-        self, function: str, parameter: str, path: str, items: range, beside: bool = False
-    ) -> None:
-        super().__init__(function, parameter, path, items, beside)
-        self.function = function
-        self.parameter = parameter
-        self.path = path
-        self.items = items
-        self.beside = beside
-
     def __str__(self) -> str:
         why = (
             "other items may have seen it"
@@ -449,7 +453,7 @@ class ChangedValueError(SharedTaskError, RuntimeError):
         )
 
 
-class ChangedValueWarning(UserWarning):
+class ChangedValueWarning(_Changed, UserWarning):
     """Issued once per call when a task changed a shared value, which all items see.
 
     The option ``strict`` decides whether this is a warning ("auto", if a change is detected), an
@@ -463,16 +467,6 @@ class ChangedValueWarning(UserWarning):
             unchanged, as a range from the first to the last; empty if it was an earlier call.
         beside: Whether items ran in other threads at the same time, which may be responsible too.
     """
-
-    def __init__(
-        self, function: str, parameter: str, path: str, items: range, beside: bool = False
-    ) -> None:
-        super().__init__(function, parameter, path, items, beside)
-        self.function = function
-        self.parameter = parameter
-        self.path = path
-        self.items = items
-        self.beside = beside
 
     def __str__(self) -> str:
         who = _one_of(self.items, self.beside) if self.items else "an item of an earlier call"

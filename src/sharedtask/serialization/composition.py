@@ -35,10 +35,10 @@ __all__ = [
     "MAIN",
     "Composition",
     "Record",
+    "composition_of",
     "is_constant",
     "is_named",
     "names",
-    "noted",
     "of_function",
     "own_parts",
     "same",
@@ -79,7 +79,7 @@ def of_function(function: Any, by_value: tuple[Any, ...] = ()) -> Composition | 
     return _flattened(function, _parts_now(function), read)
 
 
-def noted(record: Record | None, value: object) -> Composition | None:
+def composition_of(record: Record | None, value: object) -> Composition | None:
     """The composition of an encoded function; None for any other value."""
     return None if record is None else record.composition(value)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sharedtask.memory import capacity
 from sharedtask.serialization import codec
-from sharedtask.serialization.composition import noted, same
+from sharedtask.serialization.composition import composition_of, same
 from sharedtask.system import critical_sections, finalizers, interrupts
 from sharedtask.system.finalizers import Ending
 
@@ -323,7 +323,7 @@ class ShareCache:
             publication.unwatch()
         if not publication.matches(payload):
             return False
-        publication.composition = noted(payload.functions, value)
+        publication.composition = composition_of(payload.functions, value)
         return True
 
     def _publish(self, entry: _Entry, value: Any, payload: Payload, verify: Verify) -> None:
@@ -333,7 +333,7 @@ class ShareCache:
             entry.publication = None
         watched = entry.changes < _CHANGES_WATCHED and verify == "content"
         entry.publication = Publication(payload, watched=watched, keep=self._keep)
-        entry.publication.composition = noted(payload.functions, value)
+        entry.publication.composition = composition_of(payload.functions, value)
         if not entry.weak:  # its death is not reported: it has to be checked from time to time
             self._wake()
 

@@ -2,14 +2,14 @@
 
 A waiting thread runs the loop itself, which saves a thread switch per report. Other threads wait on
 their queues meanwhile. The I/O thread takes over while work is in flight and no waiting thread runs
-the loop, and sleeps when there is nothing to do. Most threads
-that leave work, as ``submit`` does, come to wait for it at once, so it gives them a moment first.
+the loop, and sleeps when there is nothing to do. Most threads that leave work, as ``submit`` does,
+wait for it at once, so the I/O thread gives them a moment first.
 
 A thread may be away from the loop as long as user code takes: it unpickles a result, or a signal
 handler interrupted it while it waited for events. So any thread can process the events, and the I/O
 thread monitors: if chunks are in flight and no thread has run the loop for a moment, it runs the
 loop. One thread at a time processes events, under a lock, and calls no user code under it. A signal
-handler or a finalizer detects that it interrupted this by ``critical.is_held()``.
+handler or a finalizer detects that it interrupted this by ``critical_sections.is_held()``.
 """
 
 from __future__ import annotations
@@ -75,9 +75,8 @@ class Loop:
     def __init__(self, duties: Duties) -> None:
         self._duties = duties
         self.closed = False
-        self._turning = (
-            critical_sections.object_lock()
-        )  # held by the thread that runs the loop; user code may run under it
+        # Held by the thread that runs the loop; user code may run under it.
+        self._turning = critical_sections.object_lock()
         self._processing = critical_sections.table_lock()
         self._turns = 0
         self._has_come = False  # a thread waits while another one runs the loop
