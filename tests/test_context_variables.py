@@ -81,7 +81,7 @@ def test_variable_of_a_class_is_carried(backend: str) -> None:
     """A variable may be an attribute of a class, of a module or of a function."""
 
     class Model:
-        user: ClassVar[ContextVar[str]] = ContextVar("user", default="nobody")
+        user: ClassVar[ContextVar[str]] = ContextVar("user", default="guest")
 
         def run(self) -> tuple[str, Any]:
             return self.user.get(), Flow.current.get(None)
@@ -122,7 +122,7 @@ def test_value_that_was_changed_in_place_is_seen(backend: str) -> None:
 
 
 def test_default_of_a_variable_comes_along(backend: str) -> None:
-    """A variable that nobody has set has its default in tasks, or none."""
+    """A variable without a value has its default in tasks, or none."""
     filled, bare = ContextVar("filled", default=(3,)), ContextVar[Any]("bare")
     assert [(3,)] == on(backend, lambda _: filled.get()).map([0])
     with pytest.raises(LookupError) as caught:

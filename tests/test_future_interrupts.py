@@ -1,4 +1,4 @@
-"""Ctrl-C while a future is waited for, and locks of futures that nobody gives back."""
+"""Ctrl-C while a thread waits for a future, and locks of futures that are never released."""
 
 import os
 import signal
@@ -110,7 +110,7 @@ def hold(lock: Any) -> None:
 
 
 @pytest.mark.parametrize("when", ["it runs", "it waits"])
-def test_lock_that_nobody_gives_back(backend: Any, when: str, tmp_path: Path) -> None:
+def test_lock_that_is_never_released(backend: Any, when: str, tmp_path: Path) -> None:
     """An interrupt may leave a future's lock taken: no other call waits for it.
 
     In ``concurrent.futures.wait`` too, whose code is not ours.

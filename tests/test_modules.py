@@ -18,7 +18,7 @@ from sharedtask.worker import import_path
 TEXT = """
 from contextvars import ContextVar
 LIMIT = 3
-user = ContextVar("user", default="nobody")
+user = ContextVar("user", default="guest")
 class Thing:
     def __init__(self, x):
         self.x = x
@@ -125,7 +125,7 @@ def test_context_variable_of_it(
         assert ["me"] == on(backend, module.told).map([0])
     finally:
         module.user.reset(token)
-    assert ["nobody"] == on(backend, module.told).map([0])
+    assert ["guest"] == on(backend, module.told).map([0])
 
 
 def test_package_that_is_loaded_by_its_path(backend: str, tmp_path: Path, name: str) -> None:

@@ -1,9 +1,9 @@
 """Access to the parts of containers, and the Python expression of each part.
 
-Containers are dicts, lists, tuples, sets, deques, bytearrays, arrays of objects, what pandas has
-in columns, and the attributes of objects. Of attributes those count that pickle takes, without
-those that begin with an underscore, or are computed when they are first asked for: caches.
-No code of a user's class is run, but for a class that pickles in a way of its own.
+Containers are dicts, lists, tuples, sets, deques, bytearrays, arrays of objects, the columns of
+pandas, and the attributes of objects. Attributes count if pickle takes them, unless they begin with
+an underscore or are computed at their first access: those are caches. Code of a user's class runs
+only if the class defines its own pickle.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["FIXED", "LEAVES", "Kind", "is_leaf", "kinds_of"]
 
 _LONGEST_BYTES, _SOME_BYTES = 1 << 20, 10_000
 
-# What holds nothing that could change.
+# Classes whose objects have no part that could change.
 LEAVES: frozenset[Any] = frozenset(
     {
         *(traversal.ATOMS - {bytearray}),
@@ -42,12 +42,11 @@ LEAVES: frozenset[Any] = frozenset(
 
 
 class Kind(NamedTuple):
-    """How one looks into containers of a kind.
+    """Functions that read the containers of a kind.
 
-    ``read`` gives all that makes up its state, ``some`` a sample of a large one: every so many
-    parts, or where one was taken before, the same. ``children`` are its parts by what leads to
-    them, which ``step`` writes down. ``change`` names the first part that differs from what was
-    read before.
+    ``read`` returns the whole state, ``some`` a sample of a large one: every ``n``-th part, or the
+    parts of an earlier sample. ``children`` yields keys and parts, and ``step`` writes a key as
+    Python code. ``change`` returns the step to the first part that differs from an earlier state.
     """
 
     size: Callable[[Any], int]
@@ -62,9 +61,8 @@ class Kind(NamedTuple):
 class _Facts:
     """The facts about a class.
 
-    ``kinds`` are the ways to look into its objects. ``computed`` are attributes that it computes
-    when they are first asked for; ``slots`` read those that stand in slots; with ``own_state`` it
-    has a say in what pickle gets.
+    ``kinds`` read its objects. ``computed`` names the attributes that are computed at their first
+    access; ``slots`` reads those in slots; with ``own_state`` the class defines its own pickle.
     """
 
     kinds: tuple[Kind, ...]

@@ -1,6 +1,6 @@
-"""What a value leaves behind as it is pickled: noted where that happens, told by whom it concerns.
+"""Losses of a value in its own pickle: noted by reducers, collected by the call that encodes it.
 
-The thread that begins a call collects what reducers note of it, and tells the user::
+The thread that begins a call collects the notes of the reducers, and warns the user::
 
     with noted() as losses:
         encode(value)
@@ -18,13 +18,13 @@ __all__ = ["Loss", "note", "noted"]
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Something that stays behind.
+    """A part of a value that is not sent.
 
     Attributes:
-        part: The object that loses it.
+        part: The object that is sent without it.
         says: What happens to it: "arrives without its frames".
-        cure: What to do, as a sentence.
-        whole: It matters only where the object is itself what the call was given.
+        cure: What the user can do, as a sentence.
+        whole: It matters only if the object itself was given to the call, not inside another.
     """
 
     part: Any
@@ -37,14 +37,14 @@ _thread = threading.local()
 
 
 def note(part: object, says: str, cure: str, *, whole: bool = False) -> None:
-    """Note a loss, if anybody in this thread wants to know."""
+    """Note a loss, if this thread collects them."""
     found: list[Loss] | None = getattr(_thread, "found", None)
     if found is not None:
         found.append(Loss(part, says, cure, whole))
 
 
 class noted:  # noqa: N801  used as a function, and entered for each chunk: a generator takes longer
-    """Collect what is lost by what this thread encodes within the block.
+    """Collect the losses of the values that this thread encodes within the block.
 
     Example:
         >>> with noted() as losses:

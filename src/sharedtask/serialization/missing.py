@@ -1,4 +1,4 @@
-"""What a value leaves behind is told once, with the name of the parameter and the way to it."""
+"""Warns once of each loss of a value, with the name of the parameter and the path to it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["tell", "tell_of_items", "tell_of_result"]
 
-# A name, and the value that has it.
+# A name and its value.
 _Named = tuple[str, Any]
 
-# How many parts of a call are looked at to find the way to one.
+# The search for the path to a part ends after this many parts.
 _LOOKED_AT = 100_000
 _NUMBERS = re.compile(r"\d+")
 
@@ -31,19 +31,19 @@ _told: set[tuple[str, str, str]] = set()
 
 
 def tell_of_items(task: str, first: int, items: Sequence[Any], losses: Sequence[Loss]) -> None:
-    """Warn of what was lost as items were sent."""
+    """Warn of the losses of items."""
     tell(task, losses, lambda: ((f"item {first + k}", item) for k, item in enumerate(items)))
 
 
 def tell_of_result(task: str, index: int, value: Any, losses: Sequence[Loss]) -> None:
-    """Warn of what was lost as a result was sent."""
+    """Warn of the losses of a result."""
     tell(task, losses, lambda: [(f"the result of item {index}", value)])
 
 
 def tell(task: str, losses: Sequence[Loss], named: Callable[[], Iterable[_Named]]) -> None:
     """Warn of each loss, once for each task and place.
 
-    Where warnings are errors the next call is told again.
+    If warnings are errors, the next call is warned of again.
     """
     for loss in losses:
         place = _place(loss, list(named()))
@@ -56,7 +56,7 @@ def tell(task: str, losses: Sequence[Loss], named: Callable[[], Iterable[_Named]
 
 
 def _place(loss: Loss, named: list[_Named]) -> str | None:
-    """The way to the part that loses something; None where it does not matter there."""
+    """The path to the part that loses something; None if it does not matter there."""
     if loss.whole:
         return next((name for name, value in named if value is loss.part), None)
     return _way_to(loss.part, named) or "a value"
@@ -76,7 +76,7 @@ def _way_to(part: Any, named: list[_Named]) -> str | None:
 
 
 def _parts(value: Any) -> Iterator[_Named]:
-    """The parts of a value; of one that does not say what it is made of, none."""
+    """The parts of a value; none if its class does not show them."""
     try:
         yield from parts(value)
     except Exception:  # noqa: BLE001  user code runs here

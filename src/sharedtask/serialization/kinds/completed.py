@@ -1,7 +1,7 @@
-"""Values whose own way of pickling leaves something out: it follows, and is put back at the end.
+"""Values whose own pickle leaves something out: it is sent along, and restored at the end.
 
-A class derived from one in C has attributes that its base does not know of, rdkit's molecules have
-properties, spaCy's words flags that were set by hand, frames attributes that pandas forgets.
+Examples: the attributes of a class derived from one in C, the properties of rdkit's molecules, the
+flags that a user has set on spaCy's words, and the attributes that a user has set on a frame.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _PROTOCOL = 5
 
 
 def own_way(value: Any) -> Any:
-    """What pickle would take: in the form of ``__reduce__``."""
+    """The reduction that pickle would use, as from ``__reduce__``."""
     registered = copyreg.dispatch_table.get(type(value))
     return value.__reduce_ex__(_PROTOCOL) if registered is None else registered(value)
 
 
 def followed(reduced: Any, put: Callable[[Any, Any], object], more: Any) -> Any:
-    """A reduction after which ``put(made, more)`` is called."""
+    """The reduction, followed by a call of ``put(made, more)``."""
     if not isinstance(reduced, tuple):  # found by its name
         return reduced
     build, args, state, items, pairs, setter = reduced + (None,) * (6 - len(reduced))
@@ -37,7 +37,7 @@ def followed(reduced: Any, put: Callable[[Any, Any], object], more: Any) -> Any:
 
 
 def complete(made: Any, state: tuple[Any, Any, Callable[[Any, Any], object], Any]) -> None:
-    """Set the state as pickle would, then put back what this leaves out."""
+    """Set the state as pickle would, then restore the rest."""
     own, setter, put, more = state
     set_state(made, own, setter)
     put(made, more)
@@ -50,9 +50,9 @@ _REDUCERS = ("__reduce__", "__reduce_ex__")
 
 
 def is_forgetful(cls: type) -> bool:
-    """Whether a class adds attributes to a base that pickles itself, and does not know of them.
+    """Whether a class adds attributes to a base whose own pickle ignores them.
 
-    Of a base that a user has written it is not known what it leaves out on purpose.
+    A base that a user has written may leave them out on purpose.
     """
     base = _reducing(cls)
     if base in (object, cls) or base.__dictoffset__ or not _is_builtin(base):
@@ -101,14 +101,14 @@ def _is_filled(descriptor: Any, value: Any) -> bool:
 
 
 def reduce_with_attributes(value: Any, out: Any) -> Any:
-    """What has a ``__dict__`` and does not pickle it."""
+    """An object whose own pickle leaves out its ``__dict__``."""
     del out
     own = vars(value)
     return followed(own_way(value), set_attributes, dict(own)) if own else NotImplemented
 
 
 def reduce_with_public(value: Any, out: Any) -> Any:
-    """A frame with what the user has set on it: not what its library keeps there for itself."""
+    """A frame with the attributes that its user has set, without those of its library."""
     del out
     own = vars(value)
     cls = type(value)

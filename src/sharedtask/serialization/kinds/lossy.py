@@ -1,4 +1,4 @@
-"""Values that cannot have with them what they leave out: refused, or noted so that it is told."""
+"""Values whose own pickle leaves out a part that cannot be restored: refused, or warned of."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def refuse_index(index: Any, out: Outgoing) -> Any:
-    """An index of rtree: what arrives is an index of that kind without any entries."""
+    """An index of rtree, which would arrive without its entries."""
     del out
     if not index.get_size():
         return NotImplemented
@@ -39,9 +39,9 @@ def _has_frames(image: Any) -> bool:
 
 
 def reduce_figure(figure: Any, out: Outgoing) -> Any:
-    """A figure of matplotlib: no copy of it becomes one of pyplot's, in the caller above all.
+    """A figure of matplotlib, whose copies are not registered with pyplot.
 
-    One that a task returns does, as though it was made here.
+    A figure that a task returns is registered, like one created in the caller.
     """
     if out.back:
         return NotImplemented
