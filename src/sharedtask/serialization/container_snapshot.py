@@ -2,7 +2,7 @@
 
 A snapshot keeps, for each reachable container, references to its parts. A check compares
 identities, which takes 10 to 30 ns for each part. Only if these differ are contents compared, by
-``differences``: a task that assigns an equal value has changed nothing. Of a large value a sample
+``diff``: a task that assigns an equal value has changed nothing. Of a large value a sample
 is kept.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 from . import traversal
 from .codec import FAILURES
 from .containers import FIXED, LEAVES, Kind, is_leaf, kinds_of
-from .diff import differences
+from .diff import first_difference
 
 __all__ = ["Snapshot"]
 
@@ -80,7 +80,7 @@ class _Node:
         if not self.stride:
             return self.kind.change(self.value, self.known)
         now = self._read(self.known)
-        is_same = self.has_same_size() and next(differences(self.known, now), None) is None
+        is_same = self.has_same_size() and first_difference(self.known, now) is None
         return None if is_same else ""
 
     def renew(self) -> bool:

@@ -23,9 +23,9 @@ import numpy as np
 
 from sharedtask.system.finalizers import Known
 
-from . import codec, kinds, libraries, traversal
+from . import codec, frame_blocks, kinds, libraries, traversal
 from .codec import FAILURES
-from .diff import differences
+from .diff import first_difference
 
 __all__ = ["FIXED", "LEAVES", "Kind", "is_leaf", "kinds_of"]
 
@@ -147,10 +147,6 @@ def _has_own_state(cls: Any) -> bool:
 # ------------------------------------------------------------------------------- each kind
 
 
-def _first(ways: Iterable[str]) -> str | None:
-    return next(iter(ways), None)
-
-
 def _entries_of(value: dict[Any, Any]) -> list[Any]:
     return [*dict.keys(value), *dict.values(value)]
 
@@ -186,19 +182,19 @@ def _as_dict(known: list[Any]) -> dict[Any, Any]:
 
 
 def _change_of_dict(value: dict[Any, Any], known: list[Any]) -> str | None:
-    return _first(differences(_as_dict(known), _as_dict(_entries_of(value))))
+    return first_difference(_as_dict(known), _as_dict(_entries_of(value)))
 
 
 def _change_of_ordered_dict(value: OrderedDict[Any, Any], known: list[Any]) -> str | None:
-    return _first(differences(_as_dict(known), _as_dict(_ordered_entries_of(value))))
+    return first_difference(_as_dict(known), _as_dict(_ordered_entries_of(value)))
 
 
 def _change_of_list(value: Any, known: list[Any]) -> str | None:
-    return _first(differences(known, list(value)))
+    return first_difference(known, list(value))
 
 
 def _change_of_set(value: Any, known: list[Any]) -> str | None:
-    return _first(differences(set(known), set(value)))
+    return first_difference(set(known), set(value))
 
 
 def _change_of_bytes(value: Any, known: list[Any]) -> str | None:
@@ -207,7 +203,7 @@ def _change_of_bytes(value: Any, known: list[Any]) -> str | None:
 
 def _change_of_array(value: Any, known: list[Any]) -> str | None:
     for place, (was, now) in enumerate(zip(known, value.flat, strict=True)):
-        if was is not now and (way := _first(differences(was, now))) is not None:
+        if was is not now and (way := first_difference(was, now)) is not None:
             return _step_of_array(np.unravel_index(place, value.shape)) + way
     return None
 
@@ -296,78 +292,12 @@ def _change_of_attributes(value: Any, known: list[Any]) -> str | None:
     was, now = _counted(type(value), known), _fields(value)
     for name in {**was, **now}:
         if name in was and name in now:
-            way = _first(differences(was[name], now[name]))
+            way = first_difference(was[name], now[name])
             if way is not None:
                 return f".{name}{way}"
         elif name in now or not _facts(type(value)).own_state:  # else it was never pickled
             return f".{name}"
     return None
-
-
-# ------------------------------------------------------------------------------- pandas
-
-
-def _size_of_pandas(value: Any) -> int:
-    held: list[Any] = value._mgr.arrays
-    return len(held) + sum(int(each.size) for each in held if each.dtype == object)
-
-
-def _blocks_of(value: Any) -> list[Any]:
-    """Labels, then for each block the places of its columns, its values, and their objects."""
-    found = list(value._mgr.axes)
-    for block in value._mgr.blocks:
-        found += block.mgr_locs, block.values, getattr(block.values, "_pa_array", None)
-        if block.values.dtype == object:
-            found += np.asarray(block.values).flat
-    return found
-
-
-def _some_blocks_of(value: Any, stride: int, before: list[Any] | None) -> list[Any]:
-    del before
-    found = list(value._mgr.axes)
-    for held in value._mgr.arrays:
-        found += (held, *(np.asarray(held).ravel("K")[::stride] if held.dtype == object else ()))
-    return found
-
-
-def _change_of_pandas(value: Any, known: list[Any]) -> str | None:
-    """The first column that differs."""
-    labels, now = value._mgr.axes, _blocks_of(value)
-    if len(labels) == 1:
-        return (
-            _first(differences(*(list(_columns(each, 1).values()) for each in (known, now)))) and ""
-        )
-    names, before = list(labels[0]), list(known[0])
-    if names != before:
-        other = [name for name in names if name not in before] + [
-            n for n in before if n not in names
-        ]
-        return traversal._step(other[0]) if other and type(other[0]) in traversal.ATOMS else ""
-    if labels[1] is not known[1] and _first(differences(known[1], labels[1])) is not None:
-        return ".index"
-    old, new = _columns(known, 2), _columns(now, 2)
-    unlike = (n for n in sorted(new) if _first(differences(old.get(n), new[n])) is not None)
-    place = next(unlike, None)
-    if place is None:
-        return None
-    return traversal._step(names[place]) if type(names[place]) is str else f".iloc[:, {place}]"
-
-
-def _columns(known: list[Any], axes: int) -> dict[int, Any]:
-    """The contents of each column, by its place, from the result of ``_blocks_of``."""
-    found: dict[int, Any] = {}
-    at = axes
-    while at < len(known):
-        places, values, inner = known[at : at + 3]
-        at += 3
-        if values.dtype == object:
-            held = np.empty(values.size, object)
-            held[:] = known[at : at + values.size]
-            at, values, inner = at + values.size, held.reshape(values.shape), None
-        for row, place in enumerate(places):
-            column = values if values.ndim == 1 else values[row]
-            found[place] = column if inner is None else inner.combine_chunks()
-    return found
 
 
 # ------------------------------------------------------------------------------- all of them
@@ -409,7 +339,12 @@ _OBJECT_ARRAY = Kind(
     _change_of_array,
 )
 _OF_PANDAS = Kind(
-    _size_of_pandas, _blocks_of, _some_blocks_of, lambda _: (), traversal._step, _change_of_pandas
+    frame_blocks.size,
+    frame_blocks.read,
+    frame_blocks.some,
+    lambda _: (),
+    traversal._step,
+    frame_blocks.change,
 )
 _ATTRIBUTES = Kind(
     lambda v: len(object.__getattribute__(v, "__dict__")),

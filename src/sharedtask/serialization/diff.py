@@ -55,6 +55,11 @@ def differences(old: Any, new: Any) -> Iterator[str]:
             yield way
 
 
+def first_difference(old: Any, new: Any) -> str | None:
+    """The path to the first part that differs; None if all are equal."""
+    return next(differences(old, new), None)
+
+
 def _pairs(one: Any, other: Any) -> list[Pair] | None:
     """The parts of both; None if they are compared as a whole."""
     cls = type(one)
