@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import itertools
 import os
 import signal
 import threading
@@ -293,6 +294,95 @@ def test_kill_of_a_worker_that_is_stopped(tmp_path: Path) -> None:
     assert future.kill()
     until(lambda: is_gone(pid))
     assert [9] == on("process", square).map([3])
+
+
+# ------------------------------------------------------------------------ how many at once
+
+
+def stay(_item: int, _extra: int = 0) -> tuple[float, float]:
+    """When it began and ended, by a clock of the machine."""
+    began = time.monotonic()
+    time.sleep(0.05)
+    return began, time.monotonic()
+
+
+class Stays:
+    def stay(self, _item: int) -> tuple[float, float]:
+        return stay(_item)
+
+
+def at_once(stays: list[tuple[float, float]]) -> int:
+    """How many ran at one time."""
+    begins, ends = ([(each[k], sign) for each in stays] for k, sign in ((0, 1), (1, -1)))
+    steps = sorted([*begins, *ends])
+    return max(itertools.accumulate(change for _, change in steps))
+
+
+def with_many_workers(backend: Any) -> None:
+    """Start more workers than the calls of a test may use."""
+    on(backend, stay, 6, chunksize=1).map(range(6))
+
+
+def test_submits_of_a_task_share_its_limit(backend: Any) -> None:
+    """``workers`` bounds what runs at once of all submits of one task, and each is run."""
+    with_many_workers(backend)
+    task = on(backend, stay, 2)
+    stays = [each.result(30) for each in [task.submit(k) for k in range(8)]]
+    assert at_once(stays) <= 2
+
+
+def test_submits_with_other_arguments_share_the_limit(backend: Any) -> None:
+    """Submits of one task that differ in their arguments count together."""
+    with_many_workers(backend)
+    task = on(backend, stay, 2)
+    stays = [each.result(30) for each in [task.submit(k, k % 3) for k in range(8)]]
+    assert at_once(stays) <= 2
+
+
+def test_submits_of_a_method_share_the_limit(backend: Any) -> None:
+    """The submits of a method count together, whichever objects it is taken from."""
+
+    class Staying(Stays):
+        stay = parallel(backend=backend, workers=2)(Stays.stay)
+
+    with_many_workers(backend)
+    stays = [each.result(30) for each in [Staying().stay.submit(k) for k in range(8)]]
+    assert at_once(stays) <= 2
+
+
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_submits_go_on_after_a_shutdown(backend: Any, tmp_path: Path) -> None:
+    """What ran when the workers were ended does not count for the next ones."""
+    task = on(backend, hang, 2)
+    first = [task.submit(f"{k}", folder=str(tmp_path)) for k in range(2)]
+    until((tmp_path / "0").exists)
+    until((tmp_path / "1").exists)
+    sharedtask.shutdown()
+    (tmp_path / "gate").touch()
+    concurrent.futures.wait(first, 30)
+    assert "next" == task.submit("next", folder=str(tmp_path)).result(30)
+
+
+def test_submits_go_on_in_a_forked_child(run: Callable[..., str]) -> None:
+    """What runs in the workers of a parent does not count in its child."""
+    assert "9\n" == run(FORK_OF_A_TEAM)
+
+
+FORK_OF_A_TEAM = """
+import os, time
+from sharedtask import parallel
+
+task = parallel(lambda x, seconds=0: time.sleep(seconds) or x * x).with_options(workers=1)
+first = task.submit(1, 1)
+while not first.running():
+    time.sleep(0.001)
+child = os.fork()
+if not child:
+    print(task.submit(3).result(20), flush=True)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+first.result()
+"""
 
 
 # ------------------------------------------------------------------ what it was writing

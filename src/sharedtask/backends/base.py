@@ -93,7 +93,7 @@ class Call:
     ``randomness`` makes generators for each item, if a parameter asks for one. If ``uncopied``,
     tasks that run in the caller get the caller's own unmarked objects.
 
-    Calls of one ``team`` share their limit of workers; Ray alone limits each call by itself.
+    Calls of one ``team`` share their limit of workers.
     ``inner_threads`` is the number of numerical libraries' threads in a worker; None: its share
     of the CPUs.
     """

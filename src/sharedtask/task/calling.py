@@ -17,8 +17,9 @@ from sharedtask.backends.base import Chunk, Team
 from sharedtask.errors import ClosedError
 from sharedtask.system import background, critical_sections
 
-from .futures import Submission, TaskFuture
+from .futures import TaskFuture
 from .plan import plan_call
+from .submission import Submission
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

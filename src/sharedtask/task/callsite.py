@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sharedtask.tracebacks import frame_of_user
 
-__all__ = ["Callsite"]
+if TYPE_CHECKING:
+    from sharedtask.options import Options
+
+__all__ = ["Callsite", "callsite_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +42,8 @@ class Callsite:
             self.variables.get("__name__") or "<unknown>",
             self.variables.setdefault("__warningregistry__", {}),
         )
+
+
+def callsite_of(options: Options) -> Callsite | None:
+    """The line for warnings about changes, if the call checks for them."""
+    return Callsite.here() if options.strict == "auto" else None

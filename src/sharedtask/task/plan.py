@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from sharedtask.backends.base import Team
     from sharedtask.writing.locked.regions import Regions
 
 
@@ -112,6 +113,7 @@ def plan_call(
     *,
     items: Iterable[Any],
     star: bool = False,
+    team: Team | None = None,
 ) -> Call:
     """Check the arguments of every item, and sort them by role."""
     spec = target.spec
@@ -153,6 +155,7 @@ def plan_call(
         strict=options.strict,
         uncopied=target.uncopied,
         ray_options=options.ray_options or {},
+        team=team,
     )
 
 

@@ -10,14 +10,12 @@ import functools
 import itertools
 import threading
 from concurrent.futures import Future
-from dataclasses import replace
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 import numpy as np
 import wrapt
 
-from sharedtask import context
 from sharedtask.annotations import Role
 from sharedtask.backends import registry
 from sharedtask.options import check_options, resolve
@@ -32,11 +30,12 @@ from sharedtask.worker.randomness import Randomness
 from sharedtask.writing.locked.acquire import Use, close_all, use_all
 from sharedtask.writing.partitioned.partitions import TAKEN
 
-from .callsite import Callsite
+from .callsite import callsite_of
 from .chunking import Pace
-from .futures import Submission, TaskFuture
-from .plan import CAPTURE_FROM, Plan, Target, plan_call, plan_map
+from .futures import TaskFuture
+from .plan import CAPTURE_FROM, Plan, Target, plan_map
 from .run import Run, as_completed, collect, in_order
+from .submits import Submits
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
         Callable,
         Generator,
         Iterable,
-        Iterator,
         Mapping,
         Sequence,
     )
@@ -54,7 +52,7 @@ if TYPE_CHECKING:
 
     from sharedtask.backends.base import Share
     from sharedtask.explaining.report import Explanation
-    from sharedtask.options import Options, OptionsDict
+    from sharedtask.options import OptionsDict
     from sharedtask.task.signature.spec import Kind, Lists, TaskSpec
 
 P = ParamSpec("P")
@@ -104,7 +102,7 @@ class _Runs(Generic[P, R]):
 
         def _parts(self) -> tuple[Target, Mapping[str, Any], Usage]: ...
 
-        def _submitted(self) -> Iterator[int]: ...
+        def _submits(self) -> Submits: ...
 
     def map(
         self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
@@ -250,12 +248,7 @@ class _Runs(Generic[P, R]):
         """
         target, explicit, usage = self._parts()
         try:
-            options = resolve(explicit)
-            call = plan_call(target, args, kwargs, options, items=[item])
-            if call.randomness is not None and options.seed is not None and not context.a_task():
-                call = replace(call, randomness=call.randomness.after(next(self._submitted())))
-            backend, callsite = registry.get(options.backend), _callsite(options)
-            return Submission(backend, call, item, options, usage.note, callsite).future
+            return self._submits().submit(target, explicit, item, args, kwargs, usage.note)
         except SHORTENED as error:
             shorten(error)
             raise
@@ -356,13 +349,8 @@ class _Runs(Generic[P, R]):
         except SHORTENED as error:
             shorten(error)
             raise
-        callsite = _callsite(options)
+        callsite = callsite_of(options)
         return lambda: Run(backend, plan, usage.pace, usage.note, callsite), plan
-
-
-def _callsite(options: Options) -> Callsite | None:
-    """The line for warnings about changes, if the call checks for them."""
-    return Callsite.here() if options.strict == "auto" else None
 
 
 async def _in_thread(function: Callable[..., Any], *args: Any) -> Any:
@@ -450,9 +438,9 @@ class BoundTask(_Runs[P, R], _BoundBase[P, R]):
         task: Task[..., R] = self._self_parent
         return task._bound_parts(self)
 
-    def _submitted(self) -> Iterator[int]:
-        submitted: Iterator[int] = self._self_parent._submitted()
-        return submitted
+    def _submits(self) -> Submits:
+        submits: Submits = self._self_parent._submits()
+        return submits
 
     def with_options(self, **options: Unpack[OptionsDict]) -> BoundTask[P, R]:
         """The same method with other options."""
@@ -493,7 +481,7 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
         self._self_options = dict(options)
         self._self_recipe = recipe  # rebuilds it if it cannot be found by name
         self._self_usage = Usage()
-        self._self_submitted = itertools.count()  # atomic, for all threads
+        self._self_submits = Submits()
         self._self_parts: tuple[Target, Mapping[str, Any], Usage] | None = None
 
     @property
@@ -527,8 +515,8 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
         task._self_usage = self._self_usage  # the same values, the same pace
         return task
 
-    def _submitted(self) -> Iterator[int]:
-        return self._self_submitted
+    def _submits(self) -> Submits:
+        return self._self_submits
 
     def _parts(self) -> tuple[Target, Mapping[str, Any], Usage]:
         if self._self_parts is None:

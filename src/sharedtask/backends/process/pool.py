@@ -247,12 +247,13 @@ class Pool:
 
     def _fail_everything(self) -> list[Any]:
         reports = []
-        waiting = [*self._queue, *(t for w in self._workers.values() for t in w.tickets)]
-        for ticket in waiting:
+        waiting: list[tuple[Ticket, WorkerLink | None]] = [(t, None) for t in self._queue]
+        waiting += [(t, worker) for worker in self._workers.values() for t in worker.tickets]
+        for ticket, worker in waiting:
             if not ticket.call.closed:
                 failed = ticket.all_failed(lambda _: ClosedError(self._closed))
                 reports.append((ticket.call, failed))
-            self._done(ticket)
+            self._done(ticket, worker)
         self._queue.clear()
         return reports
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import ray
 
 from sharedtask.backends import encoding, locking
-from sharedtask.backends.base import Backend, Call, Chunk, Crew, Session, Sink
+from sharedtask.backends.base import Backend, Call, Chunk, Crew, Session, Sink, Team
 from sharedtask.backends.leasing import head_of, lease_all
 from sharedtask.serialization import codec, functions
 from sharedtask.store.cache import Lease, ShareCache
@@ -238,6 +238,7 @@ class _RaySession(Session):
             bool(call.totals),
             call.stops,
             sink,
+            call.team or Team(),
         )
         self._is_open = True
 

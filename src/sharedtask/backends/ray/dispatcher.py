@@ -145,10 +145,7 @@ class Dispatcher:
             self._queue.append(ticket)
 
     def _launch_queued(self) -> None:
-        """Give chunks to Ray up to the limit of each call, which also limits all together.
-
-        Thus many single submissions keep to the limit that each of them has.
-        """
+        """Give chunks to Ray up to the limit of each team, which also limits all together."""
         held: list[Ticket] = []
         while self._queue:
             ticket = self._queue.popleft()
@@ -168,7 +165,7 @@ class Dispatcher:
         return max(ticket.call.limit(), *others, 0)
 
     def _flying_of(self, call: OpenCall) -> int:
-        return sum(ticket.call is call for ticket in self._flying.values())
+        return sum(ticket.call.team is call.team for ticket in self._flying.values())
 
     def _launch(self, ticket: Ticket) -> None:
         call = ticket.call

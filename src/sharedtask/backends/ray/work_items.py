@@ -20,7 +20,7 @@ from .store import RayStore
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sharedtask.backends.base import Chunk, Sink
+    from sharedtask.backends.base import Chunk, Sink, Team
     from sharedtask.backends.leasing import Leases
     from sharedtask.memory.payload import Payload
     from sharedtask.worker.envelope import Parcel
@@ -51,7 +51,7 @@ class OpenCall:
     """The state that all chunks of a call share.
 
     ``again`` encodes a value again if its object was lost; ``limit`` returns how many
-    chunks Ray may be given at a time.
+    chunks of its team Ray may be given at a time.
     """
 
     task: str
@@ -70,6 +70,7 @@ class OpenCall:
     adds: bool  # the totals of a chunk come with its answer, or are lost
     stops: bool
     sink: Sink
+    team: Team
     closed: bool = False
     open_chunks: set[int] = field(default_factory=set)
 
