@@ -419,10 +419,10 @@ def first_plus(x: int, table: Shared[Any]) -> float:
     return float(table[0]) + x
 
 
-def test_caller_with_hardly_any_stack_left() -> None:
+def test_caller_with_hardly_any_stack_left(backend: Any) -> None:
     """Wherever in a call the stack runs out, that is an error, and the next call is right."""
-    plain = parallel(square).with_options(backend="process", chunksize=2)
-    shared = parallel(first_plus).with_options(backend="process", chunksize=2)
+    plain = parallel(square).with_options(backend=backend, chunksize=2)
+    shared = parallel(first_plus).with_options(backend=backend, chunksize=2)
     table = np.ones(100_000)
     calls = [
         (lambda: plain.map(range(4)), [0, 1, 4, 9]),

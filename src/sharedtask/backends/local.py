@@ -394,10 +394,20 @@ class _Threads:
             self._queue.append((session, chunk))
             # A thread that was notified counts as idle until it wakes.
             if len(self._queue) > self._idle and self._count < session.crew.workers:
-                self._count += 1
-                name = f"sharedtask-{self._count}"
-                threading.Thread(target=self._serve, name=name, daemon=True).start()
+                self._start_thread()
             self._changed.notify()
+
+    def _start_thread(self) -> None:
+        """Start one more thread. If none can be started, those that run serve the queue."""
+        try:
+            critical_sections.reserve_stack()
+            name = f"sharedtask-{self._count + 1}"
+            threading.Thread(target=self._serve, name=name, daemon=True).start()
+            self._count += 1
+        except RuntimeError:
+            if not self._count:
+                self._queue.pop()
+                raise
 
     def close(self) -> None:
         with self._changed:

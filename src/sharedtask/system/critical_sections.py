@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
@@ -28,6 +29,20 @@ _tables: list[weakref.ref[Any]] = []  # locks of tables of the whole process
 _entered: list[Any] = []  # locks of single objects, while a thread changes one
 # By identity. A WeakSet would run Python code when a lock is freed, which Ctrl-C could interrupt.
 _all: dict[int, weakref.ref[Any]] = {}
+
+
+def reserve_stack(frames: int = 60) -> None:
+    """Raise the RecursionError here rather than within a change that is about to begin.
+
+    Raises:
+        RecursionError: There is no room for so many more calls on this thread's stack.
+    """
+    try:
+        sys._getframe(max(sys.getrecursionlimit() - frames, 0))
+    except ValueError:  # the stack is not as deep as that
+        return
+    msg = f"maximum recursion depth exceeded: the library needs room for {frames} more calls"
+    raise RecursionError(msg)
 
 
 class Abandons(Protocol):

@@ -17,6 +17,7 @@ from sharedtask.errors import ArgumentError, OptionsError
 from sharedtask.memory import locations
 from sharedtask.options import OPTION_NAMES, OTHER_SPELLINGS, Options
 from sharedtask.store.handles import Handle
+from sharedtask.system import critical_sections
 from sharedtask.task.signature.spec import TaskSpec, refuse_unshareable
 from sharedtask.text import did_you_mean
 from sharedtask.worker.randomness import Randomness
@@ -116,6 +117,7 @@ def plan_call(
     team: Team | None = None,
 ) -> Call:
     """Check the arguments of every item, and sort them by role."""
+    critical_sections.reserve_stack()
     spec = target.spec
     values = _Arguments(spec, target.bound, args, kwargs, star=star)
     shared = values.take_all()

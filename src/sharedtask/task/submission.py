@@ -141,6 +141,7 @@ class Submission:
 
         No effect if another thread waits already, which then resolves the future.
         """
+        critical_sections.reserve_stack()
         if not self._waiting.acquire(blocking=False):
             return
         self._waiter = threading.get_ident()

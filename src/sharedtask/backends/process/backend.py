@@ -64,9 +64,10 @@ class ProcessBackend(Backend):
 
     @property
     def pool(self) -> Pool:
-        """The pool; started on demand, also after the program closed its descriptors."""
+        """The pool; started on demand, also after a loss of the last one."""
         with self._lock:
             if self._pool is None or not self._pool.is_whole():
+                critical_sections.reserve_stack()
                 self._pool = Pool(self._sweep)
             return self._pool
 

@@ -51,6 +51,8 @@ _LEFT_LOOKS = 20
 class Duties(Protocol):
     """Work of the pool that the loop does besides reading sockets."""
 
+    damage: str  # an exception within a callback; from then on the loop only calls ``tick``
+
     def patience(self) -> float:
         """Seconds until the next check is due; infinite if there is none."""
         ...
@@ -141,6 +143,7 @@ class Loop:
         A caller that ``leaves`` for longer hands the loop over to the I/O thread.
         """
         self._refuse_inside()
+        critical_sections.reserve_stack(40)
         if not self._turning.acquire(blocking=False):
             self._has_come = True
             self._waiting.append(reports)
@@ -319,9 +322,16 @@ class Loop:
             return
         with interrupts.firm_shield():
             with self._processing:
-                for key, mask in events:
-                    key.data(mask)
-                self._duties.tick()
+                try:
+                    if not self._duties.damage:
+                        for key, mask in events:
+                            key.data(mask)
+                    self._duties.tick()
+                except BaseException as error:
+                    self._duties.damage = type(error).__name__
+                    if threading.current_thread() is not self._thread:
+                        raise
+                    self._unpark()  # it ends the pool in its next turn
             self._turns += 1
             self._duties.clean_up()
 

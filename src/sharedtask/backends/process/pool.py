@@ -71,6 +71,20 @@ _WEIGH_SECONDS = 0.05
 # A worker ends at once when asked to, unless a thread of the task keeps it alive.
 _LEAVE_SECONDS = 1.0
 
+_CLOSED = (
+    "the pool was shut down while this call was running. Call again: a new pool starts by itself."
+)
+
+_LOST = (
+    "the program has closed file descriptors that it did not open, and with them the connections to"
+    " the workers that this call had. Call again: a new pool starts by itself."
+)
+
+_DAMAGED = (
+    "an exception ({}) came while the library changed its table of workers, so the pool was ended."
+    " Call again: a new pool starts by itself."
+)
+
 
 class Pool:
     """Worker processes, shared by all tasks and threads of this process."""
@@ -86,6 +100,8 @@ class Pool:
         self._serial = self._generation = 0
         self._starter: StarterLink | None = None
         self._closed = ""  # or the reason
+        # An exception that came in the middle of a change: the tables may be wrong since then.
+        self.damage = ""
         self._silent = False
         self._swept = self._hurried = self._weighed = 0.0
         self._sweeps = False
@@ -103,14 +119,19 @@ class Pool:
             raise SharedTaskError(INSIDE)
         with interrupts.shield(), self._lock:
             closed = self._closed
-            if not closed:
-                self._place(ticket)
+            try:
+                if not closed:
+                    self._place(ticket)
+            except BaseException as error:
+                if getattr(error, "errno", None) is None:  # else no worker could be started
+                    self.damage = type(error).__name__
+                raise
         if closed:
             self._refuse()
 
     def _place(self, ticket: Ticket) -> None:
-        ticket.call.pending += 1
         worker = self._choose(ticket.call)
+        ticket.call.pending += 1
         if worker is None:
             self._queue.append(ticket)
         else:
@@ -149,6 +170,8 @@ class Pool:
     def give_up(self, call: OpenCall) -> None:
         """Give up all chunks of a call soon: this may run in a finalizer, so it takes no lock."""
         self._to_cancel.append(call)
+        if self._closed:
+            self._release_given_up()
         self.wake()
 
     def kill(self, call: OpenCall) -> None:
@@ -203,6 +226,9 @@ class Pool:
         The workers then see the end of the socket, and exit. The loss of a single worker's
         connection is detected when it is used.
         """
+        if self.damage:
+            self.wake()  # its I/O thread ends it: there may be too little stack left here
+            return False
         with self._lock:
             link = self._starter
             whole = self._loop.is_whole() and (link is None or link.sock.is_open())
@@ -210,10 +236,11 @@ class Pool:
             self._lose()
         return whole
 
-    def _lose(self) -> None:
-        self._end(_LOST, self._loop.leave)  # this thread may run the loop: do not wait for it
+    def _lose(self, reason: str = _LOST) -> None:
+        self._end(reason, self._loop.leave)  # this thread may run the loop: do not wait for it
 
     def _end(self, reason: str, stop: Callable[[], None], *, orderly: bool = False) -> None:
+        critical_sections.reserve_stack()
         with self._lock:
             if self._closed:
                 return
@@ -234,6 +261,7 @@ class Pool:
             worker.close()
         self._tracker.close()
         self._loop.close()
+        self._release_given_up()
 
     def abandon(self) -> None:
         """In a forked child: drop the parent's pool without sending to it."""
@@ -245,15 +273,25 @@ class Pool:
         self._tracker.close()
         self._loop.close()
 
+    def _release_given_up(self) -> None:
+        """Once the pool has ended, a call that is given up has no chunk anywhere.
+
+        Its own count may say otherwise, if an exception interrupted a change of it.
+        """
+        while self._to_cancel:
+            call = self._to_cancel.popleft()
+            call.users.clear()
+            call.release()
+
     def _fail_everything(self) -> list[Any]:
         reports = []
-        waiting: list[tuple[Ticket, WorkerLink | None]] = [(t, None) for t in self._queue]
-        waiting += [(t, worker) for worker in self._workers.values() for t in worker.tickets]
-        for ticket, worker in waiting:
+        waiting = [*self._queue, *(t for w in self._workers.values() for t in w.tickets)]
+        for ticket in waiting:
             if not ticket.call.closed:
                 failed = ticket.all_failed(lambda _: ClosedError(self._closed))
                 reports.append((ticket.call, failed))
-            self._done(ticket, worker)
+            ticket.call.users.clear()
+            self._done(ticket)
         self._queue.clear()
         return reports
 
@@ -304,6 +342,7 @@ class Pool:
         return len(call.users) < call.limit or worker.serial in call.users
 
     def _spawn(self, call: OpenCall) -> WorkerLink:
+        critical_sections.reserve_stack()
         if self._starter is None:
             self._starter = StarterLink(*_needed_by(call.function))
             self._loop.register(self._starter, self._on_starter)
@@ -576,6 +615,9 @@ class Pool:
 
     def tick(self) -> None:
         """Run the checks that are due: cancellations and expired time limits."""
+        if self.damage:
+            self._lose(_DAMAGED.format(self.damage))
+            return
         while self._to_cancel:
             self._cancel(self._to_cancel.popleft())
         now = time.monotonic()
@@ -713,16 +755,6 @@ class Pool:
             if worker is not None:
                 self._queue.remove(ticket)
                 self._send(worker, ticket)
-
-
-_CLOSED = (
-    "the pool was shut down while this call was running. Call again: a new pool starts by itself."
-)
-
-_LOST = (
-    "the program has closed file descriptors that it did not open, and with them the connections to"
-    " the workers that this call had. Call again: a new pool starts by itself."
-)
 
 
 def _needed_by(function: Callable[..., Any]) -> list[str]:
