@@ -574,7 +574,21 @@ def test_other_dicts_are_looked_at(make: Any) -> None:
 
 def head_of(*, current: bool) -> CallHead:
     parameters = (SharedParameter("value", 1, Role.SHARED, current),)
-    return CallHead("f", 2, parameters, False, False, True, "auto", None, 0, False, None, 3, "/")
+    return CallHead(
+        task="f",
+        function=2,
+        shared=parameters,
+        star=False,
+        timed=False,
+        stops=True,
+        strict="auto",
+        bound_name=None,
+        blas_threads=0,
+        locks=False,
+        randomness=None,
+        program=3,
+        cwd="/",
+    )
 
 
 def values_of(value: Any) -> Values:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from sharedtask.annotations import Role
-    from sharedtask.options import Strict, Verify
+    from sharedtask.options import Options
     from sharedtask.outcomes import Batch, Report
     from sharedtask.worker.randomness import Randomness
     from sharedtask.writing.locked.regions import Regions
@@ -58,8 +58,9 @@ class Limits:
     items: int | None
 
     @classmethod
-    def of(cls, memory: int | None, items: int | None) -> Limits | None:
+    def of(cls, options: Options) -> Limits | None:
         """The limits, or None if there are none."""
+        memory, items = options.memory_limit, options.tasks_per_worker
         return None if memory is None and items is None else cls(memory, items)
 
 
@@ -77,19 +78,13 @@ class Team:
 class Call:
     """One call of a task: ``function(*bound, item, *args, **kwargs, **shared)`` for every item.
 
-    ``bound_name`` is the name in ``shared`` under which the bound object itself is shared, and
-    ``star`` says that every item is unpacked into positional arguments. ``timeout`` is in seconds.
-    If ``stops``, no further item of a chunk is begun after one that raised; if ``splits``, a chunk
-    may be ended early to give its rest to idle workers. If ``strict``, a change of a value that all
-    tasks see is an error, with "auto" a warning. Captured arrays of at least ``capture_from`` bytes
-    are shared. ``workers`` is None if the backend decides; ``ray_options`` are for Ray alone,
-    ``limits`` for our own workers.
+    ``options`` are what the user decided. ``bound_name`` is the name in ``shared`` under which the
+    bound object itself is shared, and ``star`` says that every item is unpacked into positional
+    arguments. Captured arrays of at least ``capture_from`` bytes are shared.
 
     ``locked`` names the arrays that tasks lock, grouped by their lock. ``totals`` are those that
     they add to. If ``itemwise``, each item adds to an array of its own, so that a failed item adds
-    nothing. If the order of the items counts, ``block`` of them are sent and combined together. If
-    ``prompt``, results are reported within ``PROMPT_SECONDS``, at the end of the current item: they
-    must survive the caller's death.
+    nothing. If the order of the items counts, ``block`` of them are sent and combined together.
     ``randomness`` makes generators for each item, if a parameter asks for one. If ``uncopied``,
     tasks that run in the caller get the caller's own unmarked objects.
 
@@ -104,6 +99,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     shared: Mapping[str, SharedValue]
+    options: Options
     bound_name: str | None
     blocks: Mapping[str, Blocks]
     totals: Mapping[str, Total]
@@ -111,20 +107,29 @@ class Call:
     randomness: Randomness | None
     itemwise: bool
     block: int | None
-    prompt: bool
     star: bool
-    timeout: float | None
-    workers: int | None
-    limits: Limits | None
-    verify: Verify
     capture_from: int | None
-    stops: bool
-    splits: bool
-    strict: Strict
     uncopied: bool
-    ray_options: Mapping[str, Any]
     team: Team | None = None
     inner_threads: int | None = None
+
+    @property
+    def stops(self) -> bool:
+        """Whether no further item of a chunk is begun after one that raised."""
+        return not self.options.return_exceptions and not self.options.retries
+
+    @property
+    def splits(self) -> bool:
+        """Whether a chunk may be ended early to give its rest to idle workers.
+
+        If tasks are watched, the last item of a chunk must be known when it runs.
+        """
+        return self.options.chunksize == "auto" and self.options.strict is not True
+
+    @property
+    def prompt(self) -> bool:
+        """Whether results are reported within ``PROMPT_SECONDS``: they survive the caller."""
+        return self.options.journal is not None
 
     def unmarked(self) -> Iterator[tuple[str, Any]]:
         """What every item gets that is not marked, by the words for it in messages."""

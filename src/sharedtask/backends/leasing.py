@@ -101,7 +101,7 @@ def lease_all(
         StoreFullError: A shared value does not fit.
     """
     taken: list[Lease] = []
-    captures = Captures(cache, call.capture_from, verify=call.verify, encode=encode)
+    captures = Captures(cache, call.capture_from, verify=call.options.verify, encode=encode)
     cache.sweep()
     try:
         taken.append(_lease_function(cache, call, captures))
@@ -113,7 +113,7 @@ def lease_all(
             else:
                 lease = _lease_value(cache, call, name, of_handle, encode)
             taken.append(lease)
-            current = call.verify != "identity" and not isinstance(value.value, Handle)
+            current = call.options.verify != "identity" and not isinstance(value.value, Handle)
             token = lease.publication.token
             shared.append((SharedParameter(name, token, value.role, current), lease))
     except BaseException:
@@ -126,27 +126,31 @@ def lease_all(
 
 def head_of(call: Call, leases: Leases, blas: int, cwd: str) -> bytes:
     """The encoded call header for workers; see ``CallHead``."""
+    options = call.options
     return call_header.dump_head(
-        call.task,
-        leases.function.publication.token,
-        leases.parameters,
-        call.star,
-        call.timeout is not None,
-        call.stops,
-        call.strict,
-        call.bound_name,
-        blas,
-        bool(call.locked),
-        call.randomness,
-        leases.program.publication.token,
-        cwd,
+        call_header.CallHead(
+            task=call.task,
+            function=leases.function.publication.token,
+            shared=leases.parameters,
+            star=call.star,
+            timed=options.timeout is not None,
+            stops=call.stops,
+            strict=options.strict,
+            bound_name=call.bound_name,
+            blas_threads=blas,
+            locks=bool(call.locked),
+            randomness=call.randomness,
+            program=leases.program.publication.token,
+            cwd=cwd,
+        )
     )
 
 
 def _lease_function(cache: ShareCache, call: Call, captures: Captures) -> Lease:
     function = functions.portable(call.function)
     encode = captures.encoder(by_value=function.by_value)
-    verify: Verify = "compare" if call.verify == "compare" else "content"  # arrays may be inside
+    # Arrays may be inside.
+    verify: Verify = "compare" if call.options.verify == "compare" else "content"
     if isinstance(function.value, functions.NamedFunction):
         verify = "identity"  # a name and a checksum, which never change
     try:
@@ -180,7 +184,7 @@ def _lease_value(
     try:
         if isinstance(value, Handle):
             return of_handle(value)
-        return cache.lease(value, verify=call.verify, encode=encode)
+        return cache.lease(value, verify=call.options.verify, encode=encode)
     except StoreFullError as error:
         raise full(call.task, f"{name!r} does not fit", error) from error
     except (SharedTaskError, MemoryError):

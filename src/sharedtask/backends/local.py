@@ -130,7 +130,7 @@ class _LocalSession(Session):
         self._closed = False
 
     def open(self) -> None:
-        call = self._call
+        call, strict = self._call, self._call.options.strict
         self._twins = [
             Twin.of(call, name, value)
             for name, value in call.shared.items()
@@ -139,9 +139,9 @@ class _LocalSession(Session):
         common = [twin for twin in self._twins if not twin.private]
         self._readonly = [twin.name for twin in common]
         self._small = [twin for twin in common if twin.memory is not None]
-        self._strict = StrictTwins(common) if call.strict is True else None
-        self._watched = WatchedTwins(common) if call.strict == "auto" and common else None
-        self._values = {} if call.strict else {twin.name: twin.value() for twin in common}
+        self._strict = StrictTwins(common) if strict is True else None
+        self._watched = WatchedTwins(common) if strict == "auto" and common else None
+        self._values = {} if strict else {twin.name: twin.value() for twin in common}
         self._forms = Form.all_of(call.totals, itemwise=call.itemwise)
         self._gathering = Gathering(call.totals, call.block, stops=call.stops)
         locking.open_uses(self._uses, call, shared=False)
@@ -268,8 +268,9 @@ class _LocalSession(Session):
             lambda _: turn.function(*bound, *items, *args, **kwargs, **shared), item
         )
         # A task in this process cannot be ended from outside: report its timeout afterwards.
-        if call.timeout is not None and time.monotonic() - began - turn.left_out() > call.timeout:
-            raise TaskTimeoutError(call.task, index, item, call.timeout)
+        timeout = call.options.timeout
+        if timeout is not None and time.monotonic() - began - turn.left_out() > timeout:
+            raise TaskTimeoutError(call.task, index, item, timeout)
         if any(value is shared.get(name, _NOTHING) for name in (*call.blocks, *accumulators)):
             value = value.copy()  # it is a view of an array that later items change
         if INTO in call.blocks:
@@ -356,7 +357,7 @@ class _ThreadSession(_LocalSession):
         super().__init__(call, sink)
         self._threads = threads
         cpus = available_cpus()
-        self.crew = Crew(call.workers or cpus, cpus)
+        self.crew = Crew(call.options.workers or cpus, cpus)
         self._team = Team() if call.team is None else call.team
 
     @property

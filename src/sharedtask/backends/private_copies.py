@@ -84,7 +84,7 @@ class Unmarked:
         except MemoryError:
             raise
         except FAILURES as error:
-            if self._call.strict is True:
+            if self._call.options.strict is True:
                 raise self._refusal(error) from error
             self._places = [k for k in self._places if self._can_be_copied(k)]
             return self._copies_of(self._places)

@@ -12,7 +12,7 @@ import numpy as np
 
 from sharedtask import context
 from sharedtask.annotations import Role
-from sharedtask.backends.base import Call, Limits, SharedValue
+from sharedtask.backends.base import Call, SharedValue
 from sharedtask.errors import ArgumentError, OptionsError
 from sharedtask.memory import locations
 from sharedtask.options import OPTION_NAMES, OTHER_SPELLINGS, Options
@@ -60,7 +60,6 @@ class Plan:
     call: Call
     items: Iterable[Any]
     total: int | None
-    options: Options
     streams: bool
 
 
@@ -97,9 +96,9 @@ def plan_map(
     for blocks in call.blocks.values():
         items = _apart(items, blocks.array)
     if call.block is not None:
-        options = replace(options, chunksize=call.block)
+        call = replace(call, options=replace(options, chunksize=call.block))
     counted = type(items) in _PLAIN or isinstance(items, Sized)
-    return Plan(call, items, len(cast("Sized", items)) if counted else None, options, streams)
+    return Plan(call, items, len(cast("Sized", items)) if counted else None, streams)
 
 
 # Most items come in one of these. A check against an abstract class takes a microsecond.
@@ -137,6 +136,7 @@ def plan_call(
         args=values.args,
         kwargs=values.kwargs,
         shared=shared,
+        options=options,
         bound_name=spec.bound,
         blocks=blocks,
         totals=totals,
@@ -144,19 +144,9 @@ def plan_call(
         randomness=Randomness.of(spec.generators, options.seed) if spec.generators else None,
         itemwise=bool(totals) and (ordered or not stops),
         block=_block_length(items, options) if ordered else None,
-        prompt=options.journal is not None,
         star=star,
-        timeout=options.timeout,
-        workers=options.workers,
-        limits=Limits.of(options.memory_limit, options.tasks_per_worker),
-        verify=options.verify,
         capture_from=CAPTURE_FROM if options.captured == "share" else None,
-        stops=stops,
-        # If tasks are watched, the last item of a chunk must be known when it runs.
-        splits=options.chunksize == "auto" and not ordered and options.strict is not True,
-        strict=options.strict,
         uncopied=target.uncopied,
-        ray_options=options.ray_options or {},
         team=team,
     )
 

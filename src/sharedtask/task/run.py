@@ -101,7 +101,7 @@ class Run:
         """Prepare. ``callsite`` is the line for warnings about changed shared values."""
         self._task, self._callsite = plan.call.task, callsite
         self._wanted = plan, on_shares
-        self._options = plan.options
+        self._options = plan.call.options
         inbox = _Inbox()
         self._reports = inbox.reports
         self._session: Session = backend.session(plan.call, inbox)
@@ -120,7 +120,7 @@ class Run:
         self._patience = 0.0
         self._stopped = False
         self._soon = 0.0  # until then this thread need not wait for its submitted chunks
-        self._is_bounded = plan.streams or plan.options.buffersize is not None
+        self._is_bounded = plan.streams or self._options.buffersize is not None
         self._accepts = bool(plan.call.blocks or plan.call.totals)
         self._adds_up = bool(plan.call.totals)
         self._block = plan.call.block
@@ -129,7 +129,7 @@ class Run:
 
     def open(self) -> None:
         """Start the run; ``close`` follows, also after an error."""
-        (plan, on_shares), session = self._wanted, self._session
+        (plan, on_shares), session, options = self._wanted, self._session, self._options
         del self._wanted  # the caller's values may be freed while tasks run
         with losses.noted() as lost:
             session.open()
@@ -141,23 +141,23 @@ class Run:
         self._chunker = Chunker(
             plan.items,
             plan.total,
-            plan.options.chunksize,
+            options.chunksize,
             crew,
             self._pace,
-            costly=plan.options.strict is True,
+            costly=options.strict is True,
         )
         # If the caller is away between two results, or the items come slowly, another thread must
         # serve the workers meanwhile.
         self._leaves = plan.streams or self._chunker.is_lazy
-        if plan.options.journal is not None:
+        if options.journal is not None:
             with undisturbed("sharedtask.journal.recording"):  # loads SQLite
                 from sharedtask.journal.recording import Recording
 
             self._recording = interrupts.exposed(
-                Recording.begin, plan.options.journal, plan.call, plan.total, session
+                Recording.begin, options.journal, plan.call, plan.total, session
             )
-        if plan.options.shows_progress:
-            self._bar = open_bar(plan.options, plan.total)
+        if options.shows_progress:
+            self._bar = open_bar(options, plan.total)
 
     # --------------------------------------------------------------------- the caller's side
 

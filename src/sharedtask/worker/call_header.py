@@ -48,9 +48,11 @@ class SharedParameter(NamedTuple):
         return self.role is Role.SHARED
 
 
-@dataclass(frozen=True, slots=True)
-class CallHead:
-    """One call of a task. ``bound_name`` is "self" if the bound object itself is shared."""
+class CallHead(NamedTuple):
+    """One call of a task. ``bound_name`` is "self" if the bound object itself is shared.
+
+    A tuple, for it is hashed at each call: most are equal to the one before.
+    """
 
     task: str
     function: int
@@ -84,9 +86,9 @@ class CallHead:
 
 
 @functools.lru_cache(maxsize=256)
-def dump_head(*fields: Any) -> bytes:
-    """A ``CallHead`` of these fields as bytes; most calls are like the one before."""
-    return pickle.dumps(CallHead(*fields), pickle.HIGHEST_PROTOCOL)
+def dump_head(head: CallHead) -> bytes:
+    """The head as bytes."""
+    return pickle.dumps(head, pickle.HIGHEST_PROTOCOL)
 
 
 def load_head(data: bytes) -> CallHead:

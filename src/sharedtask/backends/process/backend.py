@@ -13,7 +13,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sharedtask.backends import encoding, locking
-from sharedtask.backends.base import Backend, Call, Chunk, Crew, Session, Sink, Team
+from sharedtask.backends.base import Backend, Call, Chunk, Crew, Limits, Session, Sink, Team
 from sharedtask.backends.leasing import head_of, lease_all
 from sharedtask.errors import BackendUnavailableError, StoreFullError
 from sharedtask.memory.room import needed_for
@@ -129,8 +129,9 @@ class _ProcessSession(Session):
         del self._wanted  # the caller's values may be freed while tasks run
         self._pool = backend.pool
         cpus = available_cpus()
-        workers = call.workers or cpus
-        self.crew = _crew(workers, cpus, call.limits.items if call.limits is not None else None)
+        options = call.options
+        workers = options.workers or cpus
+        self.crew = _crew(workers, cpus, options.tasks_per_worker)
         for name, blocks in call.blocks.items():
             with needed_for(call.task, f"{name!r} does not fit"):
                 self._working[name] = Working.of(blocks)
@@ -157,8 +158,8 @@ class _ProcessSession(Session):
             leases,
             leases.needs,
             workers,
-            call.timeout,
-            call.limits,
+            options.timeout,
+            Limits.of(options),
             call.splits,
             call.function,
             sink,

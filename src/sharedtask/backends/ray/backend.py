@@ -188,10 +188,11 @@ class _RaySession(Session):
         del self._wanted  # the caller's values may be freed while tasks run
         connection = backend.connect()
         locking.refuse(call)
-        capacity, options = connection.capacity, call.ray_options
+        capacity, options = connection.capacity, call.options.ray_options or {}
         capacity.require(call.task, options, connection.runtime)
         cpus = max(capacity.slots(options), 1)
-        self.crew = Crew(call.workers or cpus, cpus, _OVERHEAD_SECONDS, _LARGEST_CHUNK)
+        workers = call.options.workers
+        self.crew = Crew(workers or cpus, cpus, _OVERHEAD_SECONDS, _LARGEST_CHUNK)
         self._dispatcher, self._runtime = connection.dispatcher, connection.runtime
         self._blocks = call.blocks
         self._forms = Form.all_of(call.totals, itemwise=call.itemwise)
@@ -217,9 +218,9 @@ class _RaySession(Session):
 
         def limit() -> int:
             slots = capacity.slots(options)
-            if call.workers is None:  # as many as the cluster can run, which may grow
+            if workers is None:  # as many as the cluster can run, which may grow
                 return max(slots, 1) * _AHEAD
-            return call.workers if slots > call.workers else call.workers * _AHEAD
+            return workers if slots > workers else workers * _AHEAD
 
         self._call = OpenCall(
             call.task,
@@ -232,7 +233,7 @@ class _RaySession(Session):
             _encoders(call, leases, connection, self._lend),
             limit,
             lambda: frozenset(node["NodeID"] for node in capacity.nodes()),
-            call.timeout,
+            call.options.timeout,
             call.splits,
             call.prompt,
             bool(call.totals),
