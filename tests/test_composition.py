@@ -634,7 +634,7 @@ def test_warm_call_encodes_no_function(monkeypatch: pytest.MonkeyPatch) -> None:
     values = in_main("def f(x): return g(x) + RATE\ndef g(x): return x", RATE=1)
     task = parallel(backend="process", workers=1)(values["f"])
     assert [1] == task.map([0])
-    monkeypatch.setattr(codec._Pickler, "_reduce_function", None)
+    monkeypatch.setattr(codec.ValuePickler, "_reduce_function", None)
     assert [1] == task.map([0])
 
 

@@ -502,7 +502,7 @@ def test_gpus_become_an_option_of_ray(gpus: float, monkeypatch: pytest.MonkeyPat
     asked: list[Options] = []
 
     def run_nothing(run: Any) -> list[Any]:
-        asked.append(resolve(run._explicit))
+        asked.append(resolve(run._parts.explicit))
         return []
 
     monkeypatch.setattr(_Map, "to_list", run_nothing)

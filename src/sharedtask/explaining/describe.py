@@ -12,7 +12,7 @@ import numpy as np
 
 from sharedtask.serialization.libraries import is_data, is_frame, is_tensor
 from sharedtask.serialization.traversal import count, is_object_array
-from sharedtask.store.handles import Handle
+from sharedtask.store.handles import Handle, kind_of
 
 _SHORT = 100
 
@@ -23,7 +23,7 @@ def look(value: Any) -> str:
     if issubclass(cls, np.ndarray):
         return _of_array(value)
     if issubclass(cls, Handle):
-        return f"handle of a {value._kind}"
+        return f"handle of a {kind_of(value)}"
     number = count(value)
     if number is not None:
         return f"{cls.__name__} of {number:,}"

@@ -23,6 +23,7 @@ from sharedtask.errors import OptionsError
 from sharedtask.options import MAX_WORKERS, check_options, resolve
 from sharedtask.task.calling import Facade, failed, when_done
 from sharedtask.task.decorator import parallel
+from sharedtask.task.task import parts_of
 
 from . import files, naming, worker
 from .batches import SetUp, Surroundings
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from sharedtask.options import Options
     from sharedtask.task.futures import TaskFuture
 
-_TARGET = parallel(worker.run)._parts()[0]
+_TARGET = parts_of(parallel(worker.run)).target
 
 # Options that joblib or its user sets by another name.
 _THEIR_WORDS = {

@@ -81,7 +81,7 @@ def encode(
         back=back,
         by_value=by_value,
     )
-    pickler = _Here if here else _ByName if by_name else _Pickler
+    pickler = _Here if here else _ByName if by_name else ValuePickler
     head = _pickled(value, out, out.passed.append, pickler)
     sources, table = out.parts()
     head = head + table if table else head
@@ -95,7 +95,7 @@ def encode_shared(value: object) -> Payload:
 
 def encode_inband(
     value: object,
-    pickler: Callable[..., _Pickler] | None = None,
+    pickler: Callable[..., ValuePickler] | None = None,
     file: io.BytesIO | None = None,
     *,
     back: bool = False,
@@ -151,11 +151,11 @@ def _pickled(
     value: object,
     out: Outgoing,
     buffer_callback: Callable[[pickle.PickleBuffer], Any] | None,
-    pickler: Callable[..., _Pickler] | None = None,
+    pickler: Callable[..., ValuePickler] | None = None,
     file: io.BytesIO | None = None,
 ) -> bytes:
     file = file or io.BytesIO()
-    dump((pickler or _Pickler)(file, value, out, buffer_callback), reducers.bulk(value))
+    dump((pickler or ValuePickler)(file, value, out, buffer_callback), reducers.bulk(value))
     return file.getvalue()
 
 
@@ -215,7 +215,7 @@ class SupportsWrite(Protocol):
         """Take the next bytes."""
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
     """cloudpickle for objects that cannot be found by name, our reducers for bulk memory.
 
     cloudpickle's hook runs for every value, not only for functions: instances of classes that live
@@ -329,7 +329,7 @@ def _add_names_in_texts(function: FunctionType, found: dict[str, Any]) -> None:
             found[name] = value
 
 
-class _ByName(_Pickler):
+class _ByName(ValuePickler):
     """For another process that runs the same program: values decode to its own classes."""
 
     def reducer_override(self, obj: Any) -> Any:
@@ -338,7 +338,7 @@ class _ByName(_Pickler):
         return super().reducer_override(obj)
 
 
-class _Here(_Pickler):
+class _Here(ValuePickler):
     """For copies in this process."""
 
     def reducer_override(self, obj: Any) -> Any:

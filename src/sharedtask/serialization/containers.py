@@ -140,7 +140,7 @@ def _has_own_state(cls: Any) -> bool:
     ways, plain = (cls.__reduce_ex__, cls.__reduce__), (object.__reduce_ex__, object.__reduce__)
     return ways != plain or cls.__getstate__ not in {
         object.__getstate__,
-        traversal._FIELDS_IN_ORDER,
+        traversal.FIELDS_IN_ORDER,
     }
 
 
@@ -302,7 +302,9 @@ def _change_of_attributes(value: Any, known: list[Any]) -> str | None:
 
 # ------------------------------------------------------------------------------- all of them
 
-_DICT = Kind(dict.__len__, _entries_of, _some_entries, dict.items, traversal._step, _change_of_dict)
+_DICT = Kind(
+    dict.__len__, _entries_of, _some_entries, dict.items, traversal.step_to, _change_of_dict
+)
 _ORDERED = _DICT._replace(read=_ordered_entries_of, change=_change_of_ordered_dict)
 _LIST = Kind(
     list.__len__,
@@ -343,7 +345,7 @@ _OF_PANDAS = Kind(
     frame_blocks.read,
     frame_blocks.some,
     lambda _: (),
-    traversal._step,
+    traversal.step_to,
     frame_blocks.change,
 )
 _ATTRIBUTES = Kind(
@@ -351,7 +353,7 @@ _ATTRIBUTES = Kind(
     _attributes_of,
     lambda v, *_: _attributes_of(v),
     lambda v: _fields(v).items(),
-    traversal._attribute,
+    traversal.attribute_step,
     _change_of_attributes,
 )
 _SLOTS = _ATTRIBUTES._replace(size=lambda _: 0, read=_slots_of, some=lambda v, *_: _slots_of(v))

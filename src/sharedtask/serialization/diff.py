@@ -114,9 +114,9 @@ def _of_dicts(one: dict[Any, Any], other: dict[Any, Any]) -> list[Pair]:
         before = [key for key in before if key in other]
         after = [key for key in after if key in one]
     old, new = list(map(one.__getitem__, before)), list(map(other.__getitem__, before))
-    found = [(traversal._step(before[k]), old[k], new[k]) for k in _unlike(old, new)]
-    found += [(traversal._step(key), one[key], _ABSENT) for key in gone]
-    found += [(traversal._step(key), _ABSENT, other[key]) for key in come]
+    found = [(traversal.step_to(before[k]), old[k], new[k]) for k in _unlike(old, new)]
+    found += [(traversal.step_to(key), one[key], _ABSENT) for key in gone]
+    found += [(traversal.step_to(key), _ABSENT, other[key]) for key in come]
     if before != after or list(map(type, before)) != list(map(type, after)):
         found.append(("", one, _ABSENT))  # in another order; or 1 has become True
     return found
@@ -179,9 +179,9 @@ def _of_object(value: Any) -> list[Part] | None:
             return None
         build, args, state, items, pairs, put = (*reduced, None, None, None, None)[:6]
         return [
-            *traversal._of_state(state, type(value)),
-            *traversal._of_sequence(items or ()),
-            *((traversal._step(key), item) for key, item in pairs or ()),
+            *traversal.state_parts(state, type(value)),
+            *traversal.sequence_parts(items or ()),
+            *((traversal.step_to(key), item) for key, item in pairs or ()),
             *((f".__reduce__()[1][{place}]", part) for place, part in enumerate(args or ())),
             (".__reduce__()", (build, put)),
         ]

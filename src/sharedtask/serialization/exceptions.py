@@ -42,7 +42,7 @@ def packed(error: Exception) -> bytes | None:
     return None
 
 
-class _Raised(codec._Pickler):
+class _Raised(codec.ValuePickler):
     """Takes an exception apart, and those inside it."""
 
     def reducer_override(self, obj: Any) -> Any:
@@ -154,7 +154,7 @@ def _is_small(value: object) -> bool:
 # ---------------------------------------------------------------------- fields that are left out
 
 
-def _portable() -> Callable[..., codec._Pickler]:
+def _portable() -> Callable[..., codec.ValuePickler]:
     known: dict[int, kind.Fields] = {}
     return lambda *args: _Portable(known, *args)
 

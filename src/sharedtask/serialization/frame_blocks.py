@@ -50,7 +50,7 @@ def change(value: Any, known: list[Any]) -> str | None:
         other = [name for name in names if name not in before] + [
             n for n in before if n not in names
         ]
-        return traversal._step(other[0]) if other and type(other[0]) in traversal.ATOMS else ""
+        return traversal.step_to(other[0]) if other and type(other[0]) in traversal.ATOMS else ""
     if labels[1] is not known[1] and first_difference(known[1], labels[1]) is not None:
         return ".index"
     old, new = _columns(known, 2), _columns(now, 2)
@@ -58,7 +58,7 @@ def change(value: Any, known: list[Any]) -> str | None:
     place = next(unlike, None)
     if place is None:
         return None
-    return traversal._step(names[place]) if type(names[place]) is str else f".iloc[:, {place}]"
+    return traversal.step_to(names[place]) if type(names[place]) is str else f".iloc[:, {place}]"
 
 
 def _columns(known: list[Any], axes: int) -> dict[int, Any]:

@@ -148,12 +148,12 @@ def _has_no_name(function: FunctionType) -> bool:
     return function.__module__ == "__main__" or "<" in function.__qualname__
 
 
-def _names(code: CodeType) -> list[str]:
+def global_names(code: CodeType) -> list[str]:
     """Names that the code, and code inside it, looks up."""
     found = [*code.co_names, *names_in_texts(code)]
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            found.extend(_names(constant))
+            found.extend(global_names(constant))
     return found
 
 

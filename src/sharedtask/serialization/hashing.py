@@ -207,7 +207,7 @@ class _Hashing:
     write: Callable[[Any], object]
 
 
-class _Canonical(codec._Pickler):
+class _Canonical(codec.ValuePickler):
     """Writes the contents of a value, independent of place and time."""
 
     prints: Fingerprints
@@ -362,7 +362,7 @@ def _captured(function: FunctionType) -> Iterator[tuple[str, Any]]:
 
 def _globals(function: FunctionType) -> Iterator[tuple[str, Any]]:
     """The globals that the function, and functions written inside it, may look up."""
-    for name in sorted(set(functions._names(function.__code__))):
+    for name in sorted(set(functions.global_names(function.__code__))):
         if name in function.__globals__:
             yield name, function.__globals__[name]
 

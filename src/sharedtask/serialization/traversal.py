@@ -101,7 +101,7 @@ def _defaults(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
 def columns(frame: Any) -> Iterator[Part]:
     """The columns of a DataFrame of pandas."""
     for place, name in enumerate(frame.columns):
-        step = _step(name) if type(name) is str else f".iloc[:, {place}]"
+        step = step_to(name) if type(name) is str else f".iloc[:, {place}]"
         yield step, frame.iloc[:, place]
 
 
@@ -112,10 +112,11 @@ def _of_dict(value: dict[Any, Any]) -> Iterator[Part]:
     for place, (key, item) in enumerate(value.items()):
         if type(key) not in ATOMS:
             yield f".keys()[{place}]", key
-        yield _step(key), item
+        yield step_to(key), item
 
 
-def _of_sequence(value: Iterable[Any]) -> Iterator[Part]:
+def sequence_parts(value: Iterable[Any]) -> Iterator[Part]:
+    """The items by their places."""
     return ((f"[{place}]", item) for place, item in enumerate(value))
 
 
@@ -157,9 +158,9 @@ def _of_class(cls: type) -> Iterator[Part]:
 
 def _of_exception(error: BaseException) -> Iterator[Part]:
     fields = exceptions.Fields.of(error)
-    yield from ((f".args{step}", part) for step, part in _of_sequence(fields.args))
-    yield from ((_attribute(name), part) for name, part in fields.attributes.items())
-    yield from ((_attribute(name), part) for _, name, part in fields.members)
+    yield from ((f".args{step}", part) for step, part in sequence_parts(fields.args))
+    yield from ((attribute_step(name), part) for name, part in fields.attributes.items())
+    yield from ((attribute_step(name), part) for _, name, part in fields.members)
 
 
 def _of_object(value: Any) -> Iterator[Part]:
@@ -178,25 +179,25 @@ def _of_reduced(cls: type, reduced: tuple[Any, ...]) -> Iterator[Part]:
                 yield ".__class__", cls
         elif type(argument) not in ATOMS:
             yield f".__reduce__()[1][{place}]", argument
-    yield from _of_state(state, cls)
-    yield from _of_sequence(items or ())
-    yield from ((_step(key), item) for key, item in pairs or ())
+    yield from state_parts(state, cls)
+    yield from sequence_parts(items or ())
+    yield from ((step_to(key), item) for key, item in pairs or ())
 
 
-def _of_state(state: Any, cls: type) -> Iterator[Part]:
+def state_parts(state: Any, cls: type) -> Iterator[Part]:
     """Attributes if the state is a dict, or the pair of dicts of a class with slots."""
-    if type(state) is list and getattr(cls, "__getstate__", None) is _FIELDS_IN_ORDER:
+    if type(state) is list and getattr(cls, "__getstate__", None) is FIELDS_IN_ORDER:
         state = dict(zip((field.name for field in dataclasses.fields(cls)), state, strict=True))
     halves: Any = state if type(state) is tuple and len(state) == 2 else (state,)
     if all(half is None or isinstance(half, dict) for half in halves):
         for half in halves:
-            yield from ((_attribute(name), item) for name, item in (half or {}).items())
+            yield from ((attribute_step(name), item) for name, item in (half or {}).items())
     else:
         yield ".__getstate__()", state
 
 
 # ``__getstate__`` of frozen dataclasses with slots: the values of fields without names.
-_FIELDS_IN_ORDER: Any = getattr(dataclasses, "_dataclass_getstate", ...)
+FIELDS_IN_ORDER: Any = getattr(dataclasses, "_dataclass_getstate", ...)
 
 
 def _attributes(value: Any) -> Iterator[Part]:
@@ -212,16 +213,16 @@ def _attributes(value: Any) -> Iterator[Part]:
         own = object.__getattribute__(value, "__dict__")
     except AttributeError:
         return
-    yield from ((_attribute(name), item) for name, item in own.items())
+    yield from ((attribute_step(name), item) for name, item in own.items())
 
 
 _PARTS: dict[type, Callable[[Any], Iterator[Part]]] = {
     dict: _of_dict,
-    list: _of_sequence,
-    tuple: _of_sequence,
-    set: _of_sequence,
-    frozenset: _of_sequence,
-    deque: _of_sequence,
+    list: sequence_parts,
+    tuple: sequence_parts,
+    set: sequence_parts,
+    frozenset: sequence_parts,
+    deque: sequence_parts,
     types.FunctionType: _of_function,
     types.MethodType: _of_method,
     types.BuiltinFunctionType: lambda _: iter(()),
@@ -234,11 +235,13 @@ _COUNTED = (dict, list, tuple, set, frozenset, deque)
 # ------------------------------------------------------------------------------- how it is written
 
 
-def _attribute(name: Any) -> str:
-    return f".{name}" if type(name) is str and name.isidentifier() else _step(name)
+def attribute_step(name: Any) -> str:
+    """The step to an attribute, as Python code."""
+    return f".{name}" if type(name) is str and name.isidentifier() else step_to(name)
 
 
-def _step(key: Any) -> str:
+def step_to(key: Any) -> str:
+    """The step to a key, as Python code."""
     return f"[{_key(key)}]"
 
 

@@ -186,6 +186,11 @@ class Handle(_FitsEverywhere, Generic[T]):
         return f"<Handle {name}of a {self._kind}, {state}>"
 
 
+def kind_of(handle: Handle[Any]) -> str:
+    """The class of the value, for messages."""
+    return handle._kind
+
+
 @shortened
 def share(value: T, name: str | None = None) -> Handle[T]:
     """Put ``value`` into shared memory and return a handle of it.

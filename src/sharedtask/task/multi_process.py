@@ -18,8 +18,8 @@ from sharedtask.tracebacks import SHORTENED, shorten
 
 from . import result_files
 from .decorator import define
-from .plan import Target, plan_map
-from .task import BoundTask, Task, Usage, _behind, _Runs
+from .plan import plan_map
+from .task import BoundTask, Task, behind, parts_of, remade, run_with
 
 __all__ = ["multi_process"]
 
@@ -155,12 +155,12 @@ def multi_process(
         given = _one_input(items, inputs)
         names = _shared_names(shared_kwargs, func_kwargs)
         task = func if isinstance(func, (Task, BoundTask)) else define(func, {}, {})
-        _check_keywords(task._parts()[0].spec, names, func_kwargs)
+        _check_keywords(parts_of(task).target.spec, names, func_kwargs)
         _check_sharing(backend, names)
         task = _with_shared(task, names)
         options = _options(workers, backend, desc if progress else None, progress)
         if gpus is not None:
-            options["ray_options"] = _with_gpus(gpus, {**task._parts()[1], **options})
+            options["ray_options"] = _with_gpus(gpus, {**parts_of(task).explicit, **options})
         task = task.with_options(**check_options(options, "multi_process()"))
         run = _Map(task, given, func_kwargs)
         if backend in _UNCOPIED:
@@ -277,58 +277,59 @@ def _options(
 
 def _with_shared(task: AnyTask, names: list[str]) -> AnyTask:
     """The same task with these parameters shared as well."""
-    if isinstance(task, BoundTask):
-        parent: Any = _with_shared(task._self_parent, names)
-        bound: BoundTask[..., Any] = parent.__get__(task._self_instance, task._self_owner)
-        return bound
-    if all(task.spec.roles.get(name) is Role.SHARED for name in names):
+    roles = parts_of(task).target.spec.roles
+    if all(roles.get(name) is Role.SHARED for name in names):
         return task
-    function, lists, options = task._self_recipe
-    shared = list(dict.fromkeys((*lists.get("shared", ()), *names)))
-    other = define(function, {**lists, "shared": shared}, options)
-    other._self_usage = task._self_usage  # the same values, the same pace
+
+    def make(function: Any, lists: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+        shared = list(dict.fromkeys((*lists.get("shared", ()), *names)))
+        return define(function, {**lists, "shared": shared}, options)
+
+    other: AnyTask = remade(task, make)
     return other
 
 
-class _Map(_Runs[..., Any]):
+class _Map:
     """One map of a task, perhaps of another target than the task's own."""
 
     def __init__(self, task: AnyTask, items: Iterable[Any], kwargs: Mapping[str, Any]) -> None:
-        self._target, self._explicit, self._usage = task._parts()
+        self._parts = parts_of(task)
         self._items = items
         self._kwargs = kwargs
+        self._changes: dict[str, Any] = {}  # of the target
         # All refusals come before the target changes and a folder is created.
-        plan_map(self._target, items, (), kwargs, resolve(self._explicit))
+        plan_map(self._parts.target, items, (), kwargs, resolve(self._parts.explicit))
 
-    def _parts(self) -> tuple[Target, Mapping[str, Any], Usage]:
-        return self._target, self._explicit, self._usage
+    def _run(self, items: Iterable[Any]) -> list[Any]:
+        target = replace(self._parts.target, **self._changes)
+        return run_with(self._parts._replace(target=target)).map(items, **self._kwargs)
 
     def copy_nothing(self) -> None:
         """Call the function with the caller's own unmarked objects."""
-        self._target = replace(self._target, uncopied=True)
+        self._changes["uncopied"] = True
 
     def share_nothing(self) -> None:
         """Call the function with the caller's own objects."""
-        self._target = replace(self._target, spec=replace(self._target.spec, roles={}))
-        self._kwargs = {name: _behind(value) for name, value in self._kwargs.items()}
+        self._changes["spec"] = replace(self._parts.target.spec, roles={})
+        self._kwargs = {name: behind(value) for name, value in self._kwargs.items()}
 
     def to_list(self) -> list[Any]:
         """The results."""
-        return self.map(self._items, **self._kwargs)
+        return self._run(self._items)
 
     def to_files(self) -> list[Any]:
         """The paths of the results; with ``return_exceptions`` exceptions are among them."""
-        if resolve(self._explicit).journal is not None:
+        if resolve(self._parts.explicit).journal is not None:
             msg = (
                 "multi_process(): lazy_output=True writes every result to a file of its own, and a "
                 "journal would keep nothing but the paths. Use one of the two."
             )
             raise OptionsError(msg)
-        target, folder = self._target, mkdtemp(prefix="sharedtask-")
+        target, folder = self._parts.target, mkdtemp(prefix="sharedtask-")
         saver = result_files.Saver(target.function, target.spec.name, folder, len(target.bound))
-        self._target = replace(target, function=saver)
+        self._changes["function"] = saver
         try:
-            paths = self.map(result_files.numbered(self._items), **self._kwargs)
+            paths = self._run(result_files.numbered(self._items))
         except BaseException as error:
             result_files.name_the_item(error)
             result_files.leave(folder, error)

@@ -11,7 +11,16 @@ import itertools
 import threading
 from concurrent.futures import Future
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    NamedTuple,
+    ParamSpec,
+    TypeVar,
+    overload,
+)
 
 import numpy as np
 import wrapt
@@ -95,17 +104,25 @@ class Usage:
         self.tokens.clear()
 
 
-class _Runs(Generic[P, R]):
+class Parts(NamedTuple):
+    """What a call needs of a task: its target, the options that it sets, and its statistics."""
+
+    target: Target
+    explicit: Mapping[str, Any]
+    usage: Usage
+
+
+class Runs(Generic[P, R]):
     """The ways to run a task over many items; ``Task`` and its bound form have them."""
 
     if TYPE_CHECKING:
 
-        def _parts(self) -> tuple[Target, Mapping[str, Any], Usage]: ...
+        def _parts(self) -> Parts: ...
 
         def _submits(self) -> Submits: ...
 
     def map(
-        self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
+        self: Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
     ) -> list[R]:
         """Run the task for every item and return the results in the order of the items.
 
@@ -142,7 +159,7 @@ class _Runs(Generic[P, R]):
             raise
 
     def map_into(
-        self: _Runs[Concatenate[J, Q], Any],
+        self: Runs[Concatenate[J, Q], Any],
         out: A,
         items: Iterable[J],
         /,
@@ -204,7 +221,7 @@ class _Runs(Generic[P, R]):
             raise
 
     def imap(
-        self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
+        self: Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
     ) -> Generator[R, None, None]:
         """Like ``map``, as a stream: results in order, each as soon as those before it are there.
 
@@ -225,14 +242,14 @@ class _Runs(Generic[P, R]):
         return in_order(run)
 
     def imap_unordered(
-        self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
+        self: Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
     ) -> Generator[R, None, None]:
         """Like ``imap``, in the order in which results are ready."""
         run, _ = self._prepare(items, args, kwargs, streams=True)
         return as_completed(run)
 
     def submit(
-        self: _Runs[Concatenate[J, Q], R], item: J, /, *args: Q.args, **kwargs: Q.kwargs
+        self: Runs[Concatenate[J, Q], R], item: J, /, *args: Q.args, **kwargs: Q.kwargs
     ) -> TaskFuture[R]:
         """Run the task for one item and return a future of its result.
 
@@ -254,7 +271,7 @@ class _Runs(Generic[P, R]):
             raise
 
     async def amap(
-        self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
+        self: Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
     ) -> list[R]:
         """``map`` for a coroutine: the event loop keeps running meanwhile.
 
@@ -272,7 +289,7 @@ class _Runs(Generic[P, R]):
         return results
 
     async def aimap(
-        self: _Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
+        self: Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
     ) -> AsyncGenerator[R, None]:
         """``imap`` for a coroutine: ``async for result in task.aimap(items)``."""
         start, _ = self._prepare(items, args, kwargs, streams=True)
@@ -393,7 +410,7 @@ class _Steps:
             self._stream.close()
 
 
-for _method in vars(_Runs).values():  # Python's own errors should name Task.map()
+for _method in vars(Runs).values():  # Python's own errors should name Task.map()
     if isinstance(_method, FunctionType):
         _method.__qualname__ = f"Task.{_method.__name__}"
 
@@ -429,12 +446,12 @@ else:
         __class__ = property(type)
 
 
-class BoundTask(_Runs[P, R], _BoundBase[P, R]):
+class BoundTask(Runs[P, R], _BoundBase[P, R]):
     """A task taken from an object or a class: ``obj.method``."""
 
     _sharedtask_ = True
 
-    def _parts(self) -> tuple[Target, Mapping[str, Any], Usage]:
+    def _parts(self) -> Parts:
         task: Task[..., R] = self._self_parent
         return task._bound_parts(self)
 
@@ -459,7 +476,7 @@ class BoundTask(_Runs[P, R], _BoundBase[P, R]):
         return self
 
 
-class Task(_Runs[P, R], _TaskBase[P, R]):
+class Task(Runs[P, R], _TaskBase[P, R]):
     """A function that can be mapped over many items; made by ``parallel``.
 
     Calling it calls the function directly.
@@ -482,7 +499,7 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
         self._self_recipe = recipe  # rebuilds it if it cannot be found by name
         self._self_usage = Usage()
         self._self_submits = Submits()
-        self._self_parts: tuple[Target, Mapping[str, Any], Usage] | None = None
+        self._self_parts: Parts | None = None
 
     @property
     def spec(self) -> TaskSpec:
@@ -518,13 +535,13 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
     def _submits(self) -> Submits:
         return self._self_submits
 
-    def _parts(self) -> tuple[Target, Mapping[str, Any], Usage]:
+    def _parts(self) -> Parts:
         if self._self_parts is None:
             target = Target(self.spec, functions.bare(self.__wrapped__))
-            self._self_parts = target, self._self_options, self._self_usage
+            self._self_parts = Parts(target, self._self_options, self._self_usage)
         return self._self_parts
 
-    def _bound_parts(self, bound: Any) -> tuple[Target, Mapping[str, Any], Usage]:
+    def _bound_parts(self, bound: Any) -> Parts:
         instance, spec = bound._self_instance, self.spec
         wrapped: object = self.__wrapped__
         if isinstance(wrapped, staticmethod):
@@ -536,7 +553,7 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
         else:
             values, spec = (instance,), spec.on_object()
         target = Target(spec, functions.bare(wrapped), values)
-        return target, self._self_options, self._self_usage
+        return Parts(target, self._self_options, self._self_usage)
 
     # A task pickles as its name if it is found by it, else as its parts.
 
@@ -590,6 +607,39 @@ class Task(_Runs[P, R], _TaskBase[P, R]):
         def __get__(self, instance: Any, owner: Any = None) -> Any: ...
 
 
+class _Ready(Runs[..., Any]):
+    """A task whose parts were changed for one call."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._made = parts
+
+    def _parts(self) -> Parts:
+        return self._made
+
+
+def parts_of(task: Runs[..., Any]) -> Parts:
+    """The parts of a task, or of a task taken from an object."""
+    return task._parts()
+
+
+def run_with(parts: Parts) -> Runs[..., Any]:
+    """The ways to run a task of these parts."""
+    return _Ready(parts)
+
+
+def remade(task: Task[..., Any] | BoundTask[..., Any], make: Callable[..., Any]) -> Any:
+    """The task that ``make(function, lists, options)`` makes of the same, with its statistics.
+
+    Of a task that was taken from an object, it is taken from that object again.
+    """
+    if isinstance(task, BoundTask):
+        parent = remade(task._self_parent, make)
+        return parent.__get__(task._self_instance, task._self_owner)
+    other = make(*task._self_recipe)
+    other._self_usage = task._self_usage  # the same values, the same pace
+    return other
+
+
 class _Once:
     """A function without arguments that is called at the first use of its result."""
 
@@ -617,8 +667,8 @@ def _call(
     those of the first item.
     """
     if any(type(value) is Handle for value in (*args, *kwargs.values())):
-        args = tuple(map(_behind, args))
-        kwargs = {name: _behind(value) for name, value in kwargs.items()}
+        args = tuple(map(behind, args))
+        kwargs = {name: behind(value) for name, value in kwargs.items()}
     if spec().generators:
         kwargs = {**_made(spec(), explicit, _by_place(spec(), instance, args)), **kwargs}
     if Role.LOCKED in spec().roles.values():
@@ -667,7 +717,8 @@ def _call_locked(
         close_all(uses, wrote=True)
 
 
-def _behind(value: Any) -> Any:
+def behind(value: Any) -> Any:
+    """The value of a handle; other values as they are."""
     return value.value if type(value) is Handle else value
 
 
