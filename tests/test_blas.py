@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sharedtask import Shared, parallel, shutdown
-from sharedtask.options import available_cpus
+from sharedtask.system.cpus import available_cpus
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -81,7 +81,7 @@ import os, sys
 import sharedtask
 from sharedtask import parallel
 from sharedtask.backends import registry
-from sharedtask.options import available_cpus
+from sharedtask.system.cpus import available_cpus
 
 for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
     os.environ.pop(name, None)

@@ -285,8 +285,9 @@ def _version_of(package: str) -> str:
 
 def _defaults() -> dict[str, str]:
     from sharedtask import options
+    from sharedtask.system.cpus import available_cpus
 
-    chosen, cpus = options.resolve({}), options.available_cpus()
+    chosen, cpus = options.resolve({}), available_cpus()
     return {
         "backend": chosen.backend,
         "workers": str(cpus if chosen.workers is None else chosen.workers),

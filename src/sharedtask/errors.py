@@ -1,8 +1,8 @@
 """The whole error tree, light enough for a worker that has imported nothing else.
 
-Every class passes its fields to ``BaseException.__init__`` by position and builds its text in
-``__str__``. An exception is pickled as its class and ``args``, so a round trip through another
-process is exact; text joined in ``__init__`` would be lost or doubled there.
+A class declares its fields like a dataclass; ``args`` has their values, and ``__str__`` builds the
+text. An exception is pickled as its class and ``args``, so a round trip through another process is
+exact; text joined in ``__init__`` would be lost or doubled there.
 
 Each is also the standard class that code for other pools catches in its place, if importing that
 class is cheap: ``BrokenProcessPool`` would load all of multiprocessing.
@@ -11,7 +11,7 @@ class is cheap: ``BrokenProcessPool`` would load all of multiprocessing.
 from concurrent.futures import BrokenExecutor
 from pickle import PicklingError
 from signal import Signals
-from typing import Self
+from typing import Any, ClassVar, Self, dataclass_transform
 
 __all__ = [
     "ArgumentError",
@@ -43,6 +43,32 @@ __all__ = [
     "WorkerDiedError",
     "item_note",
 ]
+
+
+@dataclass_transform()
+class _Fields(Exception):  # noqa: N818 - not raised itself
+    """An exception with a field for each annotation of its class; a value is its default."""
+
+    _defaults: ClassVar[dict[str, Any]] = {}
+
+    def __init_subclass__(cls) -> None:
+        if cls.__module__ == __name__:  # a user's subclass has what it sets itself
+            own = {name: cls.__dict__.get(name, _REQUIRED) for name in cls.__annotations__}
+            cls._defaults = {**cls._defaults, **own}
+
+    def __init__(self, *given: object, **named: object) -> None:
+        values = {**self._defaults, **dict(zip(self._defaults, given, strict=False)), **named}
+        missing = [name for name, value in values.items() if value is _REQUIRED]
+        if missing or len(values) > len(self._defaults) or len(given) > len(values):
+            msg = f"{type(self).__name__} has the fields {', '.join(self._defaults)}"
+            raise TypeError(msg)
+        # Not ``super()``: OSError reads its arguments as errno, text and file name.
+        BaseException.__init__(self, *values.values())
+        for name, value in values.items():
+            setattr(self, name, value)
+
+
+_REQUIRED = object()
 
 
 class SharedTaskError(Exception):
@@ -81,7 +107,7 @@ class ClosedError(SharedTaskError, RuntimeError):
     """Raised when a handle or a pool is used after it was closed."""
 
 
-class OverlapError(SharedTaskError, ValueError):
+class OverlapError(_Fields, SharedTaskError, ValueError):
     """Raised when two items would write to the same elements of a partitioned array.
 
     Attributes:
@@ -91,14 +117,10 @@ class OverlapError(SharedTaskError, ValueError):
         blocks: Both items and their indices as text: "item 3, [0:10]".
     """
 
-    def __init__(
-        self, first: int, second: int, parameter: str = "", blocks: tuple[str, str] | None = None
-    ) -> None:
-        super().__init__(first, second, parameter, blocks)
-        self.first = first
-        self.second = second
-        self.parameter = parameter
-        self.blocks = blocks
+    first: int
+    second: int
+    parameter: str = ""
+    blocks: tuple[str, str] | None = None
 
     def __str__(self) -> str:
         one, other = self.blocks or (f"item {self.first}", f"item {self.second}")
@@ -114,7 +136,7 @@ class InvalidNameError(SharedTaskError, ValueError):
     """Raised when a value cannot be shared under a name because of how the name is written."""
 
 
-class NameInUseError(SharedTaskError, FileExistsError):
+class NameInUseError(_Fields, SharedTaskError, FileExistsError):
     """Raised when the name for a value is in use.
 
     Attributes:
@@ -122,11 +144,8 @@ class NameInUseError(SharedTaskError, FileExistsError):
         pid: Process that has it, None if it is unknown.
     """
 
-    def __init__(self, name: str, pid: int | None = None) -> None:
-        # FileExistsError is an OSError: see TaskTimeoutError.
-        BaseException.__init__(self, name, pid)
-        self.name = name
-        self.pid = pid
+    name: str
+    pid: int | None = None
 
     def __str__(self) -> str:
         owner = "another process" if self.pid is None else f"process {self.pid}"
@@ -136,7 +155,7 @@ class NameInUseError(SharedTaskError, FileExistsError):
         )
 
 
-class UnknownNameError(SharedTaskError, FileNotFoundError):
+class UnknownNameError(_Fields, SharedTaskError, FileNotFoundError):
     """Raised when nothing is shared under a name, or no longer.
 
     Attributes:
@@ -144,17 +163,15 @@ class UnknownNameError(SharedTaskError, FileNotFoundError):
         reason: The reason, or the likely intended name; "" if neither is known.
     """
 
-    def __init__(self, name: str, reason: str = "") -> None:
-        BaseException.__init__(self, name, reason)
-        self.name = name
-        self.reason = reason
+    name: str
+    reason: str = ""
 
     def __str__(self) -> str:
         reason = self.reason or "`sharedtask ls` shows the names there are."
         return f"nothing is shared under the name {self.name!r}. {reason}"
 
 
-class NameRefusedError(SharedTaskError, PermissionError):
+class NameRefusedError(_Fields, SharedTaskError, PermissionError):
     """Raised when the entry of a name, or the directory of names, cannot be trusted.
 
     It is also raised for a writable attachment to a read-only value.
@@ -164,16 +181,14 @@ class NameRefusedError(SharedTaskError, PermissionError):
         reason: The problem, and what to do.
     """
 
-    def __init__(self, subject: str, reason: str) -> None:
-        BaseException.__init__(self, subject, reason)
-        self.subject = subject
-        self.reason = reason
+    subject: str
+    reason: str
 
     def __str__(self) -> str:
         return f"{self.subject!r} is refused: {self.reason}"
 
 
-class WorkerDiedError(SharedTaskError, BrokenExecutor):
+class WorkerDiedError(_Fields, SharedTaskError, BrokenExecutor):
     """Raised when a worker process died while it ran an item.
 
     It is a ``BrokenExecutor``, and so a ``RuntimeError``. Other items and the pool are not
@@ -190,26 +205,14 @@ class WorkerDiedError(SharedTaskError, BrokenExecutor):
         out_of_memory: Whether the kernel killed it because memory ran out.
     """
 
-    def __init__(
-        self,
-        function: str,
-        index: int | None = None,
-        item: object = None,
-        pid: int | None = None,
-        signal: int | None = None,
-        exitcode: int | None = None,
-        while_: str = "",
-        out_of_memory: bool = False,
-    ) -> None:
-        super().__init__(function, index, item, pid, signal, exitcode, while_, out_of_memory)
-        self.function = function
-        self.index = index
-        self.item = item
-        self.pid = pid
-        self.signal = signal
-        self.exitcode = exitcode
-        self.while_ = while_
-        self.out_of_memory = out_of_memory
+    function: str
+    index: int | None = None
+    item: object = None
+    pid: int | None = None
+    signal: int | None = None
+    exitcode: int | None = None
+    while_: str = ""
+    out_of_memory: bool = False
 
     def __str__(self) -> str:
         worker = "a worker" if self.pid is None else f"worker {self.pid}"
@@ -243,25 +246,9 @@ class MemoryLimitError(WorkerDiedError, MemoryError):
         limit: The limit in bytes.
     """
 
-    def __init__(
-        self,
-        function: str,
-        index: int | None = None,
-        item: object = None,
-        pid: int | None = None,
-        signal: int | None = None,
-        exitcode: int | None = None,
-        while_: str = "",
-        out_of_memory: bool = False,
-        before: int = 0,
-        reached: int = 0,
-        limit: int = 0,
-    ) -> None:
-        super().__init__(function, index, item, pid, signal, exitcode, while_, out_of_memory)
-        self.args = (*self.args, before, reached, limit)
-        self.before = before
-        self.reached = reached
-        self.limit = limit
+    before: int = 0
+    reached: int = 0
+    limit: int = 0
 
     def __str__(self) -> str:
         worker = "a worker" if self.pid is None else f"worker {self.pid}"
@@ -279,7 +266,7 @@ class MemoryLimitError(WorkerDiedError, MemoryError):
         )
 
 
-class TaskTimeoutError(SharedTaskError, TimeoutError):
+class TaskTimeoutError(_Fields, SharedTaskError, TimeoutError):
     """Raised when a task ran longer than ``timeout`` and its worker was ended.
 
     Attributes:
@@ -290,22 +277,11 @@ class TaskTimeoutError(SharedTaskError, TimeoutError):
         pid: Process id of the worker that was ended, None if it is unknown.
     """
 
-    def __init__(
-        self,
-        function: str,
-        index: int | None = None,
-        item: object = None,
-        timeout: float | None = None,
-        pid: int | None = None,
-    ) -> None:
-        # TimeoutError is an OSError, whose own __init__ reads two to five arguments as errno,
-        # text and file name, and then drops all but two of them.
-        BaseException.__init__(self, function, index, item, timeout, pid)
-        self.function = function
-        self.index = index
-        self.item = item
-        self.timeout = timeout
-        self.pid = pid
+    function: str
+    index: int | None = None
+    item: object = None
+    timeout: float | None = None
+    pid: int | None = None
 
     def __str__(self) -> str:
         limit = "its timeout" if self.timeout is None else f"timeout={self.timeout:g} seconds"
@@ -314,7 +290,7 @@ class TaskTimeoutError(SharedTaskError, TimeoutError):
         return f"{place}, took longer than {limit}{worker}. Allow more time, or give it less work."
 
 
-class TaskExitError(SharedTaskError):
+class TaskExitError(_Fields, SharedTaskError):
     """Raised for an exception of a task that the caller cannot get as itself.
 
     Such as SystemExit, KeyboardInterrupt and the like, which would end the caller, and exceptions
@@ -328,20 +304,11 @@ class TaskExitError(SharedTaskError):
         index: Position of the item in the input, None outside a map.
     """
 
-    def __init__(
-        self,
-        function: str,
-        class_name: str,
-        text: str = "",
-        traceback: str = "",
-        index: int | None = None,
-    ) -> None:
-        super().__init__(function, class_name, text, traceback, index)
-        self.function = function
-        self.class_name = class_name
-        self.text = text
-        self.traceback = traceback
-        self.index = index
+    function: str
+    class_name: str
+    text: str = ""
+    traceback: str = ""
+    index: int | None = None
 
     def __str__(self) -> str:
         raised = f"{self.class_name}: {self.text}" if self.text else self.class_name
@@ -351,7 +318,7 @@ class TaskExitError(SharedTaskError):
         return f"{place}, raised {raised}. It cannot be raised here as itself."
 
 
-class RegionPoisonedError(SharedTaskError, RuntimeError):
+class RegionPoisonedError(_Fields, SharedTaskError, RuntimeError):
     """Raised on entering a region of a locked array whose writer died while it wrote.
 
     It is raised at each entry until a block with ``repair=True`` has rewritten the region.
@@ -362,11 +329,9 @@ class RegionPoisonedError(SharedTaskError, RuntimeError):
         pid: Process id of the writer, None if it is unknown.
     """
 
-    def __init__(self, parameter: str = "", region: str = "", pid: int | None = None) -> None:
-        super().__init__(parameter, region, pid)
-        self.parameter = parameter
-        self.region = region
-        self.pid = pid
+    parameter: str = ""
+    region: str = ""
+    pid: int | None = None
 
     def __str__(self) -> str:
         array = f"'{self.parameter}'" if self.parameter else "a locked array"
@@ -380,7 +345,7 @@ class RegionPoisonedError(SharedTaskError, RuntimeError):
         )
 
 
-class LockOrderError(SharedTaskError, RuntimeError):
+class LockOrderError(_Fields, SharedTaskError, RuntimeError):
     """Raised when a thread that holds a lock asks for another, which could deadlock.
 
     Attributes:
@@ -389,11 +354,9 @@ class LockOrderError(SharedTaskError, RuntimeError):
         same: True if the two overlap, so that it would wait for itself.
     """
 
-    def __init__(self, wanted: str, held: str, same: bool = False) -> None:
-        super().__init__(wanted, held, same)
-        self.wanted = wanted
-        self.held = held
-        self.same = same
+    wanted: str
+    held: str
+    same: bool = False
 
     def __str__(self) -> str:
         asked = f"this thread holds {self.held} and asks for {self.wanted}"
@@ -409,18 +372,14 @@ class LockOrderError(SharedTaskError, RuntimeError):
         )
 
 
-class _Changed(Exception):  # noqa: N818 - the fields of an error and of a warning
+class _Changed(_Fields):
     """A task changed a shared value."""
 
-    def __init__(
-        self, function: str, parameter: str, path: str, items: range, beside: bool = False
-    ) -> None:
-        super().__init__(function, parameter, path, items, beside)
-        self.function = function
-        self.parameter = parameter
-        self.path = path
-        self.items = items
-        self.beside = beside
+    function: str
+    parameter: str
+    path: str
+    items: range
+    beside: bool = False
 
 
 class ChangedValueError(_Changed, SharedTaskError, RuntimeError):
@@ -491,7 +450,7 @@ def _which_one(items: range, beside: bool) -> str:
     return "; chunksize=1 shows which item it was" if len(items) > 1 else ""
 
 
-class JournalError(SharedTaskError):
+class JournalError(_Fields, SharedTaskError):
     """Raised when a journal cannot be used: it is damaged, in use, no journal, or full.
 
     Attributes:
@@ -499,10 +458,8 @@ class JournalError(SharedTaskError):
         reason: The problem, and what to do.
     """
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)
-        self.path = path
-        self.reason = reason
+    path: str
+    reason: str
 
     def __str__(self) -> str:
         return f"journal {self.path!r}: {self.reason}"
@@ -520,12 +477,10 @@ class IncompleteValueWarning(UserWarning):
     """
 
 
-class RemoteTraceback(Exception):  # noqa: N818 - not raised: it is a __cause__
+class RemoteTraceback(_Fields):
     """The traceback of an exception in another process; its text is that traceback."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
+    text: str
 
     def __str__(self) -> str:
         return self.text

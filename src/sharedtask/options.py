@@ -7,21 +7,19 @@ takes longer than the rest of this package together.
 
 import contextlib
 import dataclasses
+import enum
 import functools
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from numbers import Integral
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack, cast
 
 from pydantic_core import SchemaValidator, ValidationError, core_schema
 
 from sharedtask.errors import OptionsError
-from sharedtask.system.cgroups import MEMBERSHIP, MOUNT, directories
 from sharedtask.text import did_you_mean
 from sharedtask.tracebacks import shortened
 
@@ -30,7 +28,6 @@ __all__ = [
     "Defaults",
     "Options",
     "OptionsDict",
-    "available_cpus",
     "check_options",
     "defaults",
     "resolve",
@@ -193,10 +190,6 @@ def _exception_classes() -> core_schema.CoreSchema:
     return core_schema.no_info_before_validator_function(_as_tuple, many)
 
 
-def _or_none(schema: core_schema.CoreSchema) -> core_schema.CoreSchema:
-    return core_schema.nullable_schema(schema)
-
-
 def _file_path() -> core_schema.CoreSchema:
     """A path as a string, which can be part of a key; a path of bytes is refused."""
 
@@ -258,58 +251,90 @@ def _ray_options() -> core_schema.CoreSchema:
     return core_schema.no_info_after_validator_function(RayOptions, known)
 
 
-BACKENDS = ("auto", "process", "thread", "serial", "ray")
-VERIFICATIONS = ("content", "compare", "identity")
-CAPTURES = ("share", "copy")
+class _Reads(enum.Enum):
+    """How the text of an environment variable is read."""
 
-_SCHEMAS: dict[str, core_schema.CoreSchema] = {
-    "backend": core_schema.literal_schema(list(BACKENDS)),
-    "workers": _or_none(_count(1, MAX_WORKERS)),
-    "chunksize": core_schema.union_schema([core_schema.literal_schema(["auto"]), _count(1)]),
-    "buffersize": _or_none(_count(1)),
-    "progress": core_schema.bool_schema(strict=True),
-    "desc": _or_none(core_schema.str_schema(strict=True)),
-    "timeout": _or_none(core_schema.float_schema(gt=0, allow_inf_nan=False, strict=True)),
-    "retries": _count(0),
-    "retry_on": _exception_classes(),
-    "return_exceptions": core_schema.bool_schema(strict=True),
-    "verify": core_schema.literal_schema(list(VERIFICATIONS)),
-    "captured": core_schema.literal_schema(list(CAPTURES)),
-    "strict": core_schema.union_schema(
-        [core_schema.literal_schema(["auto"]), core_schema.bool_schema(strict=True)]
+    WORD = enum.auto()
+    TEXT = enum.auto()
+    SWITCH = enum.auto()
+    INTEGER = enum.auto()
+    NUMBER = enum.auto()
+    NEVER = enum.auto()  # a class cannot be named without importing its module
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Rule:
+    """What an option allows: as a schema, in words, and as the text of a variable."""
+
+    schema: core_schema.CoreSchema
+    allowed: str
+    reads: _Reads
+    words: tuple[str, ...] = ()
+    is_nullable: bool = False
+
+
+def _one_of(*words: str) -> _Rule:
+    *most, last = map(repr, words)
+    allowed = f"{', '.join(most)} or {last}"
+    return _Rule(core_schema.literal_schema(list(words)), allowed, _Reads.WORD, words)
+
+
+def _switch() -> _Rule:
+    return _Rule(core_schema.bool_schema(strict=True), "True or False", _Reads.SWITCH)
+
+
+def _optional(schema: core_schema.CoreSchema, allowed: str, reads: _Reads) -> _Rule:
+    schema = core_schema.nullable_schema(schema)
+    return _Rule(schema, allowed, reads, is_nullable=reads is not _Reads.NEVER)
+
+
+def _auto_or(schema: core_schema.CoreSchema) -> core_schema.CoreSchema:
+    return core_schema.union_schema([core_schema.literal_schema(["auto"]), schema])
+
+
+_RULES: dict[str, _Rule] = {
+    "backend": _one_of("auto", "process", "thread", "serial", "ray"),
+    "workers": _optional(
+        _count(1, MAX_WORKERS),
+        f"a whole number from 1 to {MAX_WORKERS}, or None for all CPUs",
+        _Reads.INTEGER,
     ),
-    "journal": _or_none(_file_path()),
-    "seed": _or_none(_seed()),
-    "memory_limit": _or_none(_size()),
-    "tasks_per_worker": _or_none(_count(1)),
-    "ray_options": _or_none(_ray_options()),
-}
-
-_ALLOWED: dict[str, str] = {
-    "backend": "'auto', 'process', 'thread', 'serial' or 'ray'",
-    "workers": f"a whole number from 1 to {MAX_WORKERS}, or None for all CPUs",
-    "chunksize": "a whole number from 1 up, or 'auto'",
-    "buffersize": "a whole number from 1 up, or None",
-    "progress": "True or False",
-    "desc": "a text or None",
-    "timeout": "a number of seconds above 0, or None for no limit",
-    "retries": "a whole number from 0 up",
-    "retry_on": "an Exception class or a tuple of them",
-    "return_exceptions": "True or False",
-    "verify": "'content', 'compare' or 'identity'",
-    "captured": "'share' or 'copy'",
-    "strict": "'auto', True or False",
-    "journal": "the path of a file, or None",
-    "seed": "a whole number from 0 up, several of them, or None for fresh random numbers",
-    "memory_limit": "a number of bytes above 0, a text such as '512MB' or '2GiB', or None",
-    "tasks_per_worker": "a whole number from 1 up, or None",
-    "ray_options": "a dict of options of Ray's tasks, or None",
-}
-
-_WORDS: dict[str, tuple[str, ...]] = {
-    "backend": BACKENDS,
-    "verify": VERIFICATIONS,
-    "captured": CAPTURES,
+    "chunksize": _Rule(
+        _auto_or(_count(1)),
+        "a whole number from 1 up, or 'auto'",
+        _Reads.INTEGER,
+    ),
+    "buffersize": _optional(_count(1), "a whole number from 1 up, or None", _Reads.INTEGER),
+    "progress": _switch(),
+    "desc": _optional(core_schema.str_schema(strict=True), "a text or None", _Reads.TEXT),
+    "timeout": _optional(
+        core_schema.float_schema(gt=0, allow_inf_nan=False, strict=True),
+        "a number of seconds above 0, or None for no limit",
+        _Reads.NUMBER,
+    ),
+    "retries": _Rule(_count(0), "a whole number from 0 up", _Reads.INTEGER),
+    "retry_on": _Rule(_exception_classes(), "an Exception class or a tuple of them", _Reads.NEVER),
+    "return_exceptions": _switch(),
+    "verify": _one_of("content", "compare", "identity"),
+    "captured": _one_of("share", "copy"),
+    "strict": _Rule(
+        _auto_or(core_schema.bool_schema(strict=True)), "'auto', True or False", _Reads.SWITCH
+    ),
+    "journal": _optional(_file_path(), "the path of a file, or None", _Reads.TEXT),
+    "seed": _optional(
+        _seed(),
+        "a whole number from 0 up, several of them, or None for fresh random numbers",
+        _Reads.INTEGER,
+    ),
+    "memory_limit": _optional(
+        _size(),
+        "a number of bytes above 0, a text such as '512MB' or '2GiB', or None",
+        _Reads.WORD,
+    ),
+    "tasks_per_worker": _optional(_count(1), "a whole number from 1 up, or None", _Reads.INTEGER),
+    "ray_options": _optional(
+        _ray_options(), "a dict of options of Ray's tasks, or None", _Reads.NEVER
+    ),
 }
 
 # Names of the same option in joblib, concurrent.futures, torch, Ray, multiprocessing,
@@ -339,8 +364,8 @@ OTHER_SPELLINGS: dict[str, str] = {
 _VALIDATOR = SchemaValidator(
     core_schema.typed_dict_schema(
         {
-            name: core_schema.typed_dict_field(schema, required=False)
-            for name, schema in _SCHEMAS.items()
+            name: core_schema.typed_dict_field(rule.schema, required=False)
+            for name, rule in _RULES.items()
         }
     )
 )
@@ -357,7 +382,7 @@ def check_options(options: Mapping[str, object], where: str) -> dict[str, Any]:
         OptionsError: A name is unknown or a value is outside what its option allows.
     """
     for name in options:
-        if name not in _SCHEMAS:
+        if name not in _RULES:
             raise OptionsError(_unknown_option(name, where))
     try:
         return cast("dict[str, Any]", _VALIDATOR.validate_python(dict(options)))
@@ -387,8 +412,9 @@ def _unknown_option(name: str, where: str) -> str:
 
 
 def _bad_value(name: str, value: object, where: str) -> str:
-    hint = did_you_mean(value, _WORDS.get(name, ())) if isinstance(value, str) else ""
-    return f"{where}: {name} must be {_ALLOWED[name]}, got {_short(value)}.{hint}"
+    rule = _RULES[name]
+    hint = did_you_mean(value, rule.words) if isinstance(value, str) else ""
+    return f"{where}: {name} must be {rule.allowed}, got {_short(value)}.{hint}"
 
 
 def _short(value: object, limit: int = 80) -> str:
@@ -451,18 +477,7 @@ _SWITCH_WORDS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off"), False),
 }
-_INTEGERS = frozenset({"workers", "chunksize", "buffersize", "retries", "seed", "tasks_per_worker"})
-_SWITCHES = frozenset({"progress", "return_exceptions", "strict"})
-_NULLABLE = frozenset(
-    {
-        *("workers", "buffersize", "desc", "timeout", "journal"),
-        *("seed", "memory_limit", "tasks_per_worker"),
-    }
-)
-_TEXTS = frozenset({"desc", "journal"})
-
-# A class cannot be named in an environment variable without importing its module.
-_FROM_ENVIRONMENT = tuple(n for n in OPTION_NAMES if n not in {"retry_on", "ray_options"})
+_FROM_ENVIRONMENT = tuple(n for n in OPTION_NAMES if _RULES[n].reads is not _Reads.NEVER)
 _VARIABLES = tuple(f"SHAREDTASK_{name.upper()}" for name in _FROM_ENVIRONMENT)
 _RAW_VARIABLES = tuple(map(getattr(os.environ, "encodekey", str), _VARIABLES))
 
@@ -490,17 +505,17 @@ def _environment_options(raw: Iterable[bytes | str | None]) -> dict[str, Any]:
 
 def _parse(name: str, text: str) -> object:
     """Read a variable's text; other text is returned unchanged, and refused by the check."""
-    word = text.lower()
-    if word == "none" and name in _NULLABLE:
+    rule, word = _RULES[name], text.lower()
+    if word == "none" and rule.is_nullable:
         return None
-    if name in _SWITCHES:
+    if rule.reads is _Reads.SWITCH:
         return _SWITCH_WORDS.get(word, text)
     with contextlib.suppress(ValueError):
-        if name in _INTEGERS:
+        if rule.reads is _Reads.INTEGER:
             return int(text)
-        if name == "timeout":
+        if rule.reads is _Reads.NUMBER:
             return float(text)
-    return text if name in _TEXTS else word
+    return text if rule.reads is _Reads.TEXT else word
 
 
 # --- precedence of settings --------------------------------------------------------------------
@@ -527,55 +542,3 @@ def resolve(explicit: Mapping[str, Any]) -> Options:
 @functools.lru_cache(maxsize=256)
 def _resolve(explicit: Items, block: Items, raw: tuple[bytes | str | None, ...]) -> Options:
     return Options(**{**_environment_options(raw), **dict(block), **dict(explicit)})
-
-
-# --- CPUs ------------------------------------------------------------------------------------
-
-
-def available_cpus() -> int:
-    """Return how many CPUs this process may use, at least 1.
-
-    Source:
-        The smaller of the affinity mask and the CPU quota of the control group, rounded up.
-    """
-    quota = _quota_of_this_process()
-    return max(1, _affinity() if quota is None else min(_affinity(), math.ceil(quota)))
-
-
-def _affinity() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-@functools.cache
-def _quota_of_this_process() -> float | None:
-    # Read once: it takes a dozen system calls, and a quota rarely changes under a live process.
-    return cpu_quota(MEMBERSHIP, MOUNT)
-
-
-def cpu_quota(membership: Path, mount: Path) -> float | None:
-    """Return the CPUs that control groups allow, None if they set no limit.
-
-    Args:
-        membership: File in the form of ``/proc/self/cgroup``.
-        mount: Directory in the form of ``/sys/fs/cgroup``, version 1, 2 or hybrid.
-
-    Source:
-        ``cgroups(7)``; ``cpu.max`` of version 2, ``cpu.cfs_quota_us`` of version 1. The tightest
-        limit on the way up to the root counts.
-    """
-    limits = map(_limit, directories("cpu", membership, mount))
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _limit(directory: Path) -> float | None:
-    try:
-        if (directory / "cpu.max").exists():
-            quota, period = (directory / "cpu.max").read_text().split()
-        else:
-            quota = (directory / "cpu.cfs_quota_us").read_text()
-            period = (directory / "cpu.cfs_period_us").read_text()
-        return float(quota) / float(period) if float(quota) > 0 else None
-    except (OSError, ValueError, ZeroDivisionError):
-        return None

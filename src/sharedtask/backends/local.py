@@ -37,10 +37,10 @@ from sharedtask.errors import (
     IncompleteValueWarning,
     TaskTimeoutError,
 )
-from sharedtask.options import available_cpus
 from sharedtask.outcomes import Batch, Known, Report, contained
 from sharedtask.serialization import losses, missing
 from sharedtask.system import critical_sections, interrupts
+from sharedtask.system.cpus import available_cpus
 from sharedtask.system.loading import undisturbed
 from sharedtask.worker.refusals import readonly_advice
 from sharedtask.writing.locked.acquire import close_all, leaving_locks

@@ -17,11 +17,11 @@ from sharedtask.backends.base import Backend, Call, Chunk, Crew, Limits, Session
 from sharedtask.backends.leasing import head_of, lease_all
 from sharedtask.errors import BackendUnavailableError, StoreFullError
 from sharedtask.memory.room import needed_for
-from sharedtask.options import available_cpus
 from sharedtask.outcomes import Report
 from sharedtask.store.cache import ShareCache
 from sharedtask.store.handles import bells, uses
 from sharedtask.system import critical_sections
+from sharedtask.system.cpus import available_cpus
 from sharedtask.system.loading import undisturbed
 from sharedtask.worker import envelope, program
 from sharedtask.worker.envelope import Parcel

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from sharedtask.errors import BackendUnavailableError, ClosedError, OptionsError
-from sharedtask.options import available_cpus
 from sharedtask.system import critical_sections
+from sharedtask.system.cpus import available_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
