@@ -90,16 +90,3 @@ def test_captured_array_is_named(where: Any) -> None:
     with pytest.raises(ValueError, match="read-only") as caught:
         parallel(write).with_options(backend=where).map([1])
     assert "'weights' (captured)" in " ".join(caught.value.__notes__)
-
-
-@pytest.mark.parametrize("local", ["serial", "thread"])
-def test_larger_array_is_open_to_writes_that_ask_nobody(local: str) -> None:
-    """In the caller's process such an array is the caller's memory: the documentation says so."""
-
-    @parallel(backend=local)  # type: ignore[call-overload, untyped-decorator]
-    def add(_: int, table: Shared[Any]) -> None:
-        np.add.at(table, [0], 1)
-
-    table = np.zeros(1 << 13)
-    add.map(range(2), table=table)
-    assert 2.0 == table[0]

@@ -600,17 +600,17 @@ def values_of(value: Any) -> Values:
 def test_each_chunk_that_is_long_enough_is_looked_at() -> None:
     """2 % of a chunk's time may be spent."""
     snapshot = Snapshot([[i] for i in range(1000)])
-    assert 0.0 == seconds_for(snapshot, snapshot.seconds * 49, is_first=False, trusts=False)
+    assert 0.0 == seconds_for(snapshot.seconds, snapshot.seconds * 49, is_first=False, trusts=False)
     assert snapshot.seconds < seconds_for(
-        snapshot, snapshot.seconds * 51, is_first=False, trusts=True
+        snapshot.seconds, snapshot.seconds * 51, is_first=False, trusts=True
     )
 
 
 def test_first_chunk_is_looked_at_in_any_case() -> None:
     """For 5 ms; for less in a call that has not looked at the value itself."""
     snapshot = Snapshot([[i] for i in range(1000)])
-    assert 5e-3 == seconds_for(snapshot, 1e-6, is_first=True, trusts=False)
-    assert 5e-5 == seconds_for(snapshot, 1e-6, is_first=True, trusts=True)
+    assert 5e-3 == seconds_for(snapshot.seconds, 1e-6, is_first=True, trusts=False)
+    assert 5e-5 == seconds_for(snapshot.seconds, 1e-6, is_first=True, trusts=True)
 
 
 def test_chunk_without_a_look_is_settled_by_the_next_call() -> None:

@@ -380,6 +380,23 @@ class _Changed(_Fields):
     path: str
     items: range
     beside: bool = False
+    bypassed: bool = False
+
+    def _of_memory(self) -> str:
+        """What is said of a write to the caller's memory."""
+        return (
+            f"{self.function}(): {_one_of(self.items, self.beside)} wrote to an array of"
+            f" {self.path}, which is shared and read-only, or your program did meanwhile: ufunc.at"
+            " and native code bypass numpy's flag. With this backend the array is your own memory,"
+            ' and stays changed; with backend="process" such a write reaches no data.'
+            f" {_CURES_OF_WRITES}{_which_one(self.items, self.beside)}."
+        )
+
+
+_CURES_OF_WRITES = (
+    "To fill an array, mark it Partitioned or use map_into(); to add up, mark it Reduced; for"
+    " scratch, mark it CopyOnWrite, or work on a copy"
+)
 
 
 class ChangedValueError(_Changed, SharedTaskError, RuntimeError):
@@ -397,9 +414,12 @@ class ChangedValueError(_Changed, SharedTaskError, RuntimeError):
         items: Positions in the input of the items that ran since the value was last found
             unchanged, as a range.
         beside: Whether items ran in other threads at the same time, which may be responsible too.
+        bypassed: Whether it is memory of the caller that was written, past numpy's read-only flag.
     """
 
     def __str__(self) -> str:
+        if self.bypassed:
+            return self._of_memory()
         why = (
             "other items may have seen it"
             if self.beside
@@ -416,7 +436,8 @@ class ChangedValueWarning(_Changed, UserWarning):
     """Issued once per call when a task changed a shared value, which all items see.
 
     The option ``strict`` decides whether this is a warning ("auto", if a change is detected), an
-    error (True) or nothing (False). The changed copy is dropped.
+    error (True) or nothing (False). The changed copy is dropped. Large arrays are the caller's own
+    memory on "serial" and "thread": what native code or ``ufunc.at`` writes there stays.
 
     Attributes:
         function: Name of the task.
@@ -425,9 +446,13 @@ class ChangedValueWarning(_Changed, UserWarning):
         items: Positions of the items that ran in that worker since the value was last found
             unchanged, as a range from the first to the last; empty if it was an earlier call.
         beside: Whether items ran in other threads at the same time, which may be responsible too.
+        bypassed: Whether it is memory of the caller that was written, past numpy's read-only flag:
+            on "serial" and "thread", where it stays changed.
     """
 
     def __str__(self) -> str:
+        if self.bypassed:
+            return self._of_memory()
         who = _one_of(self.items, self.beside) if self.items else "an item of an earlier call"
         return (
             f"{self.function}(): {who} changed {self.path}, which is shared. Later items of the"

@@ -49,6 +49,7 @@ class Change(NamedTuple):
 
     It was one of the items from ``first`` to ``last`` of the call; None if it was an earlier
     call's. ``path`` begins with the parameter. ``beside``: other threads ran items meanwhile.
+    ``bypassed``: it is memory of the caller that was written, past numpy's flag.
     """
 
     parameter: str
@@ -56,11 +57,14 @@ class Change(NamedTuple):
     first: int | None
     last: int | None
     beside: bool = False
+    bypassed: bool = False
 
     def warning(self, task: str) -> ChangedValueWarning:
         """The warning for the caller."""
         items = range(0) if self.first is None else range(self.first, (self.last or 0) + 1)
-        return ChangedValueWarning(task, self.parameter, self.path, items, self.beside)
+        return ChangedValueWarning(
+            task, self.parameter, self.path, items, self.beside, self.bypassed
+        )
 
 
 class Delivery(Protocol):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from sharedtask.annotations import Role
     from sharedtask.options import Options
-    from sharedtask.outcomes import Batch, Report
+    from sharedtask.outcomes import Batch, Change, Report
     from sharedtask.worker.randomness import Randomness
     from sharedtask.writing.locked.regions import Regions
     from sharedtask.writing.partitioned.partitions import Blocks
@@ -255,6 +255,10 @@ class Session(ABC):
 
         On return the caller's arrays contain the blocks of these items.
         """
+
+    def last_change(self) -> Change | None:
+        """Called after the last report: a change of a shared value that none has told."""
+        return None
 
     def finish(self) -> None:
         """Called at the end of a call that succeeded: completes the caller's totals."""

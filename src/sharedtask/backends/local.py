@@ -127,6 +127,8 @@ class _LocalSession(Session):
         self._sink = sink
         self._uses: dict[str, Use] = {}
         self._unmarked = Unmarked(call)
+        self._strict: StrictTwins | None = None
+        self._watched: WatchedTwins | None = None
         self._closed = False
 
     def open(self) -> None:
@@ -139,8 +141,10 @@ class _LocalSession(Session):
         common = [twin for twin in self._twins if not twin.private]
         self._readonly = [twin.name for twin in common]
         self._small = [twin for twin in common if twin.memory is not None]
-        self._strict = StrictTwins(common) if strict is True else None
-        self._watched = WatchedTwins(common) if strict == "auto" and common else None
+        if strict is True:
+            self._strict = StrictTwins(common)
+        elif strict and common:
+            self._watched = WatchedTwins(common)
         self._values = {} if strict else {twin.name: twin.value() for twin in common}
         self._forms = Form.all_of(call.totals, itemwise=call.itemwise)
         self._gathering = Gathering(call.totals, call.block, stops=call.stops)
@@ -303,6 +307,9 @@ class _LocalSession(Session):
 
         return {name: fingerprints.of_value(value.value) for name, value in shared.items()}
 
+    def last_change(self) -> Change | None:
+        return None if self._watched is None else self._watched.last_look()
+
     def finish(self) -> None:
         self._gathering.finish()
 
@@ -310,6 +317,9 @@ class _LocalSession(Session):
         self._closed = True
         close_all(self._uses, wrote=True)
         self._unmarked.close()
+        for watched in (self._strict, self._watched):
+            if watched is not None:
+                watched.close()
 
 
 class _Context:

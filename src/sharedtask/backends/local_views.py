@@ -3,7 +3,8 @@
 Large arrays are the caller's memory, read-only as far as numpy enforces it. ``ufunc.at`` and native
 code bypass numpy's flag. In a worker they meet pages that cannot be written, and the worker dies;
 here the program would die. So small arrays, which are cheap to copy, are copied: writes to them are
-detected after the item, and undone.
+detected after the item, and undone. Writes to large ones are detected after the chunk: see
+``memory/write_watch.py``.
 """
 
 from __future__ import annotations
@@ -25,19 +26,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sharedtask.memory.payload import Payload
+    from sharedtask.memory.strided import Bytes
 
     from .base import Call, SharedValue
 
 
 @dataclass(frozen=True, slots=True)
 class Twin:
-    """A local view of a shared value; ``memory`` contains its arrays if they are small."""
+    """A local view of a shared value; ``memory`` contains its arrays if they are small.
+
+    ``open`` are the bytes of the large ones, which tasks can write if they bypass numpy's flag.
+    """
 
     name: str
     private: bool
     value: Callable[[], Any]
     private_value: Callable[[], Any]
     memory: Copy | None = None
+    open: tuple[Bytes, ...] = ()
 
     @classmethod
     def of(cls, call: Call, name: str, shared: SharedValue) -> Twin:
@@ -65,8 +71,10 @@ class Twin:
             return codec.decode(head, [bytearray(b) for b in buffers])
 
         is_small = payload.nbytes < SEGMENT_FROM and any(buffer.nbytes for buffer in buffers)
-        if private or not is_small:
+        if private:
             return cls(name, private, value, private_value)
+        if not is_small:
+            return cls(name, private, value, private_value, open=buffers)
         copy = Copy(payload)
         return cls(name, private, copy.value, private_value, copy)
 

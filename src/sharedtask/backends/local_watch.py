@@ -3,15 +3,18 @@
 See ``worker/mutation_guard.py`` and ``worker/watching.py``.
 
 Threads that run chunks at the same time have the same views: a change in one is visible to all. The
-views belong to one call, so later calls never see the change.
+views belong to one call, so later calls never see the change. But large arrays are the caller's own
+memory: what bypasses numpy's flag stays there, and is reported.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from sharedtask.memory.write_watch import WriteWatch
 from sharedtask.outcomes import Change
 from sharedtask.serialization.container_snapshot import Snapshot
 from sharedtask.serialization.snapshot import Original
@@ -29,6 +32,12 @@ if TYPE_CHECKING:
 
 # Each call makes its own snapshot, which takes as long as pickling this many containers.
 _MOST_CONTAINERS = 300
+# The last look of a call is taken where it takes 0.1 ms, as after a chunk of so many seconds.
+_LAST_SECONDS = 5e-3
+
+
+def _memory_of(twins: Iterable[Twin]) -> dict[str, WriteWatch]:
+    return {twin.name: WriteWatch(twin.open) for twin in twins if twin.open}
 
 
 class _Crowd:
@@ -57,19 +66,27 @@ class StrictTwins:
     """Watches views whose change is an error."""
 
     def __init__(self, twins: Iterable[Twin]) -> None:
+        twins = list(twins)
         self._crowd = _Crowd()
+        self._memory = _memory_of(twins)
         self._lent = {twin.name: self._made(twin) for twin in twins}
 
     def _made(self, twin: Twin) -> Lent:
-        value = twin.value()
+        value, memory = twin.value(), self._memory.get(twin.name)
         lent = Lent(
             twin.name,
             value,
             Original(value, twin.value),
             keep=lambda: None,
             renew=lambda: self._renew(twin, lent),
+            written=bool if memory is None else memory.written,
         )
         return lent
+
+    def close(self) -> None:
+        """End the watch of memory."""
+        for memory in self._memory.values():
+            memory.close()
 
     def _renew(self, twin: Twin, lent: Lent) -> None:
         made = self._made(twin)  # without the lock, since it unpickles
@@ -93,52 +110,104 @@ class StrictTwins:
             )
 
 
+class _View:
+    """A view, its snapshot, and the watch of memory that tasks can write but should not.
+
+    ``is_whole``: the last check looked at everything.
+    """
+
+    def __init__(self, twin: Twin) -> None:
+        self.twin = twin
+        self._memory = WriteWatch(twin.open) if twin.open else None
+        self.is_whole = True
+        self.renew()
+
+    def renew(self) -> None:
+        """Decode the value again."""
+        self.value = self.twin.value()
+        self._snapshot = Snapshot(self.value, _MOST_CONTAINERS)
+
+    def change(self, seconds: float, *, is_first: bool) -> str | None:
+        """The path to a change of the objects, after a chunk of so many seconds."""
+        snapshot = self._snapshot
+        may = seconds_for(snapshot.seconds, seconds, is_first=is_first, trusts=False)
+        way = snapshot.change(may) if may else None
+        self.is_whole = bool(may) and snapshot.is_whole
+        return way
+
+    def is_written(self, seconds: float, *, is_first: bool) -> bool:
+        """Whether the memory was written, if a check is due."""
+        memory = self._memory
+        if memory is None:
+            return False
+        if not seconds_for(memory.seconds, seconds, is_first=is_first, trusts=False):
+            self.is_whole = False
+            return False
+        return memory.written()
+
+    def close(self) -> None:
+        """End the watch of memory."""
+        if self._memory is not None:
+            self._memory.close()
+
+
 class WatchedTwins:
     """Watches views whose change is reported, if the check costs next to nothing."""
 
     def __init__(self, twins: Iterable[Twin]) -> None:
         self._crowd = _Crowd()
         self._looking = threading.Lock()
-        self._twins = list(twins)
-        self.values = {twin.name: twin.value() for twin in self._twins}
-        self._snapshots = {name: self._taken(value) for name, value in self.values.items()}
-        self._since: range | None = None
+        self._views = list(map(_View, twins))
+        self._unchecked: deque[tuple[int, int]] = deque()  # first and last item
         self._has_looked = False
 
-    @staticmethod
-    def _taken(value: Any) -> Snapshot:
-        return Snapshot(value, _MOST_CONTAINERS)
+    @property
+    def values(self) -> dict[str, Any]:
+        """The watched values, by parameter name."""
+        return {view.twin.name: view.value for view in self._views}
 
     def entered(self) -> contextlib.AbstractContextManager[None]:
         """Context of a running chunk."""
         return self._crowd.entered()
 
+    def close(self) -> None:
+        """End the watch of memory."""
+        for view in self._views:
+            view.close()
+
     def look(self, first: int, done: int, seconds: float) -> Change | None:
         """The change after a chunk, if any. Does not wait for another thread's check."""
-        if not done or not self._looking.acquire(blocking=False):
+        if not done:
+            return None
+        self._unchecked.append((first, first + done - 1))
+        return self._look_if_free(seconds)
+
+    def last_look(self) -> Change | None:
+        """The change by chunks that were not checked, at the end of the call."""
+        return self._look_if_free(_LAST_SECONDS) if self._unchecked else None
+
+    def _look_if_free(self, seconds: float) -> Change | None:
+        if not self._looking.acquire(blocking=False):
             return None
         try:
-            return self._look(range(first, first + done), seconds)
+            return self._look(seconds)
         finally:
             self._looking.release()
 
-    def _look(self, items: range, seconds: float) -> Change | None:
-        if self._since is not None:
-            items = range(min(items[0], self._since[0]), max(items[-1], self._since[-1]) + 1)
+    def _look(self, seconds: float) -> Change | None:
+        items = [self._unchecked.popleft() for _ in range(len(self._unchecked))]
+        first, last = min(items)[0], max(end for _, end in items)
         is_first, self._has_looked = not self._has_looked, True
-        self._since, found = None, None
-        for twin in self._twins:
-            snapshot = self._snapshots[twin.name]
-            may = seconds_for(snapshot, seconds, is_first=is_first, trusts=False)
-            way = snapshot.change(may) if may else None
+        found = None
+        for view in self._views:
+            name, way = view.twin.name, view.change(seconds, is_first=is_first)
             if way is not None:
-                self._renew(twin)
-                beside, path = self._crowd.is_crowded, twin.name + way
-                found = found or Change(twin.name, path, items[0], items[-1], beside)
-            elif not (may and snapshot.is_whole):
-                self._since = items
+                view.renew()
+                found = found or Change(name, name + way, first, last)
+            if view.is_written(seconds, is_first=is_first):
+                found = found or Change(name, name, first, last, bypassed=True)
+        if found is not None:  # a chunk may have begun since: ask now
+            found = found._replace(beside=self._crowd.is_crowded)
+        if not all(view.is_whole for view in self._views):
+            self._unchecked.append((first, last))
         return found
-
-    def _renew(self, twin: Twin) -> None:
-        self.values[twin.name] = value = twin.value()
-        self._snapshots[twin.name] = self._taken(value)

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 # and not for all of very many.
 WATCH_FROM = 1 << 18
 _MOST = 1 << 13
+# Asking for a mapping takes some microseconds; listing all takes a millisecond.
+_FEW = 64
 _log = logging.getLogger("sharedtask")
 
 _SYS_USERFAULTFD = {"x86_64": 323, "aarch64": 282}
@@ -247,7 +249,7 @@ def _ioctl(fd: int, request: int, *words: int) -> int:
 
 
 class _PrivateMemory:
-    """Memory that is neither a file nor shared, listed at the first question.
+    """Memory that is neither a file nor shared: the kernel is asked, or lists it for many.
 
     Watches miss writes through another mapping of the same pages, so only private memory qualifies.
     Registration succeeds on files and shared memory as well, so it proves nothing.
@@ -255,8 +257,23 @@ class _PrivateMemory:
 
     def __init__(self) -> None:
         self._spans: list[tuple[int, int]] | None = None
+        self._questions = 0
 
     def holds(self, start: int, length: int) -> bool:
+        self._questions += 1
+        known = self._asked(start, start + length) if self._questions <= _FEW else None
+        return self._listed(start, length) if known is None else known
+
+    @staticmethod
+    def _asked(start: int, end: int) -> bool | None:
+        while start < end:
+            found = proc_maps.private_end(start)
+            if not found:
+                return None if found is None else False
+            start = found
+        return True
+
+    def _listed(self, start: int, length: int) -> bool:
         if self._spans is None:
             self._spans = proc_maps.private_spans()
         at, end = start, start + length

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +89,29 @@ class Region:
     offset: int
     device: int
     inode: int
+
+
+_PROCMAP_QUERY, _QUERY_SIZE = 0xC0686611, 104  # Linux 6.11
+_QUERY = struct.Struct("3Q")  # its size, no flags, the address
+_ANSWER = struct.Struct("24x6Q")
+# The permissions rw-p, of these and those that are executable or shared.
+_RW, _RWXS = 3, 15
+
+
+def private_end(address: int) -> int | None:
+    """The end of the writable private memory that is no file, around ``address``; 0 for other.
+
+    None if the kernel does not tell: use ``private_spans``, which takes a hundred times as long.
+    """
+    question = bytearray(_QUERY_SIZE)
+    _QUERY.pack_into(question, 0, _QUERY_SIZE, 0, address)
+    try:
+        with open("/proc/self/maps", "rb", buffering=0) as file:
+            fcntl.ioctl(file, _PROCMAP_QUERY, question)
+    except (OSError, MemoryError):
+        return None
+    _, end, flags, _, _, inode = _ANSWER.unpack_from(question)
+    return end if flags & _RWXS == _RW and inode == 0 else 0
 
 
 def private_spans() -> list[tuple[int, int]]:

@@ -170,7 +170,12 @@ class Run:
         if self._known:
             known, self._known = self._known, []
             return known
-        return None if self._is_over() else self._absorb(self._next_report())
+        if not self._is_over():
+            return self._absorb(self._next_report())
+        change = self._session.last_change()
+        if change is not None:
+            self._tell(change)
+        return None
 
     def raise_failure(self) -> None:
         """Raise the error that ended the run, if one did."""

@@ -24,13 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Lent:
-    """A value that tasks see. Afterwards call ``keep`` or ``renew``."""
+    """A value that tasks see. Afterwards call ``keep`` or ``renew``.
+
+    ``written``: whether memory of its that cannot be protected was written since the last call.
+    """
 
     name: str
     value: Any
     original: Original
     keep: Callable[[], object]
     renew: Callable[[], object]
+    written: Callable[[], bool] = bool
 
 
 @dataclass(slots=True)
@@ -111,11 +115,13 @@ class Guard:
         found = None
         for lent in self.lent:
             way = lent.original.change(lent.value)
+            written = lent.written()
             if way is None:
                 lent.keep()
-                continue
-            lent.renew()
-            if found is None:
-                path, items = lent.name + way, self.items[:done]
-                found = ChangedValueError(self.task, lent.name, path, items, self.beside())
+            else:
+                lent.renew()
+            if found is None and (written or way is not None):
+                path, items = lent.name + (way or ""), self.items[:done]
+                beside, bypassed = self.beside(), way is None
+                found = ChangedValueError(self.task, lent.name, path, items, beside, bypassed)
         return found

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from sharedtask.outcomes import Change
 
 if TYPE_CHECKING:
-    from sharedtask.serialization.container_snapshot import Snapshot
     from sharedtask.store.decoded import Values, Watch
 
     from .call_header import CallHead, SharedParameter
@@ -28,10 +27,10 @@ _ALWAYS_SECONDS = 5e-6
 _FIRST_SECONDS, _TRUSTED_SECONDS = 5e-3, 5e-5
 
 
-def seconds_for(snapshot: Snapshot, chunk: float, *, is_first: bool, trusts: bool) -> float:
-    """Time limit of a check after a chunk that took ``chunk`` seconds; 0 for none."""
+def seconds_for(check: float, chunk: float, *, is_first: bool, trusts: bool) -> float:
+    """Time limit of a ``check`` after a chunk that took ``chunk`` seconds; 0 for none."""
     allowed = max(_SHARE * chunk, _ALWAYS_SECONDS)
-    if snapshot.seconds <= allowed:
+    if check <= allowed:
         return allowed
     if not is_first:
         return 0.0
@@ -85,7 +84,7 @@ class Watcher:
         first, last = watch.blame(call, *items)
         is_first = call is None or watch.looked != call
         trusts = not (parameter.current or watch.is_fresh)
-        may = seconds_for(watch.snapshot, seconds, is_first=is_first, trusts=trusts)
+        may = seconds_for(watch.snapshot.seconds, seconds, is_first=is_first, trusts=trusts)
         way = watch.snapshot.change(may) if may else None
         if way is not None:
             self._values.renew(parameter.token)
