@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from budget import with_long
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 LIMIT = 90  # seconds
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def fuzz(backend: str, seed: int, seconds: float) -> "subprocess.Popen[str]":

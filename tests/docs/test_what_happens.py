@@ -8,7 +8,7 @@ import pytest
 
 from sharedtask import testing
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 KIT = Path(testing.__file__).parent
 DOCS = HERE.parent / "docs"
 PAGES = ("what-happens.md", "worker.md", "kinds/losses.md")
@@ -36,7 +36,7 @@ def names_of_tests(path: Path) -> set[str]:
 def test_row_names_a_test(row: str) -> None:
     """A row of the page ends with the name of a test that there is."""
     name, function = row.partition("<!-- ")[2].removesuffix(" --> |").split("::")
-    paths = KIT.glob("*.py") if name == "testing" else [HERE / name]
+    paths = KIT.glob("*.py") if name == "testing" else HERE.rglob(name.rpartition("/")[2])
     assert any(function in names_of_tests(path) for path in paths)
 
 

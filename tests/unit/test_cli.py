@@ -17,7 +17,7 @@ import sharedtask
 from sharedtask import cli, share, zeros
 from sharedtask.store import name_registry
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 OWNER = """
 import os, signal

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FOLDER = "tests/typing"
 
 # Their settings stand in pyproject.toml: an ignore comment that is not needed is an error in both.

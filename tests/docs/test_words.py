@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 # What to write instead, for each word or phrase that makes a sentence hard to read.
 INSTEAD = {

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(100)
 
 CONFTEST = f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from isolation import Isolation
 
 def pytest_configure(config):
