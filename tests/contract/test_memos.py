@@ -2,7 +2,9 @@
 
 import abc
 import collections.abc
+import contextlib
 import enum
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,7 @@ import pydantic
 import pytest
 
 from sharedtask import Shared, parallel
+from sharedtask.serialization import class_memos
 
 
 @pytest.fixture(params=["process", "ray"])
@@ -138,12 +141,63 @@ def test_registration_with_a_class_of_the_script(elsewhere: str) -> None:
     assert [True] == look.map([Square()])
 
 
-def test_registration_with_a_library_stays_here(elsewhere: str) -> None:
+def test_registration_with_the_standard_library(elsewhere: str) -> None:
+    """A class of the script is registered in workers where it is here, if they are warm too."""
+
+    class Own:
+        pass
+
+    class Level(enum.Enum):
+        LOW = 1
+
+    look = on(elsewhere, lambda own: isinstance(own, collections.abc.Sequence | numbers.Real))
+    assert [False, False] == look.map([Own(), Level.LOW])
+    collections.abc.Sequence.register(Own)
+    numbers.Real.register(Level)
+    assert [True, True] == look.map([Own(), Level.LOW])
+    result = on(elsewhere, lambda _: Own()).map([0])
+    assert [Own] == [type(own) for own in result]
+
+
+def test_class_with_methods_is_not_registered() -> None:
+    """An abstract class that looks at the methods does so in workers as well."""
+
+    class Sized:
+        def __len__(self) -> int:
+            return 0
+
+    class Odd(type):
+        def __subclasscheck__(cls, other: type) -> bool:
+            raise RuntimeError
+
+    assert () == class_memos.registered_with(Sized)
+    assert () == class_memos.registered_with(Odd("Class", (), {}))
+
+
+def test_registration_with_another_module_stays_here(elsewhere: str) -> None:
     """What a program tells a module at run time is not told to workers: only its import is."""
 
     class Own:
         pass
 
-    collections.abc.Sequence.register(Own)
-    look = on(elsewhere, lambda own: isinstance(own, collections.abc.Sequence))
+    contextlib.AbstractContextManager.register(Own)
+    look = on(elsewhere, lambda own: isinstance(own, contextlib.AbstractContextManager))
     assert [False] == look.map([Own()])
+
+
+def test_function_of_sympy_is_evaluated_again(elsewhere: str) -> None:
+    """What an ``eval`` has returned is kept by sympy, but not of an older version of its class."""
+    sympy = pytest.importorskip("sympy")
+    limit = 1
+
+    class Cut(sympy.Function):  # type: ignore[misc, name-defined]
+        @classmethod
+        def eval(cls, x: Any) -> Any:
+            return sympy.Integer(limit)
+
+    look = on(elsewhere, lambda x: int(Cut(x)))
+    assert [1] == look.map([5])
+    limit = 2
+    assert [2] == look.map([5])
+    Cut.eval = classmethod(lambda cls, x: sympy.Integer(3))
+    assert [3] == look.map([5])

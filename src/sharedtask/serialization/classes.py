@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Any
 
 from cloudpickle import cloudpickle
 
+from . import class_memos
+
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
 
@@ -115,11 +117,13 @@ def _is_of_ctypes(cls: type) -> bool:
 
 def _rest(cls: type, attributes: Mapping[str, Any], namespace: Mapping[str, Any]) -> dict[str, Any]:
     """The attributes that are set after the class was created."""
-    return {
+    rest = {
         name: value
         for name, value in attributes.items()
         if (name not in namespace or name == "__slots__") and not _is_slot(cls, value)
     }
+    abstract = class_memos.registered_with(cls)
+    return {**rest, _ABSTRACT: abstract} if abstract else rest
 
 
 def _of_members(cls: type[Enum]) -> dict[str, dict[str, Any]]:
@@ -341,13 +345,17 @@ def _apply(cls: type, built: _Built, state: State) -> None:
             with contextlib.suppress(AttributeError, TypeError):  # __doc__ cannot be removed
                 type.__delattr__(cls, name)
     for name, value in new.items():
-        if name != _REGISTRY:
+        if name not in _NO_ATTRIBUTES:
             set_(cls, name, value)
+    class_memos.register(cls, new.get(_ABSTRACT, ()))
     for subclass in new.get(_REGISTRY, ()):
         if subclass is not None:
             abc.ABCMeta.register(cls, subclass)  # type: ignore[arg-type]
-    built.number, built.names = state.number, frozenset(new) - {_REGISTRY}
+    class_memos.forget_results(cls)
+    built.number, built.names = state.number, frozenset(new) - _NO_ATTRIBUTES
 
 
-# The attribute in which cloudpickle lists the classes registered with an abstract one.
-_REGISTRY = "_abc_impl"
+# In the first cloudpickle lists the classes registered with an abstract one, in the second are the
+# abstract ones that a class is registered with.
+_REGISTRY, _ABSTRACT = "_abc_impl", "_sharedtask_abstract"
+_NO_ATTRIBUTES = frozenset((_REGISTRY, _ABSTRACT))
