@@ -7,7 +7,7 @@ import importlib
 import sys
 import zlib
 from dataclasses import dataclass
-from types import CodeType, FunctionType
+from types import CodeType, FrameType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from cloudpickle import list_registry_pickle_by_value
@@ -192,6 +192,22 @@ def by_name(function: Callable[..., Any]) -> NamedFunction | None:
     return NamedFunction(module, qualname, code, _generation_of(module), homes.defaults(function))
 
 
+def name_for(function: Callable[..., Any], caller: FrameType) -> tuple[str, str] | None:
+    """Module and name by which the pickler that ``caller`` runs refers to a function, or None.
+
+    Plain ``pickle`` refers to functions of the script by name: multiprocessing's processes have
+    the script too. Picklers that send them by value, such as cloudpickle's and ours, must not: a
+    pickler written in C has no frame, but the method or function that has called it does.
+    """
+    name = function.__module__, function.__qualname__
+    if function.__module__ == "__main__":
+        by_value = caller.f_globals.get("__name__", "").startswith("sharedtask.") or hasattr(
+            type(caller.f_locals.get("self")), "reducer_override"
+        )
+        return None if by_value or "<" in function.__qualname__ else name
+    return None if by_name(function) is None else name
+
+
 def _is_written_in(function: Any, home: Mapping[str, Any]) -> bool:
     """True for a function of this module, and for a wrapper of one (``functools.wraps``)."""
     while getattr(function, "__globals__", home) is not home:
@@ -222,11 +238,20 @@ def resolve(module: str, qualname: str) -> Callable[..., Any]:
 
 
 def find(module: str, qualname: str) -> Any:
-    """The object under a name, as it was written into its module or class."""
+    """The object under a name, as it was written into its module or class; a task is found bare."""
     found: Any = importlib.import_module(module)
     for name in qualname.split("."):
         found = vars(found)[name] if name in vars(found) else getattr(found, name)
-    return found
+    inner = getattr(found, "__func__", None)  # of a static method
+    return inner if hasattr(type(inner), "_sharedtask_") else found
+
+
+def found(module: str, qualname: str) -> Any:
+    """As ``find``, but None if there is no such object."""
+    try:
+        return find(module, qualname)
+    except (AttributeError, ImportError, TypeError):
+        return None
 
 
 def bare(function: Any) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import itertools
+import sys
 import threading
 from concurrent.futures import Future
 from types import FunctionType
@@ -559,10 +560,10 @@ class Task(Runs[P, R], _TaskBase[P, R]):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         function = functions.bare(self.__wrapped__)
-        named = functions.by_name(function)
-        found = None if named is None else functions.find(named.module, named.qualname)
-        if named is not None and found is self:
-            return functions.find, (named.module, named.qualname)
+        name = functions.name_for(function, sys._getframe(1))
+        found = None if name is None else functions.found(*name)
+        if found is self:
+            return functions.find, name
         if isinstance(found, Task):  # the named one, with other options
             return _with_options, (found, self._self_options)
         return rebuild, self._self_recipe
