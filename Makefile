@@ -6,6 +6,7 @@
 #   make docs     the documentation, built into site/
 #   make bench    the figures of the README, measured on this machine
 #   make faults   what happens when a worker dies, a task hangs ..., beside other pools
+#   make dist     the packages, checked, and the contract run from the installed wheel
 #   make clean    removes what the commands above made
 #
 # Another Python: `PYTHON=python3.12 make test`. It gets an environment of its own.
@@ -27,10 +28,10 @@ endif
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 
-.PHONY: help demo test lint docs bench faults clean
+.PHONY: help demo test lint docs bench faults dist clean
 
 help:
-	@sed -n '3,9s/^# *//p' Makefile
+	@sed -n '3,10s/^# *//p' Makefile
 
 # A system Python may come without ensurepip (Debian's does): then its own pip fills the environment.
 $(BIN)/python:
@@ -80,6 +81,12 @@ bench: $(VENV)/.dev
 
 faults: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.faults
+
+dist: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist >/dev/null
+	$(BIN)/python -m twine check --strict dist/*
+	.ci/wheel $(BIN)/python dist
 
 clean:
 	rm -rf .venv .venv-* site build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -109,7 +109,7 @@ except sharedtask.BackendUnavailableError as error:
     ran = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
     )
-    assert "pip install ray" in ran.stdout
+    assert 'pip install "sharedtask[ray]"' in ran.stdout
 
 
 def test_all_names_are_there() -> None:
