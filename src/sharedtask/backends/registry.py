@@ -69,6 +69,7 @@ def _load(name: str) -> Backend:
     except ImportError as error:
         if (error.name or "").partition(".")[0] != name:
             raise
-        msg = f"backend={name!r} needs a package that is not installed: pip install \"sharedtask[{name}]\""
+        missing = f"backend={name!r} needs a package that is not installed"
+        msg = f'{missing}: pip install "sharedtask[{name}]"'
         raise BackendUnavailableError(msg) from error
     return backend
