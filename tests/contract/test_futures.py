@@ -447,7 +447,7 @@ def test_dead_workers_and_starter_resolve_every_future(tmp_path: Path) -> None:
     first = running("process", tmp_path)
     waits = [on("process", square).submit(k) for k in range(5)]
     pool: Any = registry.get("process")
-    starter = pool.pool._starter._process.pid
+    starter = pool.pool._table.starter._process.pid
     os.kill(starter, signal.SIGKILL)
     assert isinstance(first.exception(30), WorkerDiedError)
     assert [0, 1, 4, 9, 16] == [each.result(30) for each in waits]

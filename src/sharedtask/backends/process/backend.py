@@ -249,7 +249,8 @@ class _ProcessSession(Session):
         """Give up the chunks; returns whether any were in flight."""
         call = self._call
         call.closed = True
-        self._pool.hand_over()
+        if self._pool.is_busy():
+            self._pool.attend()
         if not call.pending:
             call.release()
             return False

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sharedtask.system.blas import BLAS_VARIABLES
-from sharedtask.worker.status_page import GIVE_UP, HURRY, Board, Word
+from sharedtask.worker.status_page import GIVE_UP, HURRY, Board, Word, fence
 
 from . import child, forkserver, wire
 from .wire import Frame, Kind
@@ -99,7 +99,7 @@ class StarterLink(Link):
         """Send a signal to a worker; no effect if it has ended already."""
         self.writer.send(Frame(Kind.SIGNAL, chunk=serial, first=number))
 
-    def dismiss(self, workers: Iterable[WorkerLink]) -> None:
+    def _dismiss(self, workers: Iterable[WorkerLink]) -> None:
         """End all workers, then the forkserver; busy workers are killed."""
         for worker in workers:
             if worker.tickets:
@@ -110,8 +110,10 @@ class StarterLink(Link):
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_SECONDS)
 
-    def end(self) -> None:
-        """Close the socket: the forkserver kills the workers and ends."""
+    def end(self, workers: Iterable[WorkerLink] | None = None) -> None:
+        """End ``workers``, if given, in good order, then the forkserver, which kills the others."""
+        if workers is not None:
+            self._dismiss(workers)
         self.close()
         try:
             self._process.wait(_END_SECONDS)
@@ -210,6 +212,17 @@ class WorkerLink(Link):
     def cancel(self, ticket: Ticket) -> None:
         """Ask the worker to give up a chunk between two items."""
         self.board.words[Word.NOTE + ticket.slot] |= GIVE_UP
+
+    def take_back(self, ticket: Ticket) -> bool:
+        """Take a chunk back; False if the worker has begun it.
+
+        Both sides write before they read: the worker the chunk that it begins, the caller that the
+        chunk is given up. So either the caller sees that it was begun, or the worker sees that it
+        must not begin it.
+        """
+        self.cancel(ticket)
+        fence()
+        return self.in_hand() != ticket.number
 
     def hurry(self) -> None:
         """Ask the worker to send its results after the current item."""

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sharedtask.errors import SharedTaskError
 from sharedtask.system import critical_sections, interrupts
 
+from . import reasons
 from .wire import OwnSocket
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class Loop:
 
     def _refuse_inside(self) -> None:
         if self._processing._is_owned():
-            raise SharedTaskError(INSIDE)
+            raise SharedTaskError(reasons.INSIDE)
 
     def attend(self, *, at_once: bool = False) -> None:
         """Work is in flight, and this thread goes on: ensure that some thread runs the loop.
@@ -379,13 +380,6 @@ class Loop:
         self._selector.close()
         for end in (self._waker, self._woken):
             end.close()
-
-
-INSIDE = (
-    "a signal handler or a finalizer has interrupted the library in the middle of a change, and"
-    " asks for results of a call that was begun before, which would never come. Begin a call of its"
-    " own there, or note what is to be done and do it later."
-)
 
 
 def _is_past(until: float | None) -> bool:

@@ -6,26 +6,35 @@ memory that it uses while an item runs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from sharedtask.errors import MemoryLimitError
 from sharedtask.worker.limits import Allowance, private_bytes
 from sharedtask.worker.status_page import Phase, Word
 
 if TYPE_CHECKING:
+    from collections import deque
+
     from sharedtask.backends.base import Limits
 
     from .connections import WorkerLink
     from .work_items import OpenCall, Ticket
 
 
-def allowance(worker: WorkerLink, limits: Limits, *, cuts: bool) -> Allowance:
+class Used(Protocol):
+    """A worker's chunks, and how many items it has run."""
+
+    ran: int
+    tickets: deque[Ticket]
+
+
+def allowance(worker: Used, limits: Limits, *, cuts: bool) -> Allowance:
     """The memory and items that the next chunk of a call may use in a worker."""
     items = limits.items - worker.ran if limits.items is not None and cuts else 0
     return Allowance(limits.memory or 0, items, cuts)
 
 
-def suits(worker: WorkerLink, call: OpenCall) -> bool:
+def suits(worker: Used, call: OpenCall) -> bool:
     """Whether a worker may still run an item of a call.
 
     If items are counted, no chunk is queued in its socket: the count after it would be unknown.

@@ -1,0 +1,97 @@
+"""Checks that are due from time to time while chunks are in flight.
+
+They request results, take work back from busy workers, enforce limits of time and memory, and kill
+workers that do not end a given-up chunk.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from sharedtask.worker.status_page import Phase, Word
+
+from . import clocks
+
+if TYPE_CHECKING:
+    from .connections import WorkerLink
+    from .scheduler import Scheduler
+    from .watchdog import Court
+    from .work_items import Ticket
+    from .worker_table import WorkerTable
+
+# Time that a given-up chunk has to finish its item before its worker is killed.
+GRACE_SECONDS = 0.4
+# Results are fetched at least this often, so that progress is smooth even in large chunks.
+HURRY_SECONDS = 0.02
+# Interval of the check of workers' memory while an item runs, if it is limited.
+_WEIGH_SECONDS = 0.05
+
+
+class Checks:
+    """Looks after the workers of a pool, whose lock is held around all methods."""
+
+    def __init__(self, table: WorkerTable, scheduler: Scheduler[WorkerLink], court: Court) -> None:
+        self._table, self._scheduler, self._court = table, scheduler, court
+        self._workers = table.workers
+        self.hurried = 0.0  # when results were requested last
+        self._weighed = 0.0
+
+    def seconds_left(self, now: float) -> float:
+        """Seconds until the next check is due; infinite if there is none."""
+        found = math.inf
+        for worker in self._workers.values():
+            if worker.tickets:
+                found = min(found, HURRY_SECONDS)
+                if clocks.is_timed(worker):
+                    found = min(found, clocks.time_left(worker))
+            if worker.suspicion is not None:
+                found = min(found, worker.suspicion.until - now)
+        for ticket in self._scheduler.given_up:
+            if ticket.kill_at:
+                found = min(found, ticket.kill_at - now)
+        if self._table.leaving:
+            found = min(found, self._table.leaving[0].leave_by - now)
+        return found
+
+    def hurry(self, now: float) -> None:
+        """Request results of all workers, and take work back from those with a long chunk."""
+        self.hurried = now
+        for worker in list(self._workers.values()):
+            worker.hurry()
+            self._scheduler.rebalance(worker)
+
+    def enforce_limits(self, now: float) -> None:
+        """Stop workers whose item exceeds a limit, and kill those that do not end."""
+        if now - self._weighed > _WEIGH_SECONDS:
+            self._weighed = now
+            for worker in self._workers.values():
+                self._court.weigh(worker, now)
+        for worker in list(self._workers.values()):
+            if not worker.tickets and worker.suspicion is None:
+                continue
+            if self._court.has_waited(worker, now):
+                self.judge(worker)
+            else:
+                self._court.check_time(worker, now)
+        if self._table.leaving:
+            self._table.kill_overdue(now)
+        if self._scheduler.given_up:
+            for worker, ticket in self._scheduler.overdue(now):
+                self._end_given_up(worker, ticket, now)
+
+    def judge(self, worker: WorkerLink) -> None:
+        """A worker has stopped: kill it, or continue it and give it more chunks."""
+        if self._court.judge(worker):
+            self._scheduler.refill(worker)
+
+    def _end_given_up(self, worker: WorkerLink, ticket: Ticket, now: float) -> None:
+        """The grace time of a given-up chunk is over and its worker has not finished the item."""
+        if worker.in_hand() == ticket.number:
+            ticket.kill_at = None
+            self._court.suspect(worker, "cancel", ticket.number, None, now)
+            return
+        ticket.kill_at = now + GRACE_SECONDS
+        if worker.tickets[0] is ticket and worker.board.words[Word.PHASE] == Phase.IDLE:
+            # It did not get the chunk: an interrupt came between recording and sending it.
+            self._table.kill(worker)

@@ -1,0 +1,237 @@
+"""What happens when a socket is ready: results, output and deaths of workers.
+
+A death is an ordinary event: finished results are on the worker's status page or in the socket, the
+current item gets the error, and items not begun are begun elsewhere.
+"""
+
+from __future__ import annotations
+
+import marshal
+import selectors
+from typing import TYPE_CHECKING, Any
+
+from sharedtask.errors import ClosedError
+from sharedtask.outcomes import Change, Report
+from sharedtask.system import background
+from sharedtask.worker import result_format
+from sharedtask.worker.status_page import Word
+
+from . import forkserver, recycling, stdio, work_items
+from .received import SentResults
+from .wire import Kind, close_all
+from .worker_death import Deaths
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from .checks import Checks
+    from .connections import StarterLink, WorkerLink
+    from .event_loop import Loop
+    from .scheduler import Scheduler
+    from .wire import Frame
+    from .work_items import OpenCall, Ticket
+    from .worker_table import WorkerTable
+
+
+class SocketEvents:
+    """Reads the sockets of a pool. Methods take the pool's lock, and call no user code under it."""
+
+    def __init__(
+        self,
+        lock: Any,
+        loop: Loop,
+        table: WorkerTable,
+        scheduler: Scheduler[WorkerLink],
+        checks: Checks,
+    ) -> None:
+        self._lock, self._loop, self._table = lock, loop, table
+        self._scheduler, self._checks = scheduler, checks
+        self._prints = stdio.Prints()
+        self._deaths = Deaths()
+
+    # ---------------------------------------------------------------------- the forkserver
+
+    def on_forkserver(self, mask: int) -> None:
+        """Read what the forkserver reports, and write what waits for room in its socket."""
+        link = self._table.starter
+        if link is None:
+            return
+        with self._lock:
+            if mask & selectors.EVENT_WRITE:
+                link.writer.flush()
+            frames = link.receive()
+            self._loop.want_write(link)
+        for frame in frames:
+            self._on_forkserver_frame(frame)
+        if link.ended:
+            self._on_forkserver_end(link)
+
+    def _on_forkserver_frame(self, frame: Frame) -> None:
+        with self._lock:
+            worker = self._table.workers.get(frame.chunk)
+            if worker is None:
+                return
+            if frame.kind == Kind.SPAWNED:
+                worker.pid = frame.first
+            elif frame.kind == Kind.STOPPED:
+                self._checks.judge(worker)
+        if frame.kind == Kind.EXITED:
+            worker.exit = forkserver.exit_status(frame.body)
+            self._bury(worker)
+
+    def _on_forkserver_end(self, link: StarterLink) -> None:
+        """The forkserver was killed, and the kernel kills its workers; start another on demand."""
+        with self._lock:
+            if not self._table.remove_forkserver(link):
+                return
+            workers = list(self._table.workers.values())
+        for worker in workers:
+            worker.exit = worker.exit or (worker.pid, None, None)
+            self._bury(worker)
+
+    # -------------------------------------------------------------------------- the workers
+
+    def on_worker(self, worker: WorkerLink, mask: int) -> None:
+        """Read what a worker sends, and write what waits for room in its socket."""
+        if mask & selectors.EVENT_WRITE:
+            with self._lock:
+                worker.writer.flush()
+                self._loop.want_write(worker)
+        if mask & selectors.EVENT_READ:
+            self._take(worker, worker.receive())
+        if worker.ended:
+            self._on_worker_end(worker)
+
+    def _on_worker_end(self, worker: WorkerLink) -> None:
+        """Its socket ended. The forkserver reports how it died; if it is alive, kill it."""
+        with self._lock:
+            self._loop.unregister(worker)
+            if worker.serial in self._table.workers:
+                self._table.kill(worker)
+
+    def _take(self, worker: WorkerLink, frames: Iterable[Frame]) -> None:
+        for frame in frames:
+            if frame.kind == Kind.OUTPUT:
+                self._prints.show(frame)
+            elif frame.kind == Kind.RESULTS:
+                deliver(self._on_results(worker, frame))
+            elif frame.kind == Kind.FAILED:
+                self._resend_each(worker, frame.chunk)
+            elif frame.kind == Kind.CHANGED:
+                deliver(self._on_change(worker, frame))
+
+    def _on_change(self, worker: WorkerLink, frame: Frame) -> list[tuple[OpenCall, Report]]:
+        with self._lock:
+            ticket = _find(worker, frame.chunk)
+            if ticket is None or ticket.call.closed or ticket.cancelled:
+                return []
+        return [(ticket.call, ticket.changed(Change(*marshal.loads(frame.body))))]
+
+    def _on_results(self, worker: WorkerLink, frame: Frame) -> list[tuple[OpenCall, Report]]:
+        with self._lock:
+            ticket = _find(worker, frame.chunk)
+            if ticket is None:
+                return []
+            mode = frame.body[0] & ~result_format.FINISHED
+            finished = bool(frame.body[0] & result_format.FINISHED)
+            ticket.received = frame.first + frame.items
+            call = ticket.call
+            if finished:
+                if not ticket.received and recycling.says_so(worker, ticket):
+                    return self._not_begun(worker, ticket)
+                self._deaths.note_life(call)
+                call.note(frame.elapsed / 1e9)
+                if call.places is not None:
+                    call.places.note(worker.serial, ticket)
+                worker.ran += ticket.received
+                is_worn = call.limits is not None and recycling.is_worn(worker, ticket)
+                self._scheduler.end(worker, ticket, is_worn=is_worn)
+            if call.closed or ticket.cancelled:
+                close_all(frame.fds)
+                return []
+        first = ticket.chunk.first + frame.first
+        results_of = SentResults(mode, frame, first, call.task, self._prints)
+        seconds = frame.elapsed / 1e9
+        report = Report(ticket.chunk.number, results_of, frame.items, finished, seconds)
+        return [(call, report)]
+
+    def _not_begun(self, worker: WorkerLink, ticket: Ticket) -> list[tuple[OpenCall, Report]]:
+        """A worker had too much memory before the first item of a chunk.
+
+        Another worker gets the chunk, unless this one has run no item yet.
+        """
+        reports: list[tuple[OpenCall, Report]] = []
+        if not worker.ran and not ticket.cancelled:
+            has = worker.board.words[Word.BEFORE]
+            failed = ticket.all_failed(lambda at: recycling.too_large(worker, ticket, at, has))
+            reports.append((ticket.call, failed))
+        elif not ticket.cancelled:
+            self._scheduler.add_first(ticket.again())
+        self._scheduler.end(worker, ticket, is_worn=recycling.is_worn(worker, ticket))
+        return reports
+
+    def _resend_each(self, worker: WorkerLink, number: int) -> None:
+        """A chunk could not be unpickled as a whole: resend it item by item to name the bad one."""
+        with self._lock:
+            ticket = _find(worker, number)
+            if ticket is None:
+                return
+            if not ticket.cancelled:
+                ticket.call.pending += 1
+                background.put(lambda: self._encode_again(ticket))
+            self._scheduler.end(worker, ticket, is_worn=recycling.is_worn(worker, ticket))
+
+    def _encode_again(self, ticket: Ticket) -> None:
+        """Encode in a thread of its own, without the lock: pickling runs user code."""
+        call = ticket.call
+        again = work_items.encode_each(call, ticket.chunk)
+        with self._lock:
+            call.pending -= 1
+            closed = self._table.closed
+            if call.closed:
+                if not call.pending:
+                    call.release()
+            elif not closed:
+                self._scheduler.add(again)
+        if closed and not call.closed:
+            deliver([(call, again.all_failed(lambda _: ClosedError(closed)))])
+        self._loop.attend()
+
+    # ---------------------------------------------------------------------------- the end
+
+    def show(self, frames: Iterable[Frame]) -> None:
+        """Show the output of workers that ended."""
+        for frame in frames:
+            if frame.kind == Kind.OUTPUT:
+                self._prints.show(frame)
+        self._prints.wait()
+
+    def _bury(self, worker: WorkerLink) -> None:
+        """Reap a worker: keep its results, fail the item that it died in, restart the others."""
+        self._take(worker, worker.drain())
+        with self._lock:
+            if not self._table.remove(worker):
+                return
+            reports = list(self._settle(worker))
+            worker.close()
+            self._scheduler.fill_idle()
+        deliver(reports)
+
+    def _settle(self, worker: WorkerLink) -> Iterator[tuple[OpenCall, Report]]:
+        for end in self._deaths.ends(worker):
+            for report in end.reports:
+                yield end.ticket.call, report
+            self._scheduler.lose(worker, end.ticket, end.again)
+
+
+def deliver(reports: Iterable[tuple[OpenCall, Report]]) -> None:
+    """Hand reports to the sinks of their calls; no lock is held."""
+    for call, report in reports:
+        call.sink.report(report)
+
+
+def _find(worker: WorkerLink, number: int) -> Ticket | None:
+    for ticket in worker.tickets:  # the first one, nearly always
+        if ticket.number == number:
+            return ticket
+    return None

@@ -1,0 +1,317 @@
+"""Decides which worker gets which chunk. Without sockets, clocks and locks of its own.
+
+    add(chunk) ---- a worker has room ----> table.send(worker, chunk)
+       |  none has                             ^
+       v                                       |
+    WorkQueue ------- end(worker, chunk) ------+
+
+A call uses at most as many workers as it asked for, and calls of one team together. A worker has
+one chunk, and a second one that waits in its socket if chunks of that call are quick.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from . import recycling
+from .work_queue import WorkQueue
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Iterator, Mapping
+
+    from .work_items import OpenCall, Ticket
+    from .work_queue import Line
+
+# A second chunk waits in a worker's socket if its chunks take less than this: then the round trip
+# to the caller counts. Longer ones wait in the queue for the first worker that is free.
+_PREFETCH_BELOW_SECONDS = 0.01
+# The chunk that it runs, and the one that waits in its socket.
+_MOST_IN_A_WORKER = 2
+
+
+class Worker(Protocol):
+    """A worker, as the scheduler knows it."""
+
+    serial: int
+    ran: int
+    leaving: bool
+    tickets: deque[Ticket]
+    tokens: dict[int, bool]
+    seen_at: int
+
+    @property
+    def ended(self) -> bool:
+        """Whether its socket has ended."""
+        ...
+
+    @property
+    def suspicion(self) -> object | None:
+        """Why it is stopped, if it is."""
+        ...
+
+    @property
+    def verdict(self) -> object | None:
+        """Why it was killed, if it was."""
+        ...
+
+    def free_slot(self) -> int:
+        """The slot of its next chunk on the status page."""
+        ...
+
+    def in_hand(self) -> int:
+        """The number of its current chunk, or of its last one."""
+        ...
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Ask the worker to give up a chunk between two items."""
+
+    def take_back(self, ticket: Ticket) -> bool:
+        """Take a chunk back; False if the worker has begun it."""
+        ...
+
+
+W = TypeVar("W", bound=Worker)
+
+
+class Table(Protocol[W]):
+    """Carries out what the scheduler decides."""
+
+    @property
+    def workers(self) -> Mapping[int, W]:
+        """The workers by serial number; one that died is not among them."""
+        ...
+
+    def spawn(self, call: OpenCall) -> W:
+        """Start a worker."""
+        ...
+
+    def send(self, worker: W, ticket: Ticket) -> None:
+        """Give a chunk to a worker, after the published values that it needs."""
+
+    def dismiss(self, worker: W) -> None:
+        """Ask a worker to end when it has run its chunks."""
+
+
+class Scheduler(Generic[W]):
+    """The waiting chunks, and those that were given up while a worker had them."""
+
+    def __init__(self, table: Table[W]) -> None:
+        self._table = table
+        self._workers = table.workers
+        self.queue = WorkQueue()
+        self.given_up: list[Ticket] = []
+
+    # ------------------------------------------------------------------------- chunks come
+
+    def add(self, ticket: Ticket) -> None:
+        """Give a chunk to a worker that has room, or queue it."""
+        call = ticket.call
+        worker = self._choose(call)
+        call.pending += 1
+        if worker is None:
+            self.queue.append(ticket)
+        else:
+            self._send(worker, ticket)
+
+    def add_first(self, ticket: Ticket) -> None:
+        """Queue a chunk that a worker had before: it is next."""
+        ticket.call.pending += 1
+        self.queue.append_left(ticket)
+
+    def _choose(self, call: OpenCall) -> W | None:
+        """The worker for the next chunk of ``call``: an idle one, a new one, one with room."""
+        idle: list[W] = []
+        for worker in self._workers.values():
+            if not worker.tickets and self._suits(worker, call):
+                if worker.tokens.keys() >= call.tokens:  # most calls find one that has all
+                    return worker
+                idle.append(worker)
+        if idle:
+            return max(idle, key=lambda worker: len(worker.tokens.keys() & call.tokens))
+        if len(call.users) < call.limit and self._has_place(call):
+            return self._table.spawn(call)
+        if _is_quick(call):
+            workers = self._workers.values()
+            return next((w for w in workers if len(w.tickets) == 1 and self._suits(w, call)), None)
+        return None
+
+    def _has_place(self, call: OpenCall) -> bool:
+        """Whether one more worker may start; a worker that has run its items is dismissed."""
+        staying = [worker for worker in self._workers.values() if not worker.leaving]
+        if len(staying) < call.limit:
+            return True
+        worn = (w for w in staying if not w.tickets and not recycling.suits(w, call))
+        worker = next(worn, None)
+        if worker is not None:
+            self._table.dismiss(worker)
+        return worker is not None
+
+    def _suits(self, worker: W, call: OpenCall) -> bool:
+        """Whether a worker may take a chunk: no call uses more workers than it asked for."""
+        if worker.ended or worker.verdict is not None or worker.suspicion is not None:
+            return False
+        if worker.leaving or (call.limits is not None and not recycling.suits(worker, call)):
+            return False
+        return len(call.users) < call.limit or worker.serial in call.users
+
+    def _send(self, worker: W, ticket: Ticket) -> None:
+        call = ticket.call
+        if not call.sink.begun(ticket.chunk.number):
+            call.closed = True
+            self.done(ticket)
+            return
+        ticket.slot = worker.free_slot()
+        if call.limits is not None:
+            cuts = call.places is None or not call.places.ordered
+            ticket.allowance = recycling.allowance(worker, call.limits, cuts=cuts)
+        worker.tickets.append(ticket)
+        call.enter(worker.serial, ticket)
+        self._table.send(worker, ticket)
+
+    # -------------------------------------------------------------------------- chunks end
+
+    def end(self, worker: W, ticket: Ticket, *, is_worn: bool) -> None:
+        """A worker has finished a chunk: give it another one, or dismiss it if it ``is_worn``."""
+        self.done(ticket, worker)
+        if is_worn or worker.leaving:
+            self._table.dismiss(worker)
+            self.fill_idle()
+        else:
+            self.refill(worker)
+
+    def done(self, ticket: Ticket, worker: W | None = None) -> None:
+        """A chunk is over, finished or not."""
+        call = ticket.call
+        if worker is not None:
+            self._leave(worker, ticket)
+        ticket.parcel.close()
+        call.pending -= 1
+        if call.closed and not call.pending:
+            call.release()
+
+    def _leave(self, worker: W, ticket: Ticket) -> None:
+        worker.tickets.remove(ticket)
+        ticket.call.leave(worker.serial, ticket)
+        if self.queue.lines:
+            self.queue.note_room(ticket.call)
+        if ticket.cancelled and ticket in self.given_up:
+            self.given_up.remove(ticket)
+
+    def lose(self, worker: W, ticket: Ticket, again: Ticket | None) -> None:
+        """A worker has died with a chunk; ``again``, often the same, is begun elsewhere."""
+        if again is ticket:
+            self._leave(worker, ticket)
+            self.queue.append_left(ticket)
+            return
+        if again is not None:
+            self.add_first(again)
+        self.done(ticket, worker)
+
+    def refill(self, worker: W) -> None:
+        """Give waiting chunks to a worker that has room."""
+        queue = self.queue
+        while queue.lines and (line := self._next_for(worker)) is not None:
+            self._send(worker, queue.pop(line))
+        if queue.lines and not worker.tickets and queue.first() is not None:
+            self.fill_idle()  # it has run its items: its end leaves room for one that may run these
+
+    def _next_for(self, worker: W) -> Line | None:
+        """The next line for a worker with room."""
+        if not worker.tickets:
+            first = self.queue.first()
+            if first is None or self._suits(worker, first.head):
+                return first
+            lines = self.queue.in_turn()
+            return next((line for line in lines if self._suits(worker, line.head)), None)
+        if len(worker.tickets) < _MOST_IN_A_WORKER:
+            return self._to_prefetch(worker)
+        return None
+
+    def _to_prefetch(self, worker: W) -> Line | None:
+        """The line of the second chunk in a worker: the first one, or that of the chunk there."""
+        for line in (self.queue.first(), self.queue.line_of(worker.tickets[0].call)):
+            if line is not None and _is_quick(line.head) and self._suits(worker, line.head):
+                return line
+        return None
+
+    def fill_idle(self) -> None:
+        """Give waiting chunks to workers with room; start workers as needed."""
+        refused: set[object] = set()  # kinds of calls for which there is no worker
+        while (found := self._next_placed(refused)) is not None:
+            worker, line = found
+            self._send(worker, self.queue.pop(line))
+        for worker in self._workers.values():
+            if worker.tickets:  # a call without room may prefetch into its own workers
+                self.refill(worker)
+
+    def _next_placed(self, refused: set[object]) -> tuple[W, Line] | None:
+        """The next line that has a worker, and that worker."""
+        for line in self.queue.in_turn():
+            call = line.head
+            kind = call.limit, call.limits, _is_quick(call)
+            if kind in refused:
+                continue
+            worker = self._choose(call)
+            if worker is not None:
+                return worker, line
+            refused.add(kind)
+        return None
+
+    def rebalance(self, worker: W) -> None:
+        """Take work back from a worker that is busy with a long chunk while another one is idle.
+
+        The chunk queued behind it is dispatched again; of the chunk itself, the items not begun
+        come back with the report that it ended early, and are cut into new chunks.
+        """
+        if not worker.tickets or worker.in_hand() != worker.seen_at:
+            worker.seen_at = worker.in_hand()
+            return
+        waiting = worker.tickets[-1]
+        if waiting.cancelled or self.queue.lines or not self._has_idle_worker(waiting.call):
+            return
+        if len(worker.tickets) == 1:
+            if waiting.call.splits and len(waiting.chunk.items) > 1:
+                worker.cancel(waiting)
+        elif worker.take_back(waiting):
+            waiting.cancelled = True
+            self.add_first(waiting.again())
+            self.fill_idle()
+
+    def _has_idle_worker(self, call: OpenCall) -> bool:
+        return any(not w.tickets and self._suits(w, call) for w in self._workers.values())
+
+    # ------------------------------------------------------------------- chunks are given up
+
+    def cancel(self, call: OpenCall, kill_at: float) -> None:
+        """Drop waiting chunks; running ones may finish their item until ``kill_at``."""
+        for ticket in self.queue.remove(call):
+            self.done(ticket)
+        for worker in self._workers.values():
+            for ticket in worker.tickets:
+                if ticket.call is call and not ticket.cancelled:
+                    ticket.cancelled, ticket.kill_at = True, kill_at
+                    worker.cancel(ticket)
+                    self.given_up.append(ticket)
+
+    def overdue(self, now: float) -> Iterator[tuple[W, Ticket]]:
+        """The given-up chunks that have not ended in time, with their workers."""
+        for ticket in self.given_up:
+            if ticket.kill_at is not None and ticket.kill_at <= now:
+                for worker in self._workers.values():
+                    if ticket in worker.tickets:
+                        yield worker, ticket
+
+    def drop_all(self) -> list[Ticket]:
+        """Take back all chunks, for good."""
+        dropped = [*self.queue, *(t for w in self._workers.values() for t in w.tickets)]
+        self.queue.clear()
+        for ticket in dropped:
+            ticket.call.users.clear()
+            self.done(ticket)
+        return dropped
+
+
+def _is_quick(call: OpenCall) -> bool:
+    """Whether a second chunk may wait in a worker."""
+    return call.seconds is not None and call.seconds < _PREFETCH_BELOW_SECONDS
