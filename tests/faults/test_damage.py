@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from sharedtask import parallel, shutdown
-from sharedtask.backends.process import pool as pools
+from sharedtask.backends.process.events import SocketEvents
+from sharedtask.backends.process.scheduler import Scheduler
 from sharedtask.errors import ClosedError
 
 
@@ -35,25 +36,27 @@ def error(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-def fail_once(monkeypatch: pytest.MonkeyPatch, method: str, error: type[Exception]) -> None:
-    """Let a method of the pool raise at its next call."""
-    real, errors = getattr(pools.Pool, method), [error]
+def fail_once(
+    monkeypatch: pytest.MonkeyPatch, part: type[Any], method: str, error: type[Exception]
+) -> None:
+    """Let a method of a part of the pool raise at its next call."""
+    real, errors = getattr(part, method), [error]
 
-    def failing(self: Any, *args: Any) -> Any:
+    def failing(self: Any, *args: Any, **options: Any) -> Any:
         if errors:
             raise errors.pop()("in the middle")
-        return real(self, *args)
+        return real(self, *args, **options)
 
-    monkeypatch.setattr(pools.Pool, method, failing)
+    monkeypatch.setattr(part, method, failing)
 
 
-@pytest.mark.parametrize("method", ["_place", "_send", "_end_chunk"])
+@pytest.mark.parametrize("method", ["add", "_send", "end"])
 def test_call_that_meets_it_raises_and_the_next_is_right(
     method: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch, unharmed: None
 ) -> None:
     """The map whose thread was interrupted raises that exception; the next one is right."""
     assert [0, 1, 4, 9] == plain.map(range(4))
-    fail_once(monkeypatch, method, error)
+    fail_once(monkeypatch, Scheduler, method, error)
     with pytest.raises((error, ClosedError)):
         plain.map(range(4))
     assert [0, 1, 4, 9] == plain.map(range(4))
@@ -65,7 +68,7 @@ def test_others_learn_that_the_pool_was_ended(
     """A call of another thread that was running gets a ClosedError with the reason."""
     gate = tmp_path / "gate"
     other = slow.submit(1, path=str(gate))
-    fail_once(monkeypatch, "_on_results", error)
+    fail_once(monkeypatch, SocketEvents, "_on_results", error)
     with pytest.raises((error, ClosedError)):
         plain.map(range(4))
     with pytest.raises(ClosedError, match=error.__name__):
@@ -79,7 +82,7 @@ def test_io_thread_survives_it(
 ) -> None:
     """Where no thread waits, the future fails with the reason, and later ones are right."""
     assert [0, 1] == plain.map(range(2))
-    fail_once(monkeypatch, "_on_results", error)
+    fail_once(monkeypatch, SocketEvents, "_on_results", error)
     done = threading.Event()
     future = plain.submit(3)
     future.add_done_callback(lambda _: done.set())

@@ -169,6 +169,11 @@ class Scheduler(Generic[W]):
         call.enter(worker.serial, ticket)
         self._table.send(worker, ticket)
 
+    def _send_next(self, worker: W, line: Line) -> None:
+        # In this order, so that an exception in the middle loses no chunk of another call.
+        self._send(worker, line.calls[line.head][0])
+        self.queue.pop(line)
+
     # -------------------------------------------------------------------------- chunks end
 
     def end(self, worker: W, ticket: Ticket, *, is_worn: bool) -> None:
@@ -212,7 +217,7 @@ class Scheduler(Generic[W]):
         """Give waiting chunks to a worker that has room."""
         queue = self.queue
         while queue.lines and (line := self._next_for(worker)) is not None:
-            self._send(worker, queue.pop(line))
+            self._send_next(worker, line)
         if queue.lines and not worker.tickets and queue.first() is not None:
             self.fill_idle()  # it has run its items: its end leaves room for one that may run these
 
@@ -240,7 +245,7 @@ class Scheduler(Generic[W]):
         refused: set[object] = set()  # kinds of calls for which there is no worker
         while (found := self._next_placed(refused)) is not None:
             worker, line = found
-            self._send(worker, self.queue.pop(line))
+            self._send_next(worker, line)
         for worker in self._workers.values():
             if worker.tickets:  # a call without room may prefetch into its own workers
                 self.refill(worker)
@@ -304,7 +309,8 @@ class Scheduler(Generic[W]):
 
     def drop_all(self) -> list[Ticket]:
         """Take back all chunks, for good."""
-        dropped = [*self.queue, *(t for w in self._workers.values() for t in w.tickets)]
+        running = (ticket for worker in self._workers.values() for ticket in worker.tickets)
+        dropped = list(dict.fromkeys((*self.queue, *running)))
         self.queue.clear()
         for ticket in dropped:
             ticket.call.users.clear()

@@ -93,11 +93,11 @@ class WorkQueue:
             if len(line.head.users) < line.head.limit:
                 yield line
 
-    def pop(self, line: Line) -> Ticket:
+    def pop(self, line: Line) -> None:
         """Take the next chunk out of a line, which then waits for its next turn."""
         call = line.head
         tickets = line.calls[call]
-        ticket = tickets.popleft()
+        tickets.popleft()
         if tickets:
             line.calls.move_to_end(call)
         else:
@@ -105,7 +105,6 @@ class WorkQueue:
         self._step(line, call)
         if line.calls:
             self._set_turn(line, next(self._at_back))
-        return ticket
 
     def note_room(self, call: OpenCall) -> None:
         """A worker has one chunk less of this call's team."""

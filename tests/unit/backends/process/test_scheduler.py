@@ -594,6 +594,22 @@ def test_all_chunks_are_dropped(bench: Bench) -> None:
     assert (0, []) == (call.pending, bench.waiting())
 
 
+@pytest.mark.parametrize("place", ["begun", "send"])
+def test_exception_in_the_middle_loses_no_chunk(
+    bench: Bench, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If sending a waiting chunk raises, the end of the pool still finds it, and once."""
+    call = a_call(limit=1)
+    bench.add(a_call(limit=1), "a")
+    (waiting,) = bench.add(call, "b")
+    where = call.sink if place == "begun" else bench.table
+    with monkeypatch.context() as patch:
+        patch.setattr(where, place, lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            bench.end(1)
+    assert [waiting] == bench.scheduler.drop_all()
+
+
 # ------------------------------------------------------------------------------------ rebalance
 
 
