@@ -103,7 +103,7 @@ def a_call(
         "needs": (),
         "limit": limit,
         "timeout": None,
-        "limits": Limits.of(None, items),
+        "limits": None if items is None else Limits(None, items),
         "splits": splits,
         "function": print,
         "sink": FakeSink(),
