@@ -273,7 +273,7 @@ class Runner:
         around = Surroundings(caller.constants.variables, caller.function)
         words[Word.PHASE] = Phase.RUNNING
         self._outbox.start_clock()
-        boards.fence()  # begin() has stored this chunk as the current one: see Pool._relieve
+        boards.fence()  # begin() has stored this chunk as the current one: see WorkerLink.take_back
         at, size = 0, 1
         while at < len(items):
             if job.heed():

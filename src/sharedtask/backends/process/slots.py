@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sharedtask.writing.reduced.accumulators import Accumulator
 
 
-# At most this many chunks are with a worker at a time; see Pool._refill.
+# At most this many chunks are with a worker at a time; see scheduler.py.
 _WITH_A_WORKER = 2
 
 

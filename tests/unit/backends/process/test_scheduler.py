@@ -51,6 +51,7 @@ class FakeTable:
     def __init__(self) -> None:
         self.workers: dict[int, FakeWorker] = {}
         self.sent: list[tuple[int, Any]] = []  # serial of the worker, the first item of the chunk
+        self.dismissed: list[int] = []
         self.last = 0
 
     def spawn(self, _call: OpenCall) -> FakeWorker:
@@ -64,6 +65,7 @@ class FakeTable:
 
     def dismiss(self, worker: FakeWorker) -> None:
         worker.leaving = True
+        self.dismissed.append(worker.serial)
 
 
 class FakeSink:
@@ -319,6 +321,25 @@ def test_calls_take_turns(bench: Bench) -> None:
     assert ["a1", "a2", "b1", "c1", "a3", "b2"] == bench.order()
 
 
+def test_calls_of_a_team_take_turns(bench: Bench) -> None:
+    """Within a team, calls that wait get a worker in turn as well."""
+    team = Team()
+    bench.add(a_call(limit=1, team=team), "a1", "a2", "a3")
+    bench.add(a_call(limit=1, team=team), "b1", "b2")
+    for _ in range(4):
+        bench.end(1)
+    assert ["a1", "a2", "b1", "a3", "b2"] == bench.order()
+
+
+def test_chunk_that_is_begun_again_is_next_in_its_team(bench: Bench) -> None:
+    """A chunk of a worker that died goes before the other calls of its team."""
+    team = Team()
+    for item in "abc":
+        bench.add(a_call(limit=1, team=team), item)
+    bench.die(1)
+    assert [(1, "a"), (2, "a")] == bench.sent
+
+
 def test_late_call_does_not_wait_for_a_long_one(bench: Bench) -> None:
     """A chunk behind a thousand of another call is sent with the next turn."""
     bench.add(a_call(limit=1), *range(1000))
@@ -441,6 +462,7 @@ def test_leaving_worker_is_dismissed_at_its_last_chunk(bench: Bench) -> None:
     bench.add(a_call(limit=1), "a", "b")
     bench.worker().leaving = True
     bench.end(1)
+    assert [1] == bench.table.dismissed
     assert [(1, "a"), (2, "b")] == bench.sent
 
 
