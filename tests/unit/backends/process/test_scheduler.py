@@ -332,12 +332,12 @@ def test_calls_of_a_team_take_turns(bench: Bench) -> None:
 
 
 def test_chunk_that_is_begun_again_is_next_in_its_team(bench: Bench) -> None:
-    """A chunk of a worker that died goes before the other calls of its team."""
+    """Chunks of a worker that died go before the other calls of its team."""
     team = Team()
     for item in "abc":
-        bench.add(a_call(limit=1, team=team), item)
+        bench.add(a_call(limit=1, team=team, seconds=QUICK), item)
     bench.die(1)
-    assert [(1, "a"), (2, "a")] == bench.sent
+    assert [(1, "a"), (1, "b"), (2, "a"), (2, "b")] == bench.sent
 
 
 def test_late_call_does_not_wait_for_a_long_one(bench: Bench) -> None:
