@@ -18,8 +18,9 @@ from sharedtask.tracebacks import SHORTENED, shorten
 
 from . import result_files
 from .decorator import define
+from .direct_call import value_behind
 from .plan import plan_map
-from .task import BoundTask, Task, behind, parts_of, remade, run_with
+from .task import BoundTask, Task, parts_of, remade, run_with
 
 __all__ = ["multi_process"]
 
@@ -311,7 +312,7 @@ class _Map:
     def share_nothing(self) -> None:
         """Call the function with the caller's own objects."""
         self._changes["spec"] = replace(self._parts.target.spec, roles={})
-        self._kwargs = {name: behind(value) for name, value in self._kwargs.items()}
+        self._kwargs = {name: value_behind(value) for name, value in self._kwargs.items()}
 
     def to_list(self) -> list[Any]:
         """The results."""

@@ -26,22 +26,19 @@ from typing import (
 import numpy as np
 import wrapt
 
-from sharedtask.annotations import Role
 from sharedtask.backends import registry
 from sharedtask.options import check_options, resolve
 from sharedtask.serialization import functions
 from sharedtask.store.cache import CacheInfo
-from sharedtask.store.handles import Handle
 from sharedtask.system import critical_sections
 from sharedtask.system.loading import undisturbed
 from sharedtask.task.signature.spec import build_spec
 from sharedtask.tracebacks import SHORTENED, shorten, shortened
-from sharedtask.worker.randomness import Randomness
-from sharedtask.writing.locked.acquire import Use, close_all, use_all
 from sharedtask.writing.partitioned.partitions import TAKEN
 
 from .callsite import callsite_of
 from .chunking import Pace
+from .direct_call import call_directly
 from .futures import TaskFuture
 from .plan import CAPTURE_FROM, Plan, Target, plan_map
 from .run import Run, as_completed, collect, in_order
@@ -493,8 +490,8 @@ class Task(Runs[P, R], _TaskBase[P, R]):
         options: Mapping[str, Any],
         recipe: tuple[Any, ...],
     ) -> None:
-        self_spec = _Once(make_spec)
-        super().__init__(wrapped, functools.partial(_call, self_spec, options))
+        self_spec = functools.cache(make_spec)
+        super().__init__(wrapped, functools.partial(call_directly, self_spec, options))
         self._self_spec = self_spec
         self._self_options = dict(options)
         self._self_recipe = recipe  # rebuilds it if it cannot be found by name
@@ -639,88 +636,6 @@ def remade(task: Task[..., Any] | BoundTask[..., Any], make: Callable[..., Any])
     other = make(*task._self_recipe)
     other._self_usage = task._self_usage  # the same values, the same pace
     return other
-
-
-class _Once:
-    """A function without arguments that is called at the first use of its result."""
-
-    def __init__(self, make: Callable[[], TaskSpec]) -> None:
-        self._make = make
-        self._made: TaskSpec | None = None
-
-    def __call__(self) -> TaskSpec:
-        if self._made is None:
-            self._made = self._make()
-        return self._made
-
-
-def _call(
-    spec: Callable[[], TaskSpec],
-    explicit: Mapping[str, Any],
-    wrapped: Callable[..., R],
-    instance: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> R:
-    """A direct call of a task: calls the function with the values of handles.
-
-    A locked array is passed behind locks here as well, and a parameter for random numbers gets
-    those of the first item.
-    """
-    if any(type(value) is Handle for value in (*args, *kwargs.values())):
-        args = tuple(map(behind, args))
-        kwargs = {name: behind(value) for name, value in kwargs.items()}
-    if spec().generators:
-        kwargs = {**_made(spec(), explicit, _by_place(spec(), instance, args)), **kwargs}
-    if Role.LOCKED in spec().roles.values():
-        return _call_locked(spec(), wrapped, _by_place(spec(), instance, args), args, kwargs)
-    return wrapped(*args, **kwargs)
-
-
-def _by_place(spec: TaskSpec, instance: Any, args: tuple[Any, ...]) -> dict[str, Any]:
-    skipped = 0 if instance is None else 1
-    names = list(spec.signature.parameters)[skipped:]
-    return dict(zip(names, args, strict=False))
-
-
-def _made(
-    spec: TaskSpec, explicit: Mapping[str, Any], by_place: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The generators that the caller left out: those of item 0 of a map."""
-    made = Randomness.of(spec.generators, resolve(explicit).seed)
-    generators = {} if made is None else made.generators(0)
-    return {name: made for name, made in generators.items() if name not in by_place}
-
-
-def _call_locked(
-    spec: TaskSpec,
-    wrapped: Callable[..., R],
-    by_place: Mapping[str, Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> R:
-    """Call a function that locks arrays; those passed without locks are locked for it."""
-    found = {
-        name: (value, spec.regions(name))
-        for name, value in {**by_place, **kwargs}.items()
-        if spec.roles.get(name) is Role.LOCKED and isinstance(value, np.ndarray)
-    }
-    uses: dict[str, Use] = {}
-    places = [*by_place, *[""] * (len(args) - len(by_place))]
-    try:
-        use_all(uses, {name: found[name] for name in spec.roles if name in found}, shared=False)
-        locked = {name: use.locked for name, use in uses.items()}
-        return wrapped(
-            *(locked.get(name, value) for name, value in zip(places, args, strict=True)),
-            **{name: locked.get(name, value) for name, value in kwargs.items()},
-        )
-    finally:
-        close_all(uses, wrote=True)
-
-
-def behind(value: Any) -> Any:
-    """The value of a handle; other values as they are."""
-    return value.value if type(value) is Handle else value
 
 
 def _bind(task: Task[..., Any], owner: Any) -> Any:

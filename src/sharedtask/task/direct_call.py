@@ -1,0 +1,89 @@
+"""A direct call of a task: the function is called here, with what a worker would give it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from sharedtask.annotations import Role
+from sharedtask.options import resolve
+from sharedtask.store.handles import Handle
+from sharedtask.worker.randomness import Randomness
+from sharedtask.writing.locked.acquire import Use, close_all, use_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sharedtask.task.signature.spec import TaskSpec
+
+R = TypeVar("R")
+
+
+def call_directly(
+    spec: Callable[[], TaskSpec],
+    explicit: Mapping[str, Any],
+    wrapped: Callable[..., R],
+    instance: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> R:
+    """A direct call of a task: calls the function with the values of handles.
+
+    A locked array is passed behind locks here as well, and a parameter for random numbers gets
+    those of the first item.
+    """
+    if any(type(value) is Handle for value in (*args, *kwargs.values())):
+        args = tuple(map(value_behind, args))
+        kwargs = {name: value_behind(value) for name, value in kwargs.items()}
+    if spec().generators:
+        kwargs = {**_made(spec(), explicit, _by_place(spec(), instance, args)), **kwargs}
+    if Role.LOCKED in spec().roles.values():
+        return _call_locked(spec(), wrapped, _by_place(spec(), instance, args), args, kwargs)
+    return wrapped(*args, **kwargs)
+
+
+def _by_place(spec: TaskSpec, instance: Any, args: tuple[Any, ...]) -> dict[str, Any]:
+    skipped = 0 if instance is None else 1
+    names = list(spec.signature.parameters)[skipped:]
+    return dict(zip(names, args, strict=False))
+
+
+def _made(
+    spec: TaskSpec, explicit: Mapping[str, Any], by_place: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The generators that the caller left out: those of item 0 of a map."""
+    made = Randomness.of(spec.generators, resolve(explicit).seed)
+    generators = {} if made is None else made.generators(0)
+    return {name: made for name, made in generators.items() if name not in by_place}
+
+
+def _call_locked(
+    spec: TaskSpec,
+    wrapped: Callable[..., R],
+    by_place: Mapping[str, Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> R:
+    """Call a function that locks arrays; those passed without locks are locked for it."""
+    found = {
+        name: (value, spec.regions(name))
+        for name, value in {**by_place, **kwargs}.items()
+        if spec.roles.get(name) is Role.LOCKED and isinstance(value, np.ndarray)
+    }
+    uses: dict[str, Use] = {}
+    places = [*by_place, *[""] * (len(args) - len(by_place))]
+    try:
+        use_all(uses, {name: found[name] for name in spec.roles if name in found}, shared=False)
+        locked = {name: use.locked for name, use in uses.items()}
+        return wrapped(
+            *(locked.get(name, value) for name, value in zip(places, args, strict=True)),
+            **{name: locked.get(name, value) for name, value in kwargs.items()},
+        )
+    finally:
+        close_all(uses, wrote=True)
+
+
+def value_behind(value: Any) -> Any:
+    """The value of a handle; other values as they are."""
+    return value.value if type(value) is Handle else value
