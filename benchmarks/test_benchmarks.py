@@ -25,6 +25,8 @@ from benchmarks.report import (
     writing_table,
 )
 from benchmarks.rows import CALLERS, FROM_NOTHING, ROWS, Cells
+from benchmarks.submit_rows import ROWS as SUBMIT_ROWS
+from benchmarks.submit_rows import SubmitRow, race, submits, told
 from benchmarks.work import jobs, same
 from benchmarks.writing_contestants import NAMED
 from benchmarks.writing_rows import (
@@ -324,3 +326,12 @@ def test_rows_have_their_keys() -> None:
     assert [row.key for row in ROWS] == [str(number) for number in range(1, 9)]
     assert all(row.job in jobs(tiny=True) for row in (*ROWS, *RAY_ROWS))
     assert all(row.job in writings(tiny=True) for row in WRITING_ROWS)
+
+
+@pytest.mark.parametrize("row", SUBMIT_ROWS, ids=lambda row: row.title)
+def test_submits_are_raced(row: SubmitRow) -> None:
+    """Each row gives right results with us and with concurrent.futures, and tells their ratio."""
+    spent = race(row, submits(("futures", "ours")), 1, 10)
+    assert {"futures": 1, "ours": 1} == {name: len(turns) for name, turns in spent.items()}
+    assert row.title in told(row, spent)
+    assert f"goal {row.goal}x" in told(row, spent)

@@ -581,6 +581,7 @@ def head_of(*, current: bool) -> CallHead:
         star=False,
         timed=False,
         stops=True,
+        apart=False,
         strict="auto",
         bound_name=None,
         blas_threads=0,

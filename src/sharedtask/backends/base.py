@@ -88,7 +88,8 @@ class Call:
     ``randomness`` makes generators for each item, if a parameter asks for one. If ``uncopied``,
     tasks that run in the caller get the caller's own unmarked objects.
 
-    Calls of one ``team`` share their limit of workers.
+    Calls of one ``team`` share their limit of workers. If ``apart``, each item is a submit of its
+    own, and ``Session.withdraw`` may be asked for the rest of a chunk.
     ``inner_threads`` is the number of numerical libraries' threads in a worker; None: its share
     of the CPUs.
     """
@@ -112,11 +113,12 @@ class Call:
     uncopied: bool
     team: Team | None = None
     inner_threads: int | None = None
+    apart: bool = False
 
     @property
     def stops(self) -> bool:
         """Whether no further item of a chunk is begun after one that raised."""
-        return not self.options.return_exceptions and not self.options.retries
+        return not (self.options.return_exceptions or self.options.retries or self.apart)
 
     @property
     def splits(self) -> bool:
@@ -124,7 +126,8 @@ class Call:
 
         If tasks are watched, the last item of a chunk must be known when it runs.
         """
-        return self.options.chunksize == "auto" and self.options.strict is not True
+        is_auto = self.options.chunksize == "auto" or self.apart
+        return is_auto and self.options.strict is not True
 
     @property
     def prompt(self) -> bool:
@@ -250,6 +253,31 @@ class Session(ABC):
     def nudge(self) -> None:
         """Wake the thread in ``wait`` to check the queue again."""
 
+    def serves(self, call: Call) -> bool:
+        """Whether the items of ``call``, a call of the same task, may run in this open session.
+
+        They may if a session that is opened now would give workers the same.
+        """
+        del call
+        return False
+
+    @property
+    def is_light(self) -> bool:
+        """Whether it may stay open without work: it keeps no memory that anyone would miss."""
+        return False
+
+    def withdraw(self, chunk: int) -> int:
+        """End a chunk of an ``apart`` call early; the others of its items are not begun any more.
+
+        Returns:
+            How many of its items may have begun. If that is 0, no report of it follows.
+        """
+        raise NotImplementedError
+
+    def kill_chunk(self, chunk: int) -> None:
+        """Kill the worker of a chunk, unless the chunk is over; its end is reported."""
+        raise NotImplementedError
+
     def accept(self, batch: Batch) -> None:
         """Called with results of a call whose tasks write, by the thread that asked for them.
 
@@ -320,6 +348,9 @@ class Backend(ABC):
     name: ClassVar[str]
     in_caller: ClassVar[bool] = False
     """Whether ``submit`` runs the chunk at once, in the thread that calls it."""
+
+    joins: ClassVar[bool] = False
+    """Whether submits may share a session: see ``Session.serves``."""
 
     @property
     def started_its_runtime(self) -> bool:

@@ -135,6 +135,7 @@ def head_of(call: Call, leases: Leases, blas: int, cwd: str) -> bytes:
             star=call.star,
             timed=options.timeout is not None,
             stops=call.stops,
+            apart=call.apart,
             strict=options.strict,
             bound_name=call.bound_name,
             blas_threads=blas,
@@ -143,6 +144,20 @@ def head_of(call: Call, leases: Leases, blas: int, cwd: str) -> bytes:
             program=leases.program.publication.token,
             cwd=cwd,
         )
+    )
+
+
+def still_sends(cache: ShareCache, call: Call, leases: Leases) -> bool:
+    """Whether a call without shared values would lease the function that ``leases`` have."""
+    if leases.shared or leases.captures.leases:
+        return False
+    function = functions.portable(call.function)
+    named = isinstance(function.value, functions.NamedFunction)
+    return cache.is_current(
+        function.value,
+        leases.function.publication,
+        verify="identity" if named else call.options.verify,
+        composition=function.composition,
     )
 
 

@@ -156,6 +156,27 @@ class ShareCache:
             self._evict()
         return lease
 
+    def is_current(
+        self,
+        value: Any,
+        publication: Publication,
+        *,
+        verify: Verify,
+        composition: Composition | None,
+    ) -> bool:
+        """Whether ``lease`` would find this publication without a comparison of contents."""
+        if verify != "identity" and composition is None:
+            return False
+        with self._lock:
+            entry = self._entries.get(id(value))
+            return (
+                entry is not None
+                and entry.refer() is value
+                and entry.publication is publication
+                and entry.needs_no_look(composition, verify)
+                and not stores.has_lost_file(publication.store)
+            )
+
     def _lease_known(
         self, entry: _Entry, composition: Composition | None, verify: Verify
     ) -> Lease | None:

@@ -47,6 +47,10 @@ class Pending(Protocol):
         """Wake a waiting thread to see that the future is done."""
         ...
 
+    def call_together(self, call: Callable[[], object]) -> None:
+        """Call this soon in a background thread, with those of other futures: it waits for none."""
+        ...
+
 
 class TaskFuture(Future[R]):
     """The result of ``submit``: a standard library future that can also be killed while it runs.
@@ -168,11 +172,13 @@ class TaskFuture(Future[R]):
         Callbacks may wait for other futures, and this thread may be the one that delivers those. A
         callback added from now on finds the future done, and runs in the thread that adds it.
         """
+        submission, self._submission = self._submission, None
         if self._canceller == threading.get_ident():
             self._call_back()
         elif self._callbacks:
-            background.put(self._call_back)
-        submission, self._submission = self._submission, None
+            is_quick = submission is not None and all(map(_waits_for_none, tuple(self._callbacks)))
+            call_soon = submission.call_together if submission and is_quick else background.put
+            call_soon(self._call_back)
         if submission is not None:
             submission.wake(OVER)
 
@@ -209,6 +215,11 @@ class TaskFuture(Future[R]):
                 interrupts.exposed(call, self)
             except Exception:  # noqa: BLE001  logged, as the standard library does
                 _log.exception("exception calling callback for %r", self)
+
+
+def _waits_for_none(callback: Callable[..., object]) -> bool:
+    """Whether a callback is asyncio's own, which only wakes its event loop."""
+    return getattr(callback, "__module__", None) == "asyncio.futures"
 
 
 def is_past(until: float | None) -> bool:

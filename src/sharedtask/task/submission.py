@@ -188,6 +188,10 @@ class Submission:
             self._news.put(True)
             session.nudge()
 
+    def call_together(self, call: Callable[[], object]) -> None:
+        """See ``Pending``: it has one future."""
+        background.put(call)
+
     def leave(self) -> None:
         """Ensure that the outcome is delivered without a waiting thread, for callbacks."""
         self._session.leave(at_once=True)

@@ -5,25 +5,54 @@ from __future__ import annotations
 import itertools
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from operator import is_
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sharedtask import context
 from sharedtask.backends import registry
 from sharedtask.backends.base import Team
 from sharedtask.options import resolve
+from sharedtask.system import interrupts
 
 from .callsite import callsite_of
+from .line import Line, may_wait
 from .plan import plan_call
 from .submission import Submission
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from sharedtask.backends.base import Call
+    from sharedtask.backends.base import Backend, Call
     from sharedtask.options import Options
 
     from .futures import TaskFuture
     from .plan import Target
+
+
+class _Last(NamedTuple):
+    """The last submit that went into a line."""
+
+    target: Target
+    options: Options
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    call: Call
+    line: Line
+
+    def is_like(
+        self, target: Target, options: Options, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> bool:
+        """Whether a submit has the very same arguments, which are numbers, strings and the like."""
+        if target is not self.target or options is not self.options:
+            return False
+        if not (args or kwargs or self.args or self.kwargs):
+            return True
+        return (
+            len(args) == len(self.args)
+            and all(map(is_, args, self.args))
+            and kwargs.keys() == self.kwargs.keys()
+            and all(value is self.kwargs[name] for name, value in kwargs.items())
+        )
 
 
 class Submits:
@@ -31,14 +60,9 @@ class Submits:
 
     def __init__(self) -> None:
         self._numbers = itertools.count()  # atomic, for all threads
+        self._indices = itertools.count()
         self._team, self._pid = Team(), os.getpid()
-
-    @property
-    def team(self) -> Team:
-        """The calls that share their limit; in a forked child those of its parent do not count."""
-        if self._pid != os.getpid():
-            self._team, self._pid = Team(), os.getpid()
-        return self._team
+        self._last: _Last | None = None
 
     def submit(
         self,
@@ -51,11 +75,31 @@ class Submits:
     ) -> TaskFuture[Any]:
         """See ``Task.submit``."""
         options = resolve(explicit)
-        call = plan_call(target, args, kwargs, options, items=[item], team=self.team)
+        if self._pid != os.getpid():  # the calls of the parent are not those of a forked child
+            self._team, self._pid, self._last = Team(), os.getpid(), None
+        last = self._last
+        if last is not None and last.is_like(target, options, args, kwargs):
+            call = last.call
+        else:
+            call = plan_call(target, args, kwargs, options, items=[item], team=self._team)
+        backend = registry.get(options.backend)
+        if backend.joins and may_wait(call, item):
+            with interrupts.shield():
+                line = self._line_for(backend, call, on_shares)
+                self._last = _Last(target, options, args, kwargs, call, line)
+                return line.add(next(self._indices), item)
         if call.randomness is not None:
             call = self._counted(call, options)
-        backend = registry.get(options.backend)
         return Submission(backend, call, item, options, on_shares, callsite_of(options)).future
+
+    def _line_for(self, backend: Backend, call: Call, on_shares: Callable[[Any], None]) -> Line:
+        """The line of the submit before, if this one is like it; else a new one."""
+        last = self._last
+        if last is not None and last.call.options is call.options and last.line.joins(call):
+            return last.line
+        line = Line(backend, call)
+        line.open(on_shares)
+        return line
 
     def _counted(self, call: Call, options: Options) -> Call:
         """With a seed, items get the numbers of items 0, 1, 2 ... of a map."""

@@ -60,6 +60,7 @@ class CallHead(NamedTuple):
     star: bool
     timed: bool
     stops: bool  # ends the chunk at the first item that raises
+    apart: bool  # its items are submits: each begins as a call does
     strict: Strict  # a change of a shared value is an error, or a warning
     bound_name: str | None
     blas_threads: int

@@ -77,7 +77,7 @@ class Outbox:
         """A chunk begins, without results."""
         self._since = time.monotonic_ns()
         words = self._words
-        words[Word.COUNT] = words[Word.BASE] = 0
+        words[Word.COUNT] = words[Word.BASE] = words[Word.BEGUN] = 0
         self._set_mode(result_format.NOTHING)
         words[Word.CHUNK] = chunk
 

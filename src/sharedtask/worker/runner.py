@@ -109,7 +109,7 @@ class Runner:
 
     def _follow(self, head: call_header.CallHead, job: Job) -> None:
         """Apply the caller's directory and settings, and the BLAS threads of this call."""
-        if job.call is None or job.call != self._call:
+        if job.call is None or job.call != self._call or head.apart:
             self._follower.follow(self._values.value(head.program))
             self._call = job.call
         with contextlib.suppress(OSError):
@@ -264,9 +264,10 @@ class Runner:
 
     def _loop(self, job: Job, items: Sequence[Any], caller: Caller) -> None:
         """Run the items, in blocks that take some 0.1 ms or one item each."""
-        words, call, timed = self._words, caller.call, caller.head.timed or job.singly
+        words, call, head = self._words, caller.call, caller.head
+        singly = head.timed or head.apart or job.singly
         if job.mode == call_header.EACH:
-            call = functools.partial(calling.call_unpacked, call, words, caller.head)
+            call = functools.partial(calling.call_unpacked, call, words, head)
             items = [(job.first + k, item) for k, item in enumerate(items)]
         if caller.guard is not None:
             call = caller.guard.around(call)
@@ -276,16 +277,21 @@ class Runner:
         boards.fence()  # begin() has stored this chunk as the current one: see WorkerLink.take_back
         at, size = 0, 1
         while at < len(items):
+            if singly:
+                words[Word.BEGUN] = at + 1
+                boards.fence()  # before the look at what the caller wants: see Pool.withdraw
             if job.heed():
                 self._end_early(caller.guard)
                 return
+            if head.apart and at:
+                self._follow(head, job)
             began = time.monotonic_ns()
-            if timed:
+            if singly:
                 words[Word.STARTED] = began
             if not around.run(self._run_block, items[at : at + size], call, caller):
                 return
             at += size
-            if not timed:
+            if not singly:
                 size = _next_size(size, time.monotonic_ns() - began)
 
     def _look(self, job: Job, head: call_header.CallHead, began: float) -> None:

@@ -28,12 +28,13 @@ class Word:
     COUNT: Final = 2  # how many more are in the outbox
     MODE: Final = 3  # ... and their format, see result_format.py
     PHASE: Final = 4
-    STARTED: Final = 5  # begin of the current item, CLOCK_MONOTONIC in ns; if timed
+    STARTED: Final = 5  # begin of the current item, CLOCK_MONOTONIC in ns; if run singly
     NOTE: Final = 6  # two words, one for each chunk that a worker may have: see below
     # Private memory in bytes, if it is limited.
     FRESH: Final = 8  # before the worker's first item
     BEFORE: Final = 9  # before the current item
     WORN: Final = 10  # the chunk that was ended because memory exceeded the limit
+    BEGUN: Final = 11  # how many items of the current chunk may have begun; if run singly
 
 
 # The caller's request to a worker about a chunk, polled between two items: a number that is raised

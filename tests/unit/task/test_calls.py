@@ -72,7 +72,7 @@ def calls_of(call: Callable[[], None]) -> Counter[str]:
 
 
 @pytest.mark.parametrize(
-    ("call", "most"), [(map_with_model, 320), (map_nothing, 190), (submit, 265)]
+    ("call", "most"), [(map_with_model, 320), (map_nothing, 190), (submit, 175)]
 )
 def test_warm_call_makes_few_calls(call: Callable[[], None], most: int) -> None:
     """A warm call does not look twice at what it knows."""

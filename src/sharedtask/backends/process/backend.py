@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sharedtask.backends import encoding, locking
 from sharedtask.backends.base import Backend, Call, Chunk, Crew, Limits, Session, Sink, Team
-from sharedtask.backends.leasing import head_of, lease_all
+from sharedtask.backends.leasing import head_of, lease_all, still_sends
 from sharedtask.errors import BackendUnavailableError, StoreFullError
 from sharedtask.memory.room import needed_for
 from sharedtask.outcomes import Report
@@ -41,15 +41,21 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from sharedtask.backends.base import SharedValue
+    from sharedtask.backends.leasing import Leases
     from sharedtask.memory.payload import Payload
     from sharedtask.outcomes import Batch
     from sharedtask.writing.locked.acquire import Use
+
+
+# The function of a session that stays open without work has at most so many bytes.
+_LIGHT_BYTES = 1 << 16
 
 
 class ProcessBackend(Backend):
     """Runs chunks in worker processes on this machine."""
 
     name: ClassVar[str] = "process"
+    joins: ClassVar[bool] = True
 
     def __init__(self) -> None:
         if not hasattr(socket, "SCM_RIGHTS") or not hasattr(os, "fork"):
@@ -127,6 +133,7 @@ class _ProcessSession(Session):
     def open(self) -> None:
         backend, cache, call, sink = self._wanted
         del self._wanted  # the caller's values may be freed while tasks run
+        self._owner, self._cache = backend, cache
         self._pool = backend.pool
         cpus = available_cpus()
         options = call.options
@@ -138,7 +145,8 @@ class _ProcessSession(Session):
         if call.totals:
             self._places = Places(call, workers)
         locking.open_uses(self._uses, call, shared=True)
-        here = program.current()
+        here = self._program = program.current()
+        self._place = working_directory(), cpus
         self._pool.renew(here.generation)
         leases = lease_all(cache, call, here, self._lend)
         try:
@@ -150,7 +158,7 @@ class _ProcessSession(Session):
         # BLAS threads for each worker: its share of the cores, unless the user has decided.
         share = max(cpus // workers, 1) if here.limits_blas else 0
         blas = call.inner_threads or share
-        head = head_of(call, leases, blas, working_directory())
+        head = head_of(call, leases, blas, self._place[0])
         self._call = OpenCall(
             call.task,
             head,
@@ -167,6 +175,29 @@ class _ProcessSession(Session):
             Team().chunks if call.team is None else call.team.chunks,
         )
         self._is_open = True
+
+    def serves(self, call: Call) -> bool:
+        known = self._call
+        return (
+            program.current() is self._program
+            and still_sends(self._cache, call, known.leases)
+            and (working_directory(), available_cpus()) == self._place
+            and _packed(call, known.leases) == known.constants.data
+            and self._owner.pool is self._pool
+        )
+
+    @property
+    def is_light(self) -> bool:
+        leases = self._call.leases
+        if leases.shared or leases.captures.leases or self._call.constants.file is not None:
+            return False
+        return leases.function.publication.nbytes < _LIGHT_BYTES
+
+    def withdraw(self, chunk: int) -> int:
+        return self._pool.withdraw(self._call, chunk)
+
+    def kill_chunk(self, chunk: int) -> None:
+        self._pool.kill_chunk(self._call, chunk)
 
     def _lend(self, name: str) -> Any:
         if name in self._uses:
@@ -263,6 +294,11 @@ def _crew(workers: int, cpus: int, items: int | None) -> Crew:
     """The concurrency of a call; no chunk has more than the ``items`` that a worker may run."""
     crew = Crew(workers, cpus)
     return crew if items is None else Crew(workers, cpus, largest=min(items, crew.largest))
+
+
+def _packed(call: Call, leases: Leases) -> bytes:
+    """What the arguments of a call are sent as, if they are small."""
+    return encoding.pack_constants(call, envelope.pack_inline, leases.captures).data
 
 
 def _pack_frozen(payload: Payload) -> Parcel:

@@ -85,6 +85,10 @@ class Checks:
         if self._court.judge(worker):
             self._scheduler.refill(worker)
 
+    def kill_chunk(self, worker: WorkerLink, ticket: Ticket, now: float) -> None:
+        """Kill a worker, unless it is past this chunk when it has stopped."""
+        self._court.suspect(worker, "cancel", ticket.number, None, now)
+
     def _end_given_up(self, worker: WorkerLink, ticket: Ticket, now: float) -> None:
         """The grace time of a given-up chunk is over and its worker has not finished the item."""
         if worker.in_hand() == ticket.number:

@@ -233,6 +233,15 @@ class WorkerLink(Link):
         """The number of its current chunk, or of its last one."""
         return self.board.words[Word.CHUNK]
 
+    def begun(self, ticket: Ticket) -> int:
+        """How many items of a chunk may have begun, if each is announced: see ``Word.BEGUN``."""
+        in_hand = self.in_hand()
+        if in_hand == ticket.number:
+            return self.board.words[Word.BEGUN]
+        behind = ticket is self.tickets[0] and len(self.tickets) > 1
+        is_past = behind and in_hand == self.tickets[1].number
+        return len(ticket.chunk.items) if is_past else 0
+
     def still(self, suspicion: Suspicion) -> bool:
         """Whether the stopped worker is still at the item that it was stopped for."""
         words = self.board.words

@@ -124,6 +124,19 @@ class Pool:
         with contextlib.suppress(SharedTaskError):  # this thread must not wait here
             self.wait(call.killed, time.monotonic() + _KILL_SECONDS, leaves=True)
 
+    def withdraw(self, call: OpenCall, number: int) -> int:
+        """See ``Session.withdraw``."""
+        with interrupts.shield(), self._lock:
+            return self._scheduler.withdraw(call, number)
+
+    def kill_chunk(self, call: OpenCall, number: int) -> None:
+        """See ``Session.kill_chunk``."""
+        with interrupts.shield(), self._lock:
+            held = self._scheduler.held(call, number)
+            if held is not None:
+                self._checks.kill_chunk(*held, time.monotonic())
+        self.wake()
+
     def wake(self) -> None:
         """Wake the loop. Takes no lock: finalizers call it."""
         self._swept = 0.0

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _PREFETCH_BELOW_SECONDS = 0.01
 # The chunk that it runs, and the one that waits in its socket.
 _MOST_IN_A_WORKER = 2
+# How many items may have begun of a chunk that no worker has any more.
+_ALL = 1 << 30
 
 
 class Worker(Protocol):
@@ -68,6 +70,10 @@ class Worker(Protocol):
 
     def take_back(self, ticket: Ticket) -> bool:
         """Take a chunk back; False if the worker has begun it."""
+        ...
+
+    def begun(self, ticket: Ticket) -> int:
+        """How many items of a chunk may have begun."""
         ...
 
 
@@ -158,7 +164,6 @@ class Scheduler(Generic[W]):
     def _send(self, worker: W, ticket: Ticket) -> None:
         call = ticket.call
         if not call.sink.begun(ticket.chunk.number):
-            call.closed = True
             self.done(ticket)
             return
         ticket.slot = worker.free_slot()
@@ -298,6 +303,29 @@ class Scheduler(Generic[W]):
                     ticket.cancelled, ticket.kill_at = True, kill_at
                     worker.cancel(ticket)
                     self.given_up.append(ticket)
+
+    def withdraw(self, call: OpenCall, number: int) -> int:
+        """See ``Session.withdraw``. An item is announced by its worker before it is begun."""
+        waiting = self.queue.take(call, number)
+        if waiting is not None:
+            self.done(waiting)
+            return 0
+        held = self.held(call, number)
+        if held is None:
+            return _ALL
+        worker, ticket = held
+        worker.take_back(ticket)
+        begun = worker.begun(ticket)
+        ticket.cancelled = not begun
+        return begun
+
+    def held(self, call: OpenCall, number: int) -> tuple[W, Ticket] | None:
+        """A chunk that was not taken back, and the worker that has it."""
+        for worker in self._workers.values():
+            for ticket in worker.tickets:
+                if ticket.call is call and ticket.chunk.number == number and not ticket.cancelled:
+                    return worker, ticket
+        return None
 
     def overdue(self, now: float) -> Iterator[tuple[W, Ticket]]:
         """The given-up chunks that have not ended in time, with their workers."""

@@ -121,6 +121,17 @@ class WorkQueue:
         self._step(line, call)
         return tickets
 
+    def take(self, call: OpenCall, number: int) -> Ticket | None:
+        """Take out one chunk of a call, if it waits."""
+        line = self.lines.get(id(call.users))
+        tickets = line.calls.get(call) if line is not None else None
+        found = next((t for t in tickets or () if t.chunk.number == number), None)
+        if found is not None and tickets is not None:
+            tickets.remove(found)
+            if not tickets:
+                self.remove(call)
+        return found
+
     def clear(self) -> None:
         """Forget all chunks."""
         self.lines.clear()

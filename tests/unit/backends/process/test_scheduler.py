@@ -23,7 +23,7 @@ class FakeWorker:
 
     def __init__(self, serial: int) -> None:
         self.serial = serial
-        self.ran = self.seen_at = self.hand = 0
+        self.ran = self.seen_at = self.hand = self.at = 0
         self.leaving = self.ended = False
         self.suspicion: object = None
         self.verdict: object = None
@@ -43,6 +43,9 @@ class FakeWorker:
     def take_back(self, ticket: Ticket) -> bool:
         self.cancel(ticket)
         return self.hand != ticket.number
+
+    def begun(self, ticket: Ticket) -> int:
+        return self.at if self.hand == ticket.number else 0
 
 
 class FakeTable:
@@ -243,6 +246,64 @@ def test_worker_that_leaves_does_not_count(bench: Bench) -> None:
     bench.worker().leaving = True
     bench.add(a_call(limit=1), "b")
     assert (2, "b") == bench.sent[-1]
+
+
+# --------------------------------------------------------------------------- taking one back
+
+
+def numbered(call: OpenCall, *numbers: int) -> list[Ticket]:
+    """Chunks of two items, with these numbers."""
+    return [Ticket(call, Chunk(n, 2 * n, (n, n)), 0, Parcel(b"")) for n in numbers]
+
+
+def test_waiting_chunk_is_taken_back_whole(bench: Bench) -> None:
+    """Nothing of it has begun, and the chunks beside it stay in their order."""
+    call = a_call(limit=1, seconds=SLOW)
+    for ticket in numbered(call, 1, 2, 3, 4):
+        bench.scheduler.add(ticket)
+    assert 0 == bench.scheduler.withdraw(call, 3)
+    assert [2, 4] == bench.waiting()
+    assert 3 == call.pending
+
+
+def test_last_waiting_chunk_leaves_an_empty_queue(bench: Bench) -> None:
+    """A call whose only waiting chunk is taken back has no turn any more."""
+    call = a_call(limit=1, seconds=SLOW)
+    for ticket in numbered(call, 1, 2):
+        bench.scheduler.add(ticket)
+    assert 0 == bench.scheduler.withdraw(call, 2)
+    assert not bench.scheduler.queue.lines
+
+
+def test_chunk_in_hand_is_taken_back_from_its_current_item_on(bench: Bench) -> None:
+    """The worker is asked to end it; what it may have begun stays its own."""
+    call = a_call(limit=1)
+    (ticket,) = numbered(call, 1)
+    bench.scheduler.add(ticket)
+    bench.worker().hand, bench.worker().at = ticket.number, 1
+    assert 1 == bench.scheduler.withdraw(call, 1)
+    assert [ticket] == bench.worker().asked
+    assert not ticket.cancelled
+
+
+def test_chunk_in_the_socket_is_taken_back_whole(bench: Bench) -> None:
+    """A worker that has not begun it gives it up, and nothing is reported of it."""
+    call = a_call(limit=1, seconds=QUICK)
+    first, second = numbered(call, 1, 2)
+    bench.scheduler.add(first)
+    bench.scheduler.add(second)
+    bench.worker().hand = first.number
+    assert 0 == bench.scheduler.withdraw(call, 2)
+    assert second.cancelled
+
+
+def test_chunk_that_is_gone_counts_as_begun(bench: Bench) -> None:
+    """Of a chunk that has ended, all items may have begun."""
+    call = a_call()
+    (ticket,) = numbered(call, 1)
+    bench.scheduler.add(ticket)
+    bench.end(1)
+    assert bench.scheduler.withdraw(call, 1) >= 2
 
 
 # -------------------------------------------------------------------------------- prefetching
@@ -515,13 +576,13 @@ def test_chunk_may_run_the_items_that_its_worker_has_left(bench: Bench) -> None:
 
 
 def test_chunk_that_may_not_begin_is_dropped(bench: Bench) -> None:
-    """If the sink takes a chunk back, its call is closed and released; the next call goes on."""
+    """If the sink takes a chunk back, its call stays open for others; the next call goes on."""
     over, other = a_call(limit=1), a_call(limit=1)
     bench.add(over, "a1", "a2")
     bench.add(other, "b")
     over.sink.refuses = True  # type: ignore[attr-defined]
     bench.end(1)
-    assert (0, True, []) == (over.pending, over.closed, over.unreleased)
+    assert (0, False) == (over.pending, over.closed)
     assert ["a1", "b"] == bench.order()
 
 
