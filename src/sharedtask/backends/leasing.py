@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from sharedtask.annotations import Role
 from sharedtask.errors import SerializationError, SharedTaskError, StoreFullError
 from sharedtask.memory.room import full
-from sharedtask.serialization import codec, functions
+from sharedtask.serialization import codec, functions, unseen_writes
 from sharedtask.serialization.filled import unshareable, why_function
 from sharedtask.store.captured import Captures
 from sharedtask.store.handles import Handle
+from sharedtask.system import interrupts
 from sharedtask.worker import call_header
 from sharedtask.worker.call_header import SharedParameter
 
@@ -105,6 +106,8 @@ def lease_all(
     cache.sweep()
     try:
         taken.append(_lease_function(cache, call, captures))
+        if not taken[0].hit or call.task in unseen_writes.failed:
+            interrupts.exposed(unseen_writes.tell, call.task, call.function)
         taken.append(cache.lease(program, verify="identity"))
         shared = []
         for name, value in call.shared.items():

