@@ -17,7 +17,7 @@ import numpy as np
 from sharedtask.worker.limits import private_bytes
 
 MB = 1_000_000
-kept: list[Any] = []
+_kept: list[Any] = []
 
 
 def enter(folder: str, x: int) -> int:
@@ -46,7 +46,7 @@ def hoard(x: int, folder: str, size: int, seconds: float = 0.0) -> tuple[int, in
     """Keep some megabytes for ever; tell who and how much this process had before."""
     before = private_bytes() or 0
     enter(folder, x)
-    kept.append(np.ones(size * MB // 8))
+    _kept.append(np.ones(size * MB // 8))
     time.sleep(seconds)
     return os.getpid(), before
 
@@ -64,7 +64,7 @@ def gorge(x: int, folder: str, bad: Any, size: int = 400) -> int:
 def add_up(k: int, tally: Any, folder: str) -> int:
     """Add to an array, and keep some memory."""
     enter(folder, k)
-    kept.append(np.ones(10 * MB // 8))
+    _kept.append(np.ones(10 * MB // 8))
     tally[k % 3] += 0.1 * k
     return os.getpid()
 

@@ -12,16 +12,16 @@ from budget import with_long
 from sharedtask import Shared, parallel, share, shutdown
 from sharedtask.testing import Belongings, assert_nothing_left, forget_publications
 
-KEPT: list[Any] = []
+_KEPT: list[Any] = []
 
 
 def keep(x: int, table: Shared[Any]) -> float:
-    KEPT.append(table[: 10 + x])
+    _KEPT.append(table[: 10 + x])
     return float(table.sum())
 
 
 def kept(_x: int) -> list[float]:
-    return [float(view.sum()) for view in KEPT]
+    return [float(view.sum()) for view in _KEPT]
 
 
 def total(x: int, table: Shared[Any]) -> float:
