@@ -140,8 +140,8 @@ def ray_runtime() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def loaded_starter(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The starter loads what the module needs of pytest and the test kit: not each worker has to.
+def loaded_forkserver(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The forkserver loads what the module needs of pytest and the test kit, once for all workers.
 
     A fresh one would need up to half a second for it, within the time limits under test. The module
     itself it imports as it would a user's. Programs of their own, and Ray, start as always.
@@ -157,7 +157,7 @@ def loaded_starter(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def ended_pool(loaded_starter: None) -> Iterator[None]:
+def ended_pool(loaded_forkserver: None) -> Iterator[None]:
     """No module inherits the workers of another."""
     yield
     sharedtask.shutdown()

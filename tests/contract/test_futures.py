@@ -440,15 +440,15 @@ def test_shutdown_resolves_every_future(backend: Any, tmp_path: Path) -> None:
     assert not any(each.kill() for each in (first, *waits))
 
 
-def test_dead_workers_and_starter_resolve_every_future(tmp_path: Path) -> None:
-    """Futures whose worker is killed, or all workers with their starter, are done."""
+def test_dead_workers_and_forkserver_resolve_every_future(tmp_path: Path) -> None:
+    """Futures whose worker is killed, or all workers with their forkserver, are done."""
     from sharedtask.backends import registry
 
     first = running("process", tmp_path)
     waits = [on("process", square).submit(k) for k in range(5)]
     pool: Any = registry.get("process")
-    starter = pool.pool._table.starter._process.pid
-    os.kill(starter, signal.SIGKILL)
+    forkserver = pool.pool._table.forkserver._process.pid
+    os.kill(forkserver, signal.SIGKILL)
     assert isinstance(first.exception(30), WorkerDiedError)
     assert [0, 1, 4, 9, 16] == [each.result(30) for each in waits]
 

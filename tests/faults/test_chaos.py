@@ -56,8 +56,8 @@ def children(pid: int) -> list[int]:
 
 
 def workers() -> list[int]:
-    """The children of the starter, which is a child of this process."""
-    return [worker for starter in children(os.getpid()) for worker in children(starter)]
+    """The children of the forkserver, which is a child of this process."""
+    return [worker for forkserver in children(os.getpid()) for worker in children(forkserver)]
 
 
 @contextlib.contextmanager

@@ -262,24 +262,24 @@ def test_all_workers_killed_in_mid_map() -> None:
     assert victims.isdisjoint(results[2:])
 
 
-def starter() -> int:
+def forkserver() -> int:
     (worker, *_) = workers()
     stat = Path(f"/proc/{worker}/stat").read_text()
     return int(stat.rpartition(")")[2].split()[1])
 
 
-def test_starter_killed_in_mid_map() -> None:
+def test_forkserver_killed_in_mid_map() -> None:
     """When the process above the workers is killed, running items fail and the rest arrives."""
-    killer = kill_soon({starter()})
+    killer = kill_soon({forkserver()})
     results = pids.with_options(return_exceptions=True).map([0.6, 0.6, 0.0, 0.0])
     killer.join()
     assert [0, 1] == [r.index for r in results if isinstance(r, WorkerDiedError)]
     assert all(isinstance(result, int) for result in results[2:])
 
 
-def test_starter_killed_between_two_maps() -> None:
+def test_forkserver_killed_between_two_maps() -> None:
     """When the process above the workers dies while they are idle, a new one is started."""
-    victim = starter()
+    victim = forkserver()
     os.kill(victim, signal.SIGKILL)
     time.sleep(0.1)
     assert 4 == len(pids.map([0.0] * 4))

@@ -207,7 +207,7 @@ parallel({task}).map(range(8))
 """
     )
     ran.wait_for("STARTED")
-    assert 4 == len(ran.survivors())  # itself, the starter, two workers
+    assert 4 == len(ran.survivors())  # itself, the forkserver, two workers
     os.kill(ran.pid, number)
     ran.assert_gone(1)
     assert -number == ran.end()

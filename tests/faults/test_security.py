@@ -78,12 +78,12 @@ class Running:
     """A program in the middle of a map: its processes."""
 
     caller: int
-    starter: int
+    forkserver: int
     workers: list[int]
 
     @property
     def pids(self) -> list[int]:
-        return [self.caller, self.starter, *self.workers]
+        return [self.caller, self.forkserver, *self.workers]
 
     def descriptors(self) -> list[tuple[str, str]]:
         """What each process has open: the path in /proc and what it leads to."""
@@ -158,7 +158,7 @@ def listening(pid: int) -> set[str]:
 
 
 def test_nobody_listens(running: Running) -> None:
-    """Caller, starter and workers have sockets, and none of them listens or has a name."""
+    """Caller, forkserver and workers have sockets, and none of them listens or has a name."""
     sockets = {
         target[len("socket:[") : -1]
         for _, target in running.descriptors()
@@ -198,7 +198,7 @@ def test_shared_values_are_sealed(running: Running) -> None:
             file.write(b"x")
 
 
-def test_starter_and_workers_pass_nothing_on(running: Running) -> None:
+def test_forkserver_and_workers_pass_nothing_on(running: Running) -> None:
     """All that they have open besides the three streams is closed on exec."""
     others = [p for p, _ in running.descriptors() if f"/{running.caller}/" not in p]
     open_on = [p for p in others if int(Path(p).name) > 2 and not flags_of(p) & os.O_CLOEXEC]
@@ -223,7 +223,7 @@ def test_memory_is_left_out_of_core_dumps(running: Running) -> None:
 
 @as_root
 def test_another_user_opens_nothing(running: Running) -> None:
-    """Another user can neither list nor open what caller, starter and workers have open."""
+    """Another user can neither list nor open what caller, forkserver and workers have open."""
     paths = running.memory()
 
     def attempts() -> list[str]:
@@ -269,8 +269,8 @@ def test_program_started_by_a_task_inherits_nothing() -> None:
             assert ours not in told
 
 
-def test_starter_socket_is_never_inheritable_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the starter is started, a program of another thread would not get its socket."""
+def test_forkserver_socket_is_never_inheritable_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the forkserver is started, a program of another thread would not get its socket."""
     seen: list[bool] = []
     real = subprocess.Popen
 

@@ -250,7 +250,7 @@ class Session(ABC):
         except Empty:
             return None
 
-    def nudge(self) -> None:
+    def wake(self) -> None:
         """Wake the thread in ``wait`` to check the queue again."""
 
     def serves(self, call: Call) -> bool:

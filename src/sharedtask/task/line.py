@@ -318,7 +318,7 @@ class Line:
     def _open_behind(self, report: Report, places: list[Place]) -> None:
         """Take outcomes in another thread than the one that serves the workers, and wake that."""
         self._open(report, places)
-        self._awake.nudge()
+        self._awake.wake()
 
     def _open(self, report: Report, places: list[Place]) -> None:
         """Take outcomes; any error becomes that of their futures."""
@@ -391,7 +391,7 @@ class Line:
             self._finish(place, None, error)
         self._call_all()
         self._close_if_done()
-        self._awake.nudge()
+        self._awake.wake()
 
     # ------------------------------------------------------------------------ waiting, ending
 
@@ -430,7 +430,7 @@ class Line:
             place.future._set_cancelled()
             self._feed()
             self._close_if_done()
-            self._awake.nudge()
+            self._awake.wake()
         return True
 
     def _take_out(self, place: Place) -> bool:

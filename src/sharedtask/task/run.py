@@ -207,7 +207,7 @@ class Run:
         """Make ``advance`` return None soon; called from another thread."""
         self._stopped = True
         self._reports.put(None)
-        self._session.nudge()
+        self._session.wake()
 
     def close(self) -> None:
         """End the run: chunks in flight are given up."""

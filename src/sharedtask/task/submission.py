@@ -186,7 +186,7 @@ class Submission:
         """Wake a waiting thread to see that the future is done."""
         if self._waiting.locked() and self._waiter != threading.get_ident():
             self._news.put(True)
-            session.nudge()
+            session.wake()
 
     def call_together(self, call: Callable[[], object]) -> None:
         """See ``Pending``: it has one future."""
@@ -236,7 +236,7 @@ class Submission:
             self._end(end)
         finally:
             self.future._set_cancelled()
-            session.nudge()  # a thread that waits may be running the loop of the backend
+            session.wake()  # a thread that waits may be running the loop of the backend
         return True
 
     def _claim(self, *, running: bool) -> bool:

@@ -69,7 +69,7 @@ def no_leaks_warm() -> Iterator[None]:
 
 
 # On a busy machine a new pool, with all that its workers import, may take several seconds.
-_PATIENCE_SECONDS = 20.0
+_TIMEOUT_SECONDS = 20.0
 
 
 @pytest.fixture
@@ -85,9 +85,9 @@ def unharmed() -> Iterator[None]:
     yield
     try:
         forget_publications()
-        limit = time.monotonic() + _PATIENCE_SECONDS
+        limit = time.monotonic() + _TIMEOUT_SECONDS
         after = _in_workers()
-        assert time.monotonic() < limit, f"the next map took more than {_PATIENCE_SECONDS} seconds"
+        assert time.monotonic() < limit, f"the next map took more than {_TIMEOUT_SECONDS} seconds"
         while left := _grown(in_workers, after):
             assert time.monotonic() < limit, f"left behind in the workers: {'; '.join(left)}"
             after = _in_workers()
@@ -100,7 +100,7 @@ def unharmed() -> Iterator[None]:
 def _in_workers(workers: int = 2) -> list[Belongings]:
     """The resources of each worker, found by maps over a shared value, which must be right."""
     task = parallel(report).with_options(workers=workers, chunksize=1, backend="process")
-    limit = time.monotonic() + _PATIENCE_SECONDS
+    limit = time.monotonic() + _TIMEOUT_SECONDS
     found: dict[int, Belongings] = {}
     while len(found) < workers:
         assert time.monotonic() < limit, f"no {workers} workers came up"

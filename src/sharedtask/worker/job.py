@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 class Job(NamedTuple):
     """A received chunk. ``body`` contains the constants and the items in the format ``mode``.
 
-    ``beside`` gives the descriptors or payloads sent with the message; ``heed`` is called between
-    items, with ``singly`` before each item, and returns whether the chunk ends here. ``slot`` is
-    the accumulator slot. ``call`` is the number of the call, None if each chunk begins as a call
-    does.
+    ``beside`` gives the descriptors or payloads sent with the message; ``poll_cancel`` is called
+    between items, with ``singly`` before each item, and returns whether the chunk ends here.
+    ``slot`` is the accumulator slot. ``call`` is the number of the call, None if each chunk begins
+    as a call does.
     """
 
     number: int
@@ -24,7 +24,7 @@ class Job(NamedTuple):
     head: bytes
     body: memoryview
     beside: Iterator[Any]
-    heed: Callable[[], bool]
+    poll_cancel: Callable[[], bool]
     slot: int = 0
     singly: bool = False
     call: int | None = None

@@ -205,7 +205,7 @@ class Runner:
 
     def _start_anew(self, job: Job) -> None:
         """Restart the time limit after work that does not count as the item's."""
-        job.heed()
+        job.poll_cancel()
         self._words[Word.STARTED] = time.monotonic_ns()
 
     def _lent(self, head: call_header.CallHead, parameter: call_header.SharedParameter) -> Lent:
@@ -280,7 +280,7 @@ class Runner:
             if singly:
                 words[Word.BEGUN] = at + 1
                 boards.fence()  # before the look at what the caller wants: see Pool.withdraw
-            if job.heed():
+            if job.poll_cancel():
                 self._end_early(caller.guard)
                 return
             if head.apart and at:

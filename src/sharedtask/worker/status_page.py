@@ -39,7 +39,7 @@ class Word:
 
 # The caller's request to a worker about a chunk, polled between two items: a number that is raised
 # by two to request results, and made odd to give up the chunk.
-HURRY, GIVE_UP = 2, 1
+FLUSH, GIVE_UP = 2, 1
 
 
 class Phase:

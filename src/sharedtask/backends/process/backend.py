@@ -235,7 +235,7 @@ class _ProcessSession(Session):
     def leave(self, *, at_once: bool = False) -> None:
         self._pool.attend(at_once=at_once)
 
-    def nudge(self) -> None:
+    def wake(self) -> None:
         if self._is_open:
             self._pool.wake()
 

@@ -16,37 +16,39 @@ from . import clocks
 if TYPE_CHECKING:
     from .connections import WorkerLink
     from .scheduler import Scheduler
-    from .watchdog import Court
+    from .watchdog import Watchdog
     from .work_items import Ticket
     from .worker_table import WorkerTable
 
 # Time that a given-up chunk has to finish its item before its worker is killed.
 GRACE_SECONDS = 0.4
 # Results are fetched at least this often, so that progress is smooth even in large chunks.
-HURRY_SECONDS = 0.02
+FLUSH_SECONDS = 0.02
 # Interval of the check of workers' memory while an item runs, if it is limited.
-_WEIGH_SECONDS = 0.05
+_MEMORY_SECONDS = 0.05
 
 
 class Checks:
     """Looks after the workers of a pool, whose lock is held around all methods."""
 
-    def __init__(self, table: WorkerTable, scheduler: Scheduler[WorkerLink], court: Court) -> None:
-        self._table, self._scheduler, self._court = table, scheduler, court
+    def __init__(
+        self, table: WorkerTable, scheduler: Scheduler[WorkerLink], watchdog: Watchdog
+    ) -> None:
+        self._table, self._scheduler, self._watchdog = table, scheduler, watchdog
         self._workers = table.workers
-        self.hurried = 0.0  # when results were requested last
-        self._weighed = 0.0
+        self.flush_requested = 0.0  # when results were requested last
+        self._memory_checked = 0.0
 
     def seconds_left(self, now: float) -> float:
         """Seconds until the next check is due; infinite if there is none."""
         found = math.inf
         for worker in self._workers.values():
             if worker.tickets:
-                found = min(found, HURRY_SECONDS)
+                found = min(found, FLUSH_SECONDS)
                 if clocks.is_timed(worker):
                     found = min(found, clocks.time_left(worker))
-            if worker.suspicion is not None:
-                found = min(found, worker.suspicion.until - now)
+            if worker.stop_reason is not None:
+                found = min(found, worker.stop_reason.until - now)
         for ticket in self._scheduler.given_up:
             if ticket.kill_at:
                 found = min(found, ticket.kill_at - now)
@@ -54,46 +56,46 @@ class Checks:
             found = min(found, self._table.leaving[0].leave_by - now)
         return found
 
-    def hurry(self, now: float) -> None:
+    def request_flushes(self, now: float) -> None:
         """Request results of all workers, and take work back from those with a long chunk."""
-        self.hurried = now
+        self.flush_requested = now
         for worker in list(self._workers.values()):
-            worker.hurry()
+            worker.request_flush()
             self._scheduler.rebalance(worker)
 
     def enforce_limits(self, now: float) -> None:
         """Stop workers whose item exceeds a limit, and kill those that do not end."""
-        if now - self._weighed > _WEIGH_SECONDS:
-            self._weighed = now
+        if now - self._memory_checked > _MEMORY_SECONDS:
+            self._memory_checked = now
             for worker in self._workers.values():
-                self._court.weigh(worker, now)
+                self._watchdog.check_memory(worker, now)
         for worker in list(self._workers.values()):
-            if not worker.tickets and worker.suspicion is None:
+            if not worker.tickets and worker.stop_reason is None:
                 continue
-            if self._court.has_waited(worker, now):
-                self.judge(worker)
+            if self._watchdog.has_waited(worker, now):
+                self.on_stopped(worker)
             else:
-                self._court.check_time(worker, now)
+                self._watchdog.check_time(worker, now)
         if self._table.leaving:
             self._table.kill_overdue(now)
         if self._scheduler.given_up:
             for worker, ticket in self._scheduler.overdue(now):
                 self._end_given_up(worker, ticket, now)
 
-    def judge(self, worker: WorkerLink) -> None:
+    def on_stopped(self, worker: WorkerLink) -> None:
         """A worker has stopped: kill it, or continue it and give it more chunks."""
-        if self._court.judge(worker):
+        if self._watchdog.confirm(worker):
             self._scheduler.refill(worker)
 
     def kill_chunk(self, worker: WorkerLink, ticket: Ticket, now: float) -> None:
         """Kill a worker, unless it is past this chunk when it has stopped."""
-        self._court.suspect(worker, "cancel", ticket.number, None, now)
+        self._watchdog.stop(worker, "cancel", ticket.number, None, now)
 
     def _end_given_up(self, worker: WorkerLink, ticket: Ticket, now: float) -> None:
         """The grace time of a given-up chunk is over and its worker has not finished the item."""
         if worker.in_hand() == ticket.number:
             ticket.kill_at = None
-            self._court.suspect(worker, "cancel", ticket.number, None, now)
+            self._watchdog.stop(worker, "cancel", ticket.number, None, now)
             return
         ticket.kill_at = now + GRACE_SECONDS
         if worker.tickets[0] is ticket and worker.board.words[Word.PHASE] == Phase.IDLE:

@@ -16,8 +16,8 @@ def is_timed(worker: WorkerLink) -> bool:
     return (
         bool(worker.tickets)
         and worker.tickets[0].call.timeout is not None
-        and worker.suspicion is None
-        and worker.verdict is None
+        and worker.stop_reason is None
+        and worker.kill_reason is None
     )
 
 

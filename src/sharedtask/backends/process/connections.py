@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sharedtask.system.blas import BLAS_VARIABLES
-from sharedtask.worker.status_page import GIVE_UP, HURRY, Board, Word, fence
+from sharedtask.worker.status_page import FLUSH, GIVE_UP, Board, Word, fence
 
 from . import child, forkserver, wire
 from .wire import Frame, Kind
@@ -66,7 +66,7 @@ class Link:
         self.sock.close()
 
 
-class StarterLink(Link):
+class ForkserverLink(Link):
     """The caller's view of the forkserver process."""
 
     def __init__(self, *modules: str) -> None:
@@ -172,10 +172,10 @@ def working_directory() -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Suspicion:
+class StopReason:
     """Why a worker was stopped, and the status page state that a kill requires."""
 
-    reason: str
+    cause: str
     chunk: int
     started: int | None
     until: float  # the deadline for it to stop
@@ -196,8 +196,8 @@ class WorkerLink(Link):
         self.tickets: deque[Ticket] = deque()
         self.seen_at = 0  # its current chunk at the last check
         self.tokens: dict[int, bool] = {}  # published values it has; True: with a descriptor
-        self.suspicion: Suspicion | None = None
-        self.verdict: Suspicion | None = None
+        self.stop_reason: StopReason | None = None
+        self.kill_reason: StopReason | None = None
         self.exit: tuple[int | None, int | None, int | None] | None = None
 
     def free_slot(self) -> int:
@@ -207,7 +207,7 @@ class WorkerLink(Link):
     def prepare(self, slot: int) -> None:
         """Clear the entries of the previous chunk of this slot."""
         words = self.board.words
-        words[Word.NOTE + slot] = (words[Word.NOTE + slot] + HURRY) & ~GIVE_UP
+        words[Word.NOTE + slot] = (words[Word.NOTE + slot] + FLUSH) & ~GIVE_UP
 
     def cancel(self, ticket: Ticket) -> None:
         """Ask the worker to give up a chunk between two items."""
@@ -224,10 +224,10 @@ class WorkerLink(Link):
         fence()
         return self.in_hand() != ticket.number
 
-    def hurry(self) -> None:
+    def request_flush(self) -> None:
         """Ask the worker to send its results after the current item."""
         if self.tickets:
-            self.board.words[Word.NOTE + self.tickets[0].slot] += HURRY
+            self.board.words[Word.NOTE + self.tickets[0].slot] += FLUSH
 
     def in_hand(self) -> int:
         """The number of its current chunk, or of its last one."""
@@ -242,10 +242,10 @@ class WorkerLink(Link):
         is_past = behind and in_hand == self.tickets[1].number
         return len(ticket.chunk.items) if is_past else 0
 
-    def still(self, suspicion: Suspicion) -> bool:
+    def still(self, reason: StopReason) -> bool:
         """Whether the stopped worker is still at the item that it was stopped for."""
         words = self.board.words
-        return words[Word.CHUNK] == suspicion.chunk and suspicion.started in (
+        return words[Word.CHUNK] == reason.chunk and reason.started in (
             None,
             words[Word.STARTED],
         )

@@ -54,7 +54,7 @@ class Duties(Protocol):
 
     damage: str  # an exception within a callback; from then on the loop only calls ``tick``
 
-    def patience(self) -> float:
+    def timeout(self) -> float:
         """Seconds until the next check is due; infinite if there is none."""
         ...
 
@@ -261,10 +261,10 @@ class Loop:
     def _take_over(self) -> None:
         """Run the loop; concurrently with the thread that holds it if that one is blocked."""
         helps, self._wanted = not self._wanted, False
-        patience = _STALL_SECONDS
+        timeout = _STALL_SECONDS
         while not self.closed:
             turns = self._turns
-            if self._turning.acquire(timeout=patience):
+            if self._turning.acquire(timeout=timeout):
                 try:
                     self._turn_while_waited_for() if helps else self._turn_while_needed()
                 finally:
@@ -272,10 +272,10 @@ class Loop:
                     # More may be in flight, and a thread may have begun to wait a moment ago.
                     self._near = self._left = True
                 return
-            patience = _STALL_SECONDS
+            timeout = _STALL_SECONDS
             if self._is_stalled(turns):
-                self._turn(time.monotonic() + _STALL_SECONDS, beside=True)
-                patience = 0.0 if self._turns == turns + 1 else _STALL_SECONDS
+                self._turn(time.monotonic() + _STALL_SECONDS, concurrently=True)
+                timeout = 0.0 if self._turns == turns + 1 else _STALL_SECONDS
 
     def _turn_while_waited_for(self) -> None:
         """Run until the threads that wait have results; the next one to wait runs the loop."""
@@ -313,12 +313,12 @@ class Loop:
         """Whether threads wait, and each has a report."""
         return self._has_come and not any(reports.empty() for reports in list(self._waiting))
 
-    def _turn(self, until: float | None, *, beside: bool = False) -> None:
+    def _turn(self, until: float | None, *, concurrently: bool = False) -> None:
         """Wait for events until ``until`` at most, and process them."""
-        patience = min(self._duties.patience(), _LOOK_SECONDS)
+        timeout = min(self._duties.timeout(), _LOOK_SECONDS)
         if until is not None:
-            patience = min(until - time.monotonic(), patience)
-        events = self._events(max(patience, 0.0), beside=beside)
+            timeout = min(until - time.monotonic(), timeout)
+        events = self._events(max(timeout, 0.0), concurrently=concurrently)
         if self.closed:  # closed meanwhile: there is nothing to serve
             return
         with interrupts.firm_shield():
@@ -336,24 +336,24 @@ class Loop:
             self._turns += 1
             self._duties.clean_up()
 
-    def _events(self, patience: float, *, beside: bool) -> list[Any]:
-        """Ready events; ``beside``: another thread, or a frame below, waits for the same."""
-        if beside or self._waits:
-            return self._events_beside(patience)
+    def _events(self, timeout: float, *, concurrently: bool) -> list[Any]:
+        """Ready events; ``concurrently``: another thread, or a frame below, waits for the same."""
+        if concurrently or self._waits:
+            return self._events_concurrently(timeout)
         self._waits = True
         try:
-            ready: list[Any] = interrupts.exposed(self._selector.select, patience)
+            ready: list[Any] = interrupts.exposed(self._selector.select, timeout)
             return ready
         finally:
             self._waits = False
 
-    def _events_beside(self, patience: float) -> list[Any]:
+    def _events_concurrently(self, timeout: float) -> list[Any]:
         """A poll object serves one thread at a time: this makes a second for the sockets."""
         selector = selectors.PollSelector()
         with contextlib.suppress(RuntimeError, KeyError, ValueError):  # they change meanwhile
             for key in list(self._selector.get_map().values()):
                 selector.register(key.fileobj, key.events, key.data)
-        ready: list[Any] = interrupts.exposed(selector.select, patience)
+        ready: list[Any] = interrupts.exposed(selector.select, timeout)
         return ready
 
     def _on_wake(self, _mask: int) -> None:

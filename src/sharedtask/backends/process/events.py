@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from .checks import Checks
-    from .connections import StarterLink, WorkerLink
+    from .connections import ForkserverLink, WorkerLink
     from .event_loop import Loop
     from .scheduler import Scheduler
     from .wire import Frame
@@ -53,7 +53,7 @@ class SocketEvents:
 
     def on_forkserver(self, mask: int) -> None:
         """Read what the forkserver reports, and write what waits for room in its socket."""
-        link = self._table.starter
+        link = self._table.forkserver
         if link is None:
             return
         with self._lock:
@@ -74,12 +74,12 @@ class SocketEvents:
             if frame.kind == Kind.SPAWNED:
                 worker.pid = frame.first
             elif frame.kind == Kind.STOPPED:
-                self._checks.judge(worker)
+                self._checks.on_stopped(worker)
         if frame.kind == Kind.EXITED:
             worker.exit = forkserver.exit_status(frame.body)
-            self._bury(worker)
+            self._reap(worker)
 
-    def _on_forkserver_end(self, link: StarterLink) -> None:
+    def _on_forkserver_end(self, link: ForkserverLink) -> None:
         """The forkserver was killed, and the kernel kills its workers; start another on demand."""
         with self._lock:
             if not self._table.remove_forkserver(link):
@@ -87,7 +87,7 @@ class SocketEvents:
             workers = list(self._table.workers.values())
         for worker in workers:
             worker.exit = worker.exit or (worker.pid, None, None)
-            self._bury(worker)
+            self._reap(worker)
 
     # -------------------------------------------------------------------------- the workers
 
@@ -206,7 +206,7 @@ class SocketEvents:
                 self._prints.show(frame)
         self._prints.wait()
 
-    def _bury(self, worker: WorkerLink) -> None:
+    def _reap(self, worker: WorkerLink) -> None:
         """Reap a worker: keep its results, fail the item that it died in, restart the others."""
         self._take(worker, worker.drain())
         with self._lock:

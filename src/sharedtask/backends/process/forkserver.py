@@ -42,11 +42,11 @@ def main(fd: int, caller: int, *modules: str) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.set_inheritable(fd, False)
     _dump_no_shared_memory()
-    starter = _Starter(socket.socket(fileno=fd))
+    server = _Forkserver(socket.socket(fileno=fd))
     if os.getppid() == caller:
         with contextlib.suppress(ConnectionError):  # the caller ended during the send
-            starter.serve(modules)
-        starter.kill_all()
+            server.serve(modules)
+        server.kill_all()
     os._exit(0)
 
 
@@ -61,7 +61,7 @@ def _dump_no_shared_memory() -> None:
         file.write(hex(kinds & ~_SHARED_WITHOUT_A_NAME))
 
 
-class _Starter:
+class _Forkserver:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._reader = wire.Reader(sock)
@@ -112,7 +112,7 @@ class _Starter:
             self._reap()
 
     def _spawn(self, frame: Frame) -> None:
-        starter = os.getpid()
+        parent = os.getpid()
         try:
             pid = os.fork()
         except OSError as error:
@@ -120,18 +120,18 @@ class _Starter:
             answer = Frame(Kind.EXITED, chunk=frame.chunk, body=body)
         else:
             if pid == 0:
-                self._become_worker(frame, starter)
+                self._become_worker(frame, parent)
             self._pids[frame.chunk] = pid
             answer = Frame(Kind.SPAWNED, chunk=frame.chunk, first=pid)
         wire.close_all(frame.fds)
         wire.send_all(self._sock, answer)
 
-    def _become_worker(self, frame: Frame, starter: int) -> None:
+    def _become_worker(self, frame: Frame, parent: int) -> None:
         """Run the worker in the child; no path may return into the forkserver's loop."""
         code = 1
         try:
             libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != starter:  # it died before prctl took effect
+            if os.getppid() != parent:  # it died before prctl took effect
                 return
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -27,11 +27,11 @@ from sharedtask.errors import ClosedError, SharedTaskError
 from sharedtask.system import critical_sections, interrupts
 
 from . import reasons
-from .checks import GRACE_SECONDS, HURRY_SECONDS, Checks
+from .checks import FLUSH_SECONDS, GRACE_SECONDS, Checks
 from .event_loop import Loop
 from .events import SocketEvents, deliver
 from .scheduler import Scheduler
-from .watchdog import Court
+from .watchdog import Watchdog
 from .worker_table import WorkerTable
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Pool:
         self._table = WorkerTable(self._lock, self._loop)
         self._workers = self._table.workers
         self._scheduler = Scheduler(self._table)
-        self._checks = Checks(self._table, self._scheduler, Court(self._table.signal))
+        self._checks = Checks(self._table, self._scheduler, Watchdog(self._table.signal))
         self._events = self._table.events = SocketEvents(
             self._lock, self._loop, self._table, self._scheduler, self._checks
         )
@@ -157,7 +157,7 @@ class Pool:
             self.wake()  # its I/O thread ends it: there may be too little stack left here
             return False
         with self._lock:
-            link = self._table.starter
+            link = self._table.forkserver
             whole = self._loop.is_whole() and (link is None or link.sock.is_open())
         if not whole:
             self._lose()
@@ -223,7 +223,7 @@ class Pool:
         """How long the loop may sleep with nothing in flight."""
         return _SWEEP_SECONDS if self._sweeps else None
 
-    def patience(self) -> float:
+    def timeout(self) -> float:
         """Seconds until the next check is due; infinite if there is none."""
         with self._lock:
             return self._checks.seconds_left(time.monotonic())
@@ -236,13 +236,13 @@ class Pool:
         while self._to_cancel:
             self._cancel(self._to_cancel.popleft())
         now = time.monotonic()
-        if now - self._checks.hurried > HURRY_SECONDS:
+        if now - self._checks.flush_requested > FLUSH_SECONDS:
             with self._lock:
                 lost = not all(worker.sock.is_open() for worker in self._workers.values())
             if lost or not self.is_whole():
                 self._lose()
             with self._lock:
-                self._checks.hurry(now)
+                self._checks.request_flushes(now)
         with self._lock:
             self._checks.enforce_limits(now)
 

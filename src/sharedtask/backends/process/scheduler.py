@@ -48,12 +48,12 @@ class Worker(Protocol):
         ...
 
     @property
-    def suspicion(self) -> object | None:
+    def stop_reason(self) -> object | None:
         """Why it is stopped, if it is."""
         ...
 
     @property
-    def verdict(self) -> object | None:
+    def kill_reason(self) -> object | None:
         """Why it was killed, if it was."""
         ...
 
@@ -155,7 +155,7 @@ class Scheduler(Generic[W]):
 
     def _suits(self, worker: W, call: OpenCall) -> bool:
         """Whether a worker may take a chunk: no call uses more workers than it asked for."""
-        if worker.ended or worker.verdict is not None or worker.suspicion is not None:
+        if worker.ended or worker.kill_reason is not None or worker.stop_reason is not None:
             return False
         if worker.leaving or (call.limits is not None and not recycling.suits(worker, call)):
             return False

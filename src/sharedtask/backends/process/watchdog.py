@@ -1,7 +1,7 @@
 """Stops workers whose item exceeded its time or memory limit, or was given up.
 
-suspect   stop it            judge   it is still at this item: kill it, and record the reason
-                           it is at another item: continue it
+stop   send SIGSTOP        confirm   it is still at this item: kill it, and record the reason
+                                     it is at another item: continue it
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sharedtask.worker.status_page import Word
 
 from . import clocks, recycling
-from .connections import Suspicion
+from .connections import StopReason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _STOP_SECONDS = 0.5
 
 
-class Court:
+class Watchdog:
     """Ensures that no worker is killed after its item finished. ``send`` sends a signal."""
 
     def __init__(self, send: Callable[[WorkerLink, int], object]) -> None:
@@ -33,46 +33,46 @@ class Court:
         """Stop a worker whose item exceeded its time limit."""
         if clocks.is_timed(worker) and clocks.time_left(worker) <= 0:
             number, started = worker.tickets[0].number, worker.board.words[Word.STARTED]
-            self.suspect(worker, "timeout", number, started, now)
+            self.stop(worker, "timeout", number, started, now)
 
-    def weigh(self, worker: WorkerLink, now: float) -> None:
+    def check_memory(self, worker: WorkerLink, now: float) -> None:
         """Stop a worker whose item uses too much memory."""
         if not worker.tickets or worker.tickets[0].call.limits is None:
             return
         number, started = worker.tickets[0].number, worker.board.words[Word.STARTED]
         reached = recycling.excess(worker)
         if reached and started:
-            self.suspect(worker, "memory", number, started, now, reached)
+            self.stop(worker, "memory", number, started, now, reached)
 
-    def suspect(
+    def stop(
         self,
         worker: WorkerLink,
-        reason: str,
+        cause: str,
         chunk: int,
         started: int | None,
         now: float,
         reached: int = 0,
     ) -> None:
-        """Stop the worker first; see ``Suspicion``.
+        """Stop the worker first; see ``StopReason``.
 
         If it were killed right away, it might have begun the next item, which would fail for the
         fault of the previous one.
         """
-        if worker.suspicion is None and worker.verdict is None:
-            worker.suspicion = Suspicion(reason, chunk, started, now + _STOP_SECONDS, reached)
+        if worker.stop_reason is None and worker.kill_reason is None:
+            worker.stop_reason = StopReason(cause, chunk, started, now + _STOP_SECONDS, reached)
             self._send(worker, signal.SIGSTOP)
 
     def has_waited(self, worker: WorkerLink, now: float) -> bool:
         """Whether its stop will not be reported, since another process had stopped it already."""
-        return worker.suspicion is not None and now > worker.suspicion.until
+        return worker.stop_reason is not None and now > worker.stop_reason.until
 
-    def judge(self, worker: WorkerLink) -> bool:
+    def confirm(self, worker: WorkerLink) -> bool:
         """The worker has stopped: kill it, or return True if it may continue at another item."""
-        suspicion, worker.suspicion = worker.suspicion, None
-        if suspicion is None:
+        reason, worker.stop_reason = worker.stop_reason, None
+        if reason is None:
             return False
-        if worker.still(suspicion):
-            worker.verdict = suspicion
+        if worker.still(reason):
+            worker.kill_reason = reason
             self._send(worker, signal.SIGKILL)
             return False
         self._send(worker, signal.SIGCONT)

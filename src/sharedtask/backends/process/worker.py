@@ -125,10 +125,14 @@ class _Worker:
         body = memoryview(frame.body)
         mode, note, place, length, call, memory, most, cuts = call_header.PREFIX.unpack_from(body)
         body = body[call_header.PREFIX.size :]
-        heed = functools.partial(self._heed, Word.NOTE + note, [self._words[Word.NOTE + note]])
+        poll_cancel = functools.partial(
+            self._poll_cancel, Word.NOTE + note, [self._words[Word.NOTE + note]]
+        )
         is_limited = bool(memory or most)
         if is_limited:
-            heed = functools.partial(self._heed_limits, heed, Allowance(memory, most, bool(cuts)))
+            poll_cancel = functools.partial(
+                self._poll_limits, poll_cancel, Allowance(memory, most, bool(cuts))
+            )
         job = Job(
             frame.chunk,
             frame.first,
@@ -137,7 +141,7 @@ class _Worker:
             bytes(body[:length]),
             body[length:],
             iter(frame.fds),
-            heed,
+            poll_cancel,
             place,
             singly=is_limited,
             call=call,
@@ -150,11 +154,11 @@ class _Worker:
             for fd in frame.fds:
                 os.close(fd)
 
-    def _heed_limits(self, heed: Callable[[], bool], allowance: Allowance) -> bool:
+    def _poll_limits(self, poll_cancel: Callable[[], bool], allowance: Allowance) -> bool:
         """Check this worker's limits as well, in a call that has limits."""
-        return heed() or self._wear.ends(allowance)
+        return poll_cancel() or self._wear.ends(allowance)
 
-    def _heed(self, note: int, seen: list[int]) -> bool:
+    def _poll_cancel(self, note: int, seen: list[int]) -> bool:
         """Poll the caller's request about the chunk: True if it is given up."""
         word = self._words[note]
         if word & boards.GIVE_UP:

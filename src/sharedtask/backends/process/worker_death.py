@@ -102,7 +102,7 @@ class Deaths:
         self, worker: WorkerLink, ticket: Ticket, when: str
     ) -> Callable[[int], BaseException]:
         was_killed = worker.exit is not None and worker.exit[1] == signal.SIGKILL
-        starved = was_killed and worker.verdict is None and self._kills.claim()
+        starved = was_killed and worker.kill_reason is None and self._kills.claim()
         return _cause(worker, ticket, when, starved=starved)
 
 
@@ -113,7 +113,7 @@ def _cause(
 
     ``starved`` says that the kernel had no memory left.
     """
-    call, chunk, verdict = ticket.call, ticket.chunk, worker.verdict
+    call, chunk, kill_reason = ticket.call, ticket.chunk, worker.kill_reason
     pid, number, exitcode = worker.exit or (worker.pid, None, None)
     if exitcode is not None and exitcode < 0:
         when = f"for the system forked none: {os.strerror(-exitcode)} (see `ulimit -u`)"
@@ -122,10 +122,10 @@ def _cause(
 
     def error_at(position: int) -> BaseException:
         index, item = chunk.first + position, chunk.items[position]
-        if verdict is not None and verdict.reason == "timeout":
+        if kill_reason is not None and kill_reason.cause == "timeout":
             return TaskTimeoutError(call.task, index, item, call.timeout, pid)
-        if verdict is not None and verdict.reason == "memory":
-            return recycling.too_large(worker, ticket, position, verdict.reached)
+        if kill_reason is not None and kill_reason.cause == "memory":
+            return recycling.too_large(worker, ticket, position, kill_reason.reached)
         error = WorkerDiedError(call.task, index, item, pid, number, exitcode, when, starved)
         written_advice(error, call.leases.readonly)
         if crash:

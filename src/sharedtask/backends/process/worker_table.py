@@ -11,7 +11,7 @@ from sharedtask.serialization import functions
 from sharedtask.system import critical_sections, interrupts
 
 from . import attaching
-from .connections import StarterLink
+from .connections import ForkserverLink
 from .tracker import Tracker
 from .wire import Frame, Kind
 
@@ -45,7 +45,7 @@ class WorkerTable:
     def __init__(self, lock: Any, loop: Loop) -> None:
         self.workers: dict[int, WorkerLink] = {}
         self.leaving: list[WorkerLink] = []  # workers that were asked to end
-        self.starter: StarterLink | None = None
+        self.forkserver: ForkserverLink | None = None
         self.closed = ""  # or the reason
         self.events: Events
         self._lock, self._loop = lock, loop
@@ -55,14 +55,14 @@ class WorkerTable:
     def spawn(self, call: OpenCall) -> WorkerLink:
         """Start a worker."""
         critical_sections.reserve_stack()
-        if self.starter is None:
-            self.starter = StarterLink(*_needed_by(call.function))
-            self._loop.register(self.starter, self.events.on_forkserver)
+        if self.forkserver is None:
+            self.forkserver = ForkserverLink(*_needed_by(call.function))
+            self._loop.register(self.forkserver, self.events.on_forkserver)
         self._serial += 1
-        worker = self.starter.spawn(self._serial, self._tracker.descriptor())
+        worker = self.forkserver.spawn(self._serial, self._tracker.descriptor())
         self.workers[worker.serial] = worker
         self._loop.register(worker, functools.partial(self.events.on_worker, worker))
-        self._loop.want_write(self.starter)
+        self._loop.want_write(self.forkserver)
         return worker
 
     def send(self, worker: WorkerLink, ticket: Ticket) -> None:
@@ -116,9 +116,9 @@ class WorkerTable:
 
     def signal(self, worker: WorkerLink, number: int) -> None:
         """Have the forkserver send a signal to a worker."""
-        if self.starter is not None:
-            self.starter.signal(worker.serial, number)
-            self._loop.want_write(self.starter)
+        if self.forkserver is not None:
+            self.forkserver.signal(worker.serial, number)
+            self._loop.want_write(self.forkserver)
 
     def remove(self, worker: WorkerLink) -> bool:
         """Take a dead worker out of the table; idempotent: returns whether it was there."""
@@ -129,18 +129,18 @@ class WorkerTable:
         self._loop.unregister(worker)
         return True
 
-    def remove_forkserver(self, link: StarterLink) -> bool:
+    def remove_forkserver(self, link: ForkserverLink) -> bool:
         """Take a dead forkserver out of the table; idempotent: returns whether it was there."""
-        if self.starter is not link:
+        if self.forkserver is not link:
             return False
-        self.starter = None
+        self.forkserver = None
         self._loop.unregister(link)
         link.end()
         return True
 
-    def remove_all(self) -> tuple[StarterLink | None, list[WorkerLink]]:
+    def remove_all(self) -> tuple[ForkserverLink | None, list[WorkerLink]]:
         """Take out the forkserver and all workers."""
-        link, self.starter = self.starter, None
+        link, self.forkserver = self.forkserver, None
         workers = list(self.workers.values())
         self.workers.clear()
         return link, workers
@@ -153,8 +153,8 @@ class WorkerTable:
         """In a forked child: close the connections of the parent."""
         for worker in self.workers.values():
             worker.close()
-        if self.starter is not None:
-            self.starter.abandon()
+        if self.forkserver is not None:
+            self.forkserver.abandon()
         self._tracker.close()
 
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 _TICK_SECONDS, _SWEEP_SECONDS = 0.25, 0.5
 # Most given-up chunks end soon; the others are asked to end, and then killed.
-_PATIENCE_SECONDS, _GRACE_SECONDS = 0.3, 1.0
+_CANCEL_AFTER_SECONDS, _GRACE_SECONDS = 0.3, 1.0
 _MAX_FAILURES = 3  # before the first item
 _RELEASED_KEPT = 256
 
@@ -329,7 +329,7 @@ class Dispatcher:
         mine = [ticket for ticket in self._flying.values() if ticket.call is call]
         for ticket in mine:
             ticket.is_stopped = kill  # skip the request to stop
-            ticket.give_up_at = time.monotonic() + _PATIENCE_SECONDS
+            ticket.give_up_at = time.monotonic() + _CANCEL_AFTER_SECONDS
         if kill and mine:
             self._stop(mine)
 

@@ -231,7 +231,7 @@ class _Bench:
             message.head,
             memoryview(message.body),
             iter(beside),
-            self._heed,
+            self._poll_cancel,
         )
         try:
             ran = self._runner.run(job)
@@ -288,7 +288,7 @@ class _Bench:
             if not (isinstance(store, _BoxStore) and store.is_copied):
                 del stores[token]
 
-    def _heed(self) -> bool:
+    def _poll_cancel(self) -> bool:
         """Called between two items: whether the chunk ends here."""
         if self._way.is_full or self._ledger.is_stopped:
             return True

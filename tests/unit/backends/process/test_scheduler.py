@@ -25,8 +25,8 @@ class FakeWorker:
         self.serial = serial
         self.ran = self.seen_at = self.hand = self.at = 0
         self.leaving = self.ended = False
-        self.suspicion: object = None
-        self.verdict: object = None
+        self.stop_reason: object = None
+        self.kill_reason: object = None
         self.tickets: deque[Ticket] = deque()
         self.tokens: dict[int, bool] = {}
         self.asked: list[Ticket] = []  # to be given up
@@ -230,7 +230,7 @@ def test_call_with_a_larger_limit_starts_more(bench: Bench) -> None:
     assert [(1, "a"), (2, "b"), (3, "c")] == bench.sent
 
 
-@pytest.mark.parametrize("state", ["ended", "leaving", "suspicion", "verdict"])
+@pytest.mark.parametrize("state", ["ended", "leaving", "stop_reason", "kill_reason"])
 def test_worker_that_ends_gets_no_chunk(bench: Bench, state: str) -> None:
     """A worker that is dead, leaving, stopped or killed gets no chunk."""
     bench.add(a_call(), "a")
