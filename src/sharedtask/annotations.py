@@ -17,10 +17,16 @@ class Role(enum.Enum):
     REDUCED = "reduced"
     LOCKED = "locked"
 
+    writes: bool
+    """Whether the caller sees what tasks write."""
+
+    def __init__(self, keyword: str) -> None:
+        self.writes = keyword not in {"shared", "copy_on_write"}
+
     @property
-    def writes(self) -> bool:
-        """Whether the caller sees what tasks write."""
-        return self in (Role.PARTITIONED, Role.REDUCED, Role.LOCKED)
+    def word(self) -> str:
+        """The annotation."""
+        return "".join(part.capitalize() for part in self.value.split("_"))
 
 
 class Made(enum.Enum):

@@ -36,12 +36,13 @@ from sharedtask import (
     WorkerDiedError,
     parallel,
 )
-from sharedtask.backends.process.slots import Places
 from sharedtask.memory import arrays
 from sharedtask.resources import descendants
 from sharedtask.testing import Belongings, count_up, counted
+from sharedtask.writing.handler import Reach, Stage
 from sharedtask.writing.reduced.accumulators import Form, Slot, Slots
-from sharedtask.writing.reduced.operations import operation
+from sharedtask.writing.reduced.handler import Reducing
+from sharedtask.writing.reduced.operations import Total, operation
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -723,8 +724,10 @@ class FakeTicket:
 def test_places_are_given_back(block: int | None) -> None:
     """A call has as many places as it needs at a time, however many workers come and go."""
     array = np.zeros(2)
-    call: Any = FakeCall({"total": FakeTotal(array)}, block)
-    places: Any = Places(call, 2)
+    totals = {"total": Total(array, operation(Reduction(), array, "total"))}
+    reducing = Reducing(totals, block, itemwise=True, final=False)
+    reducing.open(Stage("task", Reach.MACHINE, 2))
+    places: Any = reducing.places
     for round_ in range(50):
         tickets = [FakeTicket(4 * round_ + k) for k in range(4)]
         workers = [2 * round_, 2 * round_, 2 * round_ + 1, 2 * round_ + 1]
@@ -733,23 +736,6 @@ def test_places_are_given_back(block: int | None) -> None:
         for worker, ticket in zip(workers, tickets, strict=True):
             places.leave(worker, ticket)
     assert {} == dict(places._users)
-
-
-class FakeTotal:
-    """An array and how it is added to."""
-
-    def __init__(self, array: Any) -> None:
-        self.array = array
-        self.operation = operation(Reduction(), array, "total")
-
-
-class FakeCall:
-    """All that the places need to know of a call."""
-
-    task, itemwise, stops = "task", True, False
-
-    def __init__(self, totals: dict[str, FakeTotal], block: int | None) -> None:
-        self.totals, self.block = totals, block
 
 
 def test_large_totals_that_do_not_fit(monkeypatch: Any) -> None:

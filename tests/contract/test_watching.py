@@ -585,7 +585,6 @@ def head_of(*, current: bool) -> CallHead:
         strict="auto",
         bound_name=None,
         blas_threads=0,
-        locks=False,
         randomness=None,
         program=3,
         cwd="/",

@@ -16,6 +16,7 @@ from sharedtask import (
     LockOrderError,
     Partitioned,
     Reduced,
+    Reduction,
     Regions,
     SharedTaskError,
     UnshareableError,
@@ -61,6 +62,29 @@ def leaves_a_lock(i: int, grid: Locked[np.ndarray]) -> int:
     """Item 0 enters a block and never leaves it."""
     if i == 0:
         grid.write(0).__enter__()
+    return i
+
+
+@parallel(workers=1)
+def adds_and_leaves_a_lock(i: int, grid: Locked[np.ndarray], total: Reduced[np.ndarray]) -> None:
+    """Add 1; item 0 enters a block and never leaves it."""
+    total += 1
+    if i == 0:
+        grid.write(0).__enter__()
+
+
+def refuse_halves(total: Any, part: Any) -> Any:
+    """Add whole numbers."""
+    if part[0] == 0.5:
+        msg = "no halves"
+        raise ValueError(msg)
+    return total + part
+
+
+@parallel(workers=1, reduced={"total": Reduction(refuse_halves, identity=0)})
+def adds_and_returns(i: int, total: np.ndarray) -> int:
+    """Add 1, or a half for item 3, and return the item."""
+    total += 0.5 if i == 3 else 1
     return i
 
 
@@ -117,6 +141,26 @@ def test_lock_that_an_item_leaves_is_left_for_it(place: Any) -> None:
     assert isinstance(first, SharedTaskError)
     assert "ended within a block that locks [0] of 'grid'" in str(first)
     assert [1, 2, 3, 4] == others
+
+
+@by_locks
+def test_item_that_leaves_a_lock_adds_nothing(place: Any) -> None:
+    """It has failed, and the contributions of a failed item do not count."""
+    total = np.zeros(1)
+    task = adds_and_leaves_a_lock.with_options(backend=place, return_exceptions=True)
+    results: list[Any] = task.map(range(5), grid=Locked(zeros(3)), total=total)
+    assert [SharedTaskError, *[type(None)] * 4] == list(map(type, results))
+    assert 4.0 == total[0]
+
+
+def test_item_whose_contribution_fails_writes_no_result(backend: Any) -> None:
+    """The place of a failed item is unchanged, whatever it failed by."""
+    out, total = np.full(5, -1), np.zeros(1)
+    task = adds_and_returns.with_options(backend=backend, return_exceptions=True)
+    with pytest.raises(ExceptionGroup) as caught:
+        task.map_into(out, range(5), total=total)
+    assert ["no halves"] == [str(error) for error in caught.value.exceptions]
+    assert ([0, 1, 2, -1, 4], 4.0) == (out.tolist(), total[0])
 
 
 @pytest.mark.parametrize("place", ["thread", "process"])

@@ -30,9 +30,7 @@ if TYPE_CHECKING:
     from sharedtask.options import Options
     from sharedtask.outcomes import Batch, Change, Report
     from sharedtask.worker.randomness import Randomness
-    from sharedtask.writing.locked.regions import Regions
-    from sharedtask.writing.partitioned.partitions import Blocks
-    from sharedtask.writing.reduced.operations import Total
+    from sharedtask.writing.handler import Handler
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +80,10 @@ class Call:
     bound object itself is shared, and ``star`` says that every item is unpacked into positional
     arguments. Captured arrays of at least ``capture_from`` bytes are shared.
 
-    ``locked`` names the arrays that tasks lock, grouped by their lock. ``totals`` are those that
-    they add to. If ``itemwise``, each item adds to an array of its own, so that a failed item adds
-    nothing. If the order of the items counts, ``block`` of them are sent and combined together.
-    ``randomness`` makes generators for each item, if a parameter asks for one. If ``uncopied``,
-    tasks that run in the caller get the caller's own unmarked objects.
+    ``handlers`` are those of the arrays that tasks write. If the order of the items counts,
+    ``block`` of them are sent and combined together. ``randomness`` makes generators for each item,
+    if a parameter asks for one. If ``uncopied``, tasks that run in the caller get the caller's own
+    unmarked objects.
 
     Calls of one ``team`` share their limit of workers. If ``apart``, each item is a submit of its
     own, and ``Session.withdraw`` may be asked for the rest of a chunk.
@@ -102,11 +99,8 @@ class Call:
     shared: Mapping[str, SharedValue]
     options: Options
     bound_name: str | None
-    blocks: Mapping[str, Blocks]
-    totals: Mapping[str, Total]
-    locked: Mapping[str, Regions]
+    handlers: Sequence[Handler]
     randomness: Randomness | None
-    itemwise: bool
     block: int | None
     star: bool
     capture_from: int | None
@@ -208,9 +202,10 @@ class Session(ABC):
 
     It is made by one step and opened by another, so that an interrupt between any two instructions
     finds either nothing opened, or a session that can be closed. ``crew`` says how many chunks run
-    at a time, and how large they should be.
+    at a time, and how large they should be. ``handlers`` are those of the call.
     """
 
+    handlers: Sequence[Handler] = ()
     shares: Sequence[Share] = ()
     crew = Crew(1, 1)
 
@@ -223,6 +218,10 @@ class Session(ABC):
             SerializationError: The function, or a value that every item gets, cannot be encoded.
             StoreFullError: A shared value does not fit.
         """
+
+    def lend(self, name: str) -> Any:
+        """What workers get for a parameter that tasks write."""
+        return next(handler for handler in self.handlers if name in handler.names).lend(name)
 
     @abstractmethod
     def submit(self, chunk: Chunk) -> None:
@@ -283,6 +282,8 @@ class Session(ABC):
 
         On return the caller's arrays contain the blocks of these items.
         """
+        for handler in self.handlers:
+            handler.accept(batch)
 
     def last_change(self) -> Change | None:
         """Called after the last report: a change of a shared value that none has told."""
@@ -290,6 +291,8 @@ class Session(ABC):
 
     def finish(self) -> None:
         """Called at the end of a call that succeeded: completes the caller's totals."""
+        for handler in self.handlers:
+            handler.finish()
 
     @abstractmethod
     def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:

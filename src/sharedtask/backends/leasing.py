@@ -142,7 +142,6 @@ def head_of(call: Call, leases: Leases, blas: int, cwd: str) -> bytes:
             strict=options.strict,
             bound_name=call.bound_name,
             blas_threads=blas,
-            locks=bool(call.locked),
             randomness=call.randomness,
             program=leases.program.publication.token,
             cwd=cwd,

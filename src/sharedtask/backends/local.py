@@ -43,31 +43,20 @@ from sharedtask.system import critical_sections, interrupts
 from sharedtask.system.cpus import available_cpus
 from sharedtask.system.loading import undisturbed
 from sharedtask.worker.refusals import readonly_advice
-from sharedtask.writing.locked.acquire import close_all, leaving_locks
-from sharedtask.writing.partitioned import partitions
-from sharedtask.writing.partitioned.partitions import INTO, TAKEN
-from sharedtask.writing.reduced.accumulators import (
-    Accumulator,
-    Form,
-    Gathering,
-    keep_all,
-    result_of,
-)
+from sharedtask.writing import roles
+from sharedtask.writing.handler import COUNT, Entered, Reach, Stage
 
-from . import locking
 from .local_views import Twin
 from .local_watch import StrictTwins, WatchedTwins
 from .private_copies import Unmarked, copied, with_copies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from sharedtask.annotations import Role
     from sharedtask.outcomes import Change
     from sharedtask.worker.call_header import Constants
-    from sharedtask.writing.locked.acquire import Use
-
-
-_NOTHING = object()
+    from sharedtask.writing.handler import Part
 
 
 class _LocalBackend(Backend):
@@ -125,7 +114,7 @@ class _LocalSession(Session):
     def __init__(self, call: Call, sink: Sink) -> None:
         self._call = call
         self._sink = sink
-        self._uses: dict[str, Use] = {}
+        self.handlers = call.handlers
         self._unmarked = Unmarked(call)
         self._strict: StrictTwins | None = None
         self._watched: WatchedTwins | None = None
@@ -146,10 +135,8 @@ class _LocalSession(Session):
         elif strict and common:
             self._watched = WatchedTwins(common)
         self._values = {} if strict else {twin.name: twin.value() for twin in common}
-        self._forms = Form.all_of(call.totals, itemwise=call.itemwise)
-        self._gathering = Gathering(call.totals, call.block, stops=call.stops)
-        locking.open_uses(self._uses, call, shared=False)
-        self._values.update((name, use.locked) for name, use in self._uses.items())
+        for handler in self.handlers:
+            handler.open(Stage(call.task, Reach.HERE, self.crew.workers))
         self._unmarked.open()
         self._context = _Context()
 
@@ -175,15 +162,26 @@ class _LocalSession(Session):
     def _run_with(self, constants: Constants, chunk: Chunk) -> None:
         began = time.monotonic()
         batch = Batch(chunk.first, [])
-        accumulators = {name: Accumulator(form) for name, form in self._forms.items()}
-        for accumulator in accumulators.values():
-            accumulator.enter(0, chunk.number)
         run = self._run_watched if self._strict is None else self._run_guarded
-        turn = _Turn(self._call.function, constants, self._values, accumulators)
+        words = [0] * (COUNT + 1)
+        parts = self._entered(chunk, words) if self.handlers else ()
+        values = {**self._values, **{k: v for part in parts for k, v in part.common.items()}}
+        turn = _Turn(self._call.function, constants, values, parts, words)
         left_out, change = run(chunk, batch, turn)
-        batch.partial = result_of(accumulators, chunk.first, len(batch.values))
+        if parts:
+            batch.partial = roles.leave(parts, len(batch.values))
         seconds, count = time.monotonic() - began - left_out, len(batch.values)
         self._sink.report(Report(chunk.number, Known(batch), count, True, seconds, change))
+
+    def _entered(self, chunk: Chunk, words: list[int]) -> Sequence[Part]:
+        """The parts of the roles that tasks write, in this chunk."""
+        values: dict[Role, dict[str, Any]] = {}
+        for name, shared in self._call.shared.items():
+            if shared.role.writes:
+                values.setdefault(shared.role, {})[name] = self.lend(name)
+        call = self._call
+        entered = Entered(call.task, chunk.number, chunk.first, 0, call.star, words)
+        return roles.enter(values, entered)
 
     def _run_guarded(self, chunk: Chunk, batch: Batch, turn: _Turn) -> tuple[float, None]:
         """Run the items of a strict call; returns the time of checking the values."""
@@ -216,7 +214,10 @@ class _LocalSession(Session):
         self, chunk: Chunk, batch: Batch, turn: _Turn, run_one: Callable[[Any, int, _Turn], Any]
     ) -> None:
         call, began = self._call, time.monotonic()
+        for part in turn.parts:
+            turn = replace(turn, function=part.guarded(turn.function))
         for offset, item in enumerate(chunk.items):
+            turn.words[COUNT] = offset
             if self._closed or (call.prompt and offset and _is_late(began)):
                 break
             try:
@@ -260,46 +261,29 @@ class _LocalSession(Session):
         return contained(error, task, index)
 
     def _run_one(self, item: Any, index: int, turn: _Turn) -> Any:
-        call, began, accumulators = self._call, time.monotonic(), turn.accumulators
+        call, began = self._call, time.monotonic()
         shared = self._shared(index, turn.values)
-        shared.update((name, accumulator.lend()) for name, accumulator in accumulators.items())
+        lent = {name: value for part in turn.parts for name, value in part.before(item).items()}
+        shared.update(lent)
         constants = turn.constants
         bound, args, kwargs = constants.bound, constants.args, constants.kwargs
         if call.bound_name in shared:
             bound = (shared.pop(call.bound_name),)
         items = item if call.star else (item,)
-        value = self._called(
-            lambda _: turn.function(*bound, *items, *args, **kwargs, **shared), item
-        )
+        value = turn.function(*bound, *items, *args, **kwargs, **shared)
         # A task in this process cannot be ended from outside: report its timeout afterwards.
         timeout = call.options.timeout
         if timeout is not None and time.monotonic() - began - turn.left_out() > timeout:
             raise TaskTimeoutError(call.task, index, item, timeout)
-        if any(value is shared.get(name, _NOTHING) for name in (*call.blocks, *accumulators)):
+        if any(value is each for each in lent.values()):
             value = value.copy()  # it is a view of an array that later items change
-        if INTO in call.blocks:
-            call.blocks[INTO].array[index], value = value, TAKEN
-        keep_all(accumulators.values(), index)
-        return value
-
-    def _called(self, function: Callable[[Any], Any], item: Any) -> Any:
-        if self._call.locked:
-            function = leaving_locks(self._call.task, function)
-        return function(item)
+        return roles.after(turn.parts, value) if turn.parts else value
 
     def _shared(self, index: int, values: Mapping[str, Any]) -> dict[str, Any]:
         own = {twin.name: twin.private_value() for twin in self._twins if twin.private}
-        blocks = {
-            name: partitions.block(blocks.array, blocks.indices[index])
-            for name, blocks in self._call.blocks.items()
-            if name != INTO
-        }
         made = self._call.randomness
         generators = {} if made is None else made.generators(index)
-        return {**values, **own, **blocks, **generators}
-
-    def accept(self, batch: Batch) -> None:
-        self._gathering.add(batch.partial)
+        return {**values, **own, **generators}
 
     def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:
         with undisturbed("sharedtask.backends.fingerprints"):  # needed by a journal only
@@ -310,12 +294,10 @@ class _LocalSession(Session):
     def last_change(self) -> Change | None:
         return None if self._watched is None else self._watched.last_look()
 
-    def finish(self) -> None:
-        self._gathering.finish()
-
     def close(self) -> None:
         self._closed = True
-        close_all(self._uses, wrote=True)
+        for handler in self.handlers:
+            handler.close(entered=True, gave_up=False)
         self._unmarked.close()
         for watched in (self._strict, self._watched):
             if watched is not None:
@@ -350,12 +332,16 @@ def _is_late(began: float) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """The values for the items of a chunk; ``left_out`` seconds do not count as theirs."""
+    """The values for the items of a chunk; ``left_out`` seconds do not count as theirs.
+
+    ``words`` say which item is the current one: see ``Entered``.
+    """
 
     function: Callable[..., Any]
     constants: Constants
     values: Mapping[str, Any]
-    accumulators: Mapping[str, Accumulator]
+    parts: Sequence[Part]
+    words: list[int]
     left_out: Callable[[], float] = float
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Iterable, Sized
 from dataclasses import dataclass, replace
 from inspect import Parameter, Signature
@@ -14,26 +13,23 @@ from sharedtask import context
 from sharedtask.annotations import Role
 from sharedtask.backends.base import Call, SharedValue
 from sharedtask.errors import ArgumentError, OptionsError
-from sharedtask.memory import locations
 from sharedtask.options import OPTION_NAMES, OTHER_SPELLINGS, Options
 from sharedtask.store.handles import Handle
 from sharedtask.system import critical_sections
 from sharedtask.task.signature.spec import TaskSpec, refuse_unshareable
 from sharedtask.text import did_you_mean
 from sharedtask.worker.randomness import Randomness
-from sharedtask.writing.locked.locked import Locked
-from sharedtask.writing.partitioned import partitions
-from sharedtask.writing.partitioned.overlaps import check_overlap
-from sharedtask.writing.partitioned.partitions import INTO, Blocks, Partition
-from sharedtask.writing.reduced.operations import Reduction, Total, operation
+from sharedtask.writing import roles
+from sharedtask.writing.handler import Wanted
+from sharedtask.writing.partitioned.partitions import INTO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     import numpy.typing as npt
 
     from sharedtask.backends.base import Team
-    from sharedtask.writing.locked.regions import Regions
+    from sharedtask.writing.handler import Handler
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +82,21 @@ def plan_map(
     if type(items) not in _PLAIN:
         _check_items(target.spec.name, items)
         items = _countable(items)
-    if target.spec.writes and Role.PARTITIONED in target.spec.roles.values():
-        items = list(items)  # all blocks must be known before one is written, as none may overlap
-    if into is not None:
-        items = _apart(items, into)
-    call = plan_call(target, args, kwargs, options, star=star, items=items)
-    if into is not None:
-        call = _with_results(call, into, len(cast("Sequence[Any]", items)))
-    for blocks in call.blocks.values():
-        items = _apart(items, blocks.array)
+    if target.spec.writes and roles.knows_items(target.spec.roles.values()):
+        items = list(items)
+    if into is not None and not isinstance(items, (list, tuple, range, np.ndarray)):
+        items = list(items)
+    call = plan_call(target, args, kwargs, options, star=star, items=items, into=into)
+    for handler in call.handlers:
+        items = handler.apart(items)
     if call.block is not None:
         call = replace(call, options=replace(options, chunksize=call.block))
     counted = type(items) in _PLAIN or isinstance(items, Sized)
     return Plan(call, items, len(cast("Sized", items)) if counted else None, streams)
 
 
+# Smaller arrays in the function or its object are pickled with them.
+CAPTURE_FROM = 1 << 20
 # Most items come in one of these. A check against an abstract class takes a microsecond.
 _PLAIN = frozenset((list, tuple, range))
 
@@ -114,21 +110,21 @@ def plan_call(
     items: Iterable[Any],
     star: bool = False,
     team: Team | None = None,
+    into: npt.NDArray[Any] | None = None,
 ) -> Call:
-    """Check the arguments of every item, and sort them by role."""
+    """Check the arguments of every item, and sort them by role.
+
+    ``into`` takes the results, as an array of which each item has a block.
+    """
     critical_sections.reserve_stack()
     spec = target.spec
     values = _Arguments(spec, target.bound, args, kwargs, star=star)
     shared = values.take_all()
-    blocks: dict[str, Blocks] = {}
-    totals: dict[str, Total] = {}
-    locked: dict[str, Regions] = {}
-    if spec.writes:
-        totals = plan_totals(spec, shared)
-        blocks = plan_blocks(spec, shared, items, star=star)
-        locked = plan_locks(spec, shared)
-    stops = not options.return_exceptions and not options.retries
-    ordered = bool(totals) and _is_ordered(spec, totals)
+    handlers: tuple[Handler, ...] = ()
+    if spec.writes or into is not None:
+        handlers = _plan_written(spec, shared, items, options, star=star, into=into)
+    if into is not None:
+        shared = {**shared, INTO: SharedValue(into, roles.RESULTS)}
     return Call(
         task=spec.name,
         function=target.function,
@@ -138,12 +134,9 @@ def plan_call(
         shared=shared,
         options=options,
         bound_name=spec.bound,
-        blocks=blocks,
-        totals=totals,
-        locked=locked,
+        handlers=handlers,
         randomness=Randomness.of(spec.generators, options.seed) if spec.generators else None,
-        itemwise=bool(totals) and (ordered or not stops),
-        block=_block_length(items, options) if ordered else None,
+        block=next((h.block for h in handlers if h.block), None) if handlers else None,
         star=star,
         capture_from=CAPTURE_FROM if options.captured == "share" else None,
         uncopied=target.uncopied,
@@ -151,26 +144,26 @@ def plan_call(
     )
 
 
-def plan_blocks(
-    spec: TaskSpec, shared: Mapping[str, SharedValue], items: Iterable[Any], *, star: bool
-) -> dict[str, Blocks]:
-    """Find the block of each item in each partitioned array, and refuse what overlaps.
-
-    Raises:
-        ArgumentError: A value has no blocks that can be written, or an item names none.
-        OverlapError: Two items would write to the same memory.
-    """
-    found = {}
+def _plan_written(
+    spec: TaskSpec,
+    shared: Mapping[str, SharedValue],
+    items: Iterable[Any],
+    options: Options,
+    *,
+    star: bool,
+    into: npt.NDArray[Any] | None,
+) -> tuple[Handler, ...]:
+    """The handlers of what tasks write."""
+    values = {name: value.value for name, value in shared.items()}
+    by_role: dict[Role, dict[str, Any]] = {}
     for name, value in shared.items():
-        if value.role is Role.PARTITIONED:
-            rule: Any = spec.rules.get(name, Partition())
-            by, array = rule.by, value.value
-            _check_written(array, name)
-            _refuse_other_use(spec.name, name, array, shared)
-            indices = partitions.indices_of(_named_by(items, by, star=star), by)
-            check_overlap(array, indices, "item {}".format, name)
-            found[name] = Blocks(array, by, indices)
-    return found
+        if value.role.writes:
+            by_role.setdefault(value.role, {})[name] = value.value
+    written = {name: value for of_role in by_role.values() for name, value in of_role.items()}
+    wanted = Wanted(spec.name, {}, values, written, spec.rules, items, options, star)
+    if into is not None:
+        by_role.setdefault(roles.RESULTS, {})[INTO] = into
+    return roles.plan_all(wanted, by_role)
 
 
 def _journalled(spec: TaskSpec, options: Options, *, into: bool) -> Options:
@@ -197,152 +190,6 @@ def _journalled(spec: TaskSpec, options: Options, *, into: bool) -> Options:
         )
         raise OptionsError(msg)
     return options
-
-
-def _apart(items: Iterable[Any], written: Any) -> Sequence[Any]:
-    """Copies of items that share memory with arrays that tasks write.
-
-    An array of items may be part of the written array, and so may each of a list of rows.
-    """
-    if isinstance(items, np.ndarray):
-        return cast("Sequence[Any]", items.copy() if np.may_share_memory(items, written) else items)
-    known = items if isinstance(items, (list, tuple, range)) else list(items)
-    kinds = () if isinstance(known, range) else set(map(type, known))
-    if not any(issubclass(kind, np.ndarray) for kind in kinds):
-        return known
-    return [
-        item.copy() if isinstance(item, np.ndarray) and np.may_share_memory(item, written) else item
-        for item in known
-    ]
-
-
-def _with_results(call: Call, into: npt.NDArray[Any], count: int) -> Call:
-    """Write results into an array instead of returning them."""
-    _check_written(into, "out")
-    if not into.ndim or len(into) != count:
-        msg = (
-            f"{call.task}.map_into(): 'out' has shape {into.shape}, and there are {count} items. "
-            "Its first axis must be as long as the items are many."
-        )
-        raise ArgumentError(msg)
-    _refuse_other_use(call.task, INTO, into, call.shared, said="out")
-    shared = {**call.shared, INTO: SharedValue(into, Role.PARTITIONED)}
-    return replace(
-        call, shared=shared, blocks={**call.blocks, INTO: Blocks(into, None, range(count))}
-    )
-
-
-def plan_totals(spec: TaskSpec, shared: Mapping[str, SharedValue]) -> dict[str, Total]:
-    """Determine how the tasks' contributions are combined into each array.
-
-    Raises:
-        ArgumentError: A value is no writable array, or the operation does not fit it.
-    """
-    totals = {name: value.value for name, value in shared.items() if value.role is Role.REDUCED}
-    written = {name: value for name, value in shared.items() if value.role.writes}
-    for name, array in totals.items():
-        _check_written(array, name)
-        _refuse_other_use(spec.name, name, array, written)
-    rules = _reductions(spec, totals)
-    return {
-        name: Total(array, operation(rules[name], array, name)) for name, array in totals.items()
-    }
-
-
-def plan_locks(spec: TaskSpec, shared: Mapping[str, SharedValue]) -> dict[str, Regions]:
-    """Determine the regions of each array that are locked together.
-
-    Raises:
-        ArgumentError: A value is no array that can be written, or two are the same memory.
-    """
-    found = {}
-    for name, value in shared.items():
-        if value.role is Role.LOCKED:
-            array: Any = value.value
-            _check_written(array, name)
-            _refuse_other_use(spec.name, name, array, shared)
-            found[name] = spec.regions(name)
-            found[name].lengths(array.shape)
-    return found
-
-
-def _reductions(spec: TaskSpec, names: Iterable[str]) -> dict[str, Reduction]:
-    return {name: cast("Reduction", spec.rules.get(name, Reduction())) for name in names}
-
-
-def _is_ordered(spec: TaskSpec, names: Iterable[str]) -> bool:
-    return any(rule.deterministic for rule in _reductions(spec, names).values())
-
-
-def _block_length(items: Iterable[Any], options: Options) -> int:
-    """Number of items to combine first; depends only on their count and the user's options."""
-    if options.chunksize != "auto":
-        length = int(options.chunksize)
-    elif isinstance(items, Sized):
-        length = min(max(-(-len(items) // _BLOCKS), 1), _LONGEST_BLOCK)
-    else:
-        length = _BLOCKS
-    return min(length, options.buffersize or length)
-
-
-_BLOCKS, _LONGEST_BLOCK = 64, 4096
-# Smaller arrays in the function or its object are pickled with them.
-CAPTURE_FROM = 1 << 20
-
-
-def _check_written(array: Any, name: str) -> None:
-    """Refuse arrays that are read-only, or whose memory was freed."""
-    partitions.check_base(array, name)
-    locations.find(array)
-
-
-def _share_memory(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
-    """Whether two arrays have a byte in common; True if that is too hard to decide."""
-    shares: Any = np.shares_memory  # its types allow only two values of max_work
-    try:
-        return bool(shares(one, other, max_work=_WORK))
-    except np.exceptions.TooHardError:
-        return True
-
-
-_WORK = 100_000
-
-
-def _named_by(items: Iterable[Any], by: Any, *, star: bool) -> Sequence[Any]:
-    """The names of the blocks: the items, or the first argument of each."""
-    if star and by is None:
-        return [_first(position, item) for position, item in enumerate(items)]
-    return list(items)
-
-
-def _first(position: int, item: Any) -> Any:
-    try:
-        return item[0]
-    except (IndexError, KeyError, TypeError):
-        msg = (
-            f"item {position}, {reprlib.repr(item)}: an item of starmap is a tuple, and its first "
-            "element names the block."
-        )
-        raise ArgumentError(msg) from None
-
-
-def _refuse_other_use(
-    task: str,
-    name: str,
-    array: npt.NDArray[Any],
-    shared: Mapping[str, SharedValue],
-    said: str = "",
-) -> None:
-    """Refuse memory that tasks write through one parameter and use through another."""
-    for other, value in shared.items():
-        theirs = value.value
-        if other != name and isinstance(theirs, np.ndarray) and _share_memory(array, theirs):
-            msg = (
-                f"{task}(): {said or name!r} is written by tasks, and {other!r} is the same memory:"
-                " what a task reads there would depend on the others."
-                f" Pass {other}={other}.copy()."
-            )
-            raise ArgumentError(msg)
 
 
 def _check_items(task: str, items: Any) -> None:
@@ -480,8 +327,8 @@ class _Arguments:
 
     def _take(self, name: str, role: Role) -> SharedValue:
         value = self._bound if name == self._spec.bound else self.kwargs.pop(name)
-        if isinstance(value, Locked) and role is Role.LOCKED:
-            value = value.array
+        if role.writes:
+            value = roles.HANDLERS[role].array_of(value)
         if isinstance(value, Handle):
             value.publication  # noqa: B018  ClosedError before anything runs
         else:

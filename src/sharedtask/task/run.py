@@ -121,8 +121,7 @@ class Run:
         self._stopped = False
         self._soon = 0.0  # until then this thread need not wait for its submitted chunks
         self._is_bounded = plan.streams or self._options.buffersize is not None
-        self._accepts = bool(plan.call.blocks or plan.call.totals)
-        self._adds_up = bool(plan.call.totals)
+        self._writes = bool(plan.call.handlers)
         self._block = plan.call.block
         self._task = plan.call.task
         self.taken = 0  # items whose results the caller got
@@ -190,10 +189,10 @@ class Run:
 
     def finish(self) -> None:
         """The run has ended without an error."""
-        if self._stopped or not (self._adds_up or self._recording is not None):
+        if self._stopped or not (self._writes or self._recording is not None):
             return
         with interrupts.shield():
-            if self._adds_up:
+            if self._writes:
                 interrupts.exposed(self._session.finish)
             if self._recording is not None:
                 self._recording.finish(self._chunker.given)
@@ -313,7 +312,7 @@ class Run:
             self._tell(report.change)
         state = self._open[report.chunk]
         batch = report.delivery.open()
-        if self._accepts:
+        if self._writes:
             self._session.accept(batch)
         if self._recording is not None:  # before anything else runs, or the caller ends
             self._recording.take(batch)

@@ -60,7 +60,7 @@ class Submission:
         self._news: queue.SimpleQueue[bool] = queue.SimpleQueue()  # wakes it
         self._in_caller = backend.in_caller
         # Opening writes such results into the caller's arrays.
-        self._writes = bool(call.blocks or call.totals or call.locked)
+        self._writes = bool(call.handlers)
         self._session = backend.session(call, self)
         self._began = self._is_over = False
         try:

@@ -64,7 +64,6 @@ class CallHead(NamedTuple):
     strict: Strict  # a change of a shared value is an error, or a warning
     bound_name: str | None
     blas_threads: int
-    locks: bool
     randomness: Randomness | None
     program: int  # the token of the caller's settings: see program.py
     cwd: str  # where relative paths start

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from sharedtask.errors import SerializationError
 from sharedtask.outcomes import RaisedError
 from sharedtask.serialization import codec
-from sharedtask.writing.locked.acquire import leaving_locks
-from sharedtask.writing.partitioned.transport import WithBlocks
+from sharedtask.writing import roles
 
 from . import call_header, envelope, result_format
 from .refusals import readonly_advice
@@ -19,7 +18,8 @@ from .status_page import Phase, Word
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from .adding import Adders
+    from sharedtask.writing.handler import Part
+
     from .mutation_guard import Guard
 
 
@@ -76,26 +76,21 @@ def unreadable(head: call_header.CallHead, index: int, error: BaseException) -> 
     return problem
 
 
-# Turns a call for an item into one that writes its result into an array.
-Taking: TypeAlias = "Callable[[Callable[[Any], Any]], Callable[[Any], Any]]"
-
-
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Calls the function for an item.
 
-    ``renew`` makes the values that each item gets for itself; ``returns`` names the blocks to send
-    back; ``adders`` have the accumulators; ``taking`` makes calls whose results are written into an
-    array; ``guard`` watches shared values, if requested.
+    ``called`` is the function with its checks. ``renew`` makes the values that each item gets for
+    itself; ``parts`` are those of the roles that tasks write; ``guard`` watches shared values, if
+    requested.
     """
 
     head: call_header.CallHead
     function: Callable[..., Any]
+    called: Callable[..., Any]
     constants: call_header.Constants
     renew: Callable[[Any], dict[str, Any]] | None
-    returns: tuple[str, ...]
-    adders: Adders | None
-    taking: Taking | None
+    parts: Sequence[Part]
     items: memoryview
     guard: Guard | None
 
@@ -113,30 +108,21 @@ class Caller:
         elif self.head.star or args:
             call = self._call_general
         elif bound or kwargs:
-            call = functools.partial(self.function, *bound, **kwargs)
+            call = functools.partial(self.called, *bound, **kwargs)
         else:
-            call = self.function
-        if self.taking is not None:
-            call = self.taking(call)
-        return leaving_locks(self.head.task, call) if self.head.locks else call
+            call = self.called
+        return roles.around(self.parts, call) if self.parts else call
 
     def _call_general(self, item: Any) -> Any:
         bound, args, kwargs = self.constants.parts()
         items = item if self.head.star else (item,)
-        return self.function(*bound, *items, *args, **kwargs)
+        return self.called(*bound, *items, *args, **kwargs)
 
     def _call_renewed(self, item: Any) -> Any:
         assert self.renew is not None  # noqa: S101  chosen above
         bound, args, kwargs = self.constants.parts()
         own = self.renew(item)
-        back = {name: own[name] for name in self.returns}
         if self.head.bound_name in own:
             bound = (own.pop(self.head.bound_name),)
         items = item if self.head.star else (item,)
-        adders = self.adders
-        if adders is not None:
-            own.update(adders.lend())
-        value = self.function(*bound, *items, *args, **{**kwargs, **own})
-        if adders is not None:
-            adders.keep()
-        return WithBlocks(value, back) if back else value
+        return self.called(*bound, *items, *args, **{**kwargs, **own})

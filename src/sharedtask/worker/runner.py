@@ -19,12 +19,11 @@ from sharedtask.errors import SerializationError
 from sharedtask.outcomes import RaisedError
 from sharedtask.store import captured
 from sharedtask.system import blas
-from sharedtask.writing.partitioned.partitions import INTO, TAKEN
-from sharedtask.writing.partitioned.transport import InPlace, WithBlocks
+from sharedtask.writing import roles
+from sharedtask.writing.handler import Entered
 
 from . import call_header, calling
 from . import status_page as boards
-from .adding import Adders
 from .calling import Caller
 from .context_variables import Surroundings
 from .mutation_guard import Guard, Lent
@@ -36,9 +35,8 @@ if TYPE_CHECKING:
 
     from sharedtask.outcomes import Partial
     from sharedtask.store.decoded import Values
-    from sharedtask.writing.partitioned.transport import Lender, Taker
+    from sharedtask.writing.handler import Part
 
-    from .calling import Taking
     from .job import Job
     from .program import Follower
     from .result_writer import Outbox
@@ -60,13 +58,13 @@ class Runner:
         self._values = values
         self._heads: dict[bytes, call_header.CallHead] = {}
         self._blas_threads = 1
-        self._adders: Adders | None = None
+        self._parts: Sequence[Part] = ()
         self._watcher = Watcher(values)
 
     def run(self, job: Job) -> bool:
         """Run a chunk; False if its items cannot be unpickled together, and none was run."""
         words = self._words
-        self._adders = None
+        self._parts = ()
         self._outbox.on_refusal = _nothing
         self._outbox.begin(job.number)
         head = self.head(job.head)
@@ -88,11 +86,10 @@ class Runner:
         words[Word.PHASE] = Phase.IDLE
         return done
 
-    def take_partial(self, first: int) -> Partial | None:
-        """The partial result of the last chunk, from its first item on."""
-        adders, self._adders = self._adders, None
-        words = self._words
-        return None if adders is None else adders.result(first, words[Word.BASE])
+    def take_partial(self) -> Partial | None:
+        """The partial result of the last chunk."""
+        parts, self._parts = self._parts, ()
+        return roles.leave(parts, self._words[Word.BASE]) if parts else None
 
     def head(self, data: bytes) -> call_header.CallHead:
         """The call header from ``data``."""
@@ -137,51 +134,28 @@ class Runner:
         self._values.renew_classes(head.by_age)
         kwargs.update(shared)
         private = [s for s in head.shared if s.private]
-        lenders = self._all_shared(head, Role.PARTITIONED)
-        taker = lenders.pop(INTO, None)
-        accumulators = self._all_shared(head, Role.REDUCED)
-        kwargs.update(self._all_shared(head, Role.LOCKED))
-        adders = self._adders = Adders(accumulators, self._outbox, job) if accumulators else None
-        direct = not lenders and not accumulators
-        take = None if taker is None else self._taking(job.first, taker, direct=direct)
+        called, lends = function, False
+        for part in self._entered(head, job):
+            kwargs.update(part.common)
+            called, lends = part.guarded(called), lends or part.lends
         if head.bound_name in kwargs:
             bound = (kwargs.pop(head.bound_name),)
-        own = private or lenders or accumulators or head.randomness
-        renew = functools.partial(self._own, head, job.first, private, lenders) if own else None
-        returns = tuple(name for name, lender in lenders.items() if lender.comes_back)
+        own = private or lends or head.randomness
+        renew = functools.partial(self._own, head, job.first, private) if own else None
         constants = call_header.Constants(bound, args, kwargs, given.variables)
-        return Caller(head, function, constants, renew, returns, adders, take, items, guard)
+        return Caller(head, function, called, constants, renew, self._parts, items, guard)
 
-    def _taking(self, first: int, taker: Taker, *, direct: bool) -> Taking:
-        """Make the wrapper of calls whose results are written into an array."""
-        if not direct or not isinstance(taker, InPlace):
-            take = functools.partial(self._take, first, taker)
-            return lambda call: lambda item: take(call(item))
-        base, words = taker.base(), self._words
-
-        def taking(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
-            def run(item: Any) -> bool:  # a third of the time of the other way
-                base[first + words[1] + words[2]] = call(item)  # Word.BASE, Word.COUNT
-                return TAKEN
-
-            return run
-
-        return taking
-
-    def _take(self, first: int, taker: Taker, value: Any) -> Any:
-        """Write the result of the current item into its place."""
-        blocks = None
-        if isinstance(value, WithBlocks):
-            value, blocks = value
-        try:
-            taken = taker.take(first + self._outbox.position, value)
-        except BaseException:  # it does not fit
-            if self._adders is not None:
-                self._adders.take_back()
-            raise
-        if blocks is None:
-            return taken
-        return WithBlocks(TAKEN, {**blocks, **(taken.blocks if taken is not TAKEN else {})})
+    def _entered(self, head: call_header.CallHead, job: Job) -> Sequence[Part]:
+        """The parts of the roles that tasks write, in this chunk."""
+        values: dict[Role, dict[str, Any]] = {}
+        for shared in head.shared:
+            if shared.role.writes:
+                values.setdefault(shared.role, {})[shared.name] = self._shared(head, shared)
+        if values:
+            chunk = Entered(head.task, job.number, job.first, job.slot, head.star, self._words)
+            self._parts = roles.enter(values, chunk)
+            self._outbox.on_refusal = functools.partial(roles.take_back, self._parts)
+        return self._parts
 
     def _all_shared(self, head: call_header.CallHead, role: Role) -> dict[str, Any]:
         return {s.name: self._shared(head, s) for s in head.shared if s.role is role}
@@ -231,12 +205,12 @@ class Runner:
         head: call_header.CallHead,
         first: int,
         private: list[call_header.SharedParameter],
-        lenders: dict[str, Lender],
         item: Any,
     ) -> dict[str, Any]:
         """The values that this item alone gets."""
         own = {p.name: self._values.private_value(p.token) for p in private}
-        own.update((name, lender.lend(item, star=head.star)) for name, lender in lenders.items())
+        for part in self._parts:
+            own.update(part.before(item))
         if head.randomness is not None:
             own.update(head.randomness.generators(first + self._outbox.position))
         return own

@@ -57,7 +57,7 @@ class Calls:
             self._turns += {"call": 1, "return": -1}.get(event, 0)
         elif event == "call" and not self._turns and code.co_filename != __file__:
             file = Path(code.co_filename)
-            where = file.relative_to(SOURCES) if file.is_relative_to(SOURCES) else file.name
+            where = file.relative_to(SOURCES) if file.is_relative_to(SOURCES) else f"({file.name})"
             self.found[f"{where}: {code.co_qualname}"] += 1
 
 
@@ -81,3 +81,29 @@ def test_warm_call_makes_few_calls(call: Callable[[], None], most: int) -> None:
     found = min((calls_of(call) for _ in range(5)), key=Counter.total)
     listed = "\n".join(f"{count:3} {name}" for name, count in found.most_common())
     assert found.total() <= most, f"{found.total()} calls:\n{listed}"
+
+
+def modules_of(call: Callable[[], None]) -> set[str]:
+    """The modules of ours that a warm call enters."""
+    for _ in range(10):
+        call()
+    found = min((calls_of(call) for _ in range(5)), key=lambda found: len(modules_in(found)))
+    return modules_in(found)
+
+
+def modules_in(found: Counter[str]) -> set[str]:
+    return {module for name in found if not (module := name.split(":")[0]).startswith(("(", "<"))}
+
+
+@pytest.mark.parametrize(("call", "most"), [(map_with_model, 52), (submit, 54)])
+def test_warm_call_enters_few_modules(call: Callable[[], None], most: int) -> None:
+    """It can be followed without meeting a feature that it does not use."""
+    found = modules_of(call)
+    assert len(found) <= most, "\n".join(sorted(found))
+
+
+@pytest.mark.parametrize("call", [map_with_model, map_nothing, submit])
+@pytest.mark.parametrize("wing", ["writing", "journal", "explaining"])
+def test_plain_call_enters_no_wing(call: Callable[[], None], wing: str) -> None:
+    """What tasks write, results on disk and explanations are entered by those who use them."""
+    assert [] == [module for module in modules_of(call) if module.startswith(f"{wing}/")]

@@ -12,11 +12,10 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sharedtask.backends import encoding, locking
+from sharedtask.backends import encoding
 from sharedtask.backends.base import Backend, Call, Chunk, Crew, Limits, Session, Sink, Team
 from sharedtask.backends.leasing import head_of, lease_all, still_sends
 from sharedtask.errors import BackendUnavailableError, StoreFullError
-from sharedtask.memory.room import needed_for
 from sharedtask.outcomes import Report
 from sharedtask.store.cache import ShareCache
 from sharedtask.store.handles import bells, uses
@@ -25,13 +24,11 @@ from sharedtask.system.cpus import available_cpus
 from sharedtask.system.loading import undisturbed
 from sharedtask.worker import envelope, program
 from sharedtask.worker.envelope import Parcel
-from sharedtask.writing.locked.acquire import close_all
-from sharedtask.writing.partitioned.transport import Working
+from sharedtask.writing.handler import Reach, Stage
 
 from . import work_items
 from .connections import working_directory
 from .pool import Pool
-from .slots import Places
 from .work_items import OpenCall
 
 if TYPE_CHECKING:
@@ -43,8 +40,6 @@ if TYPE_CHECKING:
     from sharedtask.backends.base import SharedValue
     from sharedtask.backends.leasing import Leases
     from sharedtask.memory.payload import Payload
-    from sharedtask.outcomes import Batch
-    from sharedtask.writing.locked.acquire import Use
 
 
 # The function of a session that stays open without work has at most so many bytes.
@@ -125,9 +120,7 @@ class _ProcessSession(Session):
 
     def __init__(self, backend: ProcessBackend, cache: ShareCache, call: Call, sink: Sink) -> None:
         self._wanted = backend, cache, call, sink
-        self._working: dict[str, Working] = {}
-        self._places: Places | None = None
-        self._uses: dict[str, Use] = {}
+        self.handlers = call.handlers
         self._is_open = self._is_closed = False
 
     def open(self) -> None:
@@ -139,16 +132,12 @@ class _ProcessSession(Session):
         options = call.options
         workers = options.workers or cpus
         self.crew = _crew(workers, cpus, options.tasks_per_worker)
-        for name, blocks in call.blocks.items():
-            with needed_for(call.task, f"{name!r} does not fit"):
-                self._working[name] = Working.of(blocks)
-        if call.totals:
-            self._places = Places(call, workers)
-        locking.open_uses(self._uses, call, shared=True)
+        for handler in self.handlers:
+            handler.open(Stage(call.task, Reach.MACHINE, workers))
         here = self._program = program.current()
         self._place = working_directory(), cpus
         self._pool.renew(here.generation)
-        leases = lease_all(cache, call, here, self._lend)
+        leases = lease_all(cache, call, here, self.lend)
         try:
             constants = encoding.pack_constants(call, _pack_frozen, leases.captures)
         except BaseException:
@@ -160,19 +149,19 @@ class _ProcessSession(Session):
         blas = call.inner_threads or share
         head = head_of(call, leases, blas, self._place[0])
         self._call = OpenCall(
-            call.task,
-            head,
-            constants,
-            leases,
-            leases.needs,
-            workers,
-            options.timeout,
-            Limits.of(options),
-            call.splits,
-            call.function,
-            sink,
-            self._places,
-            Team().chunks if call.team is None else call.team.chunks,
+            task=call.task,
+            head=head,
+            constants=constants,
+            leases=leases,
+            needs=leases.needs,
+            limit=workers,
+            timeout=options.timeout,
+            limits=Limits.of(options),
+            splits=call.splits,
+            function=call.function,
+            sink=sink,
+            places=next((handler.places for handler in self.handlers if handler.places), None),
+            users=Team().chunks if call.team is None else call.team.chunks,
         )
         self._is_open = True
 
@@ -198,14 +187,6 @@ class _ProcessSession(Session):
 
     def kill_chunk(self, chunk: int) -> None:
         self._pool.kill_chunk(self._call, chunk)
-
-    def _lend(self, name: str) -> Any:
-        if name in self._uses:
-            return self._uses[name].locked
-        if name in self._working:
-            return self._working[name].lender()
-        assert self._places is not None  # noqa: S101  it is an array that tasks add to
-        return self._places.accumulator(name)
 
     def submit(self, chunk: Chunk) -> None:
         try:
@@ -242,12 +223,6 @@ class _ProcessSession(Session):
     def _report(self, report: Report) -> None:
         self._call.sink.report(report)
 
-    def accept(self, batch: Batch) -> None:
-        for working in self._working.values():
-            working.accept(batch)
-        if self._places is not None:
-            self._places.take()
-
     def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:
         with undisturbed("sharedtask.backends.fingerprints"):  # needed by a journal only
             from sharedtask.backends import fingerprints
@@ -260,16 +235,13 @@ class _ProcessSession(Session):
 
         return fingerprints.of_captured(self._call.leases, array)
 
-    def finish(self) -> None:
-        if self._places is not None:
-            self._places.finish()
-
     def close(self) -> None:
         if self._is_closed:
             return
         self._is_closed = True
         gave_up = self._is_open and self._give_up()
-        close_all(self._uses, wrote=self._is_open and self._call.entered, gave_up=gave_up)
+        for handler in self.handlers:
+            handler.close(entered=self._is_open and self._call.entered, gave_up=gave_up)
 
     def kill(self) -> None:
         if self._is_open and not self._is_closed:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sharedtask.backends import encoding
+from sharedtask.backends import encoding, work_items
+from sharedtask.backends.work_items import WorkItem, numbers
 from sharedtask.outcomes import Batch, Change, Known, Report
 from sharedtask.worker import call_header, envelope
 from sharedtask.worker.envelope import Parcel
@@ -19,42 +19,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from queue import SimpleQueue
 
-    from sharedtask.backends.base import Chunk, Limits, Sink
-    from sharedtask.backends.leasing import Leases
+    from sharedtask.backends.base import Chunk, Limits
     from sharedtask.errors import StoreFullError
     from sharedtask.memory.payload import Payload
     from sharedtask.store.publication import Publication
     from sharedtask.worker.limits import Allowance
-
-    from .slots import Places
-
-_numbers = itertools.count(1)
+    from sharedtask.writing.handler import Places
 
 
-@dataclass(eq=False, slots=True)
-class OpenCall:
-    """The state that all chunks of a call share, and which workers have them."""
+@dataclass(eq=False, slots=True, kw_only=True)
+class OpenCall(work_items.OpenCall):
+    """A call, and which workers have chunks of it."""
 
-    task: str
-    head: bytes
-    constants: Parcel
-    leases: Leases
     needs: tuple[tuple[Publication, bool], ...]  # True: with a descriptor for private copies
     limit: int
-    timeout: float | None
     limits: Limits | None
-    splits: bool  # chunks may be split again
     function: Callable[..., Any]
-    sink: Sink
-    places: Places | None  # accumulator slots, for a call with totals
+    places: Places | None  # those of a role that needs them
     users: Counter[int]  # serial of worker -> chunks it has; those of the whole team
     tokens: set[int] = field(init=False)  # of the publications that a worker needs
     pending: int = 0  # chunks in the queue and in workers
     entered: bool = False  # a worker got a chunk: tasks may have written since
     seconds: float | None = None  # how long a chunk takes, smoothed
     stillborn: int = 0  # workers that died loading its values since the last finished chunk
-    closed: bool = False
-    number: int = field(default_factory=_numbers.__next__)
+    number: int = field(default_factory=numbers.__next__)
     killed: SimpleQueue[None] | None = None  # set by kill; woken when all chunks have ended
     unreleased: list[bool] = field(default_factory=[True].copy)
 
@@ -93,15 +81,9 @@ class OpenCall:
 
 
 @dataclass(eq=False, slots=True)
-class Ticket:
-    """A chunk, encoded. It keeps its items until it is done: they may have to be resent."""
+class Ticket(WorkItem[OpenCall]):
+    """A chunk for a worker process."""
 
-    call: OpenCall
-    chunk: Chunk
-    mode: int
-    parcel: Parcel
-    number: int = field(default_factory=_numbers.__next__)
-    received: int = 0
     slot: int = 0
     place: int = 0  # its accumulator slot
     allowance: Allowance = ANY
@@ -137,38 +119,20 @@ class Ticket:
             fds=fds,
         )
 
-    def report(self, batch: Batch, *, finished: bool, seconds: float = 0.0) -> Report:
-        """A report of outcomes that the caller's process knows."""
-        return Report(self.chunk.number, Known(batch), len(batch.values), finished, seconds)
-
     def changed(self, change: Change) -> Report:
         """A report that an item has changed a shared value."""
         nothing = Known(Batch(self.chunk.first, []))
         return Report(self.chunk.number, nothing, 0, finished=False, change=change)
 
-    def failed(self, error: BaseException, *, finished: bool = True) -> Report:
-        """A report that the next item ended with ``error``."""
-        batch = Batch(self.chunk.first + self.received, [None], {0: error})
-        self.received += 1
-        return self.report(batch, finished=finished)
-
-    def all_failed(self, error_at: Callable[[int], BaseException]) -> Report:
-        """A report that every item without an outcome failed, with an error by its position."""
-        at = range(self.received, len(self.chunk.items))
-        errors = {k: error_at(position) for k, position in enumerate(at)}
-        batch = Batch(self.chunk.first + self.received, [None] * len(at), errors)
-        self.received += len(at)
-        return self.report(batch, finished=True)
-
 
 def encode(call: OpenCall, chunk: Chunk) -> Ticket:
     """Encode a chunk in one piece; raises what pickling an item raises, or StoreFullError."""
-    return Ticket(call, chunk, *encoding.pack_items(chunk.items, _pack))
+    return Ticket.whole(call, chunk, _pack)
 
 
 def encode_each(call: OpenCall, chunk: Chunk) -> Ticket:
     """Encode every item on its own, so that the bad one can be named."""
-    return Ticket(call, chunk, *encoding.pack_each(call.task, chunk.first, chunk.items, _pack))
+    return Ticket.each(call, chunk, _pack)
 
 
 def encode_small(call: OpenCall, chunk: Chunk, full: StoreFullError) -> Ticket:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import ray
 
-from sharedtask.backends import encoding, locking
+from sharedtask.backends import encoding
 from sharedtask.backends.base import Backend, Call, Chunk, Crew, Session, Sink, Team
 from sharedtask.backends.leasing import head_of, lease_all
 from sharedtask.serialization import codec, functions
@@ -20,9 +20,7 @@ from sharedtask.store.handles import Handle, uses
 from sharedtask.system import critical_sections
 from sharedtask.system.loading import undisturbed
 from sharedtask.worker import envelope, program
-from sharedtask.writing.partitioned.partitions import INTO
-from sharedtask.writing.partitioned.transport import ByCopy, Taken, accept_returned
-from sharedtask.writing.reduced.accumulators import Accumulator, Form, Gathering
+from sharedtask.writing.handler import Reach, Stage
 
 from . import runtime, store, work_items, worker
 from .dispatcher import Dispatcher
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
 
     from sharedtask.backends.base import SharedValue
     from sharedtask.memory.payload import Payload
-    from sharedtask.outcomes import Batch
 
 # Round trip of a task.
 _OVERHEAD_SECONDS = 0.004
@@ -181,25 +178,24 @@ class _RaySession(Session):
 
     def __init__(self, backend: RayBackend, call: Call, sink: Sink) -> None:
         self._wanted = backend, call, sink
+        self.handlers = call.handlers
         self._is_open = False
 
     def open(self) -> None:
         backend, call, sink = self._wanted
         del self._wanted  # the caller's values may be freed while tasks run
         connection = backend.connect()
-        locking.refuse(call)
         capacity, options = connection.capacity, call.options.ray_options or {}
         capacity.require(call.task, options, connection.runtime)
         cpus = max(capacity.slots(options), 1)
         workers = call.options.workers
         self.crew = Crew(workers or cpus, cpus, _OVERHEAD_SECONDS, _LARGEST_CHUNK)
         self._dispatcher, self._runtime = connection.dispatcher, connection.runtime
-        self._blocks = call.blocks
-        self._forms = Form.all_of(call.totals, itemwise=call.itemwise)
-        self._gathering = Gathering(call.totals, call.block, stops=call.stops)
+        for handler in self.handlers:
+            handler.open(Stage(call.task, Reach.CLUSTER, self.crew.workers))
         there = program.current(here=False)
         leases = lease_all(
-            connection.cache, call, there, self._lend, connection.lease_handle, connection.encode
+            connection.cache, call, there, self.lend, connection.lease_handle, connection.encode
         )
         try:
             constants = encoding.pack_constants(call, envelope.pack_beside, leases.captures)
@@ -223,37 +219,25 @@ class _RaySession(Session):
             return workers if slots > workers else workers * _AHEAD
 
         self._call = OpenCall(
-            call.task,
-            connection.runtime,
-            connection.origin(there.generation),
-            remote,
-            head,
-            constants,
-            leases,
-            _encoders(call, leases, connection, self._lend),
-            limit,
-            lambda: frozenset(node["NodeID"] for node in capacity.nodes()),
-            call.options.timeout,
-            call.splits,
-            call.prompt,
-            bool(call.totals),
-            call.stops,
-            sink,
-            call.team or Team(),
+            task=call.task,
+            runtime=connection.runtime,
+            origin=connection.origin(there.generation),
+            remote=remote,
+            head=head,
+            constants=constants,
+            leases=leases,
+            again=_encoders(call, leases, connection, self.lend),
+            limit=limit,
+            alive_nodes=lambda: frozenset(node["NodeID"] for node in capacity.nodes()),
+            timeout=call.options.timeout,
+            splits=call.splits,
+            prompt=call.prompt,
+            adds=any(handler.comes_at_end for handler in self.handlers),
+            stops=call.stops,
+            sink=sink,
+            team=call.team or Team(),
         )
         self._is_open = True
-
-    def _lend(self, name: str) -> Any:
-        if name in self._forms:
-            return Accumulator(self._forms[name])
-        blocks = self._blocks[name]
-        if name == INTO:
-            return Taken(blocks.array.dtype, blocks.array.shape[1:])
-        return ByCopy(blocks.array, blocks.by)
-
-    def accept(self, batch: Batch) -> None:
-        accept_returned(self._blocks, batch)
-        self._gathering.add(batch.partial)
 
     def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:
         with undisturbed("sharedtask.backends.fingerprints"):  # needed by a journal only
@@ -266,9 +250,6 @@ class _RaySession(Session):
             from sharedtask.backends import fingerprints
 
         return fingerprints.of_captured(self._call.leases, array)
-
-    def finish(self) -> None:
-        self._gathering.finish()
 
     def submit(self, chunk: Chunk) -> None:
         try:

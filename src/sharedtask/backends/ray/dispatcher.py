@@ -319,7 +319,8 @@ class Dispatcher:
             self._fail(ticket, error)
 
     def _fail(self, ticket: Ticket, error: BaseException) -> None:
-        ticket.call.report(ticket.all_failed(translated(ticket, error)))
+        told = translated(ticket, error)
+        ticket.call.report(ticket.all_failed(lambda _: told))
 
     # ---------------------------------------------------------------------- ends
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sharedtask.backends import encoding
+from sharedtask.backends import work_items
 from sharedtask.backends.base import PROMPT_SECONDS
-from sharedtask.outcomes import Batch, Change, Known, Report
+from sharedtask.backends.work_items import WorkItem
+from sharedtask.outcomes import Batch, Change, Report
 from sharedtask.serialization import codec
 from sharedtask.store.stores import BytesStore
 from sharedtask.version import VERSION
@@ -20,16 +20,12 @@ from .store import RayStore
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sharedtask.backends.base import Chunk, Sink, Team
-    from sharedtask.backends.leasing import Leases
+    from sharedtask.backends.base import Chunk, Team
     from sharedtask.memory.payload import Payload
-    from sharedtask.worker.envelope import Parcel
 
     from .message import Answer, Frame
     from .objects import Opened
     from .runtime import Runtime
-
-_numbers = itertools.count(1)
 
 # A chunk ends after this time, so that results flow and the rest can be distributed.
 _CHUNK_SECONDS = 0.2
@@ -46,32 +42,24 @@ class _Nobody:
         report.delivery.discard()
 
 
-@dataclass(eq=False, slots=True)
-class OpenCall:
-    """The state that all chunks of a call share.
+@dataclass(eq=False, slots=True, kw_only=True)
+class OpenCall(work_items.OpenCall):
+    """A call, and what its chunks need of Ray.
 
     ``again`` encodes a value again if its object was lost; ``limit`` returns how many
     chunks of its team Ray may be given at a time.
     """
 
-    task: str
     runtime: Runtime
     origin: bytes
     remote: Any
-    head: bytes
-    constants: Parcel
-    leases: Leases
     again: dict[int, Callable[[], Payload]]
     limit: Callable[[], int]
     alive_nodes: Callable[[], frozenset[str]]
-    timeout: float | None
-    splits: bool
     prompt: bool  # results must not wait for the end of their chunk
     adds: bool  # the totals of a chunk come with its answer, or are lost
     stops: bool
-    sink: Sink
     team: Team
-    closed: bool = False
     open_chunks: set[int] = field(default_factory=set)
 
     def report(self, report: Report) -> None:
@@ -110,14 +98,9 @@ class OpenCall:
 
 
 @dataclass(eq=False, slots=True)
-class Ticket:
-    """A chunk, encoded."""
+class Ticket(WorkItem[OpenCall]):
+    """A chunk for Ray."""
 
-    call: OpenCall
-    chunk: Chunk
-    mode: int
-    parcel: Parcel
-    number: int = field(default_factory=lambda: next(_numbers))
     ref: Any = None  # kept until the answer has come, else Ray ends the process
     arguments: dict[int, Any] = field(default_factory=dict)  # references of the shared values
     nodes: frozenset[str] = frozenset()  # the nodes that were alive when it was given to Ray
@@ -166,12 +149,6 @@ class Ticket:
     def renumbered(self) -> Ticket:
         """The same chunk, to be run from its beginning."""
         return Ticket(self.call, self.chunk, self.mode, self.parcel, failures=self.failures + 1)
-
-    def all_failed(self, error: BaseException) -> Report:
-        """A report that every item ended with ``error``."""
-        count = len(self.chunk.items)
-        batch = Batch(self.chunk.first, [None] * count, dict.fromkeys(range(count), error))
-        return Report(self.chunk.number, Known(batch), count, finished=True)
 
     def arrived(self, answer: Answer) -> Report:
         """A report of the results in an answer."""
@@ -227,10 +204,9 @@ class Arrived:
 
 def encode(call: OpenCall, chunk: Chunk) -> Ticket:
     """Encode a chunk in one piece; raises what pickling an item raises."""
-    return Ticket(call, chunk, *encoding.pack_items(chunk.items, envelope.pack_beside))
+    return Ticket.whole(call, chunk, envelope.pack_beside)
 
 
 def encode_each(call: OpenCall, chunk: Chunk) -> Ticket:
     """Encode every item on its own."""
-    packed = encoding.pack_each(call.task, chunk.first, chunk.items, envelope.pack_beside)
-    return Ticket(call, chunk, *packed)
+    return Ticket.each(call, chunk, envelope.pack_beside)

@@ -241,11 +241,11 @@ class _Bench:
             self._put_away()
             self.used = time.monotonic()
         status = RAN if ran else UNREADABLE
-        added, change = self._added(message.first), self._way.change
+        added, change = self._added(), self._way.change
         return Answer(status, self._way.frames, self._name, added=added, change=change)
 
-    def _added(self, first: int) -> Box | None:
-        partial = self._runner.take_partial(first)
+    def _added(self) -> Box | None:
+        partial = self._runner.take_partial()
         return None if partial is None else Box(codec.encode(partial, back=True))
 
     def _receive(self, message: Message, boxes: tuple[Opened, ...]) -> bool:

@@ -38,14 +38,7 @@ _POSITIONAL = (
 )
 _VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 _ANNOTATED = re.compile(r"(?:typing\.)?Annotated\[(.+?), <(?:Role|Made)\.([A-Z_]+): '[a-z_]+'>\]")
-_WORDS: Mapping[Role | Made, str] = {
-    Role.SHARED: "Shared",
-    Role.COPY_ON_WRITE: "CopyOnWrite",
-    Role.PARTITIONED: "Partitioned",
-    Role.REDUCED: "Reduced",
-    Role.LOCKED: "Locked",
-    Made.RNG: "Rng",
-}
+_WORDS: Mapping[Role | Made, str] = {**{role: role.word for role in Role}, Made.RNG: "Rng"}
 _WORDS_BY_NAME = {mark.name: word for mark, word in _WORDS.items()}
 
 

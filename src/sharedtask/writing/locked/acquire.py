@@ -168,16 +168,16 @@ def close_all(uses: dict[str, Use], *, wrote: bool, gave_up: bool = False) -> No
                 uses.popitem()[1].close(wrote=wrote, gave_up=gave_up)
 
 
-def leaving_locks(task: str, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The same call, which fails if the task ends within a block that it has entered.
+def leaving_locks(task: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, which fails if it ends within a block that it has entered.
 
     Otherwise the worker would keep the lock and fail its next item.
     """
 
-    def run(item: Any) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Any:
         before = count_held()
         try:
-            return call(item)
+            return function(*args, **kwargs)
         finally:
             left = leave_behind(before)
             if left:

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sharedtask.annotations import Role
-from sharedtask.errors import ArgumentError, DefinitionError, ItemNote, UnshareableError
+from sharedtask.errors import ArgumentError, DefinitionError, ItemNote
 from sharedtask.memory import mapping
+from sharedtask.writing.checks import check_base
 
 __all__ = [
     "INTO",
@@ -330,48 +331,3 @@ def _reach(array: npt.NDArray[Any]) -> tuple[int, int]:
     steps = [(count - 1) * stride for count, stride in zip(array.shape, array.strides, strict=True)]
     below = -sum(step for step in steps if step < 0)
     return below, below + sum(step for step in steps if step > 0) + array.itemsize
-
-
-def check_base(base: Any, parameter: str = "") -> None:
-    """Refuse an array that cannot be written block by block.
-
-    Raises:
-        ArgumentError: It is no plain array, read-only, or its elements overlap in memory.
-        UnshareableError: It contains Python objects.
-    """
-    array = f"'{parameter}'" if parameter else "the array"
-    if not isinstance(base, np.ndarray):
-        raise ArgumentError(f"{array} is of class {type(base).__name__}. Pass a numpy array.")
-    if isinstance(base, np.ma.MaskedArray):
-        raise ArgumentError(
-            f"{array} is masked, and its mask is an array of its own. Pass data and mask as two."
-        )
-    if base.dtype.hasobject:
-        raise UnshareableError(
-            f"{array} (dtype {base.dtype}) holds Python objects, which mean nothing in another"
-            " process. Use a dtype of numbers or of fixed-size text."
-        )
-    if not base.flags.writeable:
-        raise ArgumentError(f"{array} is read-only, and tasks write to it. Pass a writable array.")
-    if _lies_on_itself(base):
-        raise ArgumentError(
-            f"{array} shows the same bytes at more than one index (shape {base.shape}, strides"
-            f" {base.strides}), so no block is apart from the others. Pass array.copy()."
-        )
-
-
-def _lies_on_itself(base: npt.NDArray[Any]) -> bool:
-    """Whether a step on some axis is shorter than the extent of the axes with shorter steps.
-
-    Every view that slicing and transposing can make of a dense array passes. To decide the few
-    others, interleaved by ``as_strided``, is as hard as any knapsack.
-    """
-    if not base.size:
-        return False
-    reach = base.itemsize
-    axes = zip(base.strides, base.shape, strict=True)
-    for stride, length in sorted((abs(stride), length) for stride, length in axes if length > 1):
-        if stride < reach:
-            return True
-        reach += stride * (length - 1)
-    return False

@@ -26,8 +26,8 @@ class Lender(Protocol):
     comes_back: bool
     """Whether blocks are returned with the results."""
 
-    def lend(self, item: Any, *, star: bool) -> npt.NDArray[Any]:
-        """The item's block, writable; with ``star`` the item is unpacked into arguments."""
+    def lend(self, item: Any, at: int, *, star: bool) -> npt.NDArray[Any]:
+        """The block of item ``at``, writable; with ``star`` it is unpacked into arguments."""
         ...
 
 
@@ -55,8 +55,9 @@ class InPlace:
         """Whether it provides blocks of this array by this rule."""
         return self._region == region and self._by is by
 
-    def lend(self, item: Any, *, star: bool) -> npt.NDArray[Any]:
+    def lend(self, item: Any, at: int, *, star: bool) -> npt.NDArray[Any]:
         """A view of the block."""
+        del at
         return self._mapped().block(_index(item, self._by, star=star))
 
     def base(self) -> npt.NDArray[Any]:
@@ -81,6 +82,22 @@ def _in_place(region: locations.Region, by: Any) -> InPlace:
     return lender
 
 
+class Here(InPlace):
+    """The caller's own array, for tasks in its process."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        self._indices, self._own = blocks.indices, partitions.Cutter(blocks.array)
+
+    def lend(self, item: Any, at: int, *, star: bool) -> npt.NDArray[Any]:
+        """A view of the block that was found when the call was planned."""
+        del item, star
+        return self._own.block(self._indices[at])
+
+    def base(self) -> npt.NDArray[Any]:
+        """The whole array."""
+        return self._own.base
+
+
 class ByCopy:
     """The array's contents: each block is copied, and returned with the item's result."""
 
@@ -92,8 +109,9 @@ class ByCopy:
     def __reduce__(self) -> Any:
         return ByCopy, (self._base, self._by)
 
-    def lend(self, item: Any, *, star: bool) -> npt.NDArray[Any]:
+    def lend(self, item: Any, at: int, *, star: bool) -> npt.NDArray[Any]:
         """A copy of the block."""
+        del at
         index = partitions.with_dots(_index(item, self._by, star=star))
         return np.array(self._base[index], order="K", subok=False)
 

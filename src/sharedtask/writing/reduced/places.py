@@ -4,42 +4,46 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sharedtask.memory.room import needed_for
 from sharedtask.outcomes import Partial
-from sharedtask.writing.reduced.accumulators import Form, Gathering, Slots
+
+from .accumulators import Slots
 
 if TYPE_CHECKING:
-    from sharedtask.backends.base import Call, Chunk
-    from sharedtask.writing.reduced.accumulators import Accumulator
+    from collections.abc import Mapping
+
+    from sharedtask.writing.handler import Counted
+
+    from .accumulators import Accumulator, Form, Gathering
 
 
-# At most this many chunks are with a worker at a time; see scheduler.py.
+# The process backend gives a worker at most this many chunks at a time.
 _WITH_A_WORKER = 2
-
-
-class Counted(Protocol):
-    """A chunk in flight, with the number of its results that were received."""
-
-    chunk: Chunk
-    number: int
-    received: int
 
 
 class Places:
     """The slots of a call: one for each worker, or for each chunk if the order counts."""
 
-    def __init__(self, call: Call, workers: int) -> None:
-        self._gathering = Gathering(call.totals, call.block, stops=call.stops)
+    def __init__(
+        self,
+        task: str,
+        forms: Mapping[str, Form],
+        gathering: Gathering,
+        workers: int,
+        *,
+        ordered: bool,
+    ) -> None:
+        self._gathering = gathering
         self._ended: deque[Partial] = deque()  # partial results of chunks, not combined yet
-        self._by_chunk = call.block is not None
-        count = workers * _WITH_A_WORKER if self._by_chunk else workers
+        self._by_chunk = ordered
+        count = workers * _WITH_A_WORKER if ordered else workers
         self._slots = {}
-        for name, form in Form.all_of(call.totals, itemwise=call.itemwise).items():
-            with needed_for(call.task, f"{name!r} does not fit once for each of the workers"):
+        for name, form in forms.items():
+            with needed_for(task, f"{name!r} does not fit once for each of the workers"):
                 self._slots[name] = Slots(form, count)
         self._free = list(reversed(range(count)))
         self._taken: dict[int, int] = {}
