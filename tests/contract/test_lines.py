@@ -43,9 +43,9 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
 @pytest.fixture
 def together(monkeypatch: pytest.MonkeyPatch, sent: list[list[Any]]) -> list[list[Any]]:
     """All items count as quick, so that all that wait are sent together."""
-    monkeypatch.setattr("sharedtask.task.line._QUICK_SECONDS", 1e9)
-    monkeypatch.setattr("sharedtask.task.line._CHUNK_SECONDS", 1e9)
-    monkeypatch.setattr("sharedtask.task.line._WORTH_SECONDS", 1e9)
+    monkeypatch.setattr("sharedtask.task.gathering.QUICK_SECONDS", 1e9)
+    monkeypatch.setattr("sharedtask.task.gathering.CHUNK_SECONDS", 1e9)
+    monkeypatch.setattr("sharedtask.task.gathering.WORTH_SECONDS", 1e9)
     return sent
 
 

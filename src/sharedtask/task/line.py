@@ -20,8 +20,7 @@ import queue
 import time
 from collections import deque
 from concurrent.futures import InvalidStateError
-from concurrent.futures._base import PENDING, RUNNING
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends.base import OVER, Chunk, Limits
@@ -31,6 +30,8 @@ from sharedtask.system import background, critical_sections, interrupts
 from sharedtask.worker.result_format import PLAIN_TYPES
 
 from .futures import TaskFuture, is_past
+from .gathering import next_size
+from .place import Door, Place, Sent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,14 +39,6 @@ if TYPE_CHECKING:
     from sharedtask.backends.base import Backend, Call, Session
     from sharedtask.outcomes import Batch, Report
 
-# Items that take longer than this are sent one by one.
-_QUICK_SECONDS = 0.0005
-# A chunk of quick items takes about as long as this, and has no more items than that.
-_CHUNK_SECONDS, _LARGEST = 0.002, 256
-# Less work than this waits for the chunk in flight, instead of going to another worker.
-_WORTH_SECONDS = 0.0003
-# Chunks in flight for each worker: one that runs, and one that waits in its socket.
-_AHEAD = 2
 # Handing a chunk over takes microseconds, unless a signal handler has interrupted it.
 _GIVEN_SECONDS = 0.1
 # A killed worker ends its chunk within milliseconds; the caller waits no longer than this for that.
@@ -62,85 +55,6 @@ def may_wait(call: Call, item: Any) -> bool:
     return type(item) in PLAIN_TYPES and PLAIN_TYPES.issuperset(map(type, given))
 
 
-class Place:
-    """One submitted item in a line, as its future sees it."""
-
-    __slots__ = ("future", "index", "is_over", "item", "left", "line", "news", "sent", "was_tried")
-
-    def __init__(self, line: Line, index: int, item: Any, left: int) -> None:
-        self.line, self.index, self.item = line, index, item
-        self.left = left  # how often it may be tried again
-        self.future: TaskFuture[Any] = TaskFuture()
-        self.future._submission = self
-        self.sent: _Sent | None = None  # its chunk in flight
-        self.is_over = self.was_tried = False
-        self.news: queue.SimpleQueue[bool] | None = None  # wakes the thread that waits for it
-
-    def wait(self, until: float | None) -> None:
-        """See ``Pending``."""
-        self.line.wait(self, until)
-
-    def give_up(self, *, running: bool) -> bool:
-        """See ``Pending``."""
-        return self.line.give_up(self, running=running)
-
-    def leave(self) -> None:
-        """See ``Pending``."""
-        self.line.leave()
-
-    def call_together(self, call: Callable[[], object]) -> None:
-        """See ``Pending``."""
-        self.line.calls.append(call)
-
-    def wake(self, session: Session) -> None:
-        """See ``Pending``."""
-        del session
-        if self.news is not None:
-            self.news.put(True)
-
-    def set_running(self) -> None:
-        """Record that it may begin, without waiting for a lock that user code may hold."""
-        future: Any = self.future
-        if future._condition.acquire(blocking=False):
-            if future._state == PENDING:
-                future._state = RUNNING
-            future._condition.release()
-
-
-@dataclass(eq=False, slots=True)
-class _Sent:
-    """A chunk in flight; ``covered`` of its items have an outcome."""
-
-    chunk: Chunk
-    places: list[Place]
-    covered: int = 0
-    is_given: bool = False  # to the session
-    ended: queue.SimpleQueue[bool] | None = None  # wakes the thread that kills it
-
-
-class _Door:
-    """The sink of a line's session; while the line rests, it does not refer to it.
-
-    So a task that is dropped is freed with its line, without a garbage collection.
-    """
-
-    __slots__ = ("line",)
-
-    def __init__(self, line: Line) -> None:
-        self.line: Line | None = line
-
-    def begun(self, chunk: int) -> bool:
-        """See ``Sink``."""
-        return self.line is not None and self.line.begun(chunk)
-
-    def report(self, report: Report) -> None:
-        """See ``Sink``."""
-        if self.line is None:
-            report.delivery.discard()
-        else:
-            self.line.report(report)
-
-
 class Line:
     """Submits in one session. When all have their outcomes, it is closed, or rests if it is light.
 
@@ -150,11 +64,11 @@ class Line:
     def __init__(self, backend: Backend, call: Call) -> None:
         self._options = call.options
         self._call = call = replace(call, apart=True)
-        self._door = _Door(self)
+        self._door = Door(self)
         self._session: Session = backend.session(call, self._door)
         self._awake = self._session  # also when it is closed: a thread may wait in it
         self._queue: deque[Place] = deque()
-        self._sent: dict[int, _Sent] = {}
+        self._sent: dict[int, Sent] = {}
         self._places: dict[int, Place] = {}  # those without an outcome
         self._held = 1  # submits that are about to add a place
         self._numbers = itertools.count(1)
@@ -233,9 +147,10 @@ class Line:
                 self._fail(error)
                 return
 
-    def _next(self) -> _Sent | None:
+    def _next(self) -> Sent | None:
         with _lock:
-            size = self._size()
+            workers = self._session.crew.workers
+            size = next_size(len(self._queue), len(self._sent), workers, self._seconds)
             if not size:
                 return None
             places = [self._queue.popleft()]
@@ -243,26 +158,10 @@ class Line:
                 places.append(self._queue.popleft())
             items = [place.item for place in places]
             chunk = Chunk(next(self._numbers), places[0].index, items)
-            sent = self._sent[chunk.number] = _Sent(chunk, places)
+            sent = self._sent[chunk.number] = Sent(chunk, places)
             for place in places:
                 place.sent = sent
             return sent
-
-    def _size(self) -> int:
-        """How many items the next chunk has at most; 0 if it is to wait for a report."""
-        waiting, flying, workers = len(self._queue), len(self._sent), self._session.crew.workers
-        seconds = self._seconds
-        if not waiting:
-            return 0
-        if seconds is None:  # unknown yet
-            return int(flying < workers)
-        if seconds > _QUICK_SECONDS:
-            return int(flying < workers * _AHEAD)
-        most = max(min(int(_CHUNK_SECONDS / max(seconds, 1e-6)), _LARGEST), 1)
-        is_much = waiting >= _LARGEST or waiting * seconds >= _WORTH_SECONDS
-        if not flying or (is_much and flying < workers * _AHEAD):
-            return min(waiting, most)
-        return 0
 
     def begun(self, chunk: int) -> bool:
         """A chunk is handed to a worker."""
@@ -395,7 +294,6 @@ class Line:
 
     # ------------------------------------------------------------------------ waiting, ending
 
-    @interrupts.shielded
     def wait(self, place: Place, until: float | None) -> None:
         """Wait for an outcome and serve the workers meanwhile.
 
@@ -450,7 +348,7 @@ class Line:
                 self._queue.remove(place)
         return waits
 
-    def _shorten(self, sent: _Sent, begun: int, out: Place) -> bool:
+    def _shorten(self, sent: Sent, begun: int, out: Place) -> bool:
         """Only ``begun`` items of a chunk are run; the others wait again, ``out`` excepted."""
         back, sent.places = sent.places[begun:], sent.places[:begun]
         if not begun:
