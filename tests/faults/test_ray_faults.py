@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import slowness
 
 import sharedtask
 from sharedtask import (
@@ -384,6 +385,71 @@ def test_stream_left_early_stops_its_worker(tmp_path: Path) -> None:
     (pid, *_) = entered(tmp_path)
     stream.close()
     assert gone_within(10, pid)
+
+
+@ours
+def test_given_up_items_are_ended_without_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On this node no Ray task ends them: Ray would start a process for each that waits."""
+    from sharedtask.backends.ray import deaths
+
+    sent: list[str] = []
+    monkeypatch.setattr(deaths, "_on_node", lambda node, *_, **__: sent.append(node))
+
+    def slow(x: int) -> int:
+        if x:
+            enter(tmp_path, os.getpid())
+            time.sleep(600)
+        return x
+
+    stream = parallel(slow).with_options(backend="ray", chunksize=1).imap(range(8))
+    assert 0 == next(stream)
+    limit = time.monotonic() + 20 * slowness()
+    while not entered(tmp_path):
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    (pid, *_) = entered(tmp_path)
+    stream.close()
+    assert gone_within(20 * slowness(), pid)
+    assert [] == sent
+
+
+@ours
+def test_other_node_gets_one_task_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that has not done what it was asked is not asked again: it would start processes."""
+    import ray
+
+    from sharedtask.backends.ray import deaths, runtime
+
+    here = ray.get_runtime_context().get_node_id()
+    nodes = [{"NodeID": here, "Alive": True}, {"NodeID": "other", "Alive": True}]
+    monkeypatch.setattr(runtime, "all_nodes", lambda: nodes)
+    sent: list[Any] = []
+
+    @ray.remote(num_cpus=0)
+    def until(over: Path) -> None:
+        while not over.exists():
+            time.sleep(0.01)
+
+    def send(node: str, _: object, origin: bytes, *__: object, **___: object) -> Any:
+        task = until.remote(tmp_path / "over")
+        if origin == b"nobody":  # chunks of a test before this one may still be ended
+            assert "other" == node
+            sent.append(task)
+        return task
+
+    monkeypatch.setattr(deaths, "_on_node", send)
+    stopper = deaths.Stopper()
+    for _ in range(3):
+        stopper.stop(b"nobody", (1,), kill=True)
+    assert 1 == len(sent)
+    (tmp_path / "over").touch()
+    ray.get(sent)
+    stopper.stop(b"nobody", (1,), kill=True)
+    assert 2 == len(sent)
 
 
 @ours

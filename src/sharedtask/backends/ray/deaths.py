@@ -57,8 +57,15 @@ class Verdict:
 
 
 def look(origin: bytes, number: int) -> tuple[Wreck | None, frozenset[str]]:
-    """The crash report of a worker from any node, and the nodes that answered; 10 ms to 1 s."""
+    """The crash report of a worker from any node, and the nodes that answered; 10 ms to 1 s.
+
+    On this node at once: Ray may have to start a process for the task that looks.
+    """
     nodes = [node["NodeID"] for node in runtime.all_nodes() if node["Alive"]]
+    with contextlib.suppress(OSError):
+        found = status_file.find(origin, number)
+        if found is not None:
+            return found, frozenset(nodes)
     node_of = {_on_node(node, status_file.find, origin, number): node for node in nodes}
     ready, _ = ray.wait(list(node_of), num_returns=len(node_of), timeout=_LOOK_SECONDS)
     answered = set()
@@ -71,17 +78,36 @@ def look(origin: bytes, number: int) -> tuple[Wreck | None, frozenset[str]]:
     return None, frozenset(answered)
 
 
-def stop(origin: bytes, numbers: tuple[int, ...], *, kill: bool) -> None:
-    """End these chunks on every node; returns at once.
+class Stopper:
+    """Ends given-up chunks on every node.
 
-    On this node without a task, for which Ray may have to start a process.
+    Ray starts a process for a task that needs no CPU if no other process is free. So on this node
+    no task does it, and another node gets one such task at a time: else processes that start, each
+    for a task that asks again, would take the cores from those that are to run chunks.
     """
-    if kill:
-        with contextlib.suppress(OSError):
-            status_file.stop(origin, numbers, kill=True)
-    for node in runtime.all_nodes():
-        if node["Alive"]:
-            _on_node(node["NodeID"], status_file.stop, origin, numbers, kill=kill)
+
+    def __init__(self) -> None:
+        self._sent: dict[str, Any] = {}  # the last task on each node
+
+    def stop(self, origin: bytes, numbers: tuple[int, ...], *, kill: bool) -> None:
+        """End these chunks; returns at once. Ask again for those that run on."""
+        here = runtime.this_node() if _reaches(origin, numbers, kill=kill) else None
+        for node in (node["NodeID"] for node in runtime.all_nodes() if node["Alive"]):
+            if node != here and not self._waits_on(node):
+                args = origin, numbers
+                self._sent[node] = _on_node(node, status_file.stop, *args, kill=kill)
+
+    def _waits_on(self, node: str) -> bool:
+        sent = self._sent.get(node)
+        return sent is not None and not ray.wait([sent], timeout=0, fetch_local=False)[0]
+
+
+def _reaches(origin: bytes, numbers: tuple[int, ...], *, kill: bool) -> bool:
+    """Whether this process itself could end these chunks on its node."""
+    try:
+        return status_file.stop(origin, numbers, kill=kill)
+    except OSError:  # the folder belongs to another user
+        return False
 
 
 def _on_node(node: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 _TICK_SECONDS, _SWEEP_SECONDS = 0.25, 0.5
 # Most given-up chunks end soon; the others are asked to end, and then killed.
-_CANCEL_AFTER_SECONDS, _GRACE_SECONDS = 0.3, 1.0
+_CANCEL_AFTER_SECONDS, _GRACE_SECONDS = 0.3, 0.5
 _MAX_FAILURES = 3  # before the first item
 _RELEASED_KEPT = 256
 
@@ -62,6 +62,7 @@ class Dispatcher:
         self._swept = self._ticked = time.monotonic()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._holders = Holders()
+        self._stopper = deaths.Stopper()
         self._putting = critical_sections.object_lock()
         self._queue: deque[Ticket] = deque()
         self._flying: dict[int, Ticket] = {}
@@ -348,7 +349,7 @@ class Dispatcher:
         for kill in (False, True):
             numbers = tuple(t.number for t in late if t.is_stopped is kill)
             if numbers:
-                deaths.stop(late[0].call.origin, numbers, kill=kill)
+                self._stopper.stop(late[0].call.origin, numbers, kill=kill)
         for ticket in late:
             ticket.is_stopped = True
             ticket.give_up_at = time.monotonic() + _GRACE_SECONDS
@@ -369,7 +370,7 @@ class Dispatcher:
         if running:
             numbers = tuple(ticket.number for ticket in running)
             with contextlib.suppress(BaseException):  # Ray may end at the same moment
-                deaths.stop(running[0].call.origin, numbers, kill=True)
+                self._stopper.stop(running[0].call.origin, numbers, kill=True)
 
 
 def _see(ref: Any) -> None:

@@ -86,13 +86,15 @@ class Ledger:
         return True
 
 
-def stop(origin: bytes, numbers: tuple[int, ...], *, kill: bool) -> None:
+def stop(origin: bytes, numbers: tuple[int, ...], *, kill: bool) -> bool:
     """Make workers of this node end these chunks after the current item, or at once.
+
+    False if one of these workers is dead, or in a PID namespace that this process does not see.
 
     Not by Ray's cancellation: if the task ends by itself at the same moment, that ends the whole
     process of the caller (ray-project/ray, pull request 54785).
     """
-    folder = _folder()
+    folder, reaches = _folder(), True
     for number in numbers:
         (folder / _given_up_name(origin, number)).touch()
     for path in folder.glob(f"[0-9]*-{origin.hex()}"):
@@ -101,15 +103,16 @@ def stop(origin: bytes, numbers: tuple[int, ...], *, kill: bool) -> None:
             if words[Word.CHUNK] not in numbers or words[Word.PHASE] == Phase.IDLE:
                 continue
             if kill:
-                _kill_at(path, words[Word.CHUNK])
+                reaches = _kill_at(path, words[Word.CHUNK]) and reaches
             os.pwrite(file.fileno(), words[Word.CHUNK].to_bytes(8, sys.byteorder), 8 * _STOP)
+    return reaches
 
 
-def _kill_at(path: Path, number: int) -> None:
+def _kill_at(path: Path, number: int) -> bool:
     """Kill a worker at a chunk. Stop it first: by now it may be at a chunk of another call."""
     pid, then = _pid_of(path), signal.SIGCONT
     if path.name.split("-")[1] != str(_started(pid)):
-        return  # it is dead or in another namespace: the pid means another process
+        return False  # it is dead or in another namespace: the pid means another process
     os.kill(pid, signal.SIGSTOP)
     try:
         limit = time.monotonic() + _STOP_SECONDS
@@ -120,6 +123,7 @@ def _kill_at(path: Path, number: int) -> None:
             then = signal.SIGKILL
     finally:
         os.kill(pid, then)
+    return True
 
 
 def _has_stopped(pid: int) -> bool:
