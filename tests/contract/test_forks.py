@@ -1,8 +1,12 @@
 """Forked children: they begin with what is theirs, whatever the parent's threads were doing."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from conftest import Script
+
+import sharedtask
 
 Run = Callable[..., str]
 
@@ -191,3 +195,88 @@ stream.close()
 assert future.result() == 1
 """
     passes(run, text, backend)
+
+
+# ------------------------------------------------------------------------- the order in a child
+
+STEPS = """
+from sharedtask.system import critical_sections, forks
+from sharedtask.system.forks import Step
+
+seen = []
+
+class Heir:
+    def abandon(self):
+        seen.append("heir")
+
+def fails():
+    seen.append("fails")
+    raise RuntimeError("by a part")
+
+def show(*names):
+    seen.extend(names)
+
+lock = critical_sections.object_lock()
+
+def take():
+    seen.append(("free", lock.acquire(timeout=1)))
+"""
+
+
+def test_parts_enter_a_child_step_by_step(run: Run) -> None:
+    """In a child the steps follow each other, whatever the order of imports; then registration."""
+    text = """
+for step in reversed(Step):
+    for name in "ab":
+        forks.in_child(step, lambda name=name, step=step: show(step.name + name))
+import sharedtask.backends.process.backend, sharedtask.task.futures
+forked(lambda: print(*seen, flush=True))
+"""
+    wanted = [
+        step + name
+        for step in ("SIGNALS", "IDENTITY", "LOCKS", "THREADS", "HELD", "OUTCOMES")
+        for name in "ab"
+    ]
+    assert wanted == run(HEAD + STEPS + text, "serial").split()
+
+
+def test_locks_are_free_when_a_part_gives_up_what_it_holds(run: Run) -> None:
+    """A part that takes a lock, which a thread of the parent holds, finds it reset."""
+    text = """
+forks.in_child(Step.HELD, take)
+taken, done = threading.Event(), threading.Event()
+def hold():
+    with lock:
+        taken.set()
+        done.wait()
+thread = threading.Thread(target=hold)
+thread.start()
+taken.wait()
+forked(lambda: print(seen, flush=True))
+done.set()
+thread.join()
+"""
+    assert "[('free', True)]\n" == run(HEAD + STEPS + text, "serial")
+
+
+def test_parts_that_fail_or_are_freed(script: Callable[..., Script]) -> None:
+    """What one part raises is printed, and the others go on; an object that is freed has none."""
+    text = """
+heir, freed = Heir(), Heir()
+for each in (heir, freed):
+    forks.abandon_in_child(each)
+forks.in_child(Step.LOCKS, fails)
+del freed, each
+forked(lambda: print(seen, flush=True))
+"""
+    ran = script(HEAD + STEPS + text, "serial")
+    assert 0 == ran.end()
+    assert "['fails', 'heir']\n" == ran.out
+    assert "RuntimeError: by a part" in ran.err
+
+
+def test_one_order_for_all_parts() -> None:
+    """No part registers with the interpreter by itself: the order would be that of imports."""
+    library = Path(sharedtask.__file__).parent
+    found = [path for path in library.rglob("*.py") if "register_at_fork" in path.read_text()]
+    assert [library / "system" / "forks.py"] == found

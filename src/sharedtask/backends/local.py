@@ -39,7 +39,7 @@ from sharedtask.errors import (
 )
 from sharedtask.outcomes import Batch, Known, Report, contained
 from sharedtask.serialization import losses, missing
-from sharedtask.system import critical_sections, interrupts
+from sharedtask.system import critical_sections, forks, interrupts
 from sharedtask.system.cpus import available_cpus
 from sharedtask.system.loading import undisturbed
 from sharedtask.worker.refusals import readonly_advice
@@ -91,7 +91,7 @@ class ThreadBackend(_LocalBackend):
 
     def __init__(self) -> None:
         self._threads = _Threads()
-        critical_sections.abandon_in_child(self)
+        forks.abandon_in_child(self)
 
     def abandon(self) -> None:
         """In a forked child no threads exist: reset the counts."""

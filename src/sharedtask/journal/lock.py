@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from sharedtask.errors import JournalError
-from sharedtask.system import finalizers, interrupts
+from sharedtask.system import finalizers, forks, interrupts
 from sharedtask.system.descriptors import Descriptor
 from sharedtask.system.finalizers import Ending, Weak
+from sharedtask.system.forks import Step
 
 __all__ = ["Lock"]
 
@@ -139,4 +140,4 @@ def _leave_to_parent() -> None:
         lock.release()
 
 
-os.register_at_fork(after_in_child=_leave_to_parent)
+forks.in_child(Step.HELD, _leave_to_parent)

@@ -27,6 +27,9 @@ from typing import TYPE_CHECKING, Any
 
 from cloudpickle import cloudpickle
 
+from sharedtask.system import forks
+from sharedtask.system.forks import Step
+
 from . import class_memos
 
 if TYPE_CHECKING:
@@ -57,7 +60,7 @@ class _Here:
 
 
 _Here.renew()
-os.register_at_fork(after_in_child=_Here.renew)
+forks.in_child(Step.IDENTITY, _Here.renew)
 
 # -------------------------------------------------------------------------- on the way out
 

@@ -10,7 +10,7 @@ import queue
 import threading
 from typing import TYPE_CHECKING
 
-from . import critical_sections
+from . import forks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ class Background:
 
     def __init__(self) -> None:
         self.abandon()
-        critical_sections.abandon_in_child(self)
+        forks.abandon_in_child(self, forks.Step.THREADS)
 
     def abandon(self) -> None:
         """Start without threads: in a forked child none exist."""

@@ -5,18 +5,19 @@ finalizers in any thread. Either may call the library while its own thread holds
 library and has changed a table halfway. So the locks are reentrant, which prevents a deadlock with
 itself, and ``is_held()`` tells such a call not to use the tables: it runs serially.
 
-A fork copies locks that other threads hold, but not the threads. In the child all locks are reset,
-then objects that have state of the parent are told to ``abandon`` it.
+A fork copies locks that other threads hold, but not the threads: in the child all are reset.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 import sys
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+from . import forks
+from .forks import Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,16 +44,6 @@ def reserve_stack(frames: int = 60) -> None:
         return
     msg = f"maximum recursion depth exceeded: the library needs room for {frames} more calls"
     raise RecursionError(msg)
-
-
-class Abandons(Protocol):
-    """An object with state that a forked child must not use."""
-
-    def abandon(self) -> None:
-        """In a forked child: drop the state that belongs to the parent."""
-
-
-_heirs: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def table_lock() -> Any:
@@ -93,19 +84,12 @@ def _is_any_owned(locks: Iterable[Any]) -> bool:
     return any(lock._is_owned() for lock in locks)
 
 
-def abandon_in_child(heir: Abandons) -> None:
-    """Call ``heir.abandon()`` in forked children, for as long as the object lives."""
-    _heirs.add(heir)
-
-
 def _reset() -> None:
     for reference in list(_all.values()):
         lock = reference()
         if lock is not None:
             lock._at_fork_reinit()
     _entered.clear()
-    for heir in list(_heirs):
-        heir.abandon()
 
 
-os.register_at_fork(after_in_child=_reset)
+forks.in_child(Step.LOCKS, _reset)

@@ -10,7 +10,6 @@ thread: there the action runs at once.
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from functools import partial
@@ -18,6 +17,9 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sharedtask import context
+
+from . import forks
+from .forks import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,7 +101,7 @@ class _Thread:
 
     def __init__(self) -> None:
         self.runs = False
-        os.register_at_fork(after_in_child=self._forget)
+        forks.in_child(Step.THREADS, self._forget)
 
     def start(self) -> None:
         """Start it unless it runs; if two threads do so at once, two serve."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 import queue
 import threading
 from collections import deque
@@ -20,7 +19,8 @@ from sharedtask.backends.base import OVER, Chunk
 from sharedtask.errors import ClosedError
 from sharedtask.outcomes import add_note
 from sharedtask.serialization import losses, missing
-from sharedtask.system import background, critical_sections, interrupts
+from sharedtask.system import background, critical_sections, forks, interrupts
+from sharedtask.system.forks import Step
 
 from .futures import TaskFuture, is_past
 
@@ -321,4 +321,4 @@ def _leave_to_parent() -> None:
     _pending.clear()
 
 
-os.register_at_fork(after_in_child=_leave_to_parent)
+forks.in_child(Step.OUTCOMES, _leave_to_parent)

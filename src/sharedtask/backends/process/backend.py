@@ -19,7 +19,7 @@ from sharedtask.errors import BackendUnavailableError, StoreFullError
 from sharedtask.outcomes import Report
 from sharedtask.store.cache import ShareCache
 from sharedtask.store.handles import bells, uses
-from sharedtask.system import critical_sections
+from sharedtask.system import critical_sections, forks
 from sharedtask.system.cpus import available_cpus
 from sharedtask.system.loading import undisturbed
 from sharedtask.worker import envelope, program
@@ -61,7 +61,7 @@ class ProcessBackend(Backend):
         self._lock = critical_sections.table_lock()
         bells.append(self._wake)
         _alive.add(self)
-        critical_sections.abandon_in_child(self)
+        forks.abandon_in_child(self)
 
     @property
     def pool(self) -> Pool:

@@ -17,7 +17,7 @@ from sharedtask.backends.leasing import head_of, lease_all
 from sharedtask.serialization import codec, functions
 from sharedtask.store.cache import Lease, ShareCache
 from sharedtask.store.handles import Handle, uses
-from sharedtask.system import critical_sections
+from sharedtask.system import critical_sections, forks
 from sharedtask.system.loading import undisturbed
 from sharedtask.worker import envelope, program
 from sharedtask.writing.handler import Reach, Stage
@@ -122,7 +122,7 @@ class RayBackend(Backend):
         self._lock = critical_sections.table_lock()
         self._connection: Connection | None = None
         _alive.add(self)
-        critical_sections.abandon_in_child(self)
+        forks.abandon_in_child(self)
 
     def connect(self) -> Connection:
         """The connection; a new one if Ray was shut down or restarted since."""

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from sharedtask.errors import BackendUnavailableError, ClosedError, OptionsError
-from sharedtask.system import critical_sections
+from sharedtask.system import critical_sections, forks
 from sharedtask.system.cpus import available_cpus
+from sharedtask.system.forks import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -67,7 +68,7 @@ _lock = critical_sections.table_lock()
 _started: list[str] = []  # the keys of runtimes that were started here
 _lasting: list[threading.Event] = []  # of the thread that started Ray: set when Ray has ended
 _forked = threading.Event()
-os.register_at_fork(after_in_child=_forked.set)
+forks.in_child(Step.IDENTITY, _forked.set)
 
 
 def connect() -> Runtime:
@@ -299,6 +300,12 @@ def all_nodes() -> list[Any]:
     return found
 
 
+def this_node() -> str:
+    """The id of the node of this process."""
+    here: str = ray.get_runtime_context().get_node_id()
+    return here
+
+
 _graveyard: list[Any] = []
 
 
@@ -376,6 +383,6 @@ def _fitting(resources: Mapping[str, float], needs: Mapping[str, float]) -> int:
 
 def store_memory() -> int:
     """Bytes of the object store of this process's node; of the first node if it has none."""
-    here = ray.get_runtime_context().get_node_id()
+    here = this_node()
     nodes = sorted(all_nodes(), key=lambda node: node["NodeID"] != here)
     return int(nodes[0]["Resources"].get("object_store_memory", 0))

@@ -33,8 +33,9 @@ import numpy as np
 
 from sharedtask.errors import ClosedError, LockOrderError, RegionPoisonedError
 from sharedtask.memory import locations, mapping, segments
-from sharedtask.system import descriptors, interrupts
+from sharedtask.system import descriptors, forks, interrupts
 from sharedtask.system.descriptors import Descriptor
+from sharedtask.system.forks import Step
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -197,7 +198,7 @@ class _Process:
 
     def __init__(self) -> None:
         self.ask()
-        os.register_at_fork(after_in_child=self.ask)
+        forks.in_child(Step.IDENTITY, self.ask)
 
     def ask(self) -> None:
         self.pid = os.getpid()
