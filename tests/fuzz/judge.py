@@ -133,7 +133,7 @@ def outcome(call: Any) -> Any:
 
 def call_imap_partly(task: Any, items: Any, given: Any) -> Any:
     stream = task.imap(iter(items), **given)
-    found = [result for result, _ in zip(stream, items[:-1], strict=False)]
+    found = [result for _, result in zip(items[:-1], stream, strict=False)]
     stream.close()
     return found
 
@@ -188,6 +188,12 @@ CALLS: dict[str, Any] = {
 AT_CALL: list[Any] = []  # what is to happen right before the next call, when the loop is over
 
 
+def begin_call() -> None:
+    """What is to happen right before this call happens now."""
+    while AT_CALL:
+        AT_CALL.pop()()
+
+
 def check(function: Any, call: str = "map", items: Any = (0, 1, 2), **given: Any) -> None:
     """Make a call, and compare it with a plain loop over deep copies.
 
@@ -211,8 +217,7 @@ def check(function: Any, call: str = "map", items: Any = (0, 1, 2), **given: Any
 
     before = seen((items, given))
     wanted = outcome(lambda: [one(item) for item in items[:number]])
-    while AT_CALL:
-        AT_CALL.pop()()
+    begin_call()
     found = outcome(lambda: CALLS[call](task.with_options(**options), items, given))
     if call == "imap_unordered" and wanted[0] == found[0] == "returned":
         wanted, found = sorted(wanted[1]), sorted(found[1])
@@ -380,7 +385,83 @@ def alarmed(call: Any, seconds: float) -> None:
 
 
 class Alarm(BaseException):
-    """What a handler raises."""
+    """What a handler raises, or another thread."""
+
+
+def thrown(call: Any, seconds: float) -> None:
+    """Another thread has this one raise an exception in the middle of a call, as time limits do.
+
+    The handler of a signal waits where the library is not ready for it. This exception does not.
+    """
+    throw = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    this = ctypes.c_ulong(threading.get_ident())
+
+    def run() -> None:
+        time.sleep(seconds)
+        throw(this, ctypes.py_object(Alarm))
+
+    thread = threading.Thread(target=run, daemon=True)
+    try:
+        try:
+            AT_CALL.append(thread.start)
+            call()
+        finally:
+            AT_CALL.clear()
+            thread.join()
+            throw(this, None)  # unless it was raised
+    except (Alarm, Mismatch):
+        pass
+
+
+def last_number(x: int, table: Shared[Any]) -> float:
+    return float(table[-9_000])
+
+
+def unfinished(raising: Any, seconds: float) -> None:
+    """An exception ends the comparison of a value: the next call compares it again."""
+    backend: Any = BACKEND if BACKEND == "ray" else "process"
+    task = parallel(last_number).with_options(backend=backend, workers=1)
+    value = np.zeros(2_000_000)
+    task.map([0], table=value)
+    value[-9_000] = 1
+
+    def call() -> None:
+        begin_call()
+        task.map([0], table=value)
+
+    raising(call, seconds)
+    same([1.0], task.map([0], table=value), "a change whose comparison was not finished")
+
+
+def free_until_interrupted(seconds: float) -> None:
+    """Ctrl-C while values are shared and freed, one after the other."""
+
+    def call() -> None:
+        begin_call()
+        limit = time.monotonic() + seconds + 5.0
+        while time.monotonic() < limit:
+            sharedtask.share(np.zeros(20_000))
+
+    interrupted(call, seconds)
+
+
+def locks_behind_links(journal: str) -> None:
+    """A link in the place of a journal's lock is refused, and what it leads to is left alone."""
+    behind = f"{journal}-behind"
+    with open(behind, "w") as file:
+        file.write("text")
+    os.chmod(behind, 0o600)
+    os.symlink(behind, f"{journal}-lock")
+    options: dict[str, Any] = {"backend": BACKEND, "journal": journal}
+    task = parallel(lambda x: x).with_options(**options)
+    try:
+        task.map(range(2))
+    except sharedtask.JournalError:
+        pass
+    else:
+        raise Mismatch("the lock of a journal followed a link")
+    with open(behind) as file:
+        same("text", file.read(), "the file behind the link")
 
 
 def without_room(call: Any) -> None:

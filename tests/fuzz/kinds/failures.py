@@ -86,5 +86,7 @@ def steps(draw: Draw) -> Iterator[str]:
         elif processes:
             call, marker = draw.of(("map", "imap")), f"JOURNAL + {draw.name('died')!r}"
             yield f"check(die_once, {call!r}, range(5), marker={marker}, _retries=2)"
+        if draw.chance(0.1):
+            yield f"locks_behind_links(JOURNAL + {draw.name('journal')!r})"
         if draw.chance(0.3):
             yield draw.look(v)

@@ -37,17 +37,23 @@ def steps(draw: Draw) -> Iterator[str]:
             yield f"interrupted(lambda: {call}, {draw.seconds(draw.of((0.005, 0.05, 0.3)))})"
             yield "take_numbers()"
         yield draw.look(name) if draw.chance(0.3) else f"look({name})"
+        if draw.chance(0.5):
+            yield from freed(draw)
         if draw.chance(0.4):
             yield from alarms(draw)
         if draw.chance(0.1):
             yield "check_numbers()\ncheck_descriptors(open_before)"
 
 
+def freed(draw: Draw) -> Iterator[str]:
+    """Ctrl-C in the middle of what is done for values that are freed."""
+    for _ in range(4):
+        seconds = round(draw.random.uniform(0.0001, 0.02), 4)
+        yield f"free_until_interrupted({seconds})\ntake_numbers()"
+
+
 def alarms(draw: Draw) -> Iterator[str]:
     """In the middle of a comparison, of a value that changes for the first time: it has a watch."""
     for _ in range(4):
-        v, seconds = draw.name("value"), round(draw.random.uniform(0.0003, 0.012), 4)
-        yield (
-            f"{v} = np.zeros(4_000_000)\nlook({v})\n{v}[-9_000] = {draw.number()}\n"
-            f"alarmed(lambda: look({v}), {seconds})\nlook({v})\ndel {v}"
-        )
+        raising, seconds = draw.of(("alarmed", "thrown")), round(draw.random.uniform(0, 0.008), 4)
+        yield f"unfinished({raising}, {seconds})"
