@@ -55,6 +55,7 @@ class Case:
     """A call, what is done before each, and how one knows that it is right."""
 
     fresh = False  # a new value each time
+    keeps: tuple[str, ...] = ()  # places where what the call holds stays, as documented
 
     def __init__(self, backend: str, tmp_path: Path) -> None:
         self.backend, self.tmp_path = backend, tmp_path
@@ -190,7 +191,9 @@ class Dropped(Case):
 
 
 class Named(Case):
-    """The value is shared by name."""
+    """The value is shared by name, which stays on the way into the ``with`` block."""
+
+    keeps = ("Handle.__enter__ at -1", "Named.call at")
 
     def call(self) -> Any:
         name = f"interrupted-{uuid.uuid4().hex}"
@@ -351,6 +354,8 @@ def run_case(case: Case, places: int, offset: int = 0) -> list[str]:
         if time.monotonic() - began > 5:
             wrong.append(f"{place}: the next call took {time.monotonic() - began} s")
         now = settled(base)
+        if any(each in str(place) for each in case.keeps):
+            base = now
         if now[0] > base[0] or now[1] > base[1]:
             wrong.append(f"{place}: {base} held before, {now} after")
             base = now

@@ -59,7 +59,7 @@ class Recording:
 
     @classmethod
     def begin(cls, path: str, call: Call, total: int | None, session: Session) -> Recording:
-        """Open the journal, and find or begin the run of this call.
+        """Open the journal, and find or begin the run of this call, within a shield.
 
         Raises:
             JournalError: The journal cannot be used.
@@ -68,11 +68,11 @@ class Recording:
         opened = Journal(os.path.realpath(path))
         try:
             prints = Fingerprints(session.fingerprint_of)
-            parts = parts_of(call, session, prints)
+            parts = interrupts.exposed(parts_of, call, session, prints)
             row = _row(call.task, parts, total)
             runs = opened.runs()
             if all(known.id != row.id for known in runs):
-                _warn_of_others(opened, row, runs)
+                interrupts.exposed(_warn_of_others, opened, row, runs)
             opened.begin(row)
         except BaseException:
             opened.close()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharedtask.memory import locations
 from sharedtask.serialization import codec
+from sharedtask.system import interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -86,9 +87,14 @@ class Captures:
         key = id(array)
         known = self._found.get(key)
         if known is None or known[0]() is not array:
-            lease = self._cache.lease(array, verify=self._verify, encode=self._encode)
-            self._found[key] = known = weakref.ref(array), lease
+            known = self._lease(array)
         return fetch, (known[1].publication.token,)
+
+    @interrupts.shielded  # called in the middle of a pickling, which may be interrupted anywhere
+    def _lease(self, array: npt.NDArray[Any]) -> tuple[weakref.ref[npt.NDArray[Any]], Lease]:
+        lease = self._cache.lease(array, verify=self._verify, encode=self._encode)
+        self._found[id(array)] = found = weakref.ref(array), lease
+        return found
 
     def release(self) -> None:
         """End all uses."""

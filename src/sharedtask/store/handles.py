@@ -156,7 +156,8 @@ class Handle(_FitsEverywhere, Generic[T]):
             raise ClosedError(msg)
 
     def __enter__(self) -> Handle[T]:
-        self._require_open()
+        if self.closed:  # no call otherwise: an interrupt in it would leave a name behind
+            self._require_open()
         return self
 
     def __exit__(

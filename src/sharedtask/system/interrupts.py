@@ -2,15 +2,15 @@
 
 Python runs signal handlers in the main thread between any two instructions, also between those that
 belong together. So a call of the library is a ``shield``: a SIGINT is noted, and its handler runs
-at the next place where it may raise:
+at the next place where it may raise. So are the other signals whose handlers raise in practice:
+alarms, as time limits do, and requests to end.
 
 - in ``exposed``, where the user's code runs (it may raise anything at any time) and where the call
   waits: at once;
 - in ``check``, within long operations;
 - at the end of the call.
 
-``Leaving`` ensures that a block with a lock is left completely. A handler for another signal that
-raises is the user's own risk.
+``Leaving`` ensures that a block with a lock is left completely.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Self, TypeVar
 
+from . import forks
+from .forks import Step
+
 if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Callable, Iterator
@@ -31,43 +34,102 @@ else:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_SIGINT = int(_signal.SIGINT)
+# Signals whose handlers raise: Ctrl-C first, time limits, what a user sends, requests to end.
+_SIGNALS = tuple(
+    int(getattr(_signal, name))
+    for name in (
+        "SIGINT",
+        "SIGALRM",
+        "SIGVTALRM",
+        "SIGPROF",
+        "SIGXCPU",
+        "SIGUSR1",
+        "SIGUSR2",
+        "SIGTERM",
+        "SIGHUP",
+        "SIGQUIT",
+    )
+    if hasattr(_signal, name)
+)
+_HOME = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _get_ident = threading.get_ident
+_getsignal = _signal.getsignal
+
+
+def _handlers() -> dict[int, Callable[..., Any]]:
+    """The handler of each signal that has one."""
+    found: Any = [*map(_getsignal, _SIGNALS)]
+    if not any(map(callable, found)):  # as in workers, at each use of a lock
+        return {}
+    return {number: old for number, old in zip(_SIGNALS, found, strict=True) if callable(old)}
 
 
 class _Handler:
-    """SIGINT's handler within a shield: runs the user's handler, now or later."""
+    """The handler of each signal within a shield: runs the user's handler, now or later."""
 
-    __slots__ = ("firm", "held", "old", "pending", "raised")
+    __slots__ = ("firm", "held", "old", "pending", "raised", "unseen")
 
-    def __init__(self, old: Callable[..., Any]) -> None:
-        self.old = old
+    def __init__(self) -> None:
+        self.old: dict[int, Callable[..., Any]] = {}  # of each signal that has one
         self.held = 0  # shields around the main thread since it was last exposed
         self.firm = 0  # those of them that expose nothing
-        self.pending = False
+        self.pending: list[int] = []
         self.raised: BaseException | None = None
+        self.unseen: BaseException | None = None  # raised in our own code, which may catch it
 
     def __call__(self, number: int, frame: FrameType | None) -> Any:
         # A second interrupt may interrupt the handler of the first.
         while frame is not None and frame.f_code is _HANDLING:
             frame = frame.f_back
         if self.held or (frame is not None and frame.f_code in _ON_THE_WAY):
-            self.pending = True
+            if number not in self.pending:
+                self.pending.append(number)
             return None
-        return self.handle(number, frame)
+        return self._handle(number, frame)
 
-    def handle(self, number: int, frame: FrameType | None) -> Any:
-        """Run the user's handler, also for earlier interrupts; it may raise."""
-        self.pending = False
+    def handle_pending(self, frame: FrameType | None) -> None:
+        """Run the user's handlers of the signals that came; they may raise."""
         try:
-            return self.old(number, frame)
+            while self.pending:
+                self._handle(self.pending.pop(0), frame)
+        finally:
+            if self.pending:
+                self.handle_pending(frame)
+
+    def _handle(self, number: int, frame: FrameType | None) -> Any:
+        if number in self.pending:
+            self.pending.remove(number)
+        try:
+            return self.old[number](number, frame)
         except BaseException as error:
             self.raised = error
+            self.unseen = error if _is_ours(frame) else None
+            raise
+
+    def install(self) -> None:
+        """Install it for each signal that has a handler; for none where one raises meanwhile."""
+        self.old = _handlers()
+        try:
+            for number in self.old:
+                _signal.signal(number, self)
+        except BaseException:
+            self.remove()
+            self.handle_pending(None)
+            raise
+
+    def remove(self) -> None:
+        """Restore the handlers; one that is restored may raise before the others are."""
+        try:
+            for number, old in self.old.items():
+                if _signal.getsignal(number) is self:
+                    _signal.signal(number, old)
+        except BaseException:
+            self.remove()
             raise
 
 
 class _State:
-    """The main thread's state of SIGINT."""
+    """The main thread's state of signals."""
 
     __slots__ = ("handler", "main")
 
@@ -83,11 +145,12 @@ class _State:
         if in_main():
             return
         self.main, self.handler = _get_ident(), None
-        handler: Any = _signal.getsignal(_SIGINT)
-        while isinstance(handler, (_Handler, Leaving)):
-            handler = handler.old
-        if handler is not _signal.getsignal(_SIGINT):
-            _signal.signal(_SIGINT, handler)
+        for number in _SIGNALS:
+            handler: Any = _signal.getsignal(number)
+            while isinstance(handler, (_Handler, Leaving)):
+                handler = handler.old[number]
+            if handler is not _signal.getsignal(number):
+                _signal.signal(number, handler)
 
 
 _state = _State()
@@ -98,21 +161,21 @@ def in_main() -> bool:
     return _get_ident() == _state.main
 
 
-os.register_at_fork(after_in_child=_state.enter_child)
+forks.in_child(Step.SIGNALS, _state.enter_child)
 
 
 class shield:  # noqa: N801  used as a block, like contextlib.suppress
-    """Within this block SIGINT waits: its handler runs at the end, or in ``exposed``.
+    """Within this block signals wait: their handlers run at the end, or in ``exposed``.
 
-    No effect in threads other than the main one, where no handler runs, nor if SIGINT is ignored or
-    has the default action.
+    No effect in threads other than the main one, where no handler runs, nor on a signal that is
+    ignored or has the default action.
     """
 
     __slots__ = ("_handler", "_is_first")
     _firm = 0
 
-    # An interrupt within these two methods is noted as long as ours is SIGINT's handler. Before and
-    # after that it may raise: the block has not begun yet, or is left already.
+    # A signal within these two methods is noted as long as ours is its handler. Before and after
+    # that it may raise: the block has not begun yet, or is left already.
 
     def __enter__(self) -> Self:
         self._handler: _Handler | None = None
@@ -121,13 +184,14 @@ class shield:  # noqa: N801  used as a block, like contextlib.suppress
             return self
         handler = _state.handler
         if handler is None:
-            old = _signal.getsignal(_SIGINT)
-            if not callable(old):
-                return self
-            handler = _Handler(old)
+            handler = _Handler()
             try:
-                _signal.signal(_SIGINT, handler)
-            except ValueError:  # not the main interpreter
+                handler.install()
+            except ValueError as error:
+                if _raised_by_handler(error):
+                    raise
+                return self  # not the main interpreter
+            if not handler.old:
                 return self
             _state.handler = handler
             self._is_first = True
@@ -144,11 +208,15 @@ class shield:  # noqa: N801  used as a block, like contextlib.suppress
         handler.firm -= self._firm
         if self._is_first:
             _state.handler = None
-            _restore(handler)
+            try:
+                handler.remove()
+            finally:
+                if handler.pending:
+                    handler.handle_pending(sys._getframe())
+        elif not handler.held and handler.pending:
+            handler.handle_pending(sys._getframe())
         if handler.held:
             return
-        if handler.pending:
-            handler.handle(_SIGINT, sys._getframe())
         if isinstance(error, _Passing):
             error.reraise()
 
@@ -172,7 +240,7 @@ class firm_shield(shield):  # noqa: N801  see above
 
 
 class _Passing(BaseException):
-    """Carries an error of SIGINT's handler through a call that catches errors."""
+    """Carries an error of a signal's handler through a call that catches errors."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(error)
@@ -190,7 +258,9 @@ class _Passing(BaseException):
 def exposed(function: Callable[..., Any], *args: Any) -> Any:
     """Call a function that may be interrupted at any moment: user code, or a wait.
 
-    Its result is lost if an interrupt comes at its end.
+    Its result is lost if an interrupt comes at its end. What a handler raises while code of ours
+    runs within the call, a reducer for example, ends it in any case: a time limit's TimeoutError is
+    an OSError, which that code may take for one of a system call.
     """
     handler = _state.handler
     if handler is None or handler.firm or _get_ident() != _state.main:
@@ -199,14 +269,30 @@ def exposed(function: Callable[..., Any], *args: Any) -> Any:
     handler.held = 0
     try:
         if handler.pending:
-            handler.handle(_SIGINT, sys._getframe())
-        return function(*args)
-    except Exception as error:
-        if error is handler.raised:
+            handler.handle_pending(sys._getframe())
+        result = function(*args)
+    except BaseException as error:
+        unseen, handler.unseen = handler.unseen, None
+        if not (unseen is None or error is unseen or isinstance(error, _Passing)):
+            raise _passing(unseen) from None
+        if isinstance(error, Exception) and error is handler.raised:
             raise _Passing(error) from None
         raise
     finally:
         handler.held = held
+    if handler.unseen is not None:
+        unseen, handler.unseen = handler.unseen, None
+        raise _passing(unseen)
+    return result
+
+
+def _passing(error: BaseException) -> BaseException:
+    """What carries an error of a handler through a call."""
+    return _Passing(error) if isinstance(error, Exception) else error
+
+
+def _is_ours(frame: FrameType | None) -> bool:
+    return frame is not None and frame.f_code.co_filename.startswith(_HOME)
 
 
 def check() -> None:
@@ -230,7 +316,7 @@ _LOOK_SECONDS = 0.1
 
 
 def is_real(error: BaseException) -> bool:
-    """True if SIGINT's handler raised this in the current call of the main thread.
+    """True if a signal's handler raised this in the current call of the main thread.
 
     An exception of user code becomes the outcome of an item, or is attributed to a value; this one
     is neither.
@@ -272,20 +358,18 @@ def _traces(error: BaseException) -> Iterator[TracebackType]:
         trace = trace.tb_next
 
 
-def _restore(handler: _Handler) -> None:
-    if _signal.getsignal(_SIGINT) is handler:
-        _signal.signal(_SIGINT, handler.old)
-
-
 _HANDLING = _Handler.__call__.__code__
-_ON_THE_WAY = {shield.__enter__.__code__, shield.__exit__.__code__, _restore.__code__}
+_ON_THE_WAY = {
+    function.__code__
+    for function in (shield.__enter__, shield.__exit__, _Handler.install, _Handler.remove)
+}
 
 
 # --------------------------------------------------------------------------- leaving a block
 
 
 class Leaving:
-    """SIGINT's handler while the main thread is in a block, so that it is left completely.
+    """The signals' handler while the main thread is in a block, so that it is left completely.
 
     Python runs the handler between two instructions, and before the first of ``__exit__``, where
     ``__exit__`` cannot have taken measures yet. The frame shows that this is the place: ``code`` is
@@ -294,9 +378,10 @@ class Leaving:
 
     __slots__ = ("_code", "_over", "_pending", "busy", "old")
 
-    def __init__(self, old: Callable[..., Any], code: CodeType) -> None:
+    def __init__(self, old: dict[int, Callable[..., Any]], code: CodeType) -> None:
         self.old, self._code = old, code
-        self.busy = self._over = self._pending = False
+        self.busy = self._over = False
+        self._pending: list[int] = []
 
     def __call__(self, number: int, frame: Any) -> Any:
         # A second interrupt may interrupt the handler of the first.
@@ -304,32 +389,50 @@ class Leaving:
             frame = frame.f_back
         leaves = self.busy or (frame is not None and frame.f_code is self._code)
         if leaves and not self._over:
-            self._pending = True
+            self._pending.append(number)
             return None
-        return self.old(number, frame)
+        return self.old[number](number, frame)
 
     def install(self) -> None:
-        """Install this as SIGINT's handler."""
-        _signal.signal(_SIGINT, self)
+        """Install this as the handler of each signal that has one."""
+        for number in self.old:
+            _signal.signal(number, self)
 
     def remove(self) -> None:
-        """Restore the previous handler, and pass on interrupts that came meanwhile."""
-        current: Any = _signal.getsignal(_SIGINT)
-        if current is self:
-            _signal.signal(_SIGINT, self.old)
-        # It may stay for a while below another that is removed later. Set only here: before, an
-        # interrupt would be raised here, and the handler would never be removed.
-        self._over = True
-        if self._pending:
-            self.old(_SIGINT, None)
+        """Restore the previous handlers, and pass on signals that came meanwhile."""
+        try:
+            self._put_back()
+        finally:
+            # It may stay for a while below another that is removed later. Set only here: before, an
+            # interrupt would be raised here, and the handler would never be removed.
+            self._over = True
+            self._tell()
+
+    def _put_back(self) -> None:
+        try:
+            for number, old in self.old.items():
+                if _signal.getsignal(number) is self:
+                    _signal.signal(number, old)
+        except BaseException:  # a restored handler has raised; restore the others as well
+            self._put_back()
+            raise
+
+    def _tell(self) -> None:
+        try:
+            while self._pending:
+                number = self._pending.pop(0)
+                self.old[number](number, None)
+        finally:
+            if self._pending:
+                self._tell()
 
 
 _CALL = Leaving.__call__.__code__
 
 
 def leaving(code: CodeType) -> Leaving | None:
-    """A handler for a block that ``code`` leaves; None if SIGINT cannot interfere."""
+    """A handler for a block that ``code`` leaves; None if no signal can interfere."""
     if not in_main():
         return None
-    handler: Any = _signal.getsignal(_SIGINT)
-    return Leaving(handler, code) if callable(handler) else None
+    old = _handlers()
+    return Leaving(old, code) if old else None

@@ -152,9 +152,7 @@ class Run:
             with undisturbed("sharedtask.journal.recording"):  # loads SQLite
                 from sharedtask.journal.recording import Recording
 
-            self._recording = interrupts.exposed(
-                Recording.begin, options.journal, plan.call, plan.total, session
-            )
+            self._recording = Recording.begin(options.journal, plan.call, plan.total, session)
         if options.shows_progress:
             self._bar = open_bar(options, plan.total)
 
