@@ -8,7 +8,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-SIZES = (0, 1, 5, 700, 9_000, 40_000, 120_000)  # below and above what travels in messages
+# Below and above what travels in messages, and what is shared where it is captured (1 MiB).
+SIZES = (0, 1, 5, 700, 9_000, 40_000, 140_000)
 DTYPES = ("i8", "f8", "u1", ">i2", "?", "c16", "f4", "S3", "U2", "M8[s]", "O", "i4,f8")
 USES = (
     "shared", "shared", "shared", "nested", "copy", "plain", "plain_and_spoil", "item", "result",

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import os
 import queue
 import time
 from collections import deque
@@ -26,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 from sharedtask.backends.base import OVER, Chunk, Limits
 from sharedtask.errors import ClosedError, SharedTaskError
 from sharedtask.serialization import losses, missing
-from sharedtask.system import background, critical_sections, interrupts
+from sharedtask.system import background, critical_sections, forks, interrupts
+from sharedtask.system.forks import Step
 from sharedtask.worker.result_format import PLAIN_TYPES
 
 from .futures import TaskFuture, is_past
@@ -391,4 +391,4 @@ def _leave_to_parent() -> None:
     _lines.clear()
 
 
-os.register_at_fork(after_in_child=_leave_to_parent)
+forks.in_child(Step.OUTCOMES, _leave_to_parent)
