@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sharedtask.system.loading import when_loaded
+from sharedtask.version import VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,21 @@ class Birth:
     caller: int
     caller_name: str
     cwd: str
+    version: str = VERSION  # of the library that the caller has imported
+
+
+def refuse_other_version(birth: Birth) -> None:
+    """End a worker whose caller has imported another version of the library.
+
+    The library on disk was replaced while the program runs, and the two would misread each other.
+    """
+    theirs = getattr(birth, "version", "an older version")
+    if theirs != VERSION:
+        msg = (
+            f"sharedtask was replaced by {VERSION} while this program runs, which has imported"
+            f" {theirs}: start it again."
+        )
+        raise ImportError(msg)
 
 
 def introduce(birth: Birth, tracker: int) -> None:

@@ -89,11 +89,12 @@ class Ticket(WorkItem[OpenCall]):
     allowance: Allowance = ANY
     cancelled: bool = False
     kill_at: float | None = None
+    restarts: int = 0  # by workers that died before they began it
 
     def again(self) -> Ticket:
         """The same chunk under a new number; its resources pass to the new object."""
         parcel, self.parcel = self.parcel, Parcel(b"")
-        return Ticket(self.call, self.chunk, self.mode, parcel)
+        return Ticket(self.call, self.chunk, self.mode, parcel, restarts=self.restarts)
 
     def frame(self) -> Frame:
         """The chunk as a message."""

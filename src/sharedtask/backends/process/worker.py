@@ -34,7 +34,7 @@ from .stdio import redirect_prints
 from .wire import Frame, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from sharedtask.memory.payload import Payload
     from sharedtask.outcomes import Change
@@ -43,18 +43,38 @@ if TYPE_CHECKING:
 
 def main(socket_fd: int, board_fd: int, tracker_fd: int, birth: bytes) -> int:
     """Serve the caller on ``socket_fd`` until STOP or its end; returns the exit code."""
-    sock = socket.socket(fileno=socket_fd)
-    sender = wire.Sender(sock)
-    _settle(sender, pickle.loads(birth), tracker_fd)
-    worker = _Worker(sock, sender, board_fd)
-    with contextlib.suppress(ConnectionError):  # the caller is gone
-        if worker.serve():
-            child.run_exit_functions()
+    with _crashes_noted(board_fd):
+        sock = socket.socket(fileno=socket_fd)
+        sender = wire.Sender(sock)
+        _settle(sender, pickle.loads(birth), tracker_fd)
+        worker = _Worker(sock, sender, board_fd)
+        with contextlib.suppress(ConnectionError):  # the caller is gone
+            if worker.serve():
+                child.run_exit_functions()
     return 0
+
+
+@contextlib.contextmanager
+def _crashes_noted(board_fd: int) -> Generator[None]:
+    """Write what ends the worker, an exception of ours too, where the caller finds it."""
+    try:
+        log = boards.open_crash_log(board_fd)
+    except OSError:  # /proc is not mounted
+        yield
+        return
+    faulthandler.enable(log)
+    try:
+        yield
+    except BaseException:
+        import traceback  # which no worker needs that ends as it should
+
+        os.write(log, traceback.format_exc().encode()[-boards.CRASH_SIZE :])
+        raise
 
 
 def _settle(sender: wire.Sender, birth: child.Birth, tracker_fd: int) -> None:
     """Detach the forked process from the forkserver's state."""
+    child.refuse_other_version(birth)
     context.enter()
     sys.modules["__main__"] = types.ModuleType("__main__")  # the caller's is not imported here
     with contextlib.suppress(OSError):  # the caller's directory may be gone
@@ -97,8 +117,6 @@ class _Worker:
         self._reader = wire.Reader(sock)
         self._words = boards.open_words(board_fd)
         self._outbox = Outbox(_SocketWay(sender), self._words, boards.open_outbox(board_fd))
-        with contextlib.suppress(OSError):
-            faulthandler.enable(boards.open_crash_log(board_fd))
         os.close(board_fd)
         self._values = Values()
         self._wear = Wear(self._words)

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 # Limit of consecutive workers that die before they begin an item.
 _MAX_STILLBORN = 3
+# Limit of the workers that one chunk is given to before an item of it is begun. Each of them died,
+# for whatever reason: without a limit the chunk would go round as long as the program runs.
+_MAX_RESTARTS = 20
 
 # When it died, if not in the task.
 _LOADING = "while loading the function and the shared values"
@@ -73,6 +76,9 @@ class Deaths:
 
     def _lost_before(self, ticket: Ticket, *, loading: bool) -> str:
         """Why a chunk without a begun item is not retried: its workers die before that."""
+        ticket.restarts += 1
+        if ticket.restarts > _MAX_RESTARTS:
+            return "before its first item"
         if loading:
             ticket.call.stillborn += 1
             return _LOADING if ticket.call.stillborn > _MAX_STILLBORN else ""
