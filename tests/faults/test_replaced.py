@@ -47,7 +47,7 @@ class _Page:
 
 class _Worker:
     board = _Page()
-    ran, verdict, exit, pid = 1, None, (1, None, 1), 1
+    ran, kill_reason, exit, pid = 1, None, (1, None, 1), 1
 
     def __init__(self, ticket: Any) -> None:
         self.tickets = [ticket]
