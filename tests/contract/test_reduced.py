@@ -713,7 +713,7 @@ def test_slots_do_not_touch_each_other(dtype: str, shape: tuple[int, ...]) -> No
     assert 1 == len(slots.used())
 
 
-class FakeTicket:
+class FakeWorkItem:
     """All that a place needs to know of a chunk."""
 
     def __init__(self, number: int) -> None:
@@ -729,12 +729,12 @@ def test_places_are_given_back(block: int | None) -> None:
     reducing.open(Stage("task", Reach.MACHINE, 2))
     places: Any = reducing.places
     for round_ in range(50):
-        tickets = [FakeTicket(4 * round_ + k) for k in range(4)]
+        work_items = [FakeWorkItem(4 * round_ + k) for k in range(4)]
         workers = [2 * round_, 2 * round_, 2 * round_ + 1, 2 * round_ + 1]
-        taken = [places.enter(w, t) for w, t in zip(workers, tickets, strict=True)]
+        taken = [places.enter(w, t) for w, t in zip(workers, work_items, strict=True)]
         assert (2 if block is None else 4) == len(set(taken))
-        for worker, ticket in zip(workers, tickets, strict=True):
-            places.leave(worker, ticket)
+        for worker, work_item in zip(workers, work_items, strict=True):
+            places.leave(worker, work_item)
     assert {} == dict(places._users)
 
 

@@ -24,7 +24,7 @@ from sharedtask import (
     share,
     shutdown,
 )
-from sharedtask.backends.base import Call, Crew
+from sharedtask.backends.base import Call, Concurrency
 from sharedtask.backends.local import SerialBackend
 from sharedtask.serialization import codec
 from sharedtask.serialization.diff import differences
@@ -583,7 +583,7 @@ def test_automatic_chunks_are_few(seconds: Any, size: int) -> None:
     """However long the items take, a CPU gets no more than four chunks: each costs a look."""
     pace = Pace()
     pace.seconds = seconds
-    chunker = Chunker(range(200), 200, "auto", Crew(4, 2), pace, costly=True)
+    chunker = Chunker(range(200), 200, "auto", Concurrency(4, 2), pace, costly=True)
     sizes = []
     while (chunk := chunker.next(None)) is not None and chunk.items:
         sizes.append(len(chunk.items))

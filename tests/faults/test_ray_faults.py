@@ -665,7 +665,9 @@ def judged(*, adds: bool, stops: bool) -> Any:
     call: Any = SimpleNamespace(
         task="f", timeout=None, adds=adds, stops=stops, leases=SimpleNamespace(readonly=())
     )
-    ticket = work_items.Ticket(call, Chunk(1, 10, list(range(6))), call_header.SCALARS, Parcel(b""))
+    work_item = work_items.WorkItem(
+        call, Chunk(1, 10, list(range(6))), call_header.SCALARS, Parcel(b"")
+    )
     words = [0] * 16
     words[Word.BASE], words[Word.COUNT], words[Word.PHASE] = 3, 1, Phase.RUNNING
     # Item 0 was never written down; 3 stands in the log and, not yet counted there, in the outbox.
@@ -675,7 +677,7 @@ def judged(*, adds: bool, stops: bool) -> Any:
         (result_format.INTS, 3, 1, 0, memoryview(array("q", [9])).tobytes(), None),
     ]
     wreck = status_file.Wreck(4127, words, frames, "")
-    report = deaths.judge(ticket, wreck, RuntimeError("gone")).report
+    report = deaths.judge(work_item, wreck, RuntimeError("gone")).report
     assert report is not None
     batch = report.delivery.open()
     assert (5, 10) == (report.count, batch.first)

@@ -49,8 +49,8 @@ class _Worker:
     board = _Page()
     ran, kill_reason, exit, pid = 1, None, (1, None, 1), 1
 
-    def __init__(self, ticket: Any) -> None:
-        self.tickets = [ticket]
+    def __init__(self, work_item: Any) -> None:
+        self.work_items = [work_item]
 
     def in_hand(self) -> int:
         return 12345
@@ -67,10 +67,10 @@ class _Ticket:
 def test_chunk_does_not_go_round_for_ever() -> None:
     """A chunk that worker after worker dies with, however it looks, fails in the end."""
     ends: Any = Deaths().ends
-    ticket = _Ticket()
+    work_item = _Ticket()
     for _ in range(worker_death._MAX_RESTARTS):
-        (end,) = ends(_Worker(ticket))
-        assert ticket is end.again
-    (end,) = ends(_Worker(ticket))
+        (end,) = ends(_Worker(work_item))
+        assert work_item is end.again
+    (end,) = ends(_Worker(work_item))
     assert ("failed",) == end.reports
     assert end.again is None

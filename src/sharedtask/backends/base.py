@@ -152,7 +152,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
+class Concurrency:
     """The concurrency of a call: workers, CPUs, and seconds to a worker and back.
 
     ``largest`` is the maximum of items in a chunk.
@@ -201,13 +201,13 @@ class Session(ABC):
     """A call.
 
     It is made by one step and opened by another, so that an interrupt between any two instructions
-    finds either nothing opened, or a session that can be closed. ``crew`` says how many chunks run
-    at a time, and how large they should be. ``handlers`` are those of the call.
+    finds either nothing opened, or a session that can be closed. ``concurrency`` says how many
+    chunks run at a time, and how large they should be. ``handlers`` are those of the call.
     """
 
     handlers: Sequence[Handler] = ()
     shares: Sequence[Share] = ()
-    crew = Crew(1, 1)
+    concurrency = Concurrency(1, 1)
 
     @abstractmethod
     def open(self) -> None:

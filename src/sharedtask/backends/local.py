@@ -25,7 +25,7 @@ from sharedtask.backends.base import (
     Backend,
     Call,
     Chunk,
-    Crew,
+    Concurrency,
     Session,
     SharedValue,
     Sink,
@@ -136,7 +136,7 @@ class _LocalSession(Session):
             self._watched = WatchedTwins(common)
         self._values = {} if strict else {twin.name: twin.value() for twin in common}
         for handler in self.handlers:
-            handler.open(Stage(call.task, Reach.HERE, self.crew.workers))
+            handler.open(Stage(call.task, Reach.HERE, self.concurrency.workers))
         self._unmarked.open()
         self._context = _Context()
 
@@ -353,7 +353,7 @@ class _ThreadSession(_LocalSession):
         super().__init__(call, sink)
         self._threads = threads
         cpus = available_cpus()
-        self.crew = Crew(call.options.workers or cpus, cpus)
+        self.concurrency = Concurrency(call.options.workers or cpus, cpus)
         self._team = Team() if call.team is None else call.team
 
     @property
@@ -390,7 +390,7 @@ class _Threads:
                 raise ClosedError(msg)
             self._queue.append((session, chunk))
             # A thread that was notified counts as idle until it wakes.
-            if len(self._queue) > self._idle and self._count < session.crew.workers:
+            if len(self._queue) > self._idle and self._count < session.concurrency.workers:
                 self._start_thread()
             self._changed.notify()
 
@@ -446,7 +446,7 @@ class _Threads:
         """A chunk that may run now. A waiting thread keeps no reference to a session."""
         for work in self._queue:
             session = work[0]
-            if session.running < session.crew.workers:
+            if session.running < session.concurrency.workers:
                 self._queue.remove(work)
                 session.note(1)
                 return work

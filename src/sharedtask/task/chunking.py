@@ -10,7 +10,7 @@ import itertools
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
-from sharedtask.backends.base import Chunk, Crew
+from sharedtask.backends.base import Chunk, Concurrency
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -51,7 +51,7 @@ class Chunker:
         items: Iterable[Any],
         total: int | None,
         chunksize: int | str,
-        crew: Crew,
+        concurrency: Concurrency,
         pace: Pace,
         *,
         costly: bool = False,
@@ -61,11 +61,11 @@ class Chunker:
         self._items = iter(items)
         self._total = total
         self._fixed = chunksize if isinstance(chunksize, int) else None
-        self._workers = crew.workers
+        self._workers = concurrency.workers
         # A small job gains nothing from more workers than there are CPUs.
-        self._useful = min(crew.workers, crew.cpus)
-        self._overhead = crew.overhead
-        self._largest = crew.largest
+        self._useful = min(concurrency.workers, concurrency.cpus)
+        self._overhead = concurrency.overhead
+        self._largest = concurrency.largest
         self._pace = pace
         # If each chunk has a cost, a worker gets only a few.
         self._least = -(-total // (_FEW * self._useful)) if total and costly else 1

@@ -149,7 +149,7 @@ class Line:
 
     def _next(self) -> Sent | None:
         with _lock:
-            workers = self._session.crew.workers
+            workers = self._session.concurrency.workers
             size = next_size(len(self._queue), len(self._sent), workers, self._seconds)
             if not size:
                 return None

@@ -135,13 +135,13 @@ class Run:
         if lost:
             missing.tell(self._task, lost, plan.call.named)
         on_shares(session.shares)
-        crew = session.crew
-        self._limit = 1 if self._in_caller else crew.workers * _AHEAD
+        concurrency = session.concurrency
+        self._limit = 1 if self._in_caller else concurrency.workers * _AHEAD
         self._chunker = Chunker(
             plan.items,
             plan.total,
             options.chunksize,
-            crew,
+            concurrency,
             self._pace,
             costly=options.strict is True,
         )

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sharedtask.backends.base import Chunk, Crew
+from sharedtask.backends.base import Chunk, Concurrency
 from sharedtask.task.chunking import Chunker, Pace
 from sharedtask.worker import result_format
 
-CREW = Crew(workers=4, cpus=2)
+CONCURRENCY = Concurrency(workers=4, cpus=2)
 
 
 def all_chunks(chunker: Chunker, most: int | None = None) -> list[Chunk]:
@@ -35,7 +35,7 @@ def paced(seconds: float | None) -> Pace:
     form=st.sampled_from([list, tuple, range, iter]),
     known=st.booleans(),
     chunksize=st.one_of(st.just("auto"), st.integers(1, 200)),
-    crew=st.builds(Crew, workers=st.integers(1, 64), cpus=st.integers(1, 64)),
+    concurrency=st.builds(Concurrency, workers=st.integers(1, 64), cpus=st.integers(1, 64)),
     seconds=st.one_of(st.none(), st.floats(0, 10)),
     most=st.one_of(st.none(), st.integers(1, 50)),
 )
@@ -44,18 +44,18 @@ def test_chunks_concatenate_to_the_items(
     form: Any,
     known: bool,
     chunksize: int | str,
-    crew: Crew,
+    concurrency: Concurrency,
     seconds: float | None,
     most: int | None,
 ) -> None:
     """Whatever is known of the items, each is given once, in order, in chunks within the bounds."""
     items = range(count) if form is range else form(range(count))
     total = count if known or form is not iter else None
-    chunks = all_chunks(Chunker(items, total, chunksize, crew, paced(seconds)), most)
+    chunks = all_chunks(Chunker(items, total, chunksize, concurrency, paced(seconds)), most)
     assert list(range(count)) == list(itertools.chain.from_iterable(c.items for c in chunks))
     assert all(chunk.items[0] == chunk.first for chunk in chunks)
     assert len({chunk.number for chunk in chunks}) == len(chunks)
-    largest = min(most or crew.largest, crew.largest)
+    largest = min(most or concurrency.largest, concurrency.largest)
     if chunksize != "auto":
         largest = min(int(chunksize), most or int(chunksize))
     assert all(1 <= len(chunk.items) <= largest for chunk in chunks)
@@ -63,19 +63,19 @@ def test_chunks_concatenate_to_the_items(
 
 def test_small_job_is_one_chunk() -> None:
     """A job that one worker has done before a second begins is not cut."""
-    assert 1 == len(all_chunks(Chunker(range(4), 4, "auto", CREW, paced(0.00004))))
+    assert 1 == len(all_chunks(Chunker(range(4), 4, "auto", CONCURRENCY, paced(0.00004))))
 
 
 @pytest.mark.parametrize(("seconds", "chunks"), [(0.001, 2), (0.01, 4)])
 def test_short_job_is_cut_for_the_cpus(seconds: float, chunks: int) -> None:
     """A job of a few ms is shared out once among the CPUs, a longer one item by item."""
-    found = all_chunks(Chunker(list("abcd"), 4, "auto", CREW, paced(seconds)))
+    found = all_chunks(Chunker(list("abcd"), 4, "auto", CONCURRENCY, paced(seconds)))
     assert chunks == len(found)
 
 
 def test_long_items_travel_alone() -> None:
     """Items that take longer than the way there and back are given out one by one."""
-    chunks = all_chunks(Chunker(list(range(20)), 20, "auto", CREW, paced(0.5)))
+    chunks = all_chunks(Chunker(list(range(20)), 20, "auto", CONCURRENCY, paced(0.5)))
     assert [1] * 20 == [len(chunk.items) for chunk in chunks]
 
 
@@ -86,7 +86,7 @@ def test_error_of_the_items_comes_after_what_they_gave() -> None:
         yield from range(3)
         raise LookupError
 
-    chunker = Chunker(items(), None, 2, CREW, Pace())
+    chunker = Chunker(items(), None, 2, CONCURRENCY, Pace())
     assert [0, 1, 2] == [item for chunk in all_chunks(chunker) for item in chunk.items]
     assert isinstance(chunker.error, LookupError)
 

@@ -13,7 +13,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sharedtask.backends import encoding
-from sharedtask.backends.base import Backend, Call, Chunk, Crew, Limits, Session, Sink, Team
+from sharedtask.backends.base import Backend, Call, Chunk, Concurrency, Limits, Session, Sink, Team
 from sharedtask.backends.leasing import head_of, lease_all, still_sends
 from sharedtask.errors import BackendUnavailableError, StoreFullError
 from sharedtask.outcomes import Report
@@ -131,7 +131,7 @@ class _ProcessSession(Session):
         cpus = available_cpus()
         options = call.options
         workers = options.workers or cpus
-        self.crew = _crew(workers, cpus, options.tasks_per_worker)
+        self.concurrency = _concurrency(workers, cpus, options.tasks_per_worker)
         for handler in self.handlers:
             handler.open(Stage(call.task, Reach.MACHINE, workers))
         here = self._program = program.current()
@@ -190,23 +190,23 @@ class _ProcessSession(Session):
 
     def submit(self, chunk: Chunk) -> None:
         try:
-            ticket = work_items.encode(self._call, chunk)
+            work_item = work_items.encode(self._call, chunk)
         except StoreFullError as full:
             small = self._without_large(chunk, full)
             if small is None:
                 return
-            ticket = small
+            work_item = small
         except Exception:  # noqa: BLE001  pickling runs user code
-            ticket = work_items.encode_each(self._call, chunk)
-        self._pool.dispatch(ticket)
+            work_item = work_items.encode_each(self._call, chunk)
+        self._pool.dispatch(work_item)
 
-    def _without_large(self, chunk: Chunk, full: StoreFullError) -> work_items.Ticket | None:
+    def _without_large(self, chunk: Chunk, full: StoreFullError) -> work_items.WorkItem | None:
         """The chunk without its large items; None if the rest does not fit either."""
         try:
             return work_items.encode_small(self._call, chunk, full)
         except StoreFullError as error:
             still = error
-        nothing = work_items.Ticket(self._call, chunk, 0, Parcel(b""))
+        nothing = work_items.WorkItem(self._call, chunk, 0, Parcel(b""))
         self._report(nothing.all_failed(lambda _: still))
         return None
 
@@ -262,10 +262,14 @@ class _ProcessSession(Session):
 
 
 @functools.lru_cache(maxsize=32)
-def _crew(workers: int, cpus: int, items: int | None) -> Crew:
+def _concurrency(workers: int, cpus: int, items: int | None) -> Concurrency:
     """The concurrency of a call; no chunk has more than the ``items`` that a worker may run."""
-    crew = Crew(workers, cpus)
-    return crew if items is None else Crew(workers, cpus, largest=min(items, crew.largest))
+    concurrency = Concurrency(workers, cpus)
+    return (
+        concurrency
+        if items is None
+        else Concurrency(workers, cpus, largest=min(items, concurrency.largest))
+    )
 
 
 def _packed(call: Call, leases: Leases) -> bytes:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .connections import WorkerLink
     from .scheduler import Scheduler
     from .watchdog import Watchdog
-    from .work_items import Ticket
+    from .work_items import WorkItem
     from .worker_table import WorkerTable
 
 # Time that a given-up chunk has to finish its item before its worker is killed.
@@ -43,15 +43,15 @@ class Checks:
         """Seconds until the next check is due; infinite if there is none."""
         found = math.inf
         for worker in self._workers.values():
-            if worker.tickets:
+            if worker.work_items:
                 found = min(found, FLUSH_SECONDS)
                 if clocks.is_timed(worker):
                     found = min(found, clocks.time_left(worker))
             if worker.stop_reason is not None:
                 found = min(found, worker.stop_reason.until - now)
-        for ticket in self._scheduler.given_up:
-            if ticket.kill_at:
-                found = min(found, ticket.kill_at - now)
+        for work_item in self._scheduler.given_up:
+            if work_item.kill_at:
+                found = min(found, work_item.kill_at - now)
         if self._table.leaving:
             found = min(found, self._table.leaving[0].leave_by - now)
         return found
@@ -70,7 +70,7 @@ class Checks:
             for worker in self._workers.values():
                 self._watchdog.check_memory(worker, now)
         for worker in list(self._workers.values()):
-            if not worker.tickets and worker.stop_reason is None:
+            if not worker.work_items and worker.stop_reason is None:
                 continue
             if self._watchdog.has_waited(worker, now):
                 self.on_stopped(worker)
@@ -79,25 +79,25 @@ class Checks:
         if self._table.leaving:
             self._table.kill_overdue(now)
         if self._scheduler.given_up:
-            for worker, ticket in self._scheduler.overdue(now):
-                self._end_given_up(worker, ticket, now)
+            for worker, work_item in self._scheduler.overdue(now):
+                self._end_given_up(worker, work_item, now)
 
     def on_stopped(self, worker: WorkerLink) -> None:
         """A worker has stopped: kill it, or continue it and give it more chunks."""
         if self._watchdog.confirm(worker):
             self._scheduler.refill(worker)
 
-    def kill_chunk(self, worker: WorkerLink, ticket: Ticket, now: float) -> None:
+    def kill_chunk(self, worker: WorkerLink, work_item: WorkItem, now: float) -> None:
         """Kill a worker, unless it is past this chunk when it has stopped."""
-        self._watchdog.stop(worker, "cancel", ticket.number, None, now)
+        self._watchdog.stop(worker, "cancel", work_item.number, None, now)
 
-    def _end_given_up(self, worker: WorkerLink, ticket: Ticket, now: float) -> None:
+    def _end_given_up(self, worker: WorkerLink, work_item: WorkItem, now: float) -> None:
         """The grace time of a given-up chunk is over and its worker has not finished the item."""
-        if worker.in_hand() == ticket.number:
-            ticket.kill_at = None
-            self._watchdog.stop(worker, "cancel", ticket.number, None, now)
+        if worker.in_hand() == work_item.number:
+            work_item.kill_at = None
+            self._watchdog.stop(worker, "cancel", work_item.number, None, now)
             return
-        ticket.kill_at = now + GRACE_SECONDS
-        if worker.tickets[0] is ticket and worker.board.words[Word.PHASE] == Phase.IDLE:
+        work_item.kill_at = now + GRACE_SECONDS
+        if worker.work_items[0] is work_item and worker.board.words[Word.PHASE] == Phase.IDLE:
             # It did not get the chunk: an interrupt came between recording and sending it.
             self._table.kill(worker)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def is_timed(worker: WorkerLink) -> bool:
     """Whether the first of its chunks has a time limit that was not enforced yet."""
     return (
-        bool(worker.tickets)
-        and worker.tickets[0].call.timeout is not None
+        bool(worker.work_items)
+        and worker.work_items[0].call.timeout is not None
         and worker.stop_reason is None
         and worker.kill_reason is None
     )
@@ -23,9 +23,9 @@ def is_timed(worker: WorkerLink) -> bool:
 
 def time_left(worker: WorkerLink) -> float:
     """Seconds until the current item has used up its time."""
-    ticket, words = worker.tickets[0], worker.board.words
-    timeout = ticket.call.timeout or 0.0
-    if words[Word.CHUNK] != ticket.number or not words[Word.STARTED]:
+    work_item, words = worker.work_items[0], worker.board.words
+    timeout = work_item.call.timeout or 0.0
+    if words[Word.CHUNK] != work_item.number or not words[Word.STARTED]:
         return max(timeout / 2, 0.01)  # not begun yet: check again
     if words[Word.PHASE] not in (Phase.RUNNING, Phase.UNPACKING):
         return max(timeout / 2, 0.01)

@@ -21,7 +21,7 @@ from .wire import Frame, Kind
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
-    from .work_items import Ticket
+    from .work_items import WorkItem
 
 _END_SECONDS = 2.0
 
@@ -102,7 +102,7 @@ class ForkserverLink(Link):
     def _dismiss(self, workers: Iterable[WorkerLink]) -> None:
         """End all workers, then the forkserver; busy workers are killed."""
         for worker in workers:
-            if worker.tickets:
+            if worker.work_items:
                 self.signal(worker.serial, signal.SIGKILL)
             else:
                 worker.writer.send(Frame(Kind.STOP))
@@ -193,7 +193,7 @@ class WorkerLink(Link):
         self.ran = 0  # items
         self.leaving = False  # it gets no more chunks
         self.leave_by = 0.0  # it was asked to end, and is killed at this time
-        self.tickets: deque[Ticket] = deque()
+        self.work_items: deque[WorkItem] = deque()
         self.seen_at = 0  # its current chunk at the last check
         self.tokens: dict[int, bool] = {}  # published values it has; True: with a descriptor
         self.stop_reason: StopReason | None = None
@@ -202,45 +202,45 @@ class WorkerLink(Link):
 
     def free_slot(self) -> int:
         """The slot of its next chunk on the status page, 0 or 1, used to cancel it."""
-        return 1 - self.tickets[0].slot if self.tickets else 0
+        return 1 - self.work_items[0].slot if self.work_items else 0
 
     def prepare(self, slot: int) -> None:
         """Clear the entries of the previous chunk of this slot."""
         words = self.board.words
         words[Word.NOTE + slot] = (words[Word.NOTE + slot] + FLUSH) & ~GIVE_UP
 
-    def cancel(self, ticket: Ticket) -> None:
+    def cancel(self, work_item: WorkItem) -> None:
         """Ask the worker to give up a chunk between two items."""
-        self.board.words[Word.NOTE + ticket.slot] |= GIVE_UP
+        self.board.words[Word.NOTE + work_item.slot] |= GIVE_UP
 
-    def take_back(self, ticket: Ticket) -> bool:
+    def take_back(self, work_item: WorkItem) -> bool:
         """Take a chunk back; False if the worker has begun it.
 
         Both sides write before they read: the worker the chunk that it begins, the caller that the
         chunk is given up. So either the caller sees that it was begun, or the worker sees that it
         must not begin it.
         """
-        self.cancel(ticket)
+        self.cancel(work_item)
         fence()
-        return self.in_hand() != ticket.number
+        return self.in_hand() != work_item.number
 
     def request_flush(self) -> None:
         """Ask the worker to send its results after the current item."""
-        if self.tickets:
-            self.board.words[Word.NOTE + self.tickets[0].slot] += FLUSH
+        if self.work_items:
+            self.board.words[Word.NOTE + self.work_items[0].slot] += FLUSH
 
     def in_hand(self) -> int:
         """The number of its current chunk, or of its last one."""
         return self.board.words[Word.CHUNK]
 
-    def begun(self, ticket: Ticket) -> int:
+    def begun(self, work_item: WorkItem) -> int:
         """How many items of a chunk may have begun, if each is announced: see ``Word.BEGUN``."""
         in_hand = self.in_hand()
-        if in_hand == ticket.number:
+        if in_hand == work_item.number:
             return self.board.words[Word.BEGUN]
-        behind = ticket is self.tickets[0] and len(self.tickets) > 1
-        is_past = behind and in_hand == self.tickets[1].number
-        return len(ticket.chunk.items) if is_past else 0
+        behind = work_item is self.work_items[0] and len(self.work_items) > 1
+        is_past = behind and in_hand == self.work_items[1].number
+        return len(work_item.chunk.items) if is_past else 0
 
     def still(self, reason: StopReason) -> bool:
         """Whether the stopped worker is still at the item that it was stopped for."""

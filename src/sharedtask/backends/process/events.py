@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .event_loop import Loop
     from .scheduler import Scheduler
     from .wire import Frame
-    from .work_items import OpenCall, Ticket
+    from .work_items import OpenCall, WorkItem
     from .worker_table import WorkerTable
 
 
@@ -122,69 +122,71 @@ class SocketEvents:
 
     def _on_change(self, worker: WorkerLink, frame: Frame) -> list[tuple[OpenCall, Report]]:
         with self._lock:
-            ticket = _find(worker, frame.chunk)
-            if ticket is None or ticket.call.closed or ticket.cancelled:
+            work_item = _find(worker, frame.chunk)
+            if work_item is None or work_item.call.closed or work_item.cancelled:
                 return []
-        return [(ticket.call, ticket.changed(Change(*marshal.loads(frame.body))))]
+        return [(work_item.call, work_item.changed(Change(*marshal.loads(frame.body))))]
 
     def _on_results(self, worker: WorkerLink, frame: Frame) -> list[tuple[OpenCall, Report]]:
         with self._lock:
-            ticket = _find(worker, frame.chunk)
-            if ticket is None:
+            work_item = _find(worker, frame.chunk)
+            if work_item is None:
                 return []
             mode = frame.body[0] & ~result_format.FINISHED
             finished = bool(frame.body[0] & result_format.FINISHED)
-            ticket.received = frame.first + frame.items
-            call = ticket.call
+            work_item.received = frame.first + frame.items
+            call = work_item.call
             if finished:
-                if not ticket.received and recycling.says_so(worker, ticket):
-                    return self._not_begun(worker, ticket)
+                if not work_item.received and recycling.says_so(worker, work_item):
+                    return self._not_begun(worker, work_item)
                 self._deaths.note_life(call)
                 call.note(frame.elapsed / 1e9)
                 if call.places is not None:
-                    call.places.note(worker.serial, ticket)
-                worker.ran += ticket.received
-                is_worn = call.limits is not None and recycling.is_worn(worker, ticket)
-                self._scheduler.end(worker, ticket, is_worn=is_worn)
-            if call.closed or ticket.cancelled:
+                    call.places.note(worker.serial, work_item)
+                worker.ran += work_item.received
+                is_worn = call.limits is not None and recycling.is_worn(worker, work_item)
+                self._scheduler.end(worker, work_item, is_worn=is_worn)
+            if call.closed or work_item.cancelled:
                 close_all(frame.fds)
                 return []
-        first = ticket.chunk.first + frame.first
+        first = work_item.chunk.first + frame.first
         results_of = SentResults(mode, frame, first, call.task, self._prints)
         seconds = frame.elapsed / 1e9
-        report = Report(ticket.chunk.number, results_of, frame.items, finished, seconds)
+        report = Report(work_item.chunk.number, results_of, frame.items, finished, seconds)
         return [(call, report)]
 
-    def _not_begun(self, worker: WorkerLink, ticket: Ticket) -> list[tuple[OpenCall, Report]]:
+    def _not_begun(self, worker: WorkerLink, work_item: WorkItem) -> list[tuple[OpenCall, Report]]:
         """A worker had too much memory before the first item of a chunk.
 
         Another worker gets the chunk, unless this one has run no item yet.
         """
         reports: list[tuple[OpenCall, Report]] = []
-        if not worker.ran and not ticket.cancelled:
+        if not worker.ran and not work_item.cancelled:
             has = worker.board.words[Word.BEFORE]
-            failed = ticket.all_failed(lambda at: recycling.too_large(worker, ticket, at, has))
-            reports.append((ticket.call, failed))
-        elif not ticket.cancelled:
-            self._scheduler.add_first(ticket.again())
-        self._scheduler.end(worker, ticket, is_worn=recycling.is_worn(worker, ticket))
+            failed = work_item.all_failed(
+                lambda at: recycling.too_large(worker, work_item, at, has)
+            )
+            reports.append((work_item.call, failed))
+        elif not work_item.cancelled:
+            self._scheduler.add_first(work_item.again())
+        self._scheduler.end(worker, work_item, is_worn=recycling.is_worn(worker, work_item))
         return reports
 
     def _resend_each(self, worker: WorkerLink, number: int) -> None:
         """A chunk could not be unpickled as a whole: resend it item by item to name the bad one."""
         with self._lock:
-            ticket = _find(worker, number)
-            if ticket is None:
+            work_item = _find(worker, number)
+            if work_item is None:
                 return
-            if not ticket.cancelled:
-                ticket.call.pending += 1
-                background.put(lambda: self._encode_again(ticket))
-            self._scheduler.end(worker, ticket, is_worn=recycling.is_worn(worker, ticket))
+            if not work_item.cancelled:
+                work_item.call.pending += 1
+                background.put(lambda: self._encode_again(work_item))
+            self._scheduler.end(worker, work_item, is_worn=recycling.is_worn(worker, work_item))
 
-    def _encode_again(self, ticket: Ticket) -> None:
+    def _encode_again(self, work_item: WorkItem) -> None:
         """Encode in a thread of its own, without the lock: pickling runs user code."""
-        call = ticket.call
-        again = work_items.encode_each(call, ticket.chunk)
+        call = work_item.call
+        again = work_items.encode_each(call, work_item.chunk)
         with self._lock:
             call.pending -= 1
             closed = self._table.closed
@@ -220,8 +222,8 @@ class SocketEvents:
     def _settle(self, worker: WorkerLink) -> Iterator[tuple[OpenCall, Report]]:
         for end in self._deaths.ends(worker):
             for report in end.reports:
-                yield end.ticket.call, report
-            self._scheduler.lose(worker, end.ticket, end.again)
+                yield end.work_item.call, report
+            self._scheduler.lose(worker, end.work_item, end.again)
 
 
 def deliver(reports: Iterable[tuple[OpenCall, Report]]) -> None:
@@ -230,8 +232,8 @@ def deliver(reports: Iterable[tuple[OpenCall, Report]]) -> None:
         call.sink.report(report)
 
 
-def _find(worker: WorkerLink, number: int) -> Ticket | None:
-    for ticket in worker.tickets:  # the first one, nearly always
-        if ticket.number == number:
-            return ticket
+def _find(worker: WorkerLink, number: int) -> WorkItem | None:
+    for work_item in worker.work_items:  # the first one, nearly always
+        if work_item.number == number:
+            return work_item
     return None

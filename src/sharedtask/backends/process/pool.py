@@ -1,7 +1,7 @@
 """The pool: the door to the worker processes, for all calls of this process.
 
         caller's threads                     the loop                           workers
-    dispatch(ticket) --CHUNK frame------------------------------------------->  run
+    dispatch(work_item) --CHUNK frame------------------------------------------->  run
           |  no worker free                                                      |
           v                                                                      |
         queue  <--- a worker has room ---  receive  <------RESULTS frames--------+
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from queue import SimpleQueue
 
-    from .work_items import OpenCall, Ticket
+    from .work_items import OpenCall, WorkItem
 
 # A killed worker ends its chunk within milliseconds; the caller waits no longer than this for that.
 _KILL_SECONDS = 0.5
@@ -71,7 +71,7 @@ class Pool:
 
     # ------------------------------------------------------------------- the callers' side
 
-    def dispatch(self, ticket: Ticket) -> None:
+    def dispatch(self, work_item: WorkItem) -> None:
         """Give a chunk to a worker that has room, or queue it."""
         if self._lock._is_owned():
             raise SharedTaskError(reasons.INSIDE)
@@ -79,7 +79,7 @@ class Pool:
             closed = self._table.closed
             try:
                 if not closed:
-                    self._scheduler.add(ticket)
+                    self._scheduler.add(work_item)
             except BaseException as error:
                 if getattr(error, "errno", None) is None:  # else no worker could be started
                     self.damage = type(error).__name__
@@ -173,9 +173,9 @@ class Pool:
                 return
             self._table.closed = reason
             reports = [
-                (ticket.call, ticket.all_failed(lambda _: ClosedError(reason)))
-                for ticket in self._scheduler.drop_all()
-                if not ticket.call.closed
+                (work_item.call, work_item.all_failed(lambda _: ClosedError(reason)))
+                for work_item in self._scheduler.drop_all()
+                if not work_item.call.closed
             ]
             link, workers = self._table.remove_all()
         if not self._silent:
@@ -215,7 +215,7 @@ class Pool:
             if scheduler.queue.lines or scheduler.given_up or self._to_cancel or leaving:
                 return True
             for worker in self._workers.values():  # noqa: SIM110  asked often: 4 calls less
-                if worker.tickets or worker.ended:
+                if worker.work_items or worker.ended:
                     return True
             return False
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from . import stdio
     from .connections import WorkerLink
     from .wire import Frame
-    from .work_items import Ticket
+    from .work_items import WorkItem
 
 
 class SentResults:
@@ -58,12 +58,12 @@ class SavedResults:
 
     __slots__ = ("_count", "_data", "_first", "_mode", "_skip", "_task")
 
-    def __init__(self, worker: WorkerLink, ticket: Ticket, skip: int) -> None:
+    def __init__(self, worker: WorkerLink, work_item: WorkItem, skip: int) -> None:
         words = worker.board.words
         self._mode = words[Word.MODE]
         self._data = worker.board.outbox()
         self._count, self._skip = words[Word.COUNT], skip
-        self._first, self._task = ticket.chunk.first + words[Word.BASE], ticket.call.task
+        self._first, self._task = work_item.chunk.first + words[Word.BASE], work_item.call.task
 
     @property
     def is_plain(self) -> bool:
@@ -81,17 +81,17 @@ class SavedResults:
         pass
 
 
-def saved_results(worker: WorkerLink, ticket: Ticket) -> Report | None:
+def saved_results(worker: WorkerLink, work_item: WorkItem) -> Report | None:
     """A report of the results in the outbox that were never sent, or None.
 
     A crash may have overwritten the status page: impossible counts are ignored.
     """
     words = worker.board.words
-    if words[Word.BASE] + words[Word.COUNT] > len(ticket.chunk.items):
+    if words[Word.BASE] + words[Word.COUNT] > len(work_item.chunk.items):
         return None
-    skip = max(ticket.received - words[Word.BASE], 0)
+    skip = max(work_item.received - words[Word.BASE], 0)
     count = words[Word.COUNT] - skip
     if count <= 0:
         return None
-    saved = SavedResults(worker, ticket, skip)
-    return Report(ticket.chunk.number, saved, count, finished=False)
+    saved = SavedResults(worker, work_item, skip)
+    return Report(work_item.chunk.number, saved, count, finished=False)

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from sharedtask.backends.base import Limits
 
     from .connections import WorkerLink
-    from .work_items import OpenCall, Ticket
+    from .work_items import OpenCall, WorkItem
 
 
 class Used(Protocol):
     """A worker's chunks, and how many items it has run."""
 
     ran: int
-    tickets: deque[Ticket]
+    work_items: deque[WorkItem]
 
 
 def allowance(worker: Used, limits: Limits, *, cuts: bool) -> Allowance:
@@ -42,17 +42,17 @@ def suits(worker: Used, call: OpenCall) -> bool:
     limits = call.limits
     if limits is None or limits.items is None:
         return True
-    return not worker.tickets and worker.ran < limits.items
+    return not worker.work_items and worker.ran < limits.items
 
 
-def says_so(worker: WorkerLink, ticket: Ticket) -> bool:
+def says_so(worker: WorkerLink, work_item: WorkItem) -> bool:
     """Whether the worker ended this chunk because it uses too much memory."""
-    return worker.board.words[Word.WORN] == ticket.number
+    return worker.board.words[Word.WORN] == work_item.number
 
 
-def is_worn(worker: WorkerLink, ticket: Ticket) -> bool:
+def is_worn(worker: WorkerLink, work_item: WorkItem) -> bool:
     """Whether to replace a worker that has just ended this chunk."""
-    limits = ticket.call.limits
+    limits = work_item.call.limits
     if limits is None:
         return False
     if limits.items is not None and worker.ran >= limits.items:
@@ -60,7 +60,7 @@ def is_worn(worker: WorkerLink, ticket: Ticket) -> bool:
     if limits.memory is None or worker.pid is None:
         return False
     used = private_bytes(worker.pid)
-    return says_so(worker, ticket) or (used is not None and used > limits.memory)
+    return says_so(worker, work_item) or (used is not None and used > limits.memory)
 
 
 def excess(worker: WorkerLink) -> int:
@@ -69,11 +69,11 @@ def excess(worker: WorkerLink) -> int:
     It is too much if the item would exceed the limit in a fresh worker as well. If it exceeds the
     limit because of memory that earlier items left, it may finish.
     """
-    ticket, words = worker.tickets[0], worker.board.words
-    limits = ticket.call.limits
+    work_item, words = worker.work_items[0], worker.board.words
+    limits = work_item.call.limits
     if limits is None or limits.memory is None or worker.pid is None:
         return 0
-    if words[Word.CHUNK] != ticket.number or words[Word.PHASE] != Phase.RUNNING:
+    if words[Word.CHUNK] != work_item.number or words[Word.PHASE] != Phase.RUNNING:
         return 0
     used = private_bytes(worker.pid) or 0
     grown = used - words[Word.BEFORE]
@@ -81,14 +81,14 @@ def excess(worker: WorkerLink) -> int:
     return used if used > limits.memory and is_its_own else 0
 
 
-def too_large(worker: WorkerLink, ticket: Ticket, at: int, reached: int) -> MemoryLimitError:
+def too_large(worker: WorkerLink, work_item: WorkItem, at: int, reached: int) -> MemoryLimitError:
     """The error of the item at this position of a chunk."""
-    limits = ticket.call.limits
+    limits = work_item.call.limits
     pid, number, exitcode = worker.exit or (worker.pid, None, None)
     return MemoryLimitError(
-        ticket.call.task,
-        ticket.chunk.first + at,
-        ticket.chunk.items[at],
+        work_item.call.task,
+        work_item.chunk.first + at,
+        work_item.chunk.items[at],
         pid,
         number,
         exitcode,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Iterator, Mapping
 
-    from .work_items import OpenCall, Ticket
+    from .work_items import OpenCall, WorkItem
     from .work_queue import Line
 
 # A second chunk waits in a worker's socket if its chunks take less than this: then the round trip
@@ -38,7 +38,7 @@ class Worker(Protocol):
     serial: int
     ran: int
     leaving: bool
-    tickets: deque[Ticket]
+    work_items: deque[WorkItem]
     tokens: dict[int, bool]
     seen_at: int
 
@@ -65,14 +65,14 @@ class Worker(Protocol):
         """The number of its current chunk, or of its last one."""
         ...
 
-    def cancel(self, ticket: Ticket) -> None:
+    def cancel(self, work_item: WorkItem) -> None:
         """Ask the worker to give up a chunk between two items."""
 
-    def take_back(self, ticket: Ticket) -> bool:
+    def take_back(self, work_item: WorkItem) -> bool:
         """Take a chunk back; False if the worker has begun it."""
         ...
 
-    def begun(self, ticket: Ticket) -> int:
+    def begun(self, work_item: WorkItem) -> int:
         """How many items of a chunk may have begun."""
         ...
 
@@ -92,7 +92,7 @@ class Table(Protocol[W]):
         """Start a worker."""
         ...
 
-    def send(self, worker: W, ticket: Ticket) -> None:
+    def send(self, worker: W, work_item: WorkItem) -> None:
         """Give a chunk to a worker, after the published values that it needs."""
 
     def dismiss(self, worker: W) -> None:
@@ -106,30 +106,30 @@ class Scheduler(Generic[W]):
         self._table = table
         self._workers = table.workers
         self.queue = WorkQueue()
-        self.given_up: list[Ticket] = []
+        self.given_up: list[WorkItem] = []
 
     # ------------------------------------------------------------------------- chunks come
 
-    def add(self, ticket: Ticket) -> None:
+    def add(self, work_item: WorkItem) -> None:
         """Give a chunk to a worker that has room, or queue it."""
-        call = ticket.call
+        call = work_item.call
         worker = self._choose(call)
         call.pending += 1
         if worker is None:
-            self.queue.append(ticket)
+            self.queue.append(work_item)
         else:
-            self._send(worker, ticket)
+            self._send(worker, work_item)
 
-    def add_first(self, ticket: Ticket) -> None:
+    def add_first(self, work_item: WorkItem) -> None:
         """Queue a chunk that a worker had before: it is next."""
-        ticket.call.pending += 1
-        self.queue.append_left(ticket)
+        work_item.call.pending += 1
+        self.queue.append_left(work_item)
 
     def _choose(self, call: OpenCall) -> W | None:
         """The worker for the next chunk of ``call``: an idle one, a new one, one with room."""
         idle: list[W] = []
         for worker in self._workers.values():
-            if not worker.tickets and self._suits(worker, call):
+            if not worker.work_items and self._suits(worker, call):
                 if worker.tokens.keys() >= call.tokens:  # most calls find one that has all
                     return worker
                 idle.append(worker)
@@ -139,7 +139,9 @@ class Scheduler(Generic[W]):
             return self._table.spawn(call)
         if _is_quick(call):
             workers = self._workers.values()
-            return next((w for w in workers if len(w.tickets) == 1 and self._suits(w, call)), None)
+            return next(
+                (w for w in workers if len(w.work_items) == 1 and self._suits(w, call)), None
+            )
         return None
 
     def _has_place(self, call: OpenCall) -> bool:
@@ -147,7 +149,7 @@ class Scheduler(Generic[W]):
         staying = [worker for worker in self._workers.values() if not worker.leaving]
         if len(staying) < call.limit:
             return True
-        worn = (w for w in staying if not w.tickets and not recycling.suits(w, call))
+        worn = (w for w in staying if not w.work_items and not recycling.suits(w, call))
         worker = next(worn, None)
         if worker is not None:
             self._table.dismiss(worker)
@@ -161,18 +163,18 @@ class Scheduler(Generic[W]):
             return False
         return len(call.users) < call.limit or worker.serial in call.users
 
-    def _send(self, worker: W, ticket: Ticket) -> None:
-        call = ticket.call
-        if not call.sink.begun(ticket.chunk.number):
-            self.done(ticket)
+    def _send(self, worker: W, work_item: WorkItem) -> None:
+        call = work_item.call
+        if not call.sink.begun(work_item.chunk.number):
+            self.done(work_item)
             return
-        ticket.slot = worker.free_slot()
+        work_item.slot = worker.free_slot()
         if call.limits is not None:
             cuts = call.places is None or not call.places.ordered
-            ticket.allowance = recycling.allowance(worker, call.limits, cuts=cuts)
-        worker.tickets.append(ticket)
-        call.enter(worker.serial, ticket)
-        self._table.send(worker, ticket)
+            work_item.allowance = recycling.allowance(worker, call.limits, cuts=cuts)
+        worker.work_items.append(work_item)
+        call.enter(worker.serial, work_item)
+        self._table.send(worker, work_item)
 
     def _send_next(self, worker: W, line: Line) -> None:
         # In this order, so that an exception in the middle loses no chunk of another call.
@@ -181,66 +183,66 @@ class Scheduler(Generic[W]):
 
     # -------------------------------------------------------------------------- chunks end
 
-    def end(self, worker: W, ticket: Ticket, *, is_worn: bool) -> None:
+    def end(self, worker: W, work_item: WorkItem, *, is_worn: bool) -> None:
         """A worker has finished a chunk: give it another one, or dismiss it if it ``is_worn``."""
-        self.done(ticket, worker)
+        self.done(work_item, worker)
         if is_worn or worker.leaving:
             self._table.dismiss(worker)
             self.fill_idle()
         else:
             self.refill(worker)
 
-    def done(self, ticket: Ticket, worker: W | None = None) -> None:
+    def done(self, work_item: WorkItem, worker: W | None = None) -> None:
         """A chunk is over, finished or not."""
-        call = ticket.call
+        call = work_item.call
         if worker is not None:
-            self._leave(worker, ticket)
-        ticket.parcel.close()
+            self._leave(worker, work_item)
+        work_item.parcel.close()
         call.pending -= 1
         if call.closed and not call.pending:
             call.release()
 
-    def _leave(self, worker: W, ticket: Ticket) -> None:
-        worker.tickets.remove(ticket)
-        ticket.call.leave(worker.serial, ticket)
+    def _leave(self, worker: W, work_item: WorkItem) -> None:
+        worker.work_items.remove(work_item)
+        work_item.call.leave(worker.serial, work_item)
         if self.queue.lines:
-            self.queue.note_room(ticket.call)
-        if ticket.cancelled and ticket in self.given_up:
-            self.given_up.remove(ticket)
+            self.queue.note_room(work_item.call)
+        if work_item.cancelled and work_item in self.given_up:
+            self.given_up.remove(work_item)
 
-    def lose(self, worker: W, ticket: Ticket, again: Ticket | None) -> None:
+    def lose(self, worker: W, work_item: WorkItem, again: WorkItem | None) -> None:
         """A worker has died with a chunk; ``again``, often the same, is begun elsewhere."""
-        if again is ticket:
-            self._leave(worker, ticket)
-            self.queue.append_left(ticket)
+        if again is work_item:
+            self._leave(worker, work_item)
+            self.queue.append_left(work_item)
             return
         if again is not None:
             self.add_first(again)
-        self.done(ticket, worker)
+        self.done(work_item, worker)
 
     def refill(self, worker: W) -> None:
         """Give waiting chunks to a worker that has room."""
         queue = self.queue
         while queue.lines and (line := self._next_for(worker)) is not None:
             self._send_next(worker, line)
-        if queue.lines and not worker.tickets and queue.first() is not None:
+        if queue.lines and not worker.work_items and queue.first() is not None:
             self.fill_idle()  # it has run its items: its end leaves room for one that may run these
 
     def _next_for(self, worker: W) -> Line | None:
         """The next line for a worker with room."""
-        if not worker.tickets:
+        if not worker.work_items:
             first = self.queue.first()
             if first is None or self._suits(worker, first.head):
                 return first
             lines = self.queue.in_turn()
             return next((line for line in lines if self._suits(worker, line.head)), None)
-        if len(worker.tickets) < _MOST_IN_A_WORKER:
+        if len(worker.work_items) < _MOST_IN_A_WORKER:
             return self._to_prefetch(worker)
         return None
 
     def _to_prefetch(self, worker: W) -> Line | None:
         """The line of the second chunk in a worker: the first one, or that of the chunk there."""
-        for line in (self.queue.first(), self.queue.line_of(worker.tickets[0].call)):
+        for line in (self.queue.first(), self.queue.line_of(worker.work_items[0].call)):
             if line is not None and _is_quick(line.head) and self._suits(worker, line.head):
                 return line
         return None
@@ -252,7 +254,7 @@ class Scheduler(Generic[W]):
             worker, line = found
             self._send_next(worker, line)
         for worker in self._workers.values():
-            if worker.tickets:  # a call without room may prefetch into its own workers
+            if worker.work_items:  # a call without room may prefetch into its own workers
                 self.refill(worker)
 
     def _next_placed(self, refused: set[object]) -> tuple[W, Line] | None:
@@ -274,13 +276,13 @@ class Scheduler(Generic[W]):
         The chunk queued behind it is dispatched again; of the chunk itself, the items not begun
         come back with the report that it ended early, and are cut into new chunks.
         """
-        if not worker.tickets or worker.in_hand() != worker.seen_at:
+        if not worker.work_items or worker.in_hand() != worker.seen_at:
             worker.seen_at = worker.in_hand()
             return
-        waiting = worker.tickets[-1]
+        waiting = worker.work_items[-1]
         if waiting.cancelled or self.queue.lines or not self._has_idle_worker(waiting.call):
             return
-        if len(worker.tickets) == 1:
+        if len(worker.work_items) == 1:
             if waiting.call.splits and len(waiting.chunk.items) > 1:
                 worker.cancel(waiting)
         elif worker.take_back(waiting):
@@ -289,20 +291,20 @@ class Scheduler(Generic[W]):
             self.fill_idle()
 
     def _has_idle_worker(self, call: OpenCall) -> bool:
-        return any(not w.tickets and self._suits(w, call) for w in self._workers.values())
+        return any(not w.work_items and self._suits(w, call) for w in self._workers.values())
 
     # ------------------------------------------------------------------- chunks are given up
 
     def cancel(self, call: OpenCall, kill_at: float) -> None:
         """Drop waiting chunks; running ones may finish their item until ``kill_at``."""
-        for ticket in self.queue.remove(call):
-            self.done(ticket)
+        for work_item in self.queue.remove(call):
+            self.done(work_item)
         for worker in self._workers.values():
-            for ticket in worker.tickets:
-                if ticket.call is call and not ticket.cancelled:
-                    ticket.cancelled, ticket.kill_at = True, kill_at
-                    worker.cancel(ticket)
-                    self.given_up.append(ticket)
+            for work_item in worker.work_items:
+                if work_item.call is call and not work_item.cancelled:
+                    work_item.cancelled, work_item.kill_at = True, kill_at
+                    worker.cancel(work_item)
+                    self.given_up.append(work_item)
 
     def withdraw(self, call: OpenCall, number: int) -> int:
         """See ``Session.withdraw``. An item is announced by its worker before it is begun."""
@@ -313,36 +315,42 @@ class Scheduler(Generic[W]):
         held = self.held(call, number)
         if held is None:
             return _ALL
-        worker, ticket = held
-        worker.take_back(ticket)
-        begun = worker.begun(ticket)
-        ticket.cancelled = not begun
+        worker, work_item = held
+        worker.take_back(work_item)
+        begun = worker.begun(work_item)
+        work_item.cancelled = not begun
         return begun
 
-    def held(self, call: OpenCall, number: int) -> tuple[W, Ticket] | None:
+    def held(self, call: OpenCall, number: int) -> tuple[W, WorkItem] | None:
         """A chunk that was not taken back, and the worker that has it."""
         for worker in self._workers.values():
-            for ticket in worker.tickets:
-                if ticket.call is call and ticket.chunk.number == number and not ticket.cancelled:
-                    return worker, ticket
+            for work_item in worker.work_items:
+                if (
+                    work_item.call is call
+                    and work_item.chunk.number == number
+                    and not work_item.cancelled
+                ):
+                    return worker, work_item
         return None
 
-    def overdue(self, now: float) -> Iterator[tuple[W, Ticket]]:
+    def overdue(self, now: float) -> Iterator[tuple[W, WorkItem]]:
         """The given-up chunks that have not ended in time, with their workers."""
-        for ticket in self.given_up:
-            if ticket.kill_at is not None and ticket.kill_at <= now:
+        for work_item in self.given_up:
+            if work_item.kill_at is not None and work_item.kill_at <= now:
                 for worker in self._workers.values():
-                    if ticket in worker.tickets:
-                        yield worker, ticket
+                    if work_item in worker.work_items:
+                        yield worker, work_item
 
-    def drop_all(self) -> list[Ticket]:
+    def drop_all(self) -> list[WorkItem]:
         """Take back all chunks, for good."""
-        running = (ticket for worker in self._workers.values() for ticket in worker.tickets)
+        running = (
+            work_item for worker in self._workers.values() for work_item in worker.work_items
+        )
         dropped = list(dict.fromkeys((*self.queue, *running)))
         self.queue.clear()
-        for ticket in dropped:
-            ticket.call.users.clear()
-            self.done(ticket)
+        for work_item in dropped:
+            work_item.call.users.clear()
+            self.done(work_item)
         return dropped
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends import encoding, work_items
-from sharedtask.backends.work_items import WorkItem, numbers
+from sharedtask.backends.work_items import numbers
 from sharedtask.outcomes import Batch, Change, Known, Report
 from sharedtask.worker import call_header, envelope
 from sharedtask.worker.envelope import Parcel
@@ -53,17 +53,17 @@ class OpenCall(work_items.OpenCall):
         """Remember how long a chunk took."""
         self.seconds = seconds if self.seconds is None else (self.seconds + seconds) / 2
 
-    def enter(self, serial: int, ticket: Ticket) -> None:
+    def enter(self, serial: int, work_item: WorkItem) -> None:
         """A worker gets a chunk of this call."""
         self.entered = True
         self.users[serial] = self.users.get(serial, 0) + 1
         if self.places is not None:
-            ticket.place = self.places.enter(serial, ticket)
+            work_item.place = self.places.enter(serial, work_item)
 
-    def leave(self, serial: int, ticket: Ticket) -> None:
+    def leave(self, serial: int, work_item: WorkItem) -> None:
         """A worker has one chunk less of this call."""
         if self.places is not None:
-            self.places.leave(serial, ticket)
+            self.places.leave(serial, work_item)
         self.users[serial] -= 1
         if not self.users[serial]:
             del self.users[serial]
@@ -81,7 +81,7 @@ class OpenCall(work_items.OpenCall):
 
 
 @dataclass(eq=False, slots=True)
-class Ticket(WorkItem[OpenCall]):
+class WorkItem(work_items.WorkItem[OpenCall]):
     """A chunk for a worker process."""
 
     slot: int = 0
@@ -91,10 +91,10 @@ class Ticket(WorkItem[OpenCall]):
     kill_at: float | None = None
     restarts: int = 0  # by workers that died before they began it
 
-    def again(self) -> Ticket:
+    def again(self) -> WorkItem:
         """The same chunk under a new number; its resources pass to the new object."""
         parcel, self.parcel = self.parcel, Parcel(b"")
-        return Ticket(self.call, self.chunk, self.mode, parcel, restarts=self.restarts)
+        return WorkItem(self.call, self.chunk, self.mode, parcel, restarts=self.restarts)
 
     def frame(self) -> Frame:
         """The chunk as a message."""
@@ -126,20 +126,20 @@ class Ticket(WorkItem[OpenCall]):
         return Report(self.chunk.number, nothing, 0, finished=False, change=change)
 
 
-def encode(call: OpenCall, chunk: Chunk) -> Ticket:
+def encode(call: OpenCall, chunk: Chunk) -> WorkItem:
     """Encode a chunk in one piece; raises what pickling an item raises, or StoreFullError."""
-    return Ticket.whole(call, chunk, _pack)
+    return WorkItem.whole(call, chunk, _pack)
 
 
-def encode_each(call: OpenCall, chunk: Chunk) -> Ticket:
+def encode_each(call: OpenCall, chunk: Chunk) -> WorkItem:
     """Encode every item on its own, so that the bad one can be named."""
-    return Ticket.each(call, chunk, _pack)
+    return WorkItem.each(call, chunk, _pack)
 
 
-def encode_small(call: OpenCall, chunk: Chunk, full: StoreFullError) -> Ticket:
+def encode_small(call: OpenCall, chunk: Chunk, full: StoreFullError) -> WorkItem:
     """Encode a chunk without its large items; raises StoreFullError where it does not fit yet."""
     packed = encoding.pack_small(call.task, chunk.first, chunk.items, _pack, full)
-    return Ticket(call, chunk, *packed)
+    return WorkItem(call, chunk, *packed)
 
 
 def _pack(payload: Payload) -> Parcel:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .work_items import OpenCall, Ticket
+    from .work_items import OpenCall, WorkItem
 
 
 class Line:
@@ -25,7 +25,7 @@ class Line:
     __slots__ = ("calls", "head", "in_heap", "turn")
 
     def __init__(self, head: OpenCall) -> None:
-        self.calls: OrderedDict[OpenCall, deque[Ticket]] = OrderedDict()
+        self.calls: OrderedDict[OpenCall, deque[WorkItem]] = OrderedDict()
         self.head = head  # the call that is next
         self.turn = 0
         self.in_heap = False  # with this turn
@@ -39,33 +39,33 @@ class WorkQueue:
         self._heap: list[tuple[int, Line]] = []  # with entries of earlier turns, and without room
         self._at_back, self._at_front = itertools.count(1), itertools.count(-1, -1)
 
-    def __iter__(self) -> Iterator[Ticket]:
+    def __iter__(self) -> Iterator[WorkItem]:
         for line in self.lines.values():
-            for tickets in line.calls.values():
-                yield from tickets
+            for work_items in line.calls.values():
+                yield from work_items
 
     def line_of(self, call: OpenCall) -> Line | None:
         """The line of a call's team, if chunks of it wait."""
         return self.lines.get(id(call.users))
 
-    def append(self, ticket: Ticket) -> None:
+    def append(self, work_item: WorkItem) -> None:
         """Add a chunk behind the others of its call."""
-        call = ticket.call
+        call = work_item.call
         line = self.lines.get(id(call.users))
         if line is None:
             line = self.lines[id(call.users)] = Line(call)
             self._set_turn(line, next(self._at_back))
-        tickets = line.calls.get(call)
-        if tickets is None:
-            line.calls[call] = deque((ticket,))
+        work_items = line.calls.get(call)
+        if work_items is None:
+            line.calls[call] = deque((work_item,))
         else:
-            tickets.append(ticket)
+            work_items.append(work_item)
 
-    def append_left(self, ticket: Ticket) -> None:
+    def append_left(self, work_item: WorkItem) -> None:
         """Add a chunk that was with a worker before: it is next."""
-        call = ticket.call
+        call = work_item.call
         line = self.lines.setdefault(id(call.users), Line(call))
-        line.calls.setdefault(call, deque()).appendleft(ticket)
+        line.calls.setdefault(call, deque()).appendleft(work_item)
         line.calls.move_to_end(call, last=False)
         line.head = call
         self._set_turn(line, next(self._at_front))
@@ -96,9 +96,9 @@ class WorkQueue:
     def pop(self, line: Line) -> None:
         """Take the next chunk out of a line, which then waits for its next turn."""
         call = line.head
-        tickets = line.calls[call]
-        tickets.popleft()
-        if tickets:
+        work_items = line.calls[call]
+        work_items.popleft()
+        if work_items:
             line.calls.move_to_end(call)
         else:
             del line.calls[call]
@@ -112,23 +112,23 @@ class WorkQueue:
         if line is not None and not line.in_heap:
             self._set_turn(line, line.turn)
 
-    def remove(self, call: OpenCall) -> deque[Ticket]:
+    def remove(self, call: OpenCall) -> deque[WorkItem]:
         """Take out the chunks of a call."""
         line = self.lines.get(id(call.users))
-        tickets = line.calls.pop(call, None) if line is not None else None
-        if line is None or tickets is None:
+        work_items = line.calls.pop(call, None) if line is not None else None
+        if line is None or work_items is None:
             return deque()
         self._step(line, call)
-        return tickets
+        return work_items
 
-    def take(self, call: OpenCall, number: int) -> Ticket | None:
+    def take(self, call: OpenCall, number: int) -> WorkItem | None:
         """Take out one chunk of a call, if it waits."""
         line = self.lines.get(id(call.users))
-        tickets = line.calls.get(call) if line is not None else None
-        found = next((t for t in tickets or () if t.chunk.number == number), None)
-        if found is not None and tickets is not None:
-            tickets.remove(found)
-            if not tickets:
+        work_items = line.calls.get(call) if line is not None else None
+        found = next((t for t in work_items or () if t.chunk.number == number), None)
+        if found is not None and work_items is not None:
+            work_items.remove(found)
+            if not work_items:
                 self.remove(call)
         return found
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sharedtask.outcomes import Report
 
     from .connections import WorkerLink
-    from .work_items import OpenCall, Ticket
+    from .work_items import OpenCall, WorkItem
 
 # Limit of consecutive workers that die before they begin an item.
 _MAX_STILLBORN = 3
@@ -43,9 +43,9 @@ _UNPACKING = "while unpickling the item"
 class End:
     """The end of a chunk: its ``reports``, and the chunk to begin ``again``, if any."""
 
-    ticket: Ticket
+    work_item: WorkItem
     reports: tuple[Report, ...] = ()
-    again: Ticket | None = None
+    again: WorkItem | None = None
 
 
 class Deaths:
@@ -62,64 +62,66 @@ class Deaths:
     def ends(self, worker: WorkerLink) -> Iterator[End]:
         """Ends of the chunks of a dead worker, the last one first."""
         in_hand, phase = worker.in_hand(), worker.board.words[Word.PHASE]
-        self._stillborn += bool(worker.tickets) and in_hand == 0
-        for ticket in reversed(list(worker.tickets)):
-            is_in_hand = ticket.number == in_hand
-            if ticket.cancelled:
-                yield End(ticket)
+        self._stillborn += bool(worker.work_items) and in_hand == 0
+        for work_item in reversed(list(worker.work_items)):
+            is_in_hand = work_item.number == in_hand
+            if work_item.cancelled:
+                yield End(work_item)
             elif is_in_hand and phase not in (Phase.IDLE, Phase.LOADING):
-                yield self._end_in_hand(worker, ticket, phase)
-            elif lost := self._lost_before(ticket, loading=is_in_hand and phase == Phase.LOADING):
-                yield End(ticket, (ticket.all_failed(self._cause(worker, ticket, lost)),))
+                yield self._end_in_hand(worker, work_item, phase)
+            elif lost := self._lost_before(
+                work_item, loading=is_in_hand and phase == Phase.LOADING
+            ):
+                yield End(work_item, (work_item.all_failed(self._cause(worker, work_item, lost)),))
             else:
-                yield End(ticket, again=ticket)
+                yield End(work_item, again=work_item)
 
-    def _lost_before(self, ticket: Ticket, *, loading: bool) -> str:
+    def _lost_before(self, work_item: WorkItem, *, loading: bool) -> str:
         """Why a chunk without a begun item is not retried: its workers die before that."""
-        ticket.restarts += 1
-        if ticket.restarts > _MAX_RESTARTS:
+        work_item.restarts += 1
+        if work_item.restarts > _MAX_RESTARTS:
             return "before its first item"
         if loading:
-            ticket.call.stillborn += 1
-            return _LOADING if ticket.call.stillborn > _MAX_STILLBORN else ""
+            work_item.call.stillborn += 1
+            return _LOADING if work_item.call.stillborn > _MAX_STILLBORN else ""
         return "before its first item" if self._stillborn > _MAX_STILLBORN else ""
 
-    def _end_in_hand(self, worker: WorkerLink, ticket: Ticket, phase: int) -> End:
+    def _end_in_hand(self, worker: WorkerLink, work_item: WorkItem, phase: int) -> End:
         words = worker.board.words
         if (
             phase == Phase.UNPACKING
-            and ticket.mode != call_header.EACH
-            and len(ticket.chunk.items) > 1
+            and work_item.mode != call_header.EACH
+            and len(work_item.chunk.items) > 1
         ):
-            return End(ticket, again=work_items.encode_each(ticket.call, ticket.chunk))
-        saved = saved_results(worker, ticket)
+            return End(work_item, again=work_items.encode_each(work_item.call, work_item.chunk))
+        saved = saved_results(worker, work_item)
         if saved is not None:
-            ticket.received = words[Word.BASE] + words[Word.COUNT]
-        if ticket.call.places is not None:
-            ticket.call.places.bury(worker.serial, ticket)
-        if ticket.received < len(ticket.chunk.items):
+            work_item.received = words[Word.BASE] + words[Word.COUNT]
+        if work_item.call.places is not None:
+            work_item.call.places.bury(worker.serial, work_item)
+        if work_item.received < len(work_item.chunk.items):
             when = _UNPACKING if phase == Phase.UNPACKING else ""
-            last = ticket.failed(self._cause(worker, ticket, when)(ticket.received))
+            last = work_item.failed(self._cause(worker, work_item, when)(work_item.received))
         else:
-            last = ticket.report(Batch(0, []), finished=True)
-        return End(ticket, (last,) if saved is None else (saved, last))
+            last = work_item.report(Batch(0, []), finished=True)
+        return End(work_item, (last,) if saved is None else (saved, last))
 
     def _cause(
-        self, worker: WorkerLink, ticket: Ticket, when: str
+        self, worker: WorkerLink, work_item: WorkItem, when: str
     ) -> Callable[[int], BaseException]:
         was_killed = worker.exit is not None and worker.exit[1] == signal.SIGKILL
         starved = was_killed and worker.kill_reason is None and self._kills.claim()
-        return _cause(worker, ticket, when, starved=starved)
+        return _cause(worker, work_item, when, starved=starved)
 
 
 def _cause(
-    worker: WorkerLink, ticket: Ticket, when: str, *, starved: bool
+    worker: WorkerLink, work_item: WorkItem, when: str, *, starved: bool
 ) -> Callable[[int], BaseException]:
     """A function that gives the error of the item at a position of the chunk.
 
     ``starved`` says that the kernel had no memory left.
     """
-    call, chunk, kill_reason = ticket.call, ticket.chunk, worker.kill_reason
+    call, chunk, kill_reason = work_item.call, work_item.chunk, worker.kill_reason
     pid, number, exitcode = worker.exit or (worker.pid, None, None)
     if exitcode is not None and exitcode < 0:
         when = f"for the system forked none: {os.strerror(-exitcode)} (see `ulimit -u`)"
@@ -131,7 +133,7 @@ def _cause(
         if kill_reason is not None and kill_reason.cause == "timeout":
             return TaskTimeoutError(call.task, index, item, call.timeout, pid)
         if kill_reason is not None and kill_reason.cause == "memory":
-            return recycling.too_large(worker, ticket, position, kill_reason.reached)
+            return recycling.too_large(worker, work_item, position, kill_reason.reached)
         error = WorkerDiedError(call.task, index, item, pid, number, exitcode, when, starved)
         written_advice(error, call.leases.readonly)
         if crash:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .connections import WorkerLink
     from .event_loop import Loop
-    from .work_items import OpenCall, Ticket
+    from .work_items import OpenCall, WorkItem
 
 # A worker ends at once when asked to, unless a thread of the task keeps it alive.
 _LEAVE_SECONDS = 1.0
@@ -65,13 +65,13 @@ class WorkerTable:
         self._loop.want_write(self.forkserver)
         return worker
 
-    def send(self, worker: WorkerLink, ticket: Ticket) -> None:
+    def send(self, worker: WorkerLink, work_item: WorkItem) -> None:
         """Give a chunk to a worker, after the published values that it needs."""
-        for publication, private in ticket.call.needs:
+        for publication, private in work_item.call.needs:
             if worker.tokens.get(publication.token, -1) < private:
                 self._attach(worker, publication, private=private)
-        worker.prepare(ticket.slot)
-        if not worker.writer.send(ticket.frame()):
+        worker.prepare(work_item.slot)
+        if not worker.writer.send(work_item.frame()):
             self._loop.want_write(worker)
 
     def _attach(self, worker: WorkerLink, publication: Publication, *, private: bool) -> None:
@@ -93,7 +93,7 @@ class WorkerTable:
     def dismiss(self, worker: WorkerLink) -> None:
         """Ask a worker to end when it has run its chunks."""
         worker.leaving = True
-        if not worker.tickets:
+        if not worker.work_items:
             worker.leave_by = time.monotonic() + _LEAVE_SECONDS
             self.leaving.append(worker)
             self._write(worker, Frame(Kind.STOP))

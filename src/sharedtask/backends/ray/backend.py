@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import ray
 
 from sharedtask.backends import encoding
-from sharedtask.backends.base import Backend, Call, Chunk, Crew, Session, Sink, Team
+from sharedtask.backends.base import Backend, Call, Chunk, Concurrency, Session, Sink, Team
 from sharedtask.backends.leasing import head_of, lease_all
 from sharedtask.serialization import codec, functions
 from sharedtask.store.cache import Lease, ShareCache
@@ -189,10 +189,10 @@ class _RaySession(Session):
         capacity.require(call.task, options, connection.runtime)
         cpus = max(capacity.slots(options), 1)
         workers = call.options.workers
-        self.crew = Crew(workers or cpus, cpus, _OVERHEAD_SECONDS, _LARGEST_CHUNK)
+        self.concurrency = Concurrency(workers or cpus, cpus, _OVERHEAD_SECONDS, _LARGEST_CHUNK)
         self._dispatcher, self._runtime = connection.dispatcher, connection.runtime
         for handler in self.handlers:
-            handler.open(Stage(call.task, Reach.CLUSTER, self.crew.workers))
+            handler.open(Stage(call.task, Reach.CLUSTER, self.concurrency.workers))
         there = program.current(here=False)
         leases = lease_all(
             connection.cache, call, there, self.lend, connection.lease_handle, connection.encode
@@ -253,11 +253,11 @@ class _RaySession(Session):
 
     def submit(self, chunk: Chunk) -> None:
         try:
-            ticket = work_items.encode(self._call, chunk)
+            work_item = work_items.encode(self._call, chunk)
         except Exception:  # noqa: BLE001  pickling runs user code
-            ticket = work_items.encode_each(self._call, chunk)
+            work_item = work_items.encode_each(self._call, chunk)
         self._call.open_chunks.add(chunk.number)
-        self._dispatcher.submit(ticket)
+        self._dispatcher.submit(work_item)
 
     def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:
         """See ``Session.wait``. Inside a user's Ray task, Ray gets the CPU back meanwhile."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sharedtask.outcomes import Report
 
     from .status_file import Wreck
-    from .work_items import Ticket
+    from .work_items import WorkItem
 
 _LOOK_SECONDS, _LOOKS = 15.0, 3
 
@@ -121,70 +121,76 @@ def _on_node(node: str, function: Callable[..., Any], *args: Any, **kwargs: Any)
     return task.remote(*args, **kwargs)
 
 
-def look_and_judge(ticket: Ticket, error: BaseException) -> Verdict:
+def look_and_judge(work_item: WorkItem, error: BaseException) -> Verdict:
     """Decide about a chunk whose worker, node or answer was lost."""
     if not isinstance(error, _WITHOUT_NODE):
         for _ in range(_LOOKS):  # the process that kills workers may also kill this task's
-            wreck, seen = look(ticket.call.origin, ticket.number)
+            wreck, seen = look(work_item.call.origin, work_item.number)
             if wreck is not None:
-                return judge(ticket, wreck, error)
-            if ticket.nodes <= seen:  # it died before it began the chunk
+                return judge(work_item, wreck, error)
+            if work_item.nodes <= seen:  # it died before it began the chunk
                 return Verdict(again=True)
     # The results of the node's workers are lost, and each item may have been begun.
-    return Verdict(_all_died(ticket, None, _WITH_NODE, str(error)))
+    return Verdict(_all_died(work_item, None, _WITH_NODE, str(error)))
 
 
-def _all_died(ticket: Ticket, wreck: Wreck | None, phase: str, text: str) -> Report:
-    errors = {at: _died(ticket, at, wreck, phase, text) for at in range(len(ticket.chunk.items))}
-    return ticket.partly_arrived([], len(errors), errors)
+def _all_died(work_item: WorkItem, wreck: Wreck | None, phase: str, text: str) -> Report:
+    errors = {
+        at: _died(work_item, at, wreck, phase, text) for at in range(len(work_item.chunk.items))
+    }
+    return work_item.partly_arrived([], len(errors), errors)
 
 
-def judge(ticket: Ticket, wreck: Wreck, error: BaseException) -> Verdict:
+def judge(work_item: WorkItem, wreck: Wreck, error: BaseException) -> Verdict:
     """Keep the worker's results, name the item that it died in; no item is begun twice."""
     phase = wreck.words[Word.PHASE]
     if phase == Phase.LOADING:
-        return Verdict(_all_died(ticket, wreck, _WHILE[phase], str(error)))
-    if phase == Phase.UNPACKING and ticket.mode != call_header.EACH and len(ticket.chunk.items) > 1:
+        return Verdict(_all_died(work_item, wreck, _WHILE[phase], str(error)))
+    if (
+        phase == Phase.UNPACKING
+        and work_item.mode != call_header.EACH
+        and len(work_item.chunk.items) > 1
+    ):
         return Verdict(again=True, each=True)
     done = wreck.words[Word.BASE] + wreck.words[Word.COUNT]
-    begun = min(done + (phase != Phase.IDLE), len(ticket.chunk.items))
-    fails_anyway = ticket.call.stops and begun > done
+    begun = min(done + (phase != Phase.IDLE), len(work_item.chunk.items))
+    fails_anyway = work_item.call.stops and begun > done
     # What items added was lost with the worker, so their results are dropped too.
-    frames = [] if ticket.call.adds and not fails_anyway else wreck.frames
+    frames = [] if work_item.call.adds and not fails_anyway else wreck.frames
     kept = {at for frame in frames for at in range(frame[1], frame[1] + frame[2])}
     # A large result is sent only with the answer, and is lost if that did not come.
     errors = {
-        at: _died(ticket, at, wreck, _LOST_RESULT, str(error))
+        at: _died(work_item, at, wreck, _LOST_RESULT, str(error))
         for at in range(done)
         if at not in kept
     }
     if begun > done:
-        errors[done] = _late(ticket, done, wreck) or _died(
-            ticket, done, wreck, _WHILE.get(phase, ""), str(error)
+        errors[done] = _late(work_item, done, wreck) or _died(
+            work_item, done, wreck, _WHILE.get(phase, ""), str(error)
         )
-    return Verdict(ticket.partly_arrived(frames, begun, errors))
+    return Verdict(work_item.partly_arrived(frames, begun, errors))
 
 
-def _late(ticket: Ticket, position: int, wreck: Wreck) -> BaseException | None:
+def _late(work_item: WorkItem, position: int, wreck: Wreck) -> BaseException | None:
     """The error of an item that exceeded its time limit."""
     if not wreck.crash.startswith(_TIMED_OUT):
         return None
-    call, index = ticket.call, ticket.chunk.first + position
-    item = ticket.chunk.items[position]
+    call, index = work_item.call, work_item.chunk.first + position
+    item = work_item.chunk.items[position]
     late = TaskTimeoutError(call.task, index, item, call.timeout, wreck.pid)
     late.__cause__ = RemoteTraceback(wreck.crash)
     return late
 
 
 def _died(
-    ticket: Ticket, position: int, wreck: Wreck | None, phase: str, text: str
+    work_item: WorkItem, position: int, wreck: Wreck | None, phase: str, text: str
 ) -> BaseException:
-    task, index = ticket.call.task, ticket.chunk.first + position
-    item = ticket.chunk.items[position]
+    task, index = work_item.call.task, work_item.chunk.first + position
+    item = work_item.chunk.items[position]
     pid = None if wreck is None else wreck.pid
     crash = "" if wreck is None else wreck.crash
     error = WorkerDiedError(task, index, item, pid, _signal(crash, text), None, phase)
-    written_advice(error, ticket.call.leases.readonly)
+    written_advice(error, work_item.call.leases.readonly)
     error.__cause__ = RemoteTraceback(crash or text)
     return error
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .deaths import Verdict
-    from .work_items import OpenCall, Ticket
+    from .work_items import OpenCall, WorkItem
 
 _TICK_SECONDS, _SWEEP_SECONDS = 0.25, 0.5
 # Most given-up chunks end soon; the others are asked to end, and then killed.
@@ -64,17 +64,17 @@ class Dispatcher:
         self._holders = Holders()
         self._stopper = deaths.Stopper()
         self._putting = critical_sections.object_lock()
-        self._queue: deque[Ticket] = deque()
-        self._flying: dict[int, Ticket] = {}
+        self._queue: deque[WorkItem] = deque()
+        self._flying: dict[int, WorkItem] = {}
         self._released: deque[int] = deque(maxlen=_RELEASED_KEPT)
         self._reason = ""  # the reason of its end
         threading.Thread(target=self._serve, name="sharedtask-ray", daemon=True).start()
 
     # ------------------------------------------------------------------- from any thread
 
-    def submit(self, ticket: Ticket) -> None:
+    def submit(self, work_item: WorkItem) -> None:
         """Give a chunk to Ray as soon as the limit of its call allows."""
-        self._inbox.put(lambda: self._accept(ticket))
+        self._inbox.put(lambda: self._accept(work_item))
         if self._reason:
             self._drain()
 
@@ -130,8 +130,8 @@ class Dispatcher:
         try:
             word()
         except Exception as error:  # noqa: BLE001  a call that fails is better than one that hangs
-            for ticket in [*self._flying.values(), *self._queue]:
-                self._fail(ticket, error)
+            for work_item in [*self._flying.values(), *self._queue]:
+                self._fail(work_item, error)
             self._flying.clear()
             self._queue.clear()
 
@@ -139,123 +139,123 @@ class Dispatcher:
         self._released.append(token)
         self._holders.forget(token)
 
-    def _accept(self, ticket: Ticket) -> None:
+    def _accept(self, work_item: WorkItem) -> None:
         if self._reason:
-            self._fail(ticket, ClosedError(self._reason))
-        elif not ticket.call.closed:
-            self._queue.append(ticket)
+            self._fail(work_item, ClosedError(self._reason))
+        elif not work_item.call.closed:
+            self._queue.append(work_item)
 
     def _launch_queued(self) -> None:
         """Give chunks to Ray up to the limit of each team, which also limits all together."""
-        held: list[Ticket] = []
+        held: list[WorkItem] = []
         while self._queue:
-            ticket = self._queue.popleft()
-            if ticket.call.closed:
+            work_item = self._queue.popleft()
+            if work_item.call.closed:
                 continue
-            if len(self._flying) >= self._limit_with(ticket):
-                held.append(ticket)
+            if len(self._flying) >= self._limit_with(work_item):
+                held.append(work_item)
                 break
-            if self._flying_of(ticket.call) >= ticket.call.limit():
-                held.append(ticket)
+            if self._flying_of(work_item.call) >= work_item.call.limit():
+                held.append(work_item)
             else:
-                self._launch(ticket)
+                self._launch(work_item)
         self._queue.extendleft(reversed(held))
 
-    def _limit_with(self, ticket: Ticket) -> int:
+    def _limit_with(self, work_item: WorkItem) -> int:
         others = (flying.call.limit() for flying in self._flying.values())
-        return max(ticket.call.limit(), *others, 0)
+        return max(work_item.call.limit(), *others, 0)
 
     def _flying_of(self, call: OpenCall) -> int:
-        return sum(ticket.call.team is call.team for ticket in self._flying.values())
+        return sum(work_item.call.team is call.team for work_item in self._flying.values())
 
-    def _launch(self, ticket: Ticket) -> None:
-        call = ticket.call
-        if not call.sink.begun(ticket.chunk.number):
+    def _launch(self, work_item: WorkItem) -> None:
+        call = work_item.call
+        if not call.sink.begun(work_item.chunk.number):
             call.close()
             call.leases.release()
             return
-        self._flying[ticket.number] = ticket
+        self._flying[work_item.number] = work_item
         try:
-            ticket.ref = self._start(ticket)
+            work_item.ref = self._start(work_item)
         except BaseException as error:  # noqa: BLE001  Ray leaves a thread by SystemExit as it ends
-            del self._flying[ticket.number]
-            self._fail(ticket, error)
+            del self._flying[work_item.number]
+            self._fail(work_item, error)
             return
-        ticket.ref.future().add_done_callback(lambda future: self._hear(ticket, future))
+        work_item.ref.future().add_done_callback(lambda future: self._hear(work_item, future))
 
-    def _hear(self, ticket: Ticket, future: Any) -> None:
+    def _hear(self, work_item: WorkItem, future: Any) -> None:
         """Called by Ray's own thread: pass results on at once, the rest to the dispatcher."""
-        call = ticket.call
+        call = work_item.call
         try:
             if future.exception() is None:
                 answer = Answer.load(future.result())
                 if answer.status == RAN and not call.closed:
-                    call.report(ticket.arrived(answer))
+                    call.report(work_item.arrived(answer))
         finally:  # Ray would only log our error, and the dispatcher block
-            self._inbox.put(lambda: self._answered(ticket.number, future))
+            self._inbox.put(lambda: self._answered(work_item.number, future))
 
-    def _start(self, ticket: Ticket) -> Any:
+    def _start(self, work_item: WorkItem) -> Any:
         """One Ray task. The values are arguments, so that Ray transfers them to its node.
 
         They are left out if enough workers have decoded them already.
         """
-        call = ticket.call
+        call = work_item.call
         if not call.runtime.is_alive:  # Ray would restart by itself
             raise ClosedError(SHUT_DOWN)
         stores = call.stores()
-        ticket.arguments = {token: store.ref for token, store in stores.items()}
-        ticket.nodes = call.alive_nodes()
-        beside = [Box(payload) for payload in ticket.beside()]
-        message = ticket.message(tuple(self._released), tuple(stores), len(beside))
-        lean = not ticket.brings_values and self._holders.enough_have(stores, len(self._flying))
-        given = () if lean else ticket.arguments.values()
+        work_item.arguments = {token: store.ref for token, store in stores.items()}
+        work_item.nodes = call.alive_nodes()
+        beside = [Box(payload) for payload in work_item.beside()]
+        message = work_item.message(tuple(self._released), tuple(stores), len(beside))
+        lean = not work_item.brings_values and self._holders.enough_have(stores, len(self._flying))
+        given = () if lean else work_item.arguments.values()
         return call.remote.remote(message.dump(), *beside, *given)
 
     # ------------------------------------------------------------------------- answers
 
     def _answered(self, number: int, future: Any) -> None:
-        ticket = self._flying.get(number)
-        if ticket is None:
+        work_item = self._flying.get(number)
+        if work_item is None:
             return
         error = future.exception()
         if error is None:
             del self._flying[number]
-            self._take(ticket, future.result())
-        elif ticket.call.closed:
+            self._take(work_item, future.result())
+        elif work_item.call.closed:
             del self._flying[number]
-            _see(ticket.ref)
+            _see(work_item.ref)
         else:
-            _see(ticket.ref)
-            self._failed(ticket, error)
+            _see(work_item.ref)
+            self._failed(work_item, error)
 
-    def _take(self, ticket: Ticket, answer: Any) -> None:
+    def _take(self, work_item: WorkItem, answer: Any) -> None:
         loaded = Answer.load(answer)
         status, worker = loaded.status, loaded.worker
         if status == MISSING:
-            self._holders.note_missing(worker, ticket.arguments)
+            self._holders.note_missing(worker, work_item.arguments)
         elif worker:
-            self._holders.note(worker, ticket.arguments)
-        if ticket.call.closed:
+            self._holders.note(worker, work_item.arguments)
+        if work_item.call.closed:
             return
         if status == UNREADABLE:
-            self._encode_again(ticket)
+            self._encode_again(work_item)
         elif status == MISSING:
-            self._queue.appendleft(ticket.with_values())
+            self._queue.appendleft(work_item.with_values())
         elif status == OTHER_VERSION:
-            self._fail(ticket, BackendUnavailableError(_other_version(loaded.text)))
+            self._fail(work_item, BackendUnavailableError(_other_version(loaded.text)))
         else:
-            ticket.call.report(ticket.arrived(loaded))
+            work_item.call.report(work_item.arrived(loaded))
 
-    def _encode_again(self, ticket: Ticket) -> None:
+    def _encode_again(self, work_item: WorkItem) -> None:
         """Encode each item on its own. In another thread, since pickling runs user code."""
 
         def encode() -> None:
-            again = work_items.encode_each(ticket.call, ticket.chunk)
+            again = work_items.encode_each(work_item.call, work_item.chunk)
             self._inbox.put(lambda: self._accept(again))
 
         background.put(encode)
 
-    def _failed(self, ticket: Ticket, error: BaseException) -> None:
+    def _failed(self, work_item: WorkItem, error: BaseException) -> None:
         """The task did not return: another thread does whatever takes time."""
         crashed = isinstance(
             error,
@@ -267,108 +267,108 @@ class Dispatcher:
         )
         if crashed:
             self._holders.forget_workers()
-            self._look_into(ticket, lambda: self._died(ticket, error))
-        elif isinstance(error, _LOST) and _is_argument(ticket, error):
-            self._look_into(ticket, lambda: self._put_again(ticket, error))
+            self._look_into(work_item, lambda: self._died(work_item, error))
+        elif isinstance(error, _LOST) and _is_argument(work_item, error):
+            self._look_into(work_item, lambda: self._put_again(work_item, error))
         elif isinstance(error, _LOST):
-            self._look_into(ticket, lambda: self._died(ticket, error))
+            self._look_into(work_item, lambda: self._died(work_item, error))
         else:
-            del self._flying[ticket.number]
-            self._fail(ticket, error)
+            del self._flying[work_item.number]
+            self._fail(work_item, error)
 
-    def _look_into(self, ticket: Ticket, work: Callable[[], Callable[[], None]]) -> None:
+    def _look_into(self, work_item: WorkItem, work: Callable[[], Callable[[], None]]) -> None:
         def run() -> None:
             try:
                 then = work()
             except BaseException as error:  # noqa: BLE001  Ray may end meanwhile, by SystemExit
                 failure = error
-                self._inbox.put(lambda: self._settle_failed(ticket, failure))
+                self._inbox.put(lambda: self._settle_failed(work_item, failure))
             else:
                 self._inbox.put(then)
 
         threading.Thread(target=run, name="sharedtask-ray-look", daemon=True).start()
 
-    def _died(self, ticket: Ticket, error: BaseException) -> Callable[[], None]:
-        verdict = deaths.look_and_judge(ticket, error)
-        return lambda: self._settle(ticket, verdict, error)
+    def _died(self, work_item: WorkItem, error: BaseException) -> Callable[[], None]:
+        verdict = deaths.look_and_judge(work_item, error)
+        return lambda: self._settle(work_item, verdict, error)
 
-    def _put_again(self, ticket: Ticket, error: BaseException) -> Callable[[], None]:
+    def _put_again(self, work_item: WorkItem, error: BaseException) -> Callable[[], None]:
         """A shared value was lost from the object store: the caller still has it."""
-        call = ticket.call
+        call = work_item.call
         with self._putting:  # several chunks may report the same loss
             for token, store in call.stores().items():
-                lost = ticket.arguments[token]
+                lost = work_item.arguments[token]
                 if lost.hex() in str(error) and store.ref == lost:
                     store.put_again(call.again[token]())
         verdict = deaths.Verdict(again=True)
-        return lambda: self._settle(ticket, verdict, error)
+        return lambda: self._settle(work_item, verdict, error)
 
-    def _settle(self, ticket: Ticket, verdict: Verdict, error: BaseException) -> None:
-        if self._flying.pop(ticket.number, None) is None or ticket.call.closed:
+    def _settle(self, work_item: WorkItem, verdict: Verdict, error: BaseException) -> None:
+        if self._flying.pop(work_item.number, None) is None or work_item.call.closed:
             return
         if verdict.report is not None:
-            ticket.call.report(verdict.report)
+            work_item.call.report(verdict.report)
         elif verdict.each:
-            self._encode_again(ticket)
-        elif ticket.failures < _MAX_FAILURES:
-            self._queue.appendleft(ticket.renumbered())
+            self._encode_again(work_item)
+        elif work_item.failures < _MAX_FAILURES:
+            self._queue.appendleft(work_item.renumbered())
         else:
-            self._fail(ticket, error)
+            self._fail(work_item, error)
 
-    def _settle_failed(self, ticket: Ticket, error: BaseException) -> None:
-        if self._flying.pop(ticket.number, None) is not None:
-            self._fail(ticket, error)
+    def _settle_failed(self, work_item: WorkItem, error: BaseException) -> None:
+        if self._flying.pop(work_item.number, None) is not None:
+            self._fail(work_item, error)
 
-    def _fail(self, ticket: Ticket, error: BaseException) -> None:
-        told = translated(ticket, error)
-        ticket.call.report(ticket.all_failed(lambda _: told))
+    def _fail(self, work_item: WorkItem, error: BaseException) -> None:
+        told = translated(work_item, error)
+        work_item.call.report(work_item.all_failed(lambda _: told))
 
     # ---------------------------------------------------------------------- ends
 
     def _close_call(self, call: OpenCall, *, kill: bool) -> None:
         call.leases.release()
         self._queue = deque(t for t in self._queue if t.call is not call)
-        mine = [ticket for ticket in self._flying.values() if ticket.call is call]
-        for ticket in mine:
-            ticket.is_stopped = kill  # skip the request to stop
-            ticket.give_up_at = time.monotonic() + _CANCEL_AFTER_SECONDS
+        mine = [work_item for work_item in self._flying.values() if work_item.call is call]
+        for work_item in mine:
+            work_item.is_stopped = kill  # skip the request to stop
+            work_item.give_up_at = time.monotonic() + _CANCEL_AFTER_SECONDS
         if kill and mine:
             self._stop(mine)
 
     def _tick(self) -> None:
-        for ticket in list(self._flying.values()):
-            if not ticket.call.runtime.is_alive:
-                del self._flying[ticket.number]
-                runtime.bury(ticket.ref, *ticket.arguments.values())
-                self._fail(ticket, ClosedError(SHUT_DOWN))
+        for work_item in list(self._flying.values()):
+            if not work_item.call.runtime.is_alive:
+                del self._flying[work_item.number]
+                runtime.bury(work_item.ref, *work_item.arguments.values())
+                self._fail(work_item, ClosedError(SHUT_DOWN))
         now = time.monotonic()
         self._stop([t for t in self._flying.values() if t.give_up_at and now > t.give_up_at])
 
-    def _stop(self, late: list[Ticket]) -> None:
+    def _stop(self, late: list[WorkItem]) -> None:
         """End given-up chunks after the current item, or, later, in the middle of it."""
         for kill in (False, True):
             numbers = tuple(t.number for t in late if t.is_stopped is kill)
             if numbers:
                 self._stopper.stop(late[0].call.origin, numbers, kill=kill)
-        for ticket in late:
-            ticket.is_stopped = True
-            ticket.give_up_at = time.monotonic() + _GRACE_SECONDS
+        for work_item in late:
+            work_item.is_stopped = True
+            work_item.give_up_at = time.monotonic() + _GRACE_SECONDS
 
     def _end(self, reason: str) -> None:
         left = [*self._flying.values(), *self._queue]
         self._free_workers([t for t in self._flying.values() if t.call.runtime.outlives_us])
         self._flying.clear()
         self._queue.clear()
-        for ticket in left:
-            if not ticket.call.runtime.is_alive:
-                runtime.bury(ticket.ref, *ticket.arguments.values())
-            self._fail(ticket, ClosedError(reason))
+        for work_item in left:
+            if not work_item.call.runtime.is_alive:
+                runtime.bury(work_item.ref, *work_item.arguments.values())
+            self._fail(work_item, ClosedError(reason))
         self._reason = reason
 
-    def _free_workers(self, running: list[Ticket]) -> None:
+    def _free_workers(self, running: list[WorkItem]) -> None:
         """A cluster that we did not start goes on after us: cancel our tasks there."""
         if running:
-            numbers = tuple(ticket.number for ticket in running)
+            numbers = tuple(work_item.number for work_item in running)
             with contextlib.suppress(BaseException):  # Ray may end at the same moment
                 self._stopper.stop(running[0].call.origin, numbers, kill=True)
 
@@ -379,13 +379,13 @@ def _see(ref: Any) -> None:
         ray.get(ref, timeout=0)
 
 
-def _is_argument(ticket: Ticket, error: BaseException) -> bool:
-    return any(ref.hex() in str(error) for ref in ticket.arguments.values())
+def _is_argument(work_item: WorkItem, error: BaseException) -> bool:
+    return any(ref.hex() in str(error) for ref in work_item.arguments.values())
 
 
-def translated(ticket: Ticket, error: BaseException) -> BaseException:
+def translated(work_item: WorkItem, error: BaseException) -> BaseException:
     """Ray's error as one of ours."""
-    task, first = ticket.call.task, ticket.chunk.first
+    task, first = work_item.call.task, work_item.chunk.first
     if isinstance(error, (ClosedError, BackendUnavailableError)):
         return error
     text = str(error)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends import work_items
 from sharedtask.backends.base import PROMPT_SECONDS
-from sharedtask.backends.work_items import WorkItem
 from sharedtask.outcomes import Batch, Change, Report
 from sharedtask.serialization import codec
 from sharedtask.store.stores import BytesStore
@@ -98,7 +97,7 @@ class OpenCall(work_items.OpenCall):
 
 
 @dataclass(eq=False, slots=True)
-class Ticket(WorkItem[OpenCall]):
+class WorkItem(work_items.WorkItem[OpenCall]):
     """A chunk for Ray."""
 
     ref: Any = None  # kept until the answer has come, else Ray ends the process
@@ -135,9 +134,9 @@ class Ticket(WorkItem[OpenCall]):
         parcels_ = (self.call.constants, self.parcel)
         return [parcel.payload for parcel in parcels_ if parcel.payload is not None]
 
-    def with_values(self) -> Ticket:
+    def with_values(self) -> WorkItem:
         """The same chunk, for a worker that lacks a value."""
-        return Ticket(
+        return WorkItem(
             self.call,
             self.chunk,
             self.mode,
@@ -146,9 +145,9 @@ class Ticket(WorkItem[OpenCall]):
             brings_values=True,
         )
 
-    def renumbered(self) -> Ticket:
+    def renumbered(self) -> WorkItem:
         """The same chunk, to be run from its beginning."""
-        return Ticket(self.call, self.chunk, self.mode, self.parcel, failures=self.failures + 1)
+        return WorkItem(self.call, self.chunk, self.mode, self.parcel, failures=self.failures + 1)
 
     def arrived(self, answer: Answer) -> Report:
         """A report of the results in an answer."""
@@ -202,11 +201,11 @@ class Arrived:
         """Nothing to do: memory is freed with the object."""
 
 
-def encode(call: OpenCall, chunk: Chunk) -> Ticket:
+def encode(call: OpenCall, chunk: Chunk) -> WorkItem:
     """Encode a chunk in one piece; raises what pickling an item raises."""
-    return Ticket.whole(call, chunk, envelope.pack_beside)
+    return WorkItem.whole(call, chunk, envelope.pack_beside)
 
 
-def encode_each(call: OpenCall, chunk: Chunk) -> Ticket:
+def encode_each(call: OpenCall, chunk: Chunk) -> WorkItem:
     """Encode every item on its own."""
-    return Ticket.each(call, chunk, envelope.pack_beside)
+    return WorkItem.each(call, chunk, envelope.pack_beside)

@@ -58,42 +58,44 @@ class Places:
         """The accumulator that workers get for a parameter."""
         return self._slots[name].accumulator()
 
-    def enter(self, worker: int, ticket: Counted) -> int:
+    def enter(self, worker: int, work_item: Counted) -> int:
         """The slot for a chunk that goes to a worker."""
-        key = self._key(worker, ticket)
+        key = self._key(worker, work_item)
         self._users[key] += 1
         if key not in self._taken:
             self._taken[key] = self._free.pop()
         return self._taken[key]
 
-    def leave(self, worker: int, ticket: Counted) -> None:
+    def leave(self, worker: int, work_item: Counted) -> None:
         """A worker gave back or finished a chunk."""
-        key = self._key(worker, ticket)
+        key = self._key(worker, work_item)
         self._users[key] -= 1
         if not self._users[key]:
             del self._users[key]
             self._free.append(self._taken.pop(key))
 
-    def _key(self, worker: int, ticket: Counted) -> int:
-        return ticket.number if self._by_chunk else worker
+    def _key(self, worker: int, work_item: Counted) -> int:
+        return work_item.number if self._by_chunk else worker
 
-    def bury(self, worker: int, ticket: Counted) -> None:
+    def bury(self, worker: int, work_item: Counted) -> None:
         """A worker died in this chunk; results that it left are counted as received."""
         for slots in self._slots.values():
-            slots[self._taken[self._key(worker, ticket)]].settle(ticket.number, ticket.received)
-        self.note(worker, ticket)
+            slots[self._taken[self._key(worker, work_item)]].settle(
+                work_item.number, work_item.received
+            )
+        self.note(worker, work_item)
 
-    def note(self, worker: int, ticket: Counted) -> None:
+    def note(self, worker: int, work_item: Counted) -> None:
         """A chunk is over: take its partial result, if the order of chunks counts."""
         if self._by_chunk:
-            at = self._taken[self._key(worker, ticket)]
+            at = self._taken[self._key(worker, work_item)]
             slots = {name: slots[at] for name, slots in self._slots.items()}
             parts = {
                 name: np.array(slot.current())
                 for name, slot in slots.items()
-                if slot.has_any_of(ticket.number)
+                if slot.has_any_of(work_item.number)
             }
-            self._ended.append(Partial(ticket.chunk.first, ticket.received, parts))
+            self._ended.append(Partial(work_item.chunk.first, work_item.received, parts))
             for slot in slots.values():
                 slot.reset()
 

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from sharedtask.backends.base import Chunk, Limits, Team
 from sharedtask.backends.process.scheduler import Scheduler
-from sharedtask.backends.process.work_items import OpenCall, Ticket
+from sharedtask.backends.process.work_items import OpenCall, WorkItem
 from sharedtask.worker.envelope import Parcel
 
 QUICK, SLOW = 0.001, 0.1
@@ -27,25 +27,25 @@ class FakeWorker:
         self.leaving = self.ended = False
         self.stop_reason: object = None
         self.kill_reason: object = None
-        self.tickets: deque[Ticket] = deque()
+        self.work_items: deque[WorkItem] = deque()
         self.tokens: dict[int, bool] = {}
-        self.asked: list[Ticket] = []  # to be given up
+        self.asked: list[WorkItem] = []  # to be given up
 
     def free_slot(self) -> int:
-        return 1 - self.tickets[0].slot if self.tickets else 0
+        return 1 - self.work_items[0].slot if self.work_items else 0
 
     def in_hand(self) -> int:
         return self.hand
 
-    def cancel(self, ticket: Ticket) -> None:
-        self.asked.append(ticket)
+    def cancel(self, work_item: WorkItem) -> None:
+        self.asked.append(work_item)
 
-    def take_back(self, ticket: Ticket) -> bool:
-        self.cancel(ticket)
-        return self.hand != ticket.number
+    def take_back(self, work_item: WorkItem) -> bool:
+        self.cancel(work_item)
+        return self.hand != work_item.number
 
-    def begun(self, ticket: Ticket) -> int:
-        return self.at if self.hand == ticket.number else 0
+    def begun(self, work_item: WorkItem) -> int:
+        return self.at if self.hand == work_item.number else 0
 
 
 class FakeTable:
@@ -62,9 +62,9 @@ class FakeTable:
         worker = self.workers[self.last] = FakeWorker(self.last)
         return worker
 
-    def send(self, worker: FakeWorker, ticket: Ticket) -> None:
-        worker.tokens.update(dict.fromkeys(ticket.call.tokens, False))
-        self.sent.append((worker.serial, ticket.chunk.items[0]))
+    def send(self, worker: FakeWorker, work_item: WorkItem) -> None:
+        worker.tokens.update(dict.fromkeys(work_item.call.tokens, False))
+        self.sent.append((worker.serial, work_item.chunk.items[0]))
 
     def dismiss(self, worker: FakeWorker) -> None:
         worker.leaving = True
@@ -120,8 +120,8 @@ def a_call(
     return call
 
 
-def a_chunk(call: OpenCall, *items: Any) -> Ticket:
-    return Ticket(call, Chunk(0, 0, items or (0,)), 0, Parcel(b""))
+def a_chunk(call: OpenCall, *items: Any) -> WorkItem:
+    return WorkItem(call, Chunk(0, 0, items or (0,)), 0, Parcel(b""))
 
 
 class Bench:
@@ -131,24 +131,24 @@ class Bench:
         self.table = FakeTable()
         self.scheduler: Scheduler[FakeWorker] = Scheduler(self.table)
 
-    def add(self, call: OpenCall, *items: Any) -> list[Ticket]:
+    def add(self, call: OpenCall, *items: Any) -> list[WorkItem]:
         """Add a chunk for each of the items."""
-        tickets = [a_chunk(call, item) for item in items]
-        for ticket in tickets:
-            self.scheduler.add(ticket)
-        return tickets
+        work_items = [a_chunk(call, item) for item in items]
+        for work_item in work_items:
+            self.scheduler.add(work_item)
+        return work_items
 
     def end(self, serial: int, *, is_worn: bool = False) -> None:
         """A worker finishes its first chunk."""
         worker = self.table.workers[serial]
-        worker.ran += len(worker.tickets[0].chunk.items)
-        self.scheduler.end(worker, worker.tickets[0], is_worn=is_worn)
+        worker.ran += len(worker.work_items[0].chunk.items)
+        self.scheduler.end(worker, worker.work_items[0], is_worn=is_worn)
 
     def die(self, serial: int, *, again: bool = True) -> None:
         """A worker dies with its chunks, the last of which is looked at first."""
         worker = self.table.workers.pop(serial)
-        for ticket in reversed(list(worker.tickets)):
-            self.scheduler.lose(worker, ticket, ticket if again else None)
+        for work_item in reversed(list(worker.work_items)):
+            self.scheduler.lose(worker, work_item, work_item if again else None)
         self.scheduler.fill_idle()
 
     def worker(self, serial: int = 1) -> FakeWorker:
@@ -163,7 +163,7 @@ class Bench:
         return [item for _, item in self.sent]
 
     def waiting(self) -> list[Any]:
-        return [ticket.chunk.items[0] for ticket in self.scheduler.queue]
+        return [work_item.chunk.items[0] for work_item in self.scheduler.queue]
 
 
 @pytest.fixture
@@ -251,16 +251,16 @@ def test_worker_that_leaves_does_not_count(bench: Bench) -> None:
 # --------------------------------------------------------------------------- taking one back
 
 
-def numbered(call: OpenCall, *numbers: int) -> list[Ticket]:
+def numbered(call: OpenCall, *numbers: int) -> list[WorkItem]:
     """Chunks of two items, with these numbers."""
-    return [Ticket(call, Chunk(n, 2 * n, (n, n)), 0, Parcel(b"")) for n in numbers]
+    return [WorkItem(call, Chunk(n, 2 * n, (n, n)), 0, Parcel(b"")) for n in numbers]
 
 
 def test_waiting_chunk_is_taken_back_whole(bench: Bench) -> None:
     """Nothing of it has begun, and the chunks beside it stay in their order."""
     call = a_call(limit=1, seconds=SLOW)
-    for ticket in numbered(call, 1, 2, 3, 4):
-        bench.scheduler.add(ticket)
+    for work_item in numbered(call, 1, 2, 3, 4):
+        bench.scheduler.add(work_item)
     assert 0 == bench.scheduler.withdraw(call, 3)
     assert [2, 4] == bench.waiting()
     assert 3 == call.pending
@@ -269,8 +269,8 @@ def test_waiting_chunk_is_taken_back_whole(bench: Bench) -> None:
 def test_last_waiting_chunk_leaves_an_empty_queue(bench: Bench) -> None:
     """A call whose only waiting chunk is taken back has no turn any more."""
     call = a_call(limit=1, seconds=SLOW)
-    for ticket in numbered(call, 1, 2):
-        bench.scheduler.add(ticket)
+    for work_item in numbered(call, 1, 2):
+        bench.scheduler.add(work_item)
     assert 0 == bench.scheduler.withdraw(call, 2)
     assert not bench.scheduler.queue.lines
 
@@ -278,12 +278,12 @@ def test_last_waiting_chunk_leaves_an_empty_queue(bench: Bench) -> None:
 def test_chunk_in_hand_is_taken_back_from_its_current_item_on(bench: Bench) -> None:
     """The worker is asked to end it; what it may have begun stays its own."""
     call = a_call(limit=1)
-    (ticket,) = numbered(call, 1)
-    bench.scheduler.add(ticket)
-    bench.worker().hand, bench.worker().at = ticket.number, 1
+    (work_item,) = numbered(call, 1)
+    bench.scheduler.add(work_item)
+    bench.worker().hand, bench.worker().at = work_item.number, 1
     assert 1 == bench.scheduler.withdraw(call, 1)
-    assert [ticket] == bench.worker().asked
-    assert not ticket.cancelled
+    assert [work_item] == bench.worker().asked
+    assert not work_item.cancelled
 
 
 def test_chunk_in_the_socket_is_taken_back_whole(bench: Bench) -> None:
@@ -300,8 +300,8 @@ def test_chunk_in_the_socket_is_taken_back_whole(bench: Bench) -> None:
 def test_chunk_that_is_gone_counts_as_begun(bench: Bench) -> None:
     """Of a chunk that has ended, all items may have begun."""
     call = a_call()
-    (ticket,) = numbered(call, 1)
-    bench.scheduler.add(ticket)
+    (work_item,) = numbered(call, 1)
+    bench.scheduler.add(work_item)
     bench.end(1)
     assert bench.scheduler.withdraw(call, 1) >= 2
 
@@ -356,8 +356,8 @@ def test_call_at_its_limit_prefetches_into_its_own_workers(bench: Bench) -> None
 
 def test_two_chunks_in_a_worker_have_different_slots(bench: Bench) -> None:
     """Each of the two chunks in a worker has a word on the status page of its own."""
-    tickets = bench.add(a_call(limit=1, seconds=QUICK), "a", "b")
-    assert [0, 1] == [ticket.slot for ticket in tickets]
+    work_items = bench.add(a_call(limit=1, seconds=QUICK), "a", "b")
+    assert [0, 1] == [work_item.slot for work_item in work_items]
 
 
 # ------------------------------------------------------------------------------ order, fairness
@@ -504,7 +504,7 @@ def test_idle_worker_is_left_idle_if_no_call_has_room(bench: Bench) -> None:
     bench.end(1)
     bench.end(2)
     assert ["x", "y", "a"] == bench.order()
-    assert not bench.worker(2).tickets
+    assert not bench.worker(2).work_items
 
 
 # --------------------------------------------------------------------------------- worn workers
@@ -568,8 +568,8 @@ def test_chunk_may_run_the_items_that_its_worker_has_left(bench: Bench) -> None:
     call = a_call(limit=1, items=10)
     bench.add(call, "a")
     bench.end(1)
-    (ticket,) = bench.add(call, "b")
-    assert 9 == ticket.allowance.items
+    (work_item,) = bench.add(call, "b")
+    assert 9 == work_item.allowance.items
 
 
 # -------------------------------------------------------------------------------------- the end
@@ -599,10 +599,10 @@ def test_cancelled_call_loses_its_waiting_chunks(bench: Bench) -> None:
 def test_cancelled_call_asks_its_workers(bench: Bench) -> None:
     """A worker is asked to give up its chunk of the call, and only of this call."""
     mine, other = a_call(limit=2), a_call(limit=2)
-    (ticket,) = bench.add(mine, "a")
+    (work_item,) = bench.add(mine, "a")
     bench.add(other, "b")
     bench.scheduler.cancel(mine, kill_at=1.0)
-    assert [ticket] == bench.worker(1).asked == bench.scheduler.given_up
+    assert [work_item] == bench.worker(1).asked == bench.scheduler.given_up
     assert [] == bench.worker(2).asked
 
 
@@ -632,10 +632,10 @@ def test_closed_call_is_released_with_its_last_chunk(bench: Bench) -> None:
 def test_given_up_chunk_is_overdue_at_its_time(bench: Bench) -> None:
     """A given-up chunk has until its time to end; then it is reported with its worker."""
     call = a_call(limit=1)
-    (ticket,) = bench.add(call, "a")
+    (work_item,) = bench.add(call, "a")
     bench.scheduler.cancel(call, kill_at=5.0)
     assert [] == list(bench.scheduler.overdue(4.9))
-    assert [(bench.worker(), ticket)] == list(bench.scheduler.overdue(5.0))
+    assert [(bench.worker(), work_item)] == list(bench.scheduler.overdue(5.0))
 
 
 @pytest.mark.parametrize("dies", [True, False])
@@ -654,9 +654,9 @@ def test_given_up_chunk_that_ends_is_forgotten(bench: Bench, dies: bool) -> None
 def test_chunk_of_a_dead_worker_stays_pending(bench: Bench) -> None:
     """A chunk that replaces the one of a dead worker keeps the call pending."""
     call = a_call(limit=1)
-    (ticket,) = bench.add(call, "a")
+    (work_item,) = bench.add(call, "a")
     worker = bench.table.workers.pop(1)
-    bench.scheduler.lose(worker, ticket, a_chunk(call, "each"))
+    bench.scheduler.lose(worker, work_item, a_chunk(call, "each"))
     assert (1, ["each"]) == (call.pending, bench.waiting())
 
 
@@ -672,8 +672,8 @@ def test_chunk_of_a_dead_worker_may_be_over(bench: Bench) -> None:
 def test_all_chunks_are_dropped(bench: Bench) -> None:
     """At the end of the pool all chunks come back, and no call is pending."""
     call = a_call(limit=1)
-    tickets = bench.add(call, "a", "b", "c")
-    assert sorted(map(id, tickets)) == sorted(map(id, bench.scheduler.drop_all()))
+    work_items = bench.add(call, "a", "b", "c")
+    assert sorted(map(id, work_items)) == sorted(map(id, bench.scheduler.drop_all()))
     assert (0, []) == (call.pending, bench.waiting())
 
 
@@ -696,16 +696,16 @@ def test_exception_in_the_middle_loses_no_chunk(
 # ------------------------------------------------------------------------------------ rebalance
 
 
-def busy_and_idle(bench: Bench, *, begun: bool = False) -> tuple[OpenCall, list[Ticket]]:
+def busy_and_idle(bench: Bench, *, begun: bool = False) -> tuple[OpenCall, list[WorkItem]]:
     """Worker 1 has two chunks of a call and works on one of them; worker 2 is idle."""
     call = a_call(limit=2, seconds=QUICK)
     bench.add(call, "x", "y")
-    tickets = bench.add(call, "z")
-    first = bench.worker(1).tickets[0]
+    work_items = bench.add(call, "z")
+    first = bench.worker(1).work_items[0]
     bench.end(2)
-    bench.worker(1).hand = (tickets[0] if begun else first).number
+    bench.worker(1).hand = (work_items[0] if begun else first).number
     bench.scheduler.rebalance(bench.worker(1))  # notes the current chunk
-    return call, tickets
+    return call, work_items
 
 
 def test_waiting_chunk_is_taken_back_for_an_idle_worker(bench: Bench) -> None:
@@ -715,7 +715,7 @@ def test_waiting_chunk_is_taken_back_for_an_idle_worker(bench: Bench) -> None:
     bench.scheduler.rebalance(bench.worker(1))
     assert (2, "z") == bench.sent[-1]
     assert old.cancelled
-    assert old.number != bench.worker(2).tickets[0].number
+    assert old.number != bench.worker(2).work_items[0].number
     assert 3 == call.pending  # until the worker confirms that it did not run the old one
 
 
@@ -752,7 +752,7 @@ def test_long_chunk_is_asked_to_end_early(
     bench.scheduler.add(a_chunk(call, *range(items)))
     bench.add(call, "y")
     bench.end(2)
-    bench.worker(1).hand = bench.worker(1).tickets[0].number
+    bench.worker(1).hand = bench.worker(1).work_items[0].number
     bench.scheduler.rebalance(bench.worker(1))
     bench.scheduler.rebalance(bench.worker(1))
     assert asked == len(bench.worker(1).asked)
@@ -789,7 +789,7 @@ class AnyOrder(RuleBasedStateMachine):
         return list(self.bench.table.workers.values())
 
     def busy(self) -> list[FakeWorker]:
-        return [worker for worker in self.workers() if worker.tickets]
+        return [worker for worker in self.workers() if worker.work_items]
 
     @rule(
         limit=st.integers(1, 4),
@@ -824,12 +824,12 @@ class AnyOrder(RuleBasedStateMachine):
     def end(self, draw: Any, worn: bool) -> None:
         """A worker finishes its first chunk."""
         worker = draw.draw(st.sampled_from(self.busy()))
-        self._note_end(worker.tickets[0])
+        self._note_end(worker.work_items[0])
         self.bench.end(worker.serial, is_worn=worn)
 
-    def _note_end(self, ticket: Ticket) -> None:
-        name = ticket.chunk.items[0]
-        if not ticket.cancelled:
+    def _note_end(self, work_item: WorkItem) -> None:
+        name = work_item.chunk.items[0]
+        if not work_item.cancelled:
             self.ended[name] += 1
             self.alive.pop(name, None)
 
@@ -839,12 +839,12 @@ class AnyOrder(RuleBasedStateMachine):
         """A worker dies; its chunks are begun again, but for those that were given up."""
         worker = draw.draw(st.sampled_from(self.workers()))
         del self.bench.table.workers[worker.serial]
-        for ticket in reversed(list(worker.tickets)):
-            repeats = again and not ticket.cancelled
+        for work_item in reversed(list(worker.work_items)):
+            repeats = again and not work_item.cancelled
             if not repeats:
-                self._note_end(ticket)
-            self.retried[ticket.chunk.items[0]] += repeats
-            self.bench.scheduler.lose(worker, ticket, ticket if repeats else None)
+                self._note_end(work_item)
+            self.retried[work_item.chunk.items[0]] += repeats
+            self.bench.scheduler.lose(worker, work_item, work_item if repeats else None)
         self.bench.scheduler.fill_idle()
 
     @precondition(lambda self: self.calls)
@@ -864,7 +864,7 @@ class AnyOrder(RuleBasedStateMachine):
     def rebalance(self, draw: Any, steps: bool) -> None:
         """A worker is looked at, twice while it works on one chunk."""
         worker = draw.draw(st.sampled_from(self.busy()))
-        worker.hand = worker.tickets[-1 if steps else 0].number
+        worker.hand = worker.work_items[-1 if steps else 0].number
         for _ in range(2):
             self.bench.scheduler.rebalance(worker)
 
@@ -873,7 +873,7 @@ class AnyOrder(RuleBasedStateMachine):
         """Each chunk that must run is in the queue or with one worker, and nowhere else."""
         found = Counter(self.bench.waiting())
         for worker in self.workers():
-            found.update(t.chunk.items[0] for t in worker.tickets if not t.cancelled)
+            found.update(t.chunk.items[0] for t in worker.work_items if not t.cancelled)
         assert found == Counter(dict.fromkeys(self.alive, 1))
         assert all(1 == times for times in self.ended.values())
 
@@ -881,21 +881,23 @@ class AnyOrder(RuleBasedStateMachine):
     def no_call_is_above_its_limit(self) -> None:
         """The workers that have chunks of a team are no more than its limit."""
         for call in self.calls:
-            has = [w for w in self.workers() if any(t.call.users is call.users for t in w.tickets)]
+            has = [
+                w for w in self.workers() if any(t.call.users is call.users for t in w.work_items)
+            ]
             assert {w.serial for w in has} == set(call.users)
             assert len(has) <= call.limit
 
     @invariant()
     def no_worker_has_too_much(self) -> None:
         """A worker has at most two chunks."""
-        assert all(len(worker.tickets) <= 2 for worker in self.workers())
+        assert all(len(worker.work_items) <= 2 for worker in self.workers())
 
     @invariant()
     def counts_are_right(self) -> None:
         """A call counts its chunks, and is released when it is closed and has none."""
         for call in self.calls:
-            waiting = sum(ticket.call is call for ticket in self.bench.scheduler.queue)
-            running = sum(t.call is call for w in self.workers() for t in w.tickets)
+            waiting = sum(work_item.call is call for work_item in self.bench.scheduler.queue)
+            running = sum(t.call is call for w in self.workers() for t in w.work_items)
             assert waiting + running == call.pending
             if call.closed and not call.pending:
                 assert [] == call.unreleased
@@ -903,11 +905,11 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def no_worker_is_idle_while_a_chunk_for_it_waits(self) -> None:
         """An idle worker takes any chunk whose call has room and that it may run."""
-        for ticket in self.bench.scheduler.queue:
-            call = ticket.call
+        for work_item in self.bench.scheduler.queue:
+            call = work_item.call
             if len(call.users) < call.limit:
                 for worker in self.workers():
-                    assert worker.tickets or not self.bench.scheduler._suits(worker, call)
+                    assert worker.work_items or not self.bench.scheduler._suits(worker, call)
 
     @invariant()
     def next_line_has_waited_longest(self) -> None:
@@ -924,7 +926,7 @@ class AnyOrder(RuleBasedStateMachine):
         for _ in range(10_000):
             if not self.busy():
                 break
-            self._note_end(self.busy()[0].tickets[0])
+            self._note_end(self.busy()[0].work_items[0])
             self.bench.end(self.busy()[0].serial)
             self._drop_those_that_left()
         assert [] == self.bench.waiting()
@@ -932,7 +934,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def _drop_those_that_left(self) -> None:
         for worker in self.workers():
-            if worker.leaving and not worker.tickets:
+            if worker.leaving and not worker.work_items:
                 del self.bench.table.workers[worker.serial]
                 self.bench.scheduler.fill_idle()
 
