@@ -58,10 +58,13 @@ _getsignal = _signal.getsignal
 
 def _handlers() -> dict[int, Callable[..., Any]]:
     """The handler of each signal that has one."""
-    found: Any = [*map(_getsignal, _SIGNALS)]
-    if not any(map(callable, found)):  # as in workers, at each use of a lock
-        return {}
-    return {number: old for number, old in zip(_SIGNALS, found, strict=True) if callable(old)}
+    handlers: Any = [*map(_getsignal, _SIGNALS)]
+    found: dict[int, Callable[..., Any]] = {}
+    if any(map(callable, handlers)):  # none in workers, at each use of a lock
+        for number, handler in zip(_SIGNALS, handlers, strict=True):
+            if callable(handler):
+                found[number] = handler  # noqa: PERF403  a comprehension is a call
+    return found
 
 
 class _Handler:
