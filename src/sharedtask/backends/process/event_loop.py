@@ -143,7 +143,8 @@ class Loop:
 
         A caller that ``leaves`` for longer hands the loop over to the I/O thread.
         """
-        self._refuse_inside()
+        if self._processing._is_owned():
+            raise SharedTaskError(reasons.INSIDE)
         critical_sections.reserve_stack(40)
         if not self._turning.acquire(blocking=False):
             self._has_come = True
@@ -164,10 +165,6 @@ class Loop:
             if leaves:
                 self.attend()
         return _next_of(reports, until)
-
-    def _refuse_inside(self) -> None:
-        if self._processing._is_owned():
-            raise SharedTaskError(reasons.INSIDE)
 
     def attend(self, *, at_once: bool = False) -> None:
         """Work is in flight, and this thread goes on: ensure that some thread runs the loop.
