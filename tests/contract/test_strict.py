@@ -609,7 +609,9 @@ def test_chunks_are_not_cut(strict: bool, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_look_is_not_the_time_of_the_item() -> None:
     """What the look takes is not counted by a timeout, nor by what learns how long items take."""
-    guard = Guard("f", range(1), stops=True, lent=[Lent("x", 1, Slow(), bool, bool)], position=int)
+    guard = Guard(
+        "f", range(1), fail_fast=True, lent=[Lent("x", 1, Slow(), bool, bool)], position=int
+    )
     told: list[float] = []
     guard.begins, guard.ended = lambda: told.append(-1.0), told.append
     assert 5 == guard.after(lambda x: x)(5)

@@ -580,7 +580,7 @@ def head_of(*, current: bool) -> CallHead:
         shared=parameters,
         star=False,
         timed=False,
-        stops=True,
+        fail_fast=True,
         apart=False,
         strict="auto",
         bound_name=None,

@@ -652,7 +652,7 @@ ray.shutdown()
     assert (0, "") == (ran.end(30), ran.err)
 
 
-def judged(*, adds: bool, stops: bool) -> Any:
+def judged(*, adds: bool, fail_fast: bool) -> Any:
     """The outcomes of a chunk of six items whose worker died in the fifth."""
     from types import SimpleNamespace
 
@@ -663,7 +663,7 @@ def judged(*, adds: bool, stops: bool) -> Any:
     from sharedtask.worker.status_page import Phase, Word
 
     call: Any = SimpleNamespace(
-        task="f", timeout=None, adds=adds, stops=stops, leases=SimpleNamespace(readonly=())
+        task="f", timeout=None, adds=adds, fail_fast=fail_fast, leases=SimpleNamespace(readonly=())
     )
     work_item = work_items.WorkItem(
         call, Chunk(1, 10, list(range(6))), call_header.SCALARS, Parcel(b"")
@@ -684,17 +684,17 @@ def judged(*, adds: bool, stops: bool) -> Any:
     return batch
 
 
-@pytest.mark.parametrize(("adds", "stops"), [(False, False), (False, True), (True, True)])
-def test_results_of_a_dead_worker_keep_their_places(adds: bool, stops: bool) -> None:
+@pytest.mark.parametrize(("adds", "fail_fast"), [(False, False), (False, True), (True, True)])
+def test_results_of_a_dead_worker_keep_their_places(adds: bool, fail_fast: bool) -> None:
     """What a dead worker left goes to its own items, and each one between has its own error."""
-    batch = judged(adds=adds, stops=stops)
+    batch = judged(adds=adds, fail_fast=fail_fast)
     assert [7, 8, 9] == batch.values[1:4]
     assert {0: (10, 0), 4: (14, 4)} == {at: (e.index, e.item) for at, e in batch.errors.items()}
 
 
 def test_results_without_what_they_add_are_lost() -> None:
     """Where items add up, and the call goes on, what the worker had added died with it."""
-    batch = judged(adds=True, stops=False)
+    batch = judged(adds=True, fail_fast=False)
     assert list(range(10, 15)) == [batch.errors[at].index for at in range(5)]
 
 

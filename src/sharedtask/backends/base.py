@@ -41,8 +41,8 @@ class SharedValue:
     role: Role
 
 
-# See ``Call.prompt``.
-PROMPT_SECONDS = 0.05
+# See ``Call.report_soon``.
+REPORT_SOON_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Call:
     apart: bool = False
 
     @property
-    def stops(self) -> bool:
+    def fail_fast(self) -> bool:
         """Whether no further item of a chunk is begun after one that raised."""
         return not (self.options.return_exceptions or self.options.retries or self.apart)
 
@@ -124,8 +124,8 @@ class Call:
         return is_auto and self.options.strict is not True
 
     @property
-    def prompt(self) -> bool:
-        """Whether results are reported within ``PROMPT_SECONDS``: they survive the caller."""
+    def report_soon(self) -> bool:
+        """Whether results are reported within ``REPORT_SOON_SECONDS``: they survive the caller."""
         return self.options.journal is not None
 
     def unmarked(self) -> Iterator[tuple[str, Any]]:

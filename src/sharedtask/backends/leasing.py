@@ -137,7 +137,7 @@ def head_of(call: Call, leases: Leases, blas: int, cwd: str) -> bytes:
             shared=leases.parameters,
             star=call.star,
             timed=options.timeout is not None,
-            stops=call.stops,
+            fail_fast=call.fail_fast,
             apart=call.apart,
             strict=options.strict,
             bound_name=call.bound_name,

@@ -21,7 +21,7 @@ import numpy as np
 
 from sharedtask import context
 from sharedtask.backends.base import (
-    PROMPT_SECONDS,
+    REPORT_SOON_SECONDS,
     Backend,
     Call,
     Chunk,
@@ -142,7 +142,7 @@ class _LocalSession(Session):
 
     def submit(self, chunk: Chunk) -> None:
         if self._sink.begun(chunk.number):
-            with context.recorded() if self._call.prompt else contextlib.nullcontext():
+            with context.recorded() if self._call.report_soon else contextlib.nullcontext():
                 self._run(with_copies(self._call, chunk))
 
     def fail(self, chunk: Chunk, error: BaseException) -> None:
@@ -218,7 +218,7 @@ class _LocalSession(Session):
             turn = replace(turn, function=part.guarded(turn.function))
         for offset, item in enumerate(chunk.items):
             turn.words[COUNT] = offset
-            if self._closed or (call.prompt and offset and _is_late(began)):
+            if self._closed or (call.report_soon and offset and _is_late(began)):
                 break
             try:
                 value, error = self._context.run(run_one, item, chunk.first + offset, turn), None
@@ -236,7 +236,7 @@ class _LocalSession(Session):
             batch.values.append(value)
             if error is not None:
                 batch.errors[offset] = error
-                if call.stops:
+                if call.fail_fast:
                     break
 
     def _kept(
@@ -327,7 +327,7 @@ _ERRORS_IN_CONTEXT = int(np.__version__.partition(".")[0]) >= 2
 
 
 def _is_late(began: float) -> bool:
-    return time.monotonic() - began > PROMPT_SECONDS
+    return time.monotonic() - began > REPORT_SOON_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

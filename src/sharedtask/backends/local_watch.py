@@ -103,7 +103,7 @@ class StrictTwins:
             yield Guard(
                 call.task,
                 range(chunk.first, chunk.first + len(chunk.items)),
-                call.stops,
+                call.fail_fast,
                 lent,
                 position=lambda: len(batch.values),
                 beside=lambda: self._crowd.is_crowded,

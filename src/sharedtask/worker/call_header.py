@@ -59,7 +59,7 @@ class CallHead(NamedTuple):
     shared: tuple[SharedParameter, ...]
     star: bool
     timed: bool
-    stops: bool  # ends the chunk at the first item that raises
+    fail_fast: bool  # ends the chunk at the first item that raises
     apart: bool  # its items are submits: each begins as a call does
     strict: Strict  # a change of a shared value is an error, or a warning
     bound_name: str | None

@@ -28,7 +28,7 @@ def private_bytes(pid: int | str = "self") -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Allowance:
+class ChunkLimits:
     """The memory and items that a chunk may use in its worker; 0 for no limit.
 
     Unless it ``cuts``, a chunk that was begun is run to its end.
@@ -39,7 +39,7 @@ class Allowance:
     cuts: bool = True
 
 
-ANY = Allowance()
+ANY = ChunkLimits()
 
 
 class Wear:
@@ -54,19 +54,19 @@ class Wear:
         """A chunk is over: from now on the memory is not that of a fresh worker."""
         self._has_run = True
 
-    def ends(self, allowance: Allowance) -> bool:
+    def ends(self, chunk_limits: ChunkLimits) -> bool:
         """Called before each item of a chunk."""
         done = self._words[Word.BASE] + self._words[Word.COUNT]
-        if allowance.items and done >= allowance.items:
+        if chunk_limits.items and done >= chunk_limits.items:
             return True
-        return bool(allowance.memory) and self._is_worn(allowance, done)
+        return bool(chunk_limits.memory) and self._is_worn(chunk_limits, done)
 
-    def _is_worn(self, allowance: Allowance, done: int) -> bool:
+    def _is_worn(self, chunk_limits: ChunkLimits, done: int) -> bool:
         words, used = self._words, private_bytes() or 0
         words[Word.BEFORE] = used
         if not self._has_run and not done:
             words[Word.FRESH] = used
-        if used <= allowance.memory or (done and not allowance.cuts):
+        if used <= chunk_limits.memory or (done and not chunk_limits.cuts):
             return False
         words[Word.WORN] = words[Word.CHUNK]
         return True

@@ -42,13 +42,13 @@ class Guard:
     """Watches the shared values during one chunk.
 
     ``position`` returns the current item, counted from the first; ``beside`` whether items ran in
-    other threads meanwhile. If ``stops``, an item that raises is the last. A comparison takes
+    other threads meanwhile. If ``fail_fast``, an item that raises is the last. A comparison takes
     ``seconds``, which do not count as the item's: ``begins`` is called before, ``ended`` with them.
     """
 
     task: str
     items: range
-    stops: bool
+    fail_fast: bool
     lent: Sequence[Lent]
     position: Callable[[], int]
     beside: Callable[[], bool] = bool
@@ -83,7 +83,7 @@ class Guard:
                 return call(*args)
             except BaseException as raised:
                 done = self.position() + 1
-                if (self.stops or done == len(self.items)) and not self._is_done:
+                if (self.fail_fast or done == len(self.items)) and not self._is_done:
                     self._tell(raised, done)
                 raise
 

@@ -170,7 +170,7 @@ class Runner:
         return Guard(
             head.task,
             items,
-            head.stops,
+            head.fail_fast,
             found,
             position=lambda: outbox.position,
             begins=begins,
@@ -301,7 +301,7 @@ class Runner:
                 value = call(item)
             except BaseException as error:  # noqa: BLE001  a task may raise anything
                 outbox.add_error(caller.advised(error))
-                if caller.head.stops:
+                if caller.head.fail_fast:
                     return False
             else:
                 if type(value) is kind:

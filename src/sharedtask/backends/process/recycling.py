@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from sharedtask.errors import MemoryLimitError
-from sharedtask.worker.limits import Allowance, private_bytes
+from sharedtask.worker.limits import ChunkLimits, private_bytes
 from sharedtask.worker.status_page import Phase, Word
 
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ class Used(Protocol):
     work_items: deque[WorkItem]
 
 
-def allowance(worker: Used, limits: Limits, *, cuts: bool) -> Allowance:
+def chunk_limits(worker: Used, limits: Limits, *, cuts: bool) -> ChunkLimits:
     """The memory and items that the next chunk of a call may use in a worker."""
     items = limits.items - worker.ran if limits.items is not None and cuts else 0
-    return Allowance(limits.memory or 0, items, cuts)
+    return ChunkLimits(limits.memory or 0, items, cuts)
 
 
-def suits(worker: Used, call: OpenCall) -> bool:
+def can_run(worker: Used, call: OpenCall) -> bool:
     """Whether a worker may still run an item of a call.
 
     If items are counted, no chunk is queued in its socket: the count after it would be unknown.

@@ -129,7 +129,7 @@ class Scheduler(Generic[W]):
         """The worker for the next chunk of ``call``: an idle one, a new one, one with room."""
         idle: list[W] = []
         for worker in self._workers.values():
-            if not worker.work_items and self._suits(worker, call):
+            if not worker.work_items and self._can_take(worker, call):
                 if worker.tokens.keys() >= call.tokens:  # most calls find one that has all
                     return worker
                 idle.append(worker)
@@ -140,7 +140,7 @@ class Scheduler(Generic[W]):
         if _is_quick(call):
             workers = self._workers.values()
             return next(
-                (w for w in workers if len(w.work_items) == 1 and self._suits(w, call)), None
+                (w for w in workers if len(w.work_items) == 1 and self._can_take(w, call)), None
             )
         return None
 
@@ -149,17 +149,17 @@ class Scheduler(Generic[W]):
         staying = [worker for worker in self._workers.values() if not worker.leaving]
         if len(staying) < call.limit:
             return True
-        worn = (w for w in staying if not w.work_items and not recycling.suits(w, call))
+        worn = (w for w in staying if not w.work_items and not recycling.can_run(w, call))
         worker = next(worn, None)
         if worker is not None:
             self._table.dismiss(worker)
         return worker is not None
 
-    def _suits(self, worker: W, call: OpenCall) -> bool:
+    def _can_take(self, worker: W, call: OpenCall) -> bool:
         """Whether a worker may take a chunk: no call uses more workers than it asked for."""
         if worker.ended or worker.kill_reason is not None or worker.stop_reason is not None:
             return False
-        if worker.leaving or (call.limits is not None and not recycling.suits(worker, call)):
+        if worker.leaving or (call.limits is not None and not recycling.can_run(worker, call)):
             return False
         return len(call.users) < call.limit or worker.serial in call.users
 
@@ -171,7 +171,7 @@ class Scheduler(Generic[W]):
         work_item.slot = worker.free_slot()
         if call.limits is not None:
             cuts = call.places is None or not call.places.ordered
-            work_item.allowance = recycling.allowance(worker, call.limits, cuts=cuts)
+            work_item.chunk_limits = recycling.chunk_limits(worker, call.limits, cuts=cuts)
         worker.work_items.append(work_item)
         call.enter(worker.serial, work_item)
         self._table.send(worker, work_item)
@@ -232,10 +232,10 @@ class Scheduler(Generic[W]):
         """The next line for a worker with room."""
         if not worker.work_items:
             first = self.queue.first()
-            if first is None or self._suits(worker, first.head):
+            if first is None or self._can_take(worker, first.head):
                 return first
             lines = self.queue.in_turn()
-            return next((line for line in lines if self._suits(worker, line.head)), None)
+            return next((line for line in lines if self._can_take(worker, line.head)), None)
         if len(worker.work_items) < _MOST_IN_A_WORKER:
             return self._to_prefetch(worker)
         return None
@@ -243,7 +243,7 @@ class Scheduler(Generic[W]):
     def _to_prefetch(self, worker: W) -> Line | None:
         """The line of the second chunk in a worker: the first one, or that of the chunk there."""
         for line in (self.queue.first(), self.queue.line_of(worker.work_items[0].call)):
-            if line is not None and _is_quick(line.head) and self._suits(worker, line.head):
+            if line is not None and _is_quick(line.head) and self._can_take(worker, line.head):
                 return line
         return None
 
@@ -291,7 +291,7 @@ class Scheduler(Generic[W]):
             self.fill_idle()
 
     def _has_idle_worker(self, call: OpenCall) -> bool:
-        return any(not w.work_items and self._suits(w, call) for w in self._workers.values())
+        return any(not w.work_items and self._can_take(w, call) for w in self._workers.values())
 
     # ------------------------------------------------------------------- chunks are given up
 

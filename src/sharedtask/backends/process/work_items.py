@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sharedtask.errors import StoreFullError
     from sharedtask.memory.payload import Payload
     from sharedtask.store.publication import Publication
-    from sharedtask.worker.limits import Allowance
+    from sharedtask.worker.limits import ChunkLimits
     from sharedtask.writing.handler import Places
 
 
@@ -86,7 +86,7 @@ class WorkItem(work_items.WorkItem[OpenCall]):
 
     slot: int = 0
     place: int = 0  # its accumulator slot
-    allowance: Allowance = ANY
+    chunk_limits: ChunkLimits = ANY
     cancelled: bool = False
     kill_at: float | None = None
     restarts: int = 0  # by workers that died before they began it
@@ -100,7 +100,7 @@ class WorkItem(work_items.WorkItem[OpenCall]):
         """The chunk as a message."""
         fds = self.call.constants.fds + self.parcel.fds
         head = self.call.head
-        may = self.allowance
+        may = self.chunk_limits
         prefix = call_header.PREFIX.pack(
             self.mode,
             self.slot,

@@ -23,7 +23,7 @@ from sharedtask.store.decoded import Values
 from sharedtask.worker import call_header, envelope, result_format
 from sharedtask.worker import status_page as boards
 from sharedtask.worker.job import Job
-from sharedtask.worker.limits import Allowance, Wear
+from sharedtask.worker.limits import ChunkLimits, Wear
 from sharedtask.worker.program import Follower
 from sharedtask.worker.result_writer import Outbox, Sent
 from sharedtask.worker.runner import Runner
@@ -149,7 +149,7 @@ class _Worker:
         is_limited = bool(memory or most)
         if is_limited:
             poll_cancel = functools.partial(
-                self._poll_limits, poll_cancel, Allowance(memory, most, bool(cuts))
+                self._poll_limits, poll_cancel, ChunkLimits(memory, most, bool(cuts))
             )
         job = Job(
             frame.chunk,
@@ -172,9 +172,9 @@ class _Worker:
             for fd in frame.fds:
                 os.close(fd)
 
-    def _poll_limits(self, poll_cancel: Callable[[], bool], allowance: Allowance) -> bool:
+    def _poll_limits(self, poll_cancel: Callable[[], bool], chunk_limits: ChunkLimits) -> bool:
         """Check this worker's limits as well, in a call that has limits."""
-        return poll_cancel() or self._wear.ends(allowance)
+        return poll_cancel() or self._wear.ends(chunk_limits)
 
     def _poll_cancel(self, note: int, seen: list[int]) -> bool:
         """Poll the caller's request about the chunk: True if it is given up."""

@@ -231,9 +231,9 @@ class _RaySession(Session):
             alive_nodes=lambda: frozenset(node["NodeID"] for node in capacity.nodes()),
             timeout=call.options.timeout,
             splits=call.splits,
-            prompt=call.prompt,
+            report_soon=call.report_soon,
             adds=any(handler.comes_at_end for handler in self.handlers),
-            stops=call.stops,
+            fail_fast=call.fail_fast,
             sink=sink,
             team=call.team or Team(),
         )

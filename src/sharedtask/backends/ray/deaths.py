@@ -154,7 +154,7 @@ def judge(work_item: WorkItem, wreck: Wreck, error: BaseException) -> Verdict:
         return Verdict(again=True, each=True)
     done = wreck.words[Word.BASE] + wreck.words[Word.COUNT]
     begun = min(done + (phase != Phase.IDLE), len(work_item.chunk.items))
-    fails_anyway = work_item.call.stops and begun > done
+    fails_anyway = work_item.call.fail_fast and begun > done
     # What items added was lost with the worker, so their results are dropped too.
     frames = [] if work_item.call.adds and not fails_anyway else wreck.frames
     kept = {at for frame in frames for at in range(frame[1], frame[1] + frame[2])}

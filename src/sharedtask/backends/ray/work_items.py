@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends import work_items
-from sharedtask.backends.base import PROMPT_SECONDS
+from sharedtask.backends.base import REPORT_SOON_SECONDS
 from sharedtask.outcomes import Batch, Change, Report
 from sharedtask.serialization import codec
 from sharedtask.store.stores import BytesStore
@@ -55,9 +55,9 @@ class OpenCall(work_items.OpenCall):
     again: dict[int, Callable[[], Payload]]
     limit: Callable[[], int]
     alive_nodes: Callable[[], frozenset[str]]
-    prompt: bool  # results must not wait for the end of their chunk
+    report_soon: bool  # results must not wait for the end of their chunk
     adds: bool  # the totals of a chunk come with its answer, or are lost
-    stops: bool
+    fail_fast: bool
     team: Team
     open_chunks: set[int] = field(default_factory=set)
 
@@ -125,7 +125,7 @@ class WorkItem(work_items.WorkItem[OpenCall]):
             call.stored(),
             released,
             beside,
-            PROMPT_SECONDS if call.prompt else _CHUNK_SECONDS if call.splits else 0.0,
+            REPORT_SOON_SECONDS if call.report_soon else _CHUNK_SECONDS if call.splits else 0.0,
             call.timeout or 0.0,
         )
 

@@ -569,7 +569,7 @@ def test_chunk_may_run_the_items_that_its_worker_has_left(bench: Bench) -> None:
     bench.add(call, "a")
     bench.end(1)
     (work_item,) = bench.add(call, "b")
-    assert 9 == work_item.allowance.items
+    assert 9 == work_item.chunk_limits.items
 
 
 # -------------------------------------------------------------------------------------- the end
@@ -909,7 +909,7 @@ class AnyOrder(RuleBasedStateMachine):
             call = work_item.call
             if len(call.users) < call.limit:
                 for worker in self.workers():
-                    assert worker.work_items or not self.bench.scheduler._suits(worker, call)
+                    assert worker.work_items or not self.bench.scheduler._can_take(worker, call)
 
     @invariant()
     def next_line_has_waited_longest(self) -> None:
