@@ -44,7 +44,7 @@ batches = np.split(digits.data[1500:1628], 16)
 answers = []
 for title, count, model in (
     ("nearest neighbours, 60,000 images", 60_000, KNeighborsClassifier(1, algorithm="brute")),
-    ("a forest of 40 trees, 20,000 images", 20_000, ExtraTreesClassifier(40, random_state=0)),
+    ("a forest of 40 trees, 8,000 images", 8_000, ExtraTreesClassifier(40, random_state=0)),
 ):
     small = copy.deepcopy(model).fit(known[:500], truth[:500])
     fitted = model.fit(noisy(known, count), truth[np.arange(count) % len(truth)])

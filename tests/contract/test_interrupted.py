@@ -379,7 +379,7 @@ def test_interrupted_anywhere(tmp_path: Path, name: str) -> None:
 
     A hundred thousand for SHAREDTASK_TEST_PLACES tries all places, in minutes.
     """
-    places = int(os.environ.get("SHAREDTASK_TEST_PLACES", "60" if os.environ.get("CI") else "10"))
+    places = int(os.environ.get("SHAREDTASK_TEST_PLACES", "40" if os.environ.get("CI") else "10"))
     warm_up()
     assert [] == run_case(CASES[name]("process", tmp_path), places)
 

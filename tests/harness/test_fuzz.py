@@ -33,6 +33,7 @@ def complaints(backends: Iterable[str], *, seed: int, seconds: float) -> list[st
     return [said for name, said in printed.items() if not re.fullmatch(right.format(name), said)]
 
 
+@pytest.mark.skipif("CI" in os.environ, reason="test_programs_for_longer is run there")
 def test_programs_of_some_seconds() -> None:
     """Random programs give what a plain loop gives."""
     assert [] == complaints(("thread", "process"), seed=0, seconds=3)
