@@ -70,8 +70,6 @@ class _Inbox:
     So a run that its user has dropped is freed, even while its session works.
     """
 
-    only_notes = True  # see base.Sink
-
     def __init__(self) -> None:
         self.reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
 

@@ -2,6 +2,11 @@
 
 Classes of other libraries are recognised by name, so that none is imported here: a module of this
 package is loaded when a value of its kind is met, when the library is loaded already.
+
+A class of a library has its line in ``_BY_BASE``, which counts for derived classes as well, up to
+one with a ``__reduce__`` of its own, or in ``_BY_NAME``, which counts for that class alone. A
+reducer returns what ``__reduce__`` returns, or NotImplemented for pickle's own way; ``out`` takes
+the memory of arrays. A kind without a page of its own has a row in ``docs/kinds/losses.md``.
 """
 
 from __future__ import annotations
