@@ -4,8 +4,15 @@ from collections.abc import Iterator
 
 from fuzz.drawing import Draw
 
+USES = ("shared", "copy", "copy", "plain", "captured", "self", "nested", "default")
+
 
 def steps(draw: Draw) -> Iterator[str]:
+    yield from moving(draw) if draw.chance(0.3) else changing(draw)
+
+
+def changing(draw: Draw) -> Iterator[str]:
+    """A value that changes, mostly before each use."""
     value, name = draw.value(), draw.name("value")
     yield f"{name} = {value.text}"
     while True:
@@ -16,3 +23,14 @@ def steps(draw: Draw) -> Iterator[str]:
             yield f"{name} = {value.text}"
         if draw.chance(0.05):
             yield draw.of(("sharedtask.shutdown()", "gc.collect()", f"repr({name})"))
+
+
+def moving(draw: Draw) -> Iterator[str]:
+    """An array in one use after the other: workers have decoded it, for another one."""
+    name = draw.name("array")
+    yield f"{name} = np.arange({draw.of((9_000, 140_000))}) % 100"
+    while True:
+        for _ in range(3):
+            yield f"look({name}, {draw.of(USES)!r})"
+        if draw.chance(0.2):
+            yield f"{name}[-1] = {draw.number()}"
