@@ -284,7 +284,7 @@ def script(tmp_path: Path) -> Iterator[Callable[..., Script]]:
             **os.environ,
             "SHAREDTASK_TEST_MARK": mark,
             "PYTHONFAULTHANDLER": "1",
-            "PYTHONDEVMODE": "0",
+            "PYTHONDEVMODE": "",  # any text turns it on
             "PYTHONDONTWRITEBYTECODE": "1",
             **env,
         }
