@@ -59,7 +59,7 @@ class Sessions(Session):
 
 def several(count: int, **options: Any) -> tuple[Several, Sessions]:
     sessions: Any = Sessions()
-    call: Any = SimpleNamespace(task="f", blocks={}, totals={}, locked={})
+    call: Any = SimpleNamespace(task="f", handlers={})
     made = Several(sessions, call, range(count), Options(**options))
     made.begun(1)
     return made, sessions
