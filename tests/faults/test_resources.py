@@ -171,6 +171,8 @@ for call in (lambda: task.map([0], table=big), lambda: share(big)):
         call()
     except StoreFullError as error:
         assert "vm.max_map_count" in str(error), error
+    except MemoryError:  # Python's own, whose arenas are mappings too
+        continue
     else:
         raise SystemExit("no error")
 assert task.map(range(2), table=small) == [2.0, 3.0]

@@ -196,6 +196,8 @@ class WatchedTwins:
 
     def _look(self, seconds: float) -> Change | None:
         items = [self._unchecked.popleft() for _ in range(len(self._unchecked))]
+        if not items:  # another thread has looked meanwhile
+            return None
         first, last = min(items)[0], max(end for _, end in items)
         is_first, self._has_looked = not self._has_looked, True
         found = None

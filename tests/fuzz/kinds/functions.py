@@ -17,7 +17,7 @@ REACHED = (
     ("deque([2, 1, 0])", "{t}.count", ("{t}.append(1)", "{t}.clear()")),
     ("np.arange(5)", "{t}.take", ("{t}[1] = {n}", "{t}[...] = {n}", "{t} *= 2")),
     ("np.arange(90_000)", "{t}.item", ("{t}[1] = {n}", "{t} += 1")),
-    ("bytearray(5)", "{t}.__getitem__", ("{t}[1] = {n} % 255", "{t}.pop()")),
+    ("bytearray(5)", "{t}.__getitem__", ("{t}[1] = {n} % 255", "{t}.append({n} % 255)")),
     ("OrderedDict({0: 1, 1: 2, 2: 3})", "{t}.get", ("{t}[1] = {n}", "{t}.clear()")),
     ("Counter([1, 1])", "{t}.get", ("{t}[1] += 1", "{t}.update([2])")),
     ("Level(5)", "{t}.extra.__add__", ("{t}.extra = {n}",)),

@@ -73,8 +73,11 @@ def with_callback(n):
         raise TimeoutError("a callback that maps hangs")
     same([[1 + 2 * n]], told, "a callback that maps")
 
+PRINTERS = []  # kept: CPython's print crashes where its stdout is freed by another thread
+
 def printing(call):
     before, sys.stdout = sys.stdout, Printer()
+    PRINTERS.append(sys.stdout)
     try:
         call()
     finally:
