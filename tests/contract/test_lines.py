@@ -21,6 +21,7 @@ import sharedtask
 from sharedtask import ClosedError, TaskTimeoutError, WorkerDiedError, parallel
 from sharedtask.backends.base import Chunk
 from sharedtask.backends.process import backend as process
+from sharedtask.task.place import Door
 from sharedtask.testing import count_up, counted
 
 pytestmark = pytest.mark.timeout(90)
@@ -318,6 +319,29 @@ def test_kill_at_any_moment_runs_nothing_twice(together: list[list[Any]], tmp_pa
     runs = counted(tmp_path)
     assert all(1 == runs[str(k)] for k in range(200) if k not in ended)
     assert all(1 >= runs.get(str(k), 0) for k in ended)
+
+
+def test_killed_item_that_ends_late_holds_up_no_other(
+    together: list[list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line does not rest while a chunk is in flight: it would never learn of its end."""
+    monkeypatch.setattr("sharedtask.task.line._KILL_SECONDS", 0.0)  # as on a very busy machine
+    task = parallel(stay).with_options(backend="process", workers=2)
+    killed = task.submit("killed", str(tmp_path))
+    until((tmp_path / "killed").exists)
+    ended: list[Any] = []
+    report = Door.report
+
+    def noted(*given: Any) -> None:
+        report(*given)
+        ended.append(given)
+
+    monkeypatch.setattr(Door, "report", noted)
+    assert killed.kill()
+    until(lambda: ended)
+    for k in range(5):
+        (tmp_path / f"{k} may end").touch()
+        assert str(k) == task.submit(str(k), str(tmp_path)).result(30)
 
 
 def test_threads_submit_together(together: list[list[Any]]) -> None:

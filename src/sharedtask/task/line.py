@@ -58,6 +58,8 @@ def may_wait(call: Call, item: Any) -> bool:
 class Line:
     """Submits in one session. When all have their outcomes, it is closed, or rests if it is light.
 
+    Not while a chunk is in flight, of items that were killed: a line at rest learns of no end.
+
     ``open``, ``joins`` and ``add`` are called within a shield of ``interrupts``.
     """
 
@@ -125,7 +127,7 @@ class Line:
 
     def _close_if_done(self) -> None:
         with _lock:
-            if self._places or self._held:
+            if self._places or self._held or self._sent:
                 return
             _lines.discard(self)
             session = self._session
@@ -185,7 +187,7 @@ class Line:
         else:
             background.put(functools.partial(self._open_behind, report, places))
         self._feed()
-        if not report.count:
+        if not places:  # else when their outcomes are taken
             self._close_if_done()
 
     def _covered(self, report: Report) -> list[Place]:
@@ -286,6 +288,7 @@ class Line:
         with _lock:
             places = list(self._places.values())
             self._queue.clear()
+            self._sent.clear()
         for place in places:
             self._finish(place, None, error)
         self._call_all()
