@@ -191,10 +191,9 @@ def _tidy() -> None:
     """Release what is kept too long, or twice."""
     while len(_kept) > _MOST_KEPT:
         _unneeded.append(_kept.popitem(last=False)[1])
-    while _unneeded:
-        watch = _unneeded.popleft().watch
-        if watch is not None:
-            watch.release()
+    while _unneeded and (kept := critical_sections.first_of(_unneeded)) is not None:
+        if kept.watch is not None:
+            kept.watch.release()
 
 
 def _digest(buffer: Bytes) -> bytes:

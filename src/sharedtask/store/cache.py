@@ -14,7 +14,7 @@ import weakref
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sharedtask.memory import capacity
 from sharedtask.serialization import codec
@@ -40,8 +40,6 @@ Verify = Literal["content", "compare", "identity"]
 # A value that was found changed this often is no longer watched: after each publication the first
 # write to every page of a watched array costs ten times as much.
 _CHANGES_WATCHED = 2
-
-T = TypeVar("T")
 
 
 class CacheInfo(NamedTuple):
@@ -262,9 +260,9 @@ class ShareCache:
 
     def sweep(self) -> None:
         """Release publications of freed values, and leases that were lost."""
-        while self._dead and (entry := _first_of(self._dead)) is not None:
+        while self._dead and (entry := critical_sections.first_of(self._dead)) is not None:
             self._drop(entry)
-        while self._lost and (publication := _first_of(self._lost)) is not None:
+        while self._lost and (publication := critical_sections.first_of(self._lost)) is not None:
             self.unpin(publication)
         for entry in self._entries.copy().values():
             if not entry.weak and _is_orphan(entry):
@@ -403,13 +401,6 @@ def _most_files() -> int:
 
 
 _FEW = 16  # values that are never too many
-
-
-def _first_of(found: deque[T]) -> T | None:
-    try:
-        return found.popleft()
-    except IndexError:  # another thread was faster
-        return None
 
 
 def _is_orphan(entry: _Entry) -> bool:

@@ -14,13 +14,16 @@ import functools
 import sys
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import forks
 from .forks import Step
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Iterable
+
+T = TypeVar("T")
 
 # The class of ``threading.RLock()``. ``_is_owned`` and ``_at_fork_reinit`` are what the standard
 # library itself uses in ``threading.Condition``.
@@ -44,6 +47,14 @@ def reserve_stack(frames: int = 60) -> None:
         return
     msg = f"maximum recursion depth exceeded: the library needs room for {frames} more calls"
     raise RecursionError(msg)
+
+
+def first_of(found: deque[T]) -> T | None:
+    """The first of a deque, taken out; None if another thread that empties it was faster."""
+    try:
+        return found.popleft()
+    except IndexError:
+        return None
 
 
 def table_lock() -> Any:

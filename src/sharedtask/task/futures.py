@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sharedtask.backends.base import FORKED, OVER
 from sharedtask.errors import ClosedError
-from sharedtask.system import background, interrupts
+from sharedtask.system import background, critical_sections, interrupts
 from sharedtask.tracebacks import SHORTENED, shorten
 
 if TYPE_CHECKING:
@@ -206,11 +206,7 @@ class TaskFuture(Future[R]):
         self.set_exception(ClosedError(FORKED))
 
     def _call_back(self) -> None:
-        while self._callbacks:
-            try:
-                call = self._callbacks.popleft()
-            except IndexError:  # another thread was faster
-                return
+        while (call := critical_sections.first_of(self._callbacks)) is not None:
             try:
                 interrupts.exposed(call, self)
             except Exception:  # noqa: BLE001  logged, as the standard library does

@@ -235,9 +235,8 @@ class Line:
         self._close_if_done()
 
     def _call_all(self) -> None:
-        with contextlib.suppress(IndexError):  # another thread was faster
-            while self.calls:
-                self.calls.popleft()()
+        while (call := critical_sections.first_of(self.calls)) is not None:
+            call()
 
     def _take(self, batch: Batch, places: list[Place]) -> None:
         again = []

@@ -177,10 +177,7 @@ class Submission:
             self._open(report)
 
     def _next(self) -> Report | None:
-        try:
-            return self._arrived.popleft() if self._arrived else None
-        except IndexError:  # another thread was faster
-            return None
+        return critical_sections.first_of(self._arrived) if self._arrived else None
 
     def wake(self, session: Session) -> None:
         """Wake a waiting thread to see that the future is done."""

@@ -195,8 +195,7 @@ class Pool:
 
         Its own count may say otherwise, if an exception interrupted a change of it.
         """
-        while self._to_cancel:
-            call = self._to_cancel.popleft()
+        while (call := critical_sections.first_of(self._to_cancel)) is not None:
             call.users.clear()
             call.release()
 
@@ -233,8 +232,8 @@ class Pool:
         if self.damage:
             self._lose(reasons.DAMAGED.format(self.damage))
             return
-        while self._to_cancel:
-            self._cancel(self._to_cancel.popleft())
+        while self._to_cancel and (call := critical_sections.first_of(self._to_cancel)) is not None:
+            self._cancel(call)
         now = time.monotonic()
         if now - self._checks.flush_requested > FLUSH_SECONDS:
             with self._lock:
