@@ -1,5 +1,6 @@
 """Submits of one task that share a session: what waits, travels together, is taken back, dies."""
 
+import asyncio
 import concurrent.futures
 import gc
 import os
@@ -21,6 +22,7 @@ import sharedtask
 from sharedtask import ClosedError, TaskTimeoutError, WorkerDiedError, parallel
 from sharedtask.backends.base import Chunk
 from sharedtask.backends.process import backend as process
+from sharedtask.system import background
 from sharedtask.task.place import Door
 from sharedtask.testing import count_up, counted
 
@@ -111,6 +113,27 @@ def test_quick_items_travel_together(sent: list[list[Any]]) -> None:
     assert [k * k for k in range(2000)] == [each.result(60) for each in futures]
     assert list(range(2000)) == sorted(item for items in sent for item in items)
     assert len(sent) < 1000
+
+
+def test_awaits_of_items_that_travel_together_wake_the_loop_once(
+    together: list[list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asyncio's callbacks of one batch run in one background thread, one after the other."""
+    put, batches = background.put, []
+
+    def noted(work: Callable[[], object]) -> None:
+        batches.append(work)
+        put(work)
+
+    async def main() -> list[int]:
+        futures = [task.submit(k) for k in range(200)]
+        return await asyncio.gather(*map(asyncio.wrap_future, futures))
+
+    task = parallel(square).with_options(backend="process", workers=1)
+    assert 4 == task.submit(2).result(30)
+    monkeypatch.setattr(background, "put", noted)
+    assert [k * k for k in range(200)] == asyncio.run(main())
+    assert len(batches) <= len(together) < 150
 
 
 def test_slow_items_travel_one_by_one(sent: list[list[Any]], tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from sharedtask import parallel, shutdown
+from sharedtask.backends import registry
 from sharedtask.backends.process.events import SocketEvents
 from sharedtask.backends.process.scheduler import Scheduler
+from sharedtask.backends.process.worker_table import WorkerTable
 from sharedtask.errors import ClosedError
 
 
@@ -60,6 +62,20 @@ def test_call_that_meets_it_raises_and_the_next_is_right(
     with pytest.raises((error, ClosedError)):
         plain.map(range(4))
     assert [0, 1, 4, 9] == plain.map(range(4))
+
+
+def test_chunk_that_was_noted_and_not_sent(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch, unharmed: None
+) -> None:
+    """A worker that counts as busy with a chunk that it never got is replaced."""
+    assert [0, 1, 4, 9] == plain.map(range(4))
+    fail_once(monkeypatch, WorkerTable, "send", error)
+    with pytest.raises(error):
+        plain.submit(3).result(20)
+    assert [9, 16] == [future.result(20) for future in [plain.submit(3), plain.submit(4)]]
+    process: Any = registry.get("process")
+    workers = process.pool._workers.values()
+    assert [[], []] == [list(worker.work_items) for worker in workers]
 
 
 def test_others_learn_that_the_pool_was_ended(

@@ -436,7 +436,7 @@ def test_other_node_gets_one_task_at_a_time(
 
     def send(node: str, _: object, origin: bytes, *__: object, **___: object) -> Any:
         task = until.remote(tmp_path / "over")
-        if origin == b"nobody":  # chunks of a test before this one may still be ended
+        if origin == b"no origin":  # chunks of a test before this one may still be ended
             assert "other" == node
             sent.append(task)
         return task
@@ -444,11 +444,11 @@ def test_other_node_gets_one_task_at_a_time(
     monkeypatch.setattr(deaths, "_on_node", send)
     stopper = deaths.Stopper()
     for _ in range(3):
-        stopper.stop(b"nobody", (1,), kill=True)
+        stopper.stop(b"no origin", (1,), kill=True)
     assert 1 == len(sent)
     (tmp_path / "over").touch()
     ray.get(sent)
-    stopper.stop(b"nobody", (1,), kill=True)
+    stopper.stop(b"no origin", (1,), kill=True)
     assert 2 == len(sent)
 
 

@@ -271,7 +271,7 @@ class Session(ABC):
         Returns:
             How many of its items may have begun. If that is 0, no report of it follows.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # asked only of a backend that ``joins``, like the next
 
     def kill_chunk(self, chunk: int) -> None:
         """Kill the worker of a chunk, unless the chunk is over; its end is reported."""
