@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sharedtask.backends import encoding
 from sharedtask.backends.base import Backend, Call, Chunk, Concurrency, Limits, Session, Sink, Team
+from sharedtask.backends.leased_session import LeasedSession
 from sharedtask.backends.leasing import head_of, lease_all, still_sends
 from sharedtask.errors import BackendUnavailableError, StoreFullError
 from sharedtask.outcomes import Report
@@ -21,7 +22,6 @@ from sharedtask.store.cache import ShareCache
 from sharedtask.store.handles import bells, uses
 from sharedtask.system import critical_sections, forks
 from sharedtask.system.cpus import available_cpus
-from sharedtask.system.loading import undisturbed
 from sharedtask.worker import envelope, program
 from sharedtask.worker.envelope import Parcel
 from sharedtask.writing.handler import Reach, Stage
@@ -32,12 +32,9 @@ from .pool import Pool
 from .work_items import OpenCall
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping
+    from collections.abc import Generator, Iterable
     from queue import SimpleQueue
 
-    import numpy.typing as npt
-
-    from sharedtask.backends.base import SharedValue
     from sharedtask.backends.leasing import Leases
     from sharedtask.memory.payload import Payload
 
@@ -112,11 +109,10 @@ class ProcessBackend(Backend):
         return self._cache.needs_sweeping()
 
 
-class _ProcessSession(Session):
+class _ProcessSession(LeasedSession["OpenCall"]):
     """One call: its shared values are leased until the last chunk is out of the workers."""
 
     _pool: Pool
-    _call: OpenCall
 
     def __init__(self, backend: ProcessBackend, cache: ShareCache, call: Call, sink: Sink) -> None:
         self._wanted = backend, cache, call, sink
@@ -222,18 +218,6 @@ class _ProcessSession(Session):
 
     def _report(self, report: Report) -> None:
         self._call.sink.report(report)
-
-    def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:
-        with undisturbed("sharedtask.backends.fingerprints"):  # needed by a journal only
-            from sharedtask.backends import fingerprints
-
-        return fingerprints.of_leased(self._call.leases, shared)
-
-    def fingerprint_of(self, array: npt.NDArray[Any]) -> bytes | None:
-        with undisturbed("sharedtask.backends.fingerprints"):
-            from sharedtask.backends import fingerprints
-
-        return fingerprints.of_captured(self._call.leases, array)
 
     def close(self) -> None:
         if self._is_closed:

@@ -13,12 +13,12 @@ import ray
 
 from sharedtask.backends import encoding
 from sharedtask.backends.base import Backend, Call, Chunk, Concurrency, Session, Sink, Team
+from sharedtask.backends.leased_session import LeasedSession
 from sharedtask.backends.leasing import head_of, lease_all
 from sharedtask.serialization import codec, functions
 from sharedtask.store.cache import Lease, ShareCache
 from sharedtask.store.handles import Handle, uses
 from sharedtask.system import critical_sections, forks
-from sharedtask.system.loading import undisturbed
 from sharedtask.worker import envelope, program
 from sharedtask.writing.handler import Reach, Stage
 
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from queue import SimpleQueue
 
-    import numpy.typing as npt
-
-    from sharedtask.backends.base import SharedValue
     from sharedtask.memory.payload import Payload
 
 # Round trip of a task.
@@ -173,9 +170,7 @@ class RayBackend(Backend):
         self._connection = None
 
 
-class _RaySession(Session):
-    _call: OpenCall
-
+class _RaySession(LeasedSession["OpenCall"]):
     def __init__(self, backend: RayBackend, call: Call, sink: Sink) -> None:
         self._wanted = backend, call, sink
         self.handlers = call.handlers
@@ -238,18 +233,6 @@ class _RaySession(Session):
             team=call.team or Team(),
         )
         self._is_open = True
-
-    def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:
-        with undisturbed("sharedtask.backends.fingerprints"):  # needed by a journal only
-            from sharedtask.backends import fingerprints
-
-        return fingerprints.of_leased(self._call.leases, shared)
-
-    def fingerprint_of(self, array: npt.NDArray[Any]) -> bytes | None:
-        with undisturbed("sharedtask.backends.fingerprints"):
-            from sharedtask.backends import fingerprints
-
-        return fingerprints.of_captured(self._call.leases, array)
 
     def submit(self, chunk: Chunk) -> None:
         try:
