@@ -10,6 +10,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from sharedtask import context
 from sharedtask.errors import ClosedError, SharedTaskError, UnshareableError
 from sharedtask.memory import capacity
 from sharedtask.serialization import codec, losses, missing
@@ -37,9 +38,18 @@ else:
     class _FitsEverywhere: ...
 
 
-# Wake callbacks of the threads that free memory in the background.
-bells: list[Callable[[], object]] = []
-uses = ShareCache(limit=0, wake=lambda: [ring() for ring in bells])
+# Each wakes a thread that frees memory in the background; False if there is none now.
+bells: list[Callable[[], bool]] = []
+
+
+def _free_lost() -> None:
+    """After a handle was forgotten: called in a thread of the library, or in a worker."""
+    heard = [ring() for ring in bells]
+    if not any(heard) and not context.a_worker():  # there it is the thread that lost the handle
+        uses.sweep()
+
+
+uses = ShareCache(limit=0, wake=_free_lost)
 
 
 @dataclass(frozen=True, slots=True)

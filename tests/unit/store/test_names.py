@@ -658,7 +658,16 @@ def test_nothing_is_left(no_leaks: None, place: Path, kind: str) -> None:
             assert len(mine.value) == len(other.value)
             attach("table")  # and forgotten
     assert not place.exists()
-    share(1).close()  # what is forgotten goes at the next use, or in the background
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_forgotten_handle_is_freed_without_workers(no_leaks: None, named: bool) -> None:
+    """Where no thread of a pool runs, and no call follows, the memory is freed all the same."""
+    shutdown()
+    with share(np.ones(30_000), name="table" if named else None):
+        share(np.ones(30_000))
+        if named:
+            attach("table")
 
 
 # ----------------------------------------------------------------------- who may, and who not
@@ -680,10 +689,11 @@ def test_modes(place: Path) -> None:
 
 def test_default_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the variable the register is in /tmp, under the user's number."""
-    monkeypatch.delenv("SHAREDTASK_NAMES_DIR")
-    assert f"/tmp/sharedtask-{os.geteuid()}" == name_registry.directory()
-    monkeypatch.setenv("TMPDIR", "/elsewhere")
-    assert f"/tmp/sharedtask-{os.geteuid()}" == name_registry.directory()
+    with monkeypatch.context() as patch:  # undone before the register is looked at
+        patch.delenv("SHAREDTASK_NAMES_DIR")
+        assert f"/tmp/sharedtask-{os.geteuid()}" == name_registry.directory()
+        patch.setenv("TMPDIR", "/elsewhere")
+        assert f"/tmp/sharedtask-{os.geteuid()}" == name_registry.directory()
 
 
 def refusals(place: Path, match: str) -> None:

@@ -90,6 +90,7 @@ class ProcessBackend(Backend):
         # Publications that an interrupted call left pinned are freed with the old cache.
         self._cache.clear()
         self._cache = ShareCache(wake=self._wake)
+        uses.sweep()  # of what was forgotten while the pool's thread ended
 
     def abandon(self) -> None:
         """In a forked child: drop the pool, whose workers belong to the parent."""
@@ -98,10 +99,13 @@ class ProcessBackend(Backend):
             pool.abandon()
         self._cache = ShareCache(wake=self._wake)
 
-    def _wake(self) -> None:
+    def _wake(self) -> bool:
+        """Wake the pool's thread, which sweeps; False without a pool."""
         pool = self._pool
-        if pool is not None:
-            pool.wake()
+        if pool is None:
+            return False
+        pool.wake()
+        return True
 
     def _sweep(self) -> bool:
         self._cache.sweep()
