@@ -88,7 +88,7 @@ def test_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
 
 def test_pages_with_code_are_found() -> None:
     """The quick start and the README are among the pages that run."""
-    assert {"README.md", "index.md"} <= {page.name for page in WITH_CODE}
+    assert {"README.md", "index.md", "quick-start.md"} <= {page.name for page in WITH_CODE}
 
 
 def test_block_with_an_excuse_is_left_out() -> None:
