@@ -4,7 +4,7 @@
 #   make test     the suite; with CI=true in the environment the long tests as well
 #   make lint     ruff, mypy, pyright, import-linter
 #   make docs     the documentation, built into site/
-#   make bench    the figures of the README, measured on this machine
+#   make bench    the figures of the documentation, measured on this machine
 #   make faults   what happens when a worker dies, a task hangs ..., beside other pools
 #   make dist     the packages, checked, and the contract run from the installed wheel
 #   make clean    removes what the commands above made

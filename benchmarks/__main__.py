@@ -30,7 +30,7 @@ WRITING = (*(row.key for row in WRITING_ROWS), *WRITING_EXTRAS)
 KINDS = (*(row.key for row in KIND_ROWS), *KINDS_EXTRAS)
 GROUPS = {"ray": RAY, "writing": WRITING, "kinds": KINDS}  # what one word in --rows stands for
 QUICK_PEERS = ("serial", "pool", "joblib", "mpire kept", "floor", "ours")
-HOLDERS = ("pool", "joblib", "mpire kept", "floor", "ours")
+HOLDERS = ("pool", "futures", "joblib", "mpire kept", "floor", "ours")
 
 
 def listed(text: str) -> list[str]:

@@ -1,12 +1,14 @@
 """The site: few doors, every page behind one of them, the version and the changes on it."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import mkdocs_hooks
-import yaml
+import pytest
+from benchmarks import picture
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -15,6 +17,7 @@ BASE = PROJECT["urls"]["Documentation"] + "/"
 
 
 def settings() -> dict[str, Any]:
+    yaml = pytest.importorskip("yaml", reason="comes with sharedtask[docs]")
     loaded: dict[str, Any] = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     return loaded
 
@@ -57,3 +60,63 @@ def test_page_of_changes_has_all_fragments() -> None:
     fragments = [path for path in (ROOT / "changes").glob("*.md") if path.name != "README.md"]
     assert len(fragments) == len(re.findall(r"^- ", text, re.MULTILINE))
     assert "### Added" in text
+
+
+@pytest.mark.parametrize("scheme", picture.SCHEMES)
+def test_picture_is_drawn_from_the_results_on_file(scheme: str) -> None:
+    """The picture of the landing page shows the results that the repository has."""
+    results = json.loads(picture.RESULTS.read_text())
+    told = "python -m benchmarks.picture renews it"
+    assert picture.drawn(results, scheme) == Path(picture.PICTURE.format(scheme)).read_text(), told
+
+
+def test_picture_takes_its_results_from_a_run() -> None:
+    """Of what the benchmarks write, the picture takes medians, and the best way by hand of Ray."""
+
+    def cell(ms: float) -> dict[str, Any]:
+        return {"repeated": {"median": ms}}
+
+    found = picture.condensed(
+        {
+            "machine": {"date": "2026-01-31", "cpus": 2, "python": "3.11", "platform": "Linux"},
+            "rows": {
+                "3": {"title": "32 items", "ours": cell(0.9), "futures": {"repeated": {}}},
+                "ray3": {"title": "", "per item": cell(27.0), "4 chunks": cell(2.3)},
+            },
+            "memory_over_256_mb": {"ours": 1.004, "joblib": {"failed": "died"}},
+            "ray_memory_over_32_mb": {"4 chunks": 1.12},
+        }
+    )
+    assert {"ours": 0.9, "futures": None, "ray": 2.3} == found["ms"]
+    assert (1.0, None, 1.12) == tuple(found["memory"][n] for n in ("ours", "joblib", "ray"))
+
+
+def place(link: str) -> tuple[Path, str]:
+    """The file in the repository behind a link to the site, and the anchor in it."""
+    path, _, anchor = link.removeprefix(BASE).partition("#")
+    if path.startswith("source/"):
+        return ROOT / path.removeprefix("source/"), anchor
+    if "." in path:
+        return DOCS / path, anchor
+    page = path.strip("/") or "index"
+    ways = (f"{page}.md", f"{page}/index.md", f"{page}/README.md")
+    return next((DOCS / way for way in ways if (DOCS / way).exists()), DOCS / page), anchor
+
+
+def has(file: Path, anchor: str) -> bool:
+    """True where the file exists, with a heading of that name if one is asked for."""
+    if not anchor or not file.exists():
+        return file.exists()
+    headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+    return anchor in [re.sub(r"[^\w-]+", "-", re.sub(r"[^\w\s-]", "", h)).lower() for h in headings]
+
+
+def test_links_of_the_readme_have_one_base_and_lead_somewhere() -> None:
+    """The README is read outside of the repository: its links are absolute, and none is dead."""
+    text = (ROOT / "README.md").read_text()
+    links = re.findall(r"\]\(([^)]+)\)|(?:srcset|src)=\"([^\"]+)\"", text)
+    targets = [one or other for one, other in links]
+    assert [] == [target for target in targets if not target.startswith("https://")]
+    ours = [target for target in targets if target.startswith(BASE)]
+    assert 20 < len(ours)
+    assert [] == [target for target in ours if not has(*place(target))]
