@@ -659,14 +659,14 @@ def judged(*, adds: bool, fail_fast: bool) -> Any:
     from sharedtask.backends.base import Chunk
     from sharedtask.backends.ray import deaths, status_file, work_items
     from sharedtask.worker import call_header, result_format
-    from sharedtask.worker.envelope import Parcel
+    from sharedtask.worker.envelope import Envelope
     from sharedtask.worker.status_page import Phase, Word
 
     call: Any = SimpleNamespace(
         task="f", timeout=None, adds=adds, fail_fast=fail_fast, leases=SimpleNamespace(readonly=())
     )
     work_item = work_items.WorkItem(
-        call, Chunk(1, 10, list(range(6))), call_header.SCALARS, Parcel(b"")
+        call, Chunk(1, 10, list(range(6))), call_header.SCALARS, Envelope(b"")
     )
     words = [0] * 16
     words[Word.BASE], words[Word.COUNT], words[Word.PHASE] = 3, 1, Phase.RUNNING

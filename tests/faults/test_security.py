@@ -741,14 +741,14 @@ def test_damaged_envelope_is_refused(change: Any, reason: str) -> None:
 
 @pytest.mark.parametrize("part", [(1 << 40, 8), (0, 1 << 40)])
 def test_parcel_beyond_its_segment_is_refused(part: tuple[int, int]) -> None:
-    """A parcel in a segment is taken only where its lengths fit the segment."""
-    parcel = envelope.pack(codec.encode(np.ones(200_000)), frozen=False)
-    assert parcel.file is not None
-    data = bytearray(parcel.data)
+    """An envelope in a segment is taken only where its lengths fit the segment."""
+    packed = envelope.pack(codec.encode(np.ones(200_000)), frozen=False)
+    assert packed.file is not None
+    data = bytearray(packed.data)
     struct.pack_into("<QQ", data, 5, *part)
     with pytest.raises(SharedTaskError, match="do not lie within"):
-        envelope.unpack(memoryview(data), iter((parcel.file.number,)), private=False)
-    parcel.close()
+        envelope.unpack(memoryview(data), iter((packed.file.number,)), private=False)
+    packed.close()
 
 
 def scribble(x: int) -> int:

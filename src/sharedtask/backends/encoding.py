@@ -11,7 +11,7 @@ from sharedtask.serialization import codec
 from sharedtask.serialization.filled import why_object
 from sharedtask.serialization.unpicklable import culprit, encodes
 from sharedtask.worker import call_header, context_variables, result_format
-from sharedtask.worker.envelope import SEGMENT_FROM, Parcel
+from sharedtask.worker.envelope import SEGMENT_FROM, Envelope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from .base import Call
 
 
-def pack_items(items: Sequence[Any], pack: Callable[[Payload], Parcel]) -> tuple[int, Parcel]:
+def pack_items(items: Sequence[Any], pack: Callable[[Payload], Envelope]) -> tuple[int, Envelope]:
     """Encode items in one piece and return the format; pickling errors propagate."""
     data = result_format.dump_items(items)
     if data is not None and len(data) < SEGMENT_FROM:
-        return call_header.SCALARS, Parcel(data)
+        return call_header.SCALARS, Envelope(data)
     return call_header.TOGETHER, pack(codec.encode(items))
 
 
 def pack_each(
-    task: str, first: int, items: Sequence[Any], pack: Callable[[Payload], Parcel]
-) -> tuple[int, Parcel]:
+    task: str, first: int, items: Sequence[Any], pack: Callable[[Payload], Envelope]
+) -> tuple[int, Envelope]:
     """Encode every item on its own, so that the bad one can be named.
 
     An item that cannot be pickled is replaced by its error, which the worker sends back in place.
@@ -45,9 +45,9 @@ def pack_small(
     task: str,
     first: int,
     items: Sequence[Any],
-    pack: Callable[[Payload], Parcel],
+    pack: Callable[[Payload], Envelope],
     full: StoreFullError,
-) -> tuple[int, Parcel]:
+) -> tuple[int, Envelope]:
     """As ``pack_each``, but without the large items, which get ``full`` as their error.
 
     Raises:
@@ -76,7 +76,7 @@ def _told(problem: Exception, cause: Exception) -> tuple[Any, ...]:
     return raised.class_name, raised.text, remote_text(cause), raised.pickled
 
 
-def pack_constants(call: Call, pack: Callable[[Payload], Parcel], captures: Captures) -> Parcel:
+def pack_constants(call: Call, pack: Callable[[Payload], Envelope], captures: Captures) -> Envelope:
     """Encode the arguments that every item of a call gets besides the shared values."""
     variables = context_variables.carried(call.task, call.function)
     if not (call.bound or call.args or call.kwargs or variables):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sharedtask.memory.payload import Payload
-    from sharedtask.worker.envelope import Parcel
+    from sharedtask.worker.envelope import Envelope
 
     from .base import Chunk, Sink
     from .leasing import Leases
@@ -32,7 +32,7 @@ class OpenCall:
 
     task: str
     head: bytes
-    constants: Parcel
+    constants: Envelope
     leases: Leases
     timeout: float | None
     splits: bool
@@ -53,17 +53,17 @@ class WorkItem(Generic[C]):
     call: C
     chunk: Chunk
     mode: int
-    parcel: Parcel
+    envelope: Envelope
     number: int = field(default_factory=numbers.__next__)
     received: int = 0
 
     @classmethod
-    def whole(cls, call: C, chunk: Chunk, pack: Callable[[Payload], Parcel]) -> Self:
+    def whole(cls, call: C, chunk: Chunk, pack: Callable[[Payload], Envelope]) -> Self:
         """Encode a chunk in one piece; raises what pickling an item raises, or StoreFullError."""
         return cls(call, chunk, *encoding.pack_items(chunk.items, pack))
 
     @classmethod
-    def each(cls, call: C, chunk: Chunk, pack: Callable[[Payload], Parcel]) -> Self:
+    def each(cls, call: C, chunk: Chunk, pack: Callable[[Payload], Envelope]) -> Self:
         """Encode every item on its own, so that the bad one can be named."""
         return cls(call, chunk, *encoding.pack_each(call.task, chunk.first, chunk.items, pack))
 

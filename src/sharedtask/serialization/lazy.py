@@ -6,7 +6,7 @@ the frame is its columns, index, names and attributes::
 
     frame   class, labels, index, each column, attrs, flags, the attributes that it names itself
     series  class, name, index, elements, and so on
-    others  their own pickle, without what is in _BESIDE
+    others  their own pickle, without what is in _ATTACHED
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def _without_lazy(value: Any) -> Any:
 def _held(state: Any) -> Any:
     if type(state) is not dict:
         return state
-    return {name: value for name, value in state.items() if name not in _BESIDE}
+    return {name: value for name, value in state.items() if name not in _ATTACHED}
 
 
-_BESIDE = ("_cache", "_readonly")
+_ATTACHED = ("_cache", "_readonly")
 _FORMS: dict[str, Callable[[Any], Any]] = {"DataFrame": _of_frame, "Series": _of_series}

@@ -76,18 +76,18 @@ class Values:
         self.held: frozenset[Hashable] = frozenset()
         self.stores: dict[Hashable, Store] = {}
         self.decoded: OrderedDict[Hashable, Decoded] = OrderedDict()
-        self._beside: dict[Hashable, Sequence[object]] = {}
+        self._needed: dict[Hashable, Sequence[object]] = {}
 
-    def attach(self, token: Hashable, store: Store, beside: Sequence[object] = ()) -> None:
-        """Bind this token to the value in ``store``, which needs the objects in ``beside``."""
+    def attach(self, token: Hashable, store: Store, needed: Sequence[object] = ()) -> None:
+        """Bind this token to the value in ``store``, which needs the objects in ``needed``."""
         self.stores[token] = store
-        if beside:
-            self._beside[token] = beside
+        if needed:
+            self._needed[token] = needed
 
     def drop(self, token: Hashable) -> None:
         """Forget a value; its memory is freed with its last view."""
         self.decoded.pop(token, None)
-        self._beside.pop(token, None)
+        self._needed.pop(token, None)
         store = self.stores.pop(token, None)
         if store is not None:
             store.close()

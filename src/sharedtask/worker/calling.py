@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 def constants(
-    head: call_header.CallHead, data: memoryview, beside: Iterator[Any]
+    head: call_header.CallHead, data: memoryview, attachments: Iterator[Any]
 ) -> tuple[call_header.Constants, memoryview]:
     """The arguments of every item, decoded for each chunk, and the rest of the body: items."""
     none = call_header.NO_CONSTANTS.data
     if bytes(data[: len(none)]) == none:
         return call_header.Constants((), (), {}), data[len(none) :]
-    received = envelope.unpack(data, beside, private=True)
+    received = envelope.unpack(data, attachments, private=True)
     try:
         found = call_header.Constants(*codec.decode(received.head, received.buffers))
     except BaseException as error:
@@ -39,11 +39,11 @@ def constants(
     return found, data[received.end :]
 
 
-def unpacked(mode: int, data: memoryview, beside: Iterator[Any]) -> Sequence[Any]:
+def unpacked(mode: int, data: memoryview, attachments: Iterator[Any]) -> Sequence[Any]:
     """The items of a chunk; unpickling errors propagate."""
     if mode == call_header.SCALARS:
         return result_format.load_items(data)
-    received = envelope.unpack(data, beside, private=False)
+    received = envelope.unpack(data, attachments, private=False)
     items: Sequence[Any] = codec.decode(received.head, received.buffers)
     return items
 

@@ -26,7 +26,7 @@ _COPY_BELOW = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class Envelope:
     """An envelope: an encoded value, with ``data`` in the message and bulk outside.
 
     The bulk is a segment (its ``file``) or a payload that is sent next to the message.
@@ -50,12 +50,12 @@ class Parcel:
 # Errors of reading damaged bytes.
 DAMAGED = (SharedTaskError, OSError, ValueError, TypeError, LookupError, EOFError, struct.error)
 
-_INLINE, _SEGMENT, _BESIDE = 0, 1, 2
+_INLINE, _SEGMENT, _ATTACHED = 0, 1, 2
 _COUNT = struct.Struct("<BI")
 _PAIR = struct.Struct("<QQ")
 
 
-def pack(payload: Payload, *, frozen: bool) -> Parcel:
+def pack(payload: Payload, *, frozen: bool) -> Envelope:
     """Make an envelope: small payloads inline, others in a segment (or StoreFullError).
 
     ``frozen`` if more than one worker may receive it.
@@ -64,22 +64,22 @@ def pack(payload: Payload, *, frozen: bool) -> Parcel:
         segment = segments.write(payload, frozen=frozen)
         table = b"".join(_PAIR.pack(*part) for part in segment.layout.parts)
         file = Descriptor.of(segment.fd)
-        return Parcel(_COUNT.pack(_SEGMENT, len(segment.layout.parts)) + table, file)
+        return Envelope(_COUNT.pack(_SEGMENT, len(segment.layout.parts)) + table, file)
     return pack_inline(payload)
 
 
-def pack_inline(payload: Payload) -> Parcel:
+def pack_inline(payload: Payload) -> Envelope:
     """Make an envelope that consists of bytes only."""
     parts: list[Any] = [*payload.buffers, payload.head]
     table = b"".join(_PAIR.pack(0, memoryview(part).nbytes) for part in parts)
-    return Parcel(b"".join((_COUNT.pack(_INLINE, len(parts)), table, *parts)))
+    return Envelope(b"".join((_COUNT.pack(_INLINE, len(parts)), table, *parts)))
 
 
-def pack_beside(payload: Payload) -> Parcel:
+def pack_attached(payload: Payload) -> Envelope:
     """Make an envelope whose bulk, if large, is sent next to the message."""
     if payload.nbytes < SEGMENT_FROM:
         return pack_inline(payload)
-    return Parcel(_COUNT.pack(_BESIDE, 0), payload=payload)
+    return Envelope(_COUNT.pack(_ATTACHED, 0), payload=payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,23 +91,23 @@ class Received:
     end: int
 
 
-def unpack(data: memoryview, beside: Iterator[Any], *, private: bool) -> Received:
+def unpack(data: memoryview, attachments: Iterator[Any], *, private: bool) -> Received:
     """Open the envelope at the beginning of ``data``.
 
-    ``beside`` gives the descriptor of its segment, which is kept open, or the payload sent next to
-    the message. Buffers are writable: ``private`` pages if others map the same segment, else the
-    segment itself, which then belongs to the receiver alone. Damaged bytes raise one of
+    ``attachments`` gives the descriptor of its segment, which is kept open, or the payload sent
+    next to the message. Buffers are writable: ``private`` pages if others map the same segment,
+    else the segment itself, which then belongs to the receiver alone. Damaged bytes raise one of
     ``DAMAGED``.
     """
     kind, count = _COUNT.unpack_from(data)
     at = _COUNT.size
-    if kind == _BESIDE:
-        payload: Payload = _next(beside)
+    if kind == _ATTACHED:
+        payload: Payload = _next(attachments)
         return Received(payload.head, [copied(buffer) for buffer in payload.buffers], at)
     parts = [_PAIR.unpack_from(data, at + k * _PAIR.size) for k in range(count)]
     at += count * _PAIR.size
     if kind == _SEGMENT:
-        *buffers, head = _open_segment(_next(beside), parts, private=private)
+        *buffers, head = _open_segment(_next(attachments), parts, private=private)
         return Received(head, [_own(buffer) for buffer in buffers], at)
     views = []
     for _, length in parts:
@@ -119,8 +119,8 @@ def unpack(data: memoryview, beside: Iterator[Any], *, private: bool) -> Receive
     return Received(views[-1], [bytearray(view) for view in views[:-1]], at)
 
 
-def _next(beside: Iterator[Any]) -> Any:
-    for each in beside:
+def _next(attachments: Iterator[Any]) -> Any:
+    for each in attachments:
         return each
     msg = "a segment that belongs to the message has not come with it"
     raise ValueError(msg)

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 class Job(NamedTuple):
     """A received chunk. ``body`` contains the constants and the items in the format ``mode``.
 
-    ``beside`` gives the descriptors or payloads sent with the message; ``poll_cancel`` is called
-    between items, with ``singly`` before each item, and returns whether the chunk ends here.
+    ``attachments`` gives the descriptors or payloads sent with the message; ``poll_cancel`` is
+    called between items, with ``singly`` before each item, and returns whether the chunk ends here.
     ``slot`` is the accumulator slot. ``call`` is the number of the call, None if each chunk begins
     as a call does.
     """
@@ -23,7 +23,7 @@ class Job(NamedTuple):
     mode: int
     head: bytes
     body: memoryview
-    beside: Iterator[Any]
+    attachments: Iterator[Any]
     poll_cancel: Callable[[], bool]
     slot: int = 0
     singly: bool = False

@@ -124,19 +124,24 @@ def load_items(data: bytes | memoryview) -> Sequence[Any]:
     return range(*items) if len(items) == _OF_RANGE else [slice(*bounds) for bounds in items[0]]
 
 
-def record(status: int, parcel: envelope.Parcel) -> bytes:
+def record(status: int, packed: envelope.Envelope) -> bytes:
     """A record ready for the outbox."""
-    return _RECORD.pack(status, len(parcel.data)) + parcel.data
+    return _RECORD.pack(status, len(packed.data)) + packed.data
 
 
 def raised_record(error: RaisedError) -> bytes:
     """The record of an item that raised."""
     fields = (error.class_name, error.text, error.trace, error.pickled)
-    return record(RAISED, envelope.Parcel(pickle.dumps(fields, codec.PROTOCOL)))
+    return record(RAISED, envelope.Envelope(pickle.dumps(fields, codec.PROTOCOL)))
 
 
 def load_batch(
-    mode: int, data: bytes | memoryview, count: int, first: int, task: str, beside: Iterator[Any]
+    mode: int,
+    data: bytes | memoryview,
+    count: int,
+    first: int,
+    task: str,
+    attachments: Iterator[Any],
 ) -> Batch:
     """The outcomes in the body of a RESULTS frame, or in a dead worker's outbox.
 
@@ -144,7 +149,7 @@ def load_batch(
     them may not be able to raise it.
     """
     try:
-        batch = _load(mode, data, count, first, task, beside)
+        batch = _load(mode, data, count, first, task, attachments)
         if len(batch.values) != count:
             raise ValueError(f"{len(batch.values)} results of {count}")
     except envelope.DAMAGED as error:
@@ -157,7 +162,12 @@ def load_batch(
 
 
 def _load(
-    mode: int, data: bytes | memoryview, count: int, first: int, task: str, beside: Iterator[Any]
+    mode: int,
+    data: bytes | memoryview,
+    count: int,
+    first: int,
+    task: str,
+    attachments: Iterator[Any],
 ) -> Batch:
     if mode in COLUMN_MODES:
         column = memoryview(data)[: count * WIDTHS[mode]]
@@ -169,20 +179,20 @@ def _load(
     for offset in range(count):
         status, length = _RECORD.unpack_from(view)
         view = view[_RECORD.size :]
-        _load_record(status, view[:length], batch, offset, task, beside)
+        _load_record(status, view[:length], batch, offset, task, attachments)
         view = view[length:]
     return batch
 
 
 def _load_record(
-    status: int, data: memoryview, batch: Batch, offset: int, task: str, beside: Iterator[Any]
+    status: int, data: memoryview, batch: Batch, offset: int, task: str, attachments: Iterator[Any]
 ) -> None:
     try:
         if status == RAISED:
             raised = RaisedError(*pickle.loads(data))
             batch.errors[offset] = raised.restore(task, batch.first + offset)
             return
-        received = envelope.unpack(data, beside, private=False)
+        received = envelope.unpack(data, attachments, private=False)
         batch.values[offset] = codec.decode(received.head, received.buffers)
     except BaseException as error:  # unpickling runs user code, which may even exit
         if interrupts.is_real(error):

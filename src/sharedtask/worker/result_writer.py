@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from sharedtask.memory.payload import Payload
     from sharedtask.outcomes import Change
 
-    from .envelope import Parcel
+    from .envelope import Envelope
 
 
 class Sent(NamedTuple):
     """Results of some items from position ``first`` of a chunk on, in the format ``mode``.
 
-    ``elapsed`` is how long they took, in ns; ``parcel`` is sent with ``data``.
+    ``elapsed`` is how long they took, in ns; ``envelope`` is sent with ``data``.
     """
 
     chunk: int
@@ -39,13 +39,13 @@ class Sent(NamedTuple):
     elapsed: int
     finished: bool
     data: bytes
-    parcel: Parcel | None = None
+    envelope: Envelope | None = None
 
 
 class Way(Protocol):
     """Sends the results of a worker."""
 
-    def pack(self, payload: Payload) -> Parcel:
+    def pack(self, payload: Payload) -> Envelope:
         """Make an envelope for a large result; raises StoreFullError."""
         ...
 
@@ -188,15 +188,15 @@ class Outbox:
         """Send a large result at once, so that it survives the worker's death."""
         try:
             with needed_for(self.task, f"the result of item {self._next_index()} does not fit"):
-                parcel = self._way.pack(payload)
+                packed = self._way.pack(payload)
         except Exception as error:  # noqa: BLE001  the store is full
             self.on_refusal()
             self.add_error(error)
             return
         self._raise_mode(result_format.RECORDS)
         self.flush(finished=False)
-        self._send(result_format.record(result_format.OK, parcel), 1, parcel)
-        parcel.close()
+        self._send(result_format.record(result_format.OK, packed), 1, packed)
+        packed.close()
 
     def tell(self, change: Change) -> None:
         """Report that an item of this chunk has changed a shared value."""
@@ -219,11 +219,11 @@ class Outbox:
         self._send(data, count, finished=finished)
 
     def _send(
-        self, data: bytes, count: int, parcel: Parcel | None = None, *, finished: bool = False
+        self, data: bytes, count: int, packed: Envelope | None = None, *, finished: bool = False
     ) -> None:
         words, now = self._words, time.monotonic_ns()
         chunk, first, mode = words[Word.CHUNK], words[Word.BASE], words[Word.MODE]
-        self._way.send(Sent(chunk, first, count, mode, now - self._since, finished, data, parcel))
+        self._way.send(Sent(chunk, first, count, mode, now - self._since, finished, data, packed))
         self._since = now
         # If the worker dies before the next line, the caller gets these results twice, as sent and
         # in the outbox; their position shows that they are known.

@@ -129,7 +129,7 @@ class Runner:
             shared = {s.name: self._shared(head, s, watched) for s in head.watched}
         else:
             shared = self._all_shared(head, Role.SHARED)
-        given, items = calling.constants(head, job.body, job.beside)
+        given, items = calling.constants(head, job.body, job.attachments)
         bound, args, kwargs = given.parts()
         self._values.renew_classes(head.by_age)
         kwargs.update(shared)
@@ -223,7 +223,7 @@ class Runner:
 
     def _run_items(self, job: Job, caller: Caller) -> bool:
         try:
-            items = calling.unpacked(job.mode, caller.items, job.beside)
+            items = calling.unpacked(job.mode, caller.items, job.attachments)
         except BaseException as error:  # noqa: BLE001  unpickling runs user code
             if job.items > 1:  # sending each on its own shows the bad one
                 return False

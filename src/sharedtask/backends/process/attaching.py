@@ -43,15 +43,15 @@ def stores_of(frame: Frame) -> tuple[Store, list[locations.Received]]:
     """
     layout, mark, private, data = pickle.loads(frame.body)
     if data is not None:
-        beside = [locations.Received(fd) for fd in frame.fds]
-        return ReceivedBytes(data, Layout(*layout)), beside
+        attachments = [locations.Received(fd) for fd in frame.fds]
+        return ReceivedBytes(data, Layout(*layout)), attachments
     fd, *others = frame.fds
-    beside = [locations.Received(other) for other in others]
+    attachments = [locations.Received(other) for other in others]
     try:
         store = stores.unseal(fd, Layout(*layout), Mark(*mark))
     except SharedTaskError as error:
         os.close(fd)
-        return stores.RefusedStore(error), beside
+        return stores.RefusedStore(error), attachments
     if not private:
         store.close_descriptor()
-    return store, beside
+    return store, attachments

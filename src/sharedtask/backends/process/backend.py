@@ -23,7 +23,7 @@ from sharedtask.store.handles import bells, uses
 from sharedtask.system import critical_sections, forks
 from sharedtask.system.cpus import available_cpus
 from sharedtask.worker import envelope, program
-from sharedtask.worker.envelope import Parcel
+from sharedtask.worker.envelope import Envelope
 from sharedtask.writing.handler import Reach, Stage
 
 from . import work_items
@@ -206,7 +206,7 @@ class _ProcessSession(LeasedSession["OpenCall"]):
             return work_items.encode_small(self._call, chunk, full)
         except StoreFullError as error:
             still = error
-        nothing = work_items.WorkItem(self._call, chunk, 0, Parcel(b""))
+        nothing = work_items.WorkItem(self._call, chunk, 0, Envelope(b""))
         self._report(nothing.all_failed(lambda _: still))
         return None
 
@@ -265,7 +265,7 @@ def _packed(call: Call, leases: Leases) -> bytes:
     return encoding.pack_constants(call, envelope.pack_inline, leases.captures).data
 
 
-def _pack_frozen(payload: Payload) -> Parcel:
+def _pack_frozen(payload: Payload) -> Envelope:
     return envelope.pack(payload, frozen=True)
 
 

@@ -197,7 +197,7 @@ class Scheduler(Generic[W]):
         call = work_item.call
         if worker is not None:
             self._leave(worker, work_item)
-        work_item.parcel.close()
+        work_item.envelope.close()
         call.pending -= 1
         if call.closed and not call.pending:
             call.release()

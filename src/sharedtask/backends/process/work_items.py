@@ -10,7 +10,7 @@ from sharedtask.backends import encoding, work_items
 from sharedtask.backends.work_items import numbers
 from sharedtask.outcomes import Batch, Change, Known, Report
 from sharedtask.worker import call_header, envelope
-from sharedtask.worker.envelope import Parcel
+from sharedtask.worker.envelope import Envelope
 from sharedtask.worker.limits import ANY
 
 from .wire import Frame, Kind
@@ -93,12 +93,12 @@ class WorkItem(work_items.WorkItem[OpenCall]):
 
     def again(self) -> WorkItem:
         """The same chunk under a new number; its resources pass to the new object."""
-        parcel, self.parcel = self.parcel, Parcel(b"")
-        return WorkItem(self.call, self.chunk, self.mode, parcel, restarts=self.restarts)
+        envelope, self.envelope = self.envelope, Envelope(b"")
+        return WorkItem(self.call, self.chunk, self.mode, envelope, restarts=self.restarts)
 
     def frame(self) -> Frame:
         """The chunk as a message."""
-        fds = self.call.constants.fds + self.parcel.fds
+        fds = self.call.constants.fds + self.envelope.fds
         head = self.call.head
         may = self.chunk_limits
         prefix = call_header.PREFIX.pack(
@@ -116,7 +116,7 @@ class WorkItem(work_items.WorkItem[OpenCall]):
             chunk=self.number,
             first=self.chunk.first,
             items=len(self.chunk.items),
-            body=b"".join((prefix, head, self.call.constants.data, self.parcel.data)),
+            body=b"".join((prefix, head, self.call.constants.data, self.envelope.data)),
             fds=fds,
         )
 
@@ -142,5 +142,5 @@ def encode_small(call: OpenCall, chunk: Chunk, full: StoreFullError) -> WorkItem
     return WorkItem(call, chunk, *packed)
 
 
-def _pack(payload: Payload) -> Parcel:
+def _pack(payload: Payload) -> Envelope:
     return envelope.pack(payload, frozen=False)

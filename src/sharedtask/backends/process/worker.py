@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from sharedtask.memory.payload import Payload
     from sharedtask.outcomes import Change
-    from sharedtask.worker.envelope import Parcel
+    from sharedtask.worker.envelope import Envelope
 
 
 def main(socket_fd: int, board_fd: int, tracker_fd: int, birth: bytes) -> int:
@@ -91,7 +91,7 @@ class _SocketWay:
     def __init__(self, sender: wire.Sender) -> None:
         self._sender = sender
 
-    def pack(self, payload: Payload) -> Parcel:
+    def pack(self, payload: Payload) -> Envelope:
         return envelope.pack(payload, frozen=False)
 
     def send(self, sent: Sent) -> None:
@@ -103,7 +103,7 @@ class _SocketWay:
             items=sent.items,
             elapsed=sent.elapsed,
             body=bytes((sent.mode | flag,)) + sent.data,
-            fds=() if sent.parcel is None else sent.parcel.fds,
+            fds=() if sent.envelope is None else sent.envelope.fds,
         )
         self._sender.send(frame)
 

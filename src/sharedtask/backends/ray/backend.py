@@ -193,7 +193,7 @@ class _RaySession(LeasedSession["OpenCall"]):
             connection.cache, call, there, self.lend, connection.lease_handle, connection.encode
         )
         try:
-            constants = encoding.pack_constants(call, envelope.pack_beside, leases.captures)
+            constants = encoding.pack_constants(call, envelope.pack_attached, leases.captures)
             remote = connection.remote(call.task, options)
         except BaseException:
             leases.release()

@@ -205,11 +205,11 @@ class Dispatcher:
         stores = call.stores()
         work_item.arguments = {token: store.ref for token, store in stores.items()}
         work_item.nodes = call.alive_nodes()
-        beside = [Box(payload) for payload in work_item.beside()]
-        message = work_item.message(tuple(self._released), tuple(stores), len(beside))
+        attachments = [Box(payload) for payload in work_item.attachments()]
+        message = work_item.message(tuple(self._released), tuple(stores), len(attachments))
         lean = not work_item.brings_values and self._holders.enough_have(stores, len(self._flying))
         given = () if lean else work_item.arguments.values()
-        return call.remote.remote(message.dump(), *beside, *given)
+        return call.remote.remote(message.dump(), *attachments, *given)
 
     # ------------------------------------------------------------------------- answers
 

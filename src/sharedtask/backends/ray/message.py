@@ -17,7 +17,7 @@ class Message(NamedTuple):
     ``origin`` is the process whose tokens these are; ``small`` contains values inside the message,
     as (token, bytes, layout). The boxes after the message belong to ``tokens``; there are none if
     the worker should have decoded those values already, except those under ``stored``. Values under
-    ``released`` are not needed any more. The first ``beside`` boxes contain the large parts of
+    ``released`` are not needed any more. The first ``attachments`` boxes contain the large parts of
     constants and items. A chunk ends early after ``seconds``, unless that is 0.
     """
 
@@ -33,7 +33,7 @@ class Message(NamedTuple):
     tokens: tuple[int, ...]
     stored: tuple[int, ...]
     released: tuple[int, ...]
-    beside: int
+    attachments: int
     seconds: float
     timeout: float
 

@@ -108,7 +108,9 @@ class WorkItem(work_items.WorkItem[OpenCall]):
     give_up_at: float | None = None
     is_stopped: bool = False
 
-    def message(self, released: tuple[int, ...], tokens: tuple[int, ...], beside: int) -> Message:
+    def message(
+        self, released: tuple[int, ...], tokens: tuple[int, ...], attachments: int
+    ) -> Message:
         """The message to the worker."""
         call, chunk = self.call, self.chunk
         return Message(
@@ -119,20 +121,20 @@ class WorkItem(work_items.WorkItem[OpenCall]):
             len(chunk.items),
             self.mode,
             call.head,
-            call.constants.data + self.parcel.data,
+            call.constants.data + self.envelope.data,
             call.small(),
             tokens,
             call.stored(),
             released,
-            beside,
+            attachments,
             REPORT_SOON_SECONDS if call.report_soon else _CHUNK_SECONDS if call.splits else 0.0,
             call.timeout or 0.0,
         )
 
-    def beside(self) -> list[Payload]:
+    def attachments(self) -> list[Payload]:
         """Payloads that are sent next to the message, in the order of their use."""
-        parcels_ = (self.call.constants, self.parcel)
-        return [parcel.payload for parcel in parcels_ if parcel.payload is not None]
+        envelopes = (self.call.constants, self.envelope)
+        return [envelope.payload for envelope in envelopes if envelope.payload is not None]
 
     def with_values(self) -> WorkItem:
         """The same chunk, for a worker that lacks a value."""
@@ -140,14 +142,14 @@ class WorkItem(work_items.WorkItem[OpenCall]):
             self.call,
             self.chunk,
             self.mode,
-            self.parcel,
+            self.envelope,
             failures=self.failures,
             brings_values=True,
         )
 
     def renumbered(self) -> WorkItem:
         """The same chunk, to be run from its beginning."""
-        return WorkItem(self.call, self.chunk, self.mode, self.parcel, failures=self.failures + 1)
+        return WorkItem(self.call, self.chunk, self.mode, self.envelope, failures=self.failures + 1)
 
     def arrived(self, answer: Answer) -> Report:
         """A report of the results in an answer."""
@@ -187,9 +189,9 @@ class Arrived:
         """Decode them in the thread that asked for them, each at its position."""
         whole = Batch(self.first, [None] * self.count, dict(self.errors))
         for mode, first, items, _, data, opened in self.frames:
-            beside = iter([] if opened is None else [opened])
+            attachments = iter([] if opened is None else [opened])
             part = result_format.load_batch(
-                mode, data, items, self.first + first, self.task, beside
+                mode, data, items, self.first + first, self.task, attachments
             )
             whole.errors.update({first + k: error for k, error in part.errors.items()})
             whole.values[first : first + items] = part.values
@@ -203,9 +205,9 @@ class Arrived:
 
 def encode(call: OpenCall, chunk: Chunk) -> WorkItem:
     """Encode a chunk in one piece; raises what pickling an item raises."""
-    return WorkItem.whole(call, chunk, envelope.pack_beside)
+    return WorkItem.whole(call, chunk, envelope.pack_attached)
 
 
 def encode_each(call: OpenCall, chunk: Chunk) -> WorkItem:
     """Encode every item on its own."""
-    return WorkItem.each(call, chunk, envelope.pack_beside)
+    return WorkItem.each(call, chunk, envelope.pack_attached)

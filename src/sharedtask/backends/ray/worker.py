@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from sharedtask.memory.payload import Payload
     from sharedtask.outcomes import Change
     from sharedtask.worker.call_header import CallHead, SharedParameter
-    from sharedtask.worker.envelope import Parcel
+    from sharedtask.worker.envelope import Envelope
     from sharedtask.worker.result_writer import Sent
 
     from .message import Frame
@@ -68,7 +68,7 @@ def run_chunk(data: bytes, *boxes: Opened) -> Any:
         bench = _bench_of(message.origin)
         if bench.is_given_up(message.number):
             return Answer(RAN, []).dump()
-        return bench.run(message, boxes[: message.beside], boxes[message.beside :]).dump()
+        return bench.run(message, boxes[: message.attachments], boxes[message.attachments :]).dump()
 
 
 def _bench_of(origin: bytes) -> _Bench:
@@ -180,8 +180,8 @@ class _Way:
         self.frames, self.is_full, self.change = [], False, None
         self._ledger.begin()
 
-    def pack(self, payload: Payload) -> Parcel:
-        return envelope.pack_beside(payload)
+    def pack(self, payload: Payload) -> Envelope:
+        return envelope.pack_attached(payload)
 
     def tell(self, chunk: int, change: Change) -> None:
         del chunk
@@ -189,8 +189,8 @@ class _Way:
 
     def send(self, sent: Sent) -> None:
         box = None
-        if sent.parcel is not None and sent.parcel.payload is not None:
-            box, self.is_full = Box(sent.parcel.payload), True
+        if sent.envelope is not None and sent.envelope.payload is not None:
+            box, self.is_full = Box(sent.envelope.payload), True
         elif not sent.finished:
             fields = sent.mode, sent.first, sent.items, sent.elapsed, sent.data
             self.is_full = not self._ledger.log(*fields) or self.is_full
@@ -215,7 +215,7 @@ class _Bench:
         return self._ledger.is_given_up(number)
 
     def run(
-        self, message: Message, beside: tuple[Opened, ...], boxes: tuple[Opened, ...]
+        self, message: Message, attachments: tuple[Opened, ...], boxes: tuple[Opened, ...]
     ) -> Answer:
         if not self._receive(message, boxes):
             return Answer(MISSING, [], self._name)
@@ -230,7 +230,7 @@ class _Bench:
             message.mode,
             message.head,
             memoryview(message.body),
-            iter(beside),
+            iter(attachments),
             self._poll_cancel,
         )
         try:

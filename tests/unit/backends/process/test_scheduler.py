@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sharedtask.backends.base import Chunk, Limits, Team
 from sharedtask.backends.process.scheduler import Scheduler
 from sharedtask.backends.process.work_items import OpenCall, WorkItem
-from sharedtask.worker.envelope import Parcel
+from sharedtask.worker.envelope import Envelope
 
 QUICK, SLOW = 0.001, 0.1
 
@@ -103,7 +103,7 @@ def a_call(
     fields: dict[str, Any] = {
         "task": "task",
         "head": b"",
-        "constants": Parcel(b""),
+        "constants": Envelope(b""),
         "leases": FakeLeases(),
         "needs": (),
         "limit": limit,
@@ -121,7 +121,7 @@ def a_call(
 
 
 def a_chunk(call: OpenCall, *items: Any) -> WorkItem:
-    return WorkItem(call, Chunk(0, 0, items or (0,)), 0, Parcel(b""))
+    return WorkItem(call, Chunk(0, 0, items or (0,)), 0, Envelope(b""))
 
 
 class Bench:
@@ -253,7 +253,7 @@ def test_worker_that_leaves_does_not_count(bench: Bench) -> None:
 
 def numbered(call: OpenCall, *numbers: int) -> list[WorkItem]:
     """Chunks of two items, with these numbers."""
-    return [WorkItem(call, Chunk(n, 2 * n, (n, n)), 0, Parcel(b"")) for n in numbers]
+    return [WorkItem(call, Chunk(n, 2 * n, (n, n)), 0, Envelope(b"")) for n in numbers]
 
 
 def test_waiting_chunk_is_taken_back_whole(bench: Bench) -> None:
