@@ -228,7 +228,7 @@ def test_what_an_item_changes_in_a_value_is_seen_by_its_chunk_alone(elsewhere: s
 @pytest.fixture
 def untold(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a program that was told nothing yet."""
-    monkeypatch.setattr(context_variables, "_told", set())
+    monkeypatch.setattr(context_variables, "_warned", set())
 
 
 @pytest.mark.usefixtures("untold")

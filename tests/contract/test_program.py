@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from sharedtask import parallel
-from sharedtask.worker import import_path, program
+from sharedtask.worker import import_path, process_settings
 
 # Threads have an error state and a decimal context of their own, and share all the rest.
 OF_PROCESSES = ("process", "ray")
@@ -239,11 +239,11 @@ def test_threads_have_settings_of_their_own(elsewhere: str) -> None:
 
 def test_unchanged_settings_are_sent_once() -> None:
     """As long as nothing changes they are one object, which is published once."""
-    first = program.current()
-    assert program.current() is first
+    first = process_settings.current()
+    assert process_settings.current() is first
     with np.errstate(over="raise"):
-        assert program.current() is not first
-    assert program.current() is first
+        assert process_settings.current() is not first
+    assert process_settings.current() is first
 
 
 # ------------------------------------------------------------------------------ import path

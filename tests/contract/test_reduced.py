@@ -40,7 +40,7 @@ from sharedtask.memory import arrays
 from sharedtask.resources import descendants
 from sharedtask.testing import Belongings, count_up, counted
 from sharedtask.writing.handler import Reach, Stage
-from sharedtask.writing.reduced.accumulators import Form, Slot, Slots
+from sharedtask.writing.reduced.accumulators import AccumulatorLayout, Slot, Slots
 from sharedtask.writing.reduced.handler import Reducing
 from sharedtask.writing.reduced.operations import Total, operation
 
@@ -642,9 +642,11 @@ def write_all(k: int, out: Partitioned[Any], total: Reduced[Any], scratch: CopyO
 # ------------------------------------------------------------------------------- one slot
 
 
-def form_of(length: int, buffers: int = 2) -> Form:
+def layout_of(length: int, buffers: int = 2) -> AccumulatorLayout:
     array = np.zeros(length, "i8")
-    return Form(operation(Reduction(), array, "total"), array.dtype, array.shape, buffers)
+    return AccumulatorLayout(
+        operation(Reduction(), array, "total"), array.dtype, array.shape, buffers
+    )
 
 
 ITEMS = st.lists(st.sampled_from(["counts", "raises", "refused"]), max_size=8)
@@ -658,7 +660,7 @@ def test_slot_holds_the_recorded_successes(chunks: list[list[str]], data: st.Dat
     The steps of an item are: combine into the buffer that does not count, say that it counts, take
     it back where the result was refused, write the result down.
     """
-    slot = Slot(form_of(3), np.zeros(form_of(3).slot, np.uint8))
+    slot = Slot(layout_of(3), np.zeros(layout_of(3).slot, np.uint8))
     wanted = 0
     for number, items in enumerate(chunks, start=(1 << 32) - 2):  # the number may be too long
         steps = [(k, step) for k in range(len(items)) for step in ("half", "add", "record")]
@@ -685,7 +687,7 @@ def test_slot_holds_the_recorded_successes(chunks: list[list[str]], data: st.Dat
 
 def test_slot_settles_for_its_own_chunk_alone() -> None:
     """A worker that died with a later chunk has left the sums of the earlier ones complete."""
-    slot = Slot(form_of(1), np.zeros(form_of(1).slot, np.uint8))
+    slot = Slot(layout_of(1), np.zeros(layout_of(1).slot, np.uint8))
     slot.add(np.array([7]), 1, 5)
     slot.settle(2, 0)
     assert [7] == slot.current().tolist()
@@ -701,7 +703,7 @@ def test_slots_do_not_touch_each_other(dtype: str, shape: tuple[int, ...]) -> No
     """Two accumulators have no cache line in common, and their buffers are aligned."""
     array = np.zeros(shape, dtype)
     how = operation(Reduction("max"), array, "total")
-    slots = Slots(Form(how, array.dtype, shape, 2), 3)
+    slots = Slots(AccumulatorLayout(how, array.dtype, shape, 2), 3)
     at = [b.ctypes.data for k in range(3) for b in slots[k]._buffers]
     words = [slots[k]._words.ctypes.data for k in range(3)]
     assert {0} == {address % 64 for address in at + words}
@@ -727,7 +729,7 @@ def test_places_are_given_back(block: int | None) -> None:
     totals = {"total": Total(array, operation(Reduction(), array, "total"))}
     reducing = Reducing(totals, block, itemwise=True, final=False)
     reducing.open(Stage("task", Reach.MACHINE, 2))
-    places: Any = reducing.places
+    places: Any = reducing.slot_table
     for round_ in range(50):
         work_items = [FakeWorkItem(4 * round_ + k) for k in range(4)]
         workers = [2 * round_, 2 * round_, 2 * round_ + 1, 2 * round_ + 1]

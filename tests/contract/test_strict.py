@@ -33,7 +33,7 @@ from sharedtask.store.decoded import Values
 from sharedtask.store.stores import BytesStore
 from sharedtask.task.chunking import Chunker, Pace
 from sharedtask.testing import count_up, counted, no_leaks  # noqa: F401
-from sharedtask.worker.mutation_guard import Guard, Lent
+from sharedtask.worker.mutation_guard import Guard, GuardedValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -610,7 +610,11 @@ def test_chunks_are_not_cut(strict: bool, monkeypatch: pytest.MonkeyPatch) -> No
 def test_look_is_not_the_time_of_the_item() -> None:
     """What the look takes is not counted by a timeout, nor by what learns how long items take."""
     guard = Guard(
-        "f", range(1), fail_fast=True, lent=[Lent("x", 1, Slow(), bool, bool)], position=int
+        "f",
+        range(1),
+        fail_fast=True,
+        guarded_values=[GuardedValue("x", 1, Slow(), bool, bool)],
+        position=int,
     )
     told: list[float] = []
     guard.begins, guard.ended = lambda: told.append(-1.0), told.append
@@ -632,18 +636,18 @@ class Slow(Original):
 
 
 def test_original_is_made_once_per_worker() -> None:
-    """A value that was given back is lent again as it is; one that was not is decoded anew."""
+    """A value that was given back is passed again as it is; one that was not is decoded anew."""
     payload = codec.encode({"a": [1]})
     store = BytesStore.of(payload)
     values = Values()
     values.attach(1, store)
-    value, original = values.lend(1)
+    value, original = values.take(1)
     values.give_back(1, original)
-    assert values.can_lend(1)
-    again, same = values.lend(1)
+    assert values.can_take(1)
+    again, same = values.take(1)
     assert (True, True) == (value is again, original is same)
-    assert not values.can_lend(1)
-    third, _ = values.lend(1)
+    assert not values.can_take(1)
+    third, _ = values.take(1)
     assert third is not value
 
 
@@ -651,10 +655,10 @@ def test_use_without_strict_ends_the_trust() -> None:
     """A value that was given to tasks that are not watched is decoded anew for those that are."""
     values = Values()
     values.attach(1, BytesStore.of(codec.encode({"a": [1]})))
-    value, original = values.lend(1)
+    value, original = values.take(1)
     values.give_back(1, original)
     assert values.value(1) is value
-    assert values.lend(1)[0] is not value
+    assert values.take(1)[0] is not value
 
 
 def test_large_results_do_not_hide_a_change(ray_runtime: Any) -> None:

@@ -30,7 +30,7 @@ from sharedtask.serialization.container_snapshot import Snapshot
 from sharedtask.store.decoded import Values
 from sharedtask.store.stores import BytesStore
 from sharedtask.task.callsite import Callsite
-from sharedtask.worker.call_header import CallHead, SharedParameter
+from sharedtask.worker.call_header import CallHeader, SharedParameter
 from sharedtask.worker.watching import Watcher, seconds_for
 
 if TYPE_CHECKING:
@@ -572,21 +572,21 @@ def test_other_dicts_are_looked_at(make: Any) -> None:
 # ---------------------------------------------------------------------------- when to look
 
 
-def head_of(*, current: bool) -> CallHead:
+def header_of(*, current: bool) -> CallHeader:
     parameters = (SharedParameter("value", 1, Role.SHARED, current),)
-    return CallHead(
+    return CallHeader(
         task="f",
         function=2,
         shared=parameters,
         star=False,
         timed=False,
         fail_fast=True,
-        apart=False,
+        of_submits=False,
         strict="auto",
         bound_name=None,
         blas_threads=0,
         randomness=None,
-        program=3,
+        settings=3,
         cwd="/",
     )
 
@@ -615,15 +615,15 @@ def test_first_chunk_is_looked_at_in_any_case() -> None:
 
 def test_chunk_without_a_look_is_settled_by_the_next_call() -> None:
     """What a short chunk has changed is found before another call begins, and dropped."""
-    head, values = head_of(current=True), values_of([[i] for i in range(1000)])
+    head, values = header_of(current=True), values_of([[i] for i in range(1000)])
     watcher = Watcher(values)
 
     def run(call: int, items: tuple[int, int]) -> Any:
-        watcher.settle(head, call)
+        watcher.check_earlier(head, call)
         value = values.value_to_watch(1)
         if items[0] == 10:
             value[3].append("x")
-        return watcher.look(head, call, items, 1e-6), value
+        return watcher.check(head, call, items, 1e-6), value
 
     assert run(1, (0, 9))[0] is None
     told, changed = run(1, (10, 19))
@@ -636,23 +636,23 @@ def test_chunk_without_a_look_is_settled_by_the_next_call() -> None:
 
 def test_items_since_the_last_look_are_named() -> None:
     """Those of chunks of the same call that were not looked at are among them."""
-    head, values = head_of(current=True), values_of([[i] for i in range(1000)])
+    head, values = header_of(current=True), values_of([[i] for i in range(1000)])
     watcher = Watcher(values)
     value = values.value_to_watch(1)
-    assert watcher.look(head, 1, (0, 9), 1e-6) is None
-    assert watcher.look(head, 1, (10, 19), 1e-6) is None
+    assert watcher.check(head, 1, (0, 9), 1e-6) is None
+    assert watcher.check(head, 1, (10, 19), 1e-6) is None
     value[0].append(1)
-    told: Any = watcher.look(head, 1, (40, 49), 1.0)
+    told: Any = watcher.check(head, 1, (40, 49), 1.0)
     assert (10, 49) == (told.first, told.last)
 
 
 def test_dropped_value_is_not_kept() -> None:
     """A value that was changed is decoded anew, and the changed one goes."""
-    head, values = head_of(current=True), values_of({"model": Model()})
+    head, values = header_of(current=True), values_of({"model": Model()})
     watcher = Watcher(values)
     value = values.value_to_watch(1)
     value["model"].runs = 1
-    assert watcher.look(head, 1, (0, 0), 1.0) is not None
+    assert watcher.check(head, 1, (0, 0), 1.0) is not None
     assert value is not values.value_to_watch(1)
     del value
     gc.collect()

@@ -676,8 +676,8 @@ def judged(*, adds: bool, fail_fast: bool) -> Any:
         (result_format.INTS, 1, 3, 0, memoryview(array("q", column)).tobytes(), None),
         (result_format.INTS, 3, 1, 0, memoryview(array("q", [9])).tobytes(), None),
     ]
-    wreck = status_file.Wreck(4127, words, frames, "")
-    report = deaths.judge(work_item, wreck, RuntimeError("gone")).report
+    crash_report = status_file.CrashReport(4127, words, frames, "")
+    report = deaths.recovery_of(work_item, crash_report, RuntimeError("gone")).report
     assert report is not None
     batch = report.delivery.open()
     assert (5, 10) == (report.count, batch.first)

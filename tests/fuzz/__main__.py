@@ -5,7 +5,7 @@ import itertools
 import sys
 import time
 
-from fuzz.programs import KINDS, Program
+from fuzz.programs import KINDS, ProcessSettings
 from fuzz.running import Runner
 from fuzz.shrinking import shrink
 
@@ -30,7 +30,7 @@ def main() -> int:
     runner = Runner()
     try:
         for seed in itertools.count(told.seed):
-            program = Program.random(seed, told.backend, kinds)
+            program = ProcessSettings.random(seed, told.backend, kinds)
             if told.show:
                 print(program.text)
             elif not right(program, runner, told.shrink):
@@ -43,7 +43,7 @@ def main() -> int:
     return 1 if failures else 0
 
 
-def right(program: Program, runner: Runner, seconds: float) -> bool:
+def right(program: ProcessSettings, runner: Runner, seconds: float) -> bool:
     """Run a program; where it fails, print a short one that fails in the same way."""
     failure = runner.run(program)
     if failure is None:

@@ -15,7 +15,7 @@ PROLOGUE = (Path(__file__).parent / "judge.py").read_text()
 
 
 @dataclass(frozen=True)
-class Program:
+class ProcessSettings:
     """Steps of random kinds, in turns; the same seed gives the same ones."""
 
     seed: int
@@ -24,7 +24,7 @@ class Program:
     steps: tuple[str, ...]
 
     @classmethod
-    def random(cls, seed: int, backend: str, among: tuple[str, ...]) -> "Program":
+    def random(cls, seed: int, backend: str, among: tuple[str, ...]) -> "ProcessSettings":
         draw = Draw(random.Random(f"{seed} {backend} {among}"), backend)
         chosen = tuple(sorted({draw.of(among) for _ in range(draw.of((1, 1, 1, 2, 3)))}))
         sources = [
@@ -35,7 +35,7 @@ class Program:
             steps += islice(draw.of(sources), draw.of((1, 2)))
         return cls(seed, backend, chosen, tuple(steps))
 
-    def without(self, places: range) -> "Program":
+    def without(self, places: range) -> "ProcessSettings":
         steps = (step for place, step in enumerate(self.steps) if place not in places)
         return replace(self, steps=tuple(steps))
 

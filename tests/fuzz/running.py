@@ -17,7 +17,7 @@ import pandas as pd
 from processes import GONE, Server
 
 import sharedtask.testing
-from fuzz.programs import PROLOGUE, Program
+from fuzz.programs import PROLOGUE, ProcessSettings
 
 # What programs import is loaded before the process that runs them is forked, for the next one too.
 LOADED = (np, pd, sharedtask.testing)
@@ -39,7 +39,7 @@ class Runner:
     def __init__(self) -> None:
         self._server: Server | None = None
 
-    def run(self, program: Program, *, fresh: bool = False) -> Failure | None:
+    def run(self, program: ProcessSettings, *, fresh: bool = False) -> Failure | None:
         """Run a program; None where all was right."""
         if fresh:
             self.end()
@@ -74,7 +74,7 @@ def serve(parent: Connection) -> None:
             parent.send(execute(code, program, printed))
 
 
-def execute(code: Any, program: Program, printed: IO[str]) -> Failure | None:
+def execute(code: Any, program: ProcessSettings, printed: IO[str]) -> Failure | None:
     """Run one program as the main module."""
     module = ModuleType("__main__")
     sys.modules["__main__"] = module

@@ -2,11 +2,13 @@
 
 import time
 
-from fuzz.programs import Program
+from fuzz.programs import ProcessSettings
 from fuzz.running import Failure, Runner
 
 
-def shrink(program: Program, failure: Failure, runner: Runner, seconds: float) -> Program:
+def shrink(
+    program: ProcessSettings, failure: Failure, runner: Runner, seconds: float
+) -> ProcessSettings:
     """Leave out steps, many at first, then one by one."""
     limit = time.monotonic() + seconds
     size = max(len(program.steps) // 2, 1)

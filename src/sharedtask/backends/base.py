@@ -85,8 +85,8 @@ class Call:
     if a parameter asks for one. If ``uncopied``, tasks that run in the caller get the caller's own
     unmarked objects.
 
-    Calls of one ``team`` share their limit of workers. If ``apart``, each item is a submit of its
-    own, and ``Session.withdraw`` may be asked for the rest of a chunk.
+    Calls of one ``team`` share their limit of workers. If ``of_submits``, each item is a submit of
+    its own, and ``Session.withdraw`` may be asked for the rest of a chunk.
     ``inner_threads`` is the number of numerical libraries' threads in a worker; None: its share
     of the CPUs.
     """
@@ -107,12 +107,12 @@ class Call:
     uncopied: bool
     team: Team | None = None
     inner_threads: int | None = None
-    apart: bool = False
+    of_submits: bool = False
 
     @property
     def fail_fast(self) -> bool:
         """Whether no further item of a chunk is begun after one that raised."""
-        return not (self.options.return_exceptions or self.options.retries or self.apart)
+        return not (self.options.return_exceptions or self.options.retries or self.of_submits)
 
     @property
     def splits(self) -> bool:
@@ -120,7 +120,7 @@ class Call:
 
         If tasks are watched, the last item of a chunk must be known when it runs.
         """
-        is_auto = self.options.chunksize == "auto" or self.apart
+        is_auto = self.options.chunksize == "auto" or self.of_submits
         return is_auto and self.options.strict is not True
 
     @property
@@ -266,7 +266,7 @@ class Session(ABC):
         return False
 
     def withdraw(self, chunk: int) -> int:
-        """End a chunk of an ``apart`` call early; the others of its items are not begun any more.
+        """End a chunk of submits early; the others of its items are not begun any more.
 
         Returns:
             How many of its items may have begun. If that is 0, no report of it follows.
@@ -320,7 +320,7 @@ class Session(ABC):
         self.close()
 
 
-class _Over(Session):
+class _ClosedSession(Session):
     """Replaces a session that was closed.
 
     A session and its run refer to each other. Without the replacement, this cycle would keep the
@@ -342,7 +342,7 @@ class _Over(Session):
         """Idempotent."""
 
 
-OVER = _Over()
+CLOSED_SESSION = _ClosedSession()
 
 
 class Backend(ABC):

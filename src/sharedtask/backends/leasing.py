@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sharedtask.memory.payload import Payload
     from sharedtask.store.cache import Lease, ShareCache, Verify
     from sharedtask.store.publication import Publication
-    from sharedtask.worker.program import Program
+    from sharedtask.worker.process_settings import ProcessSettings
 
     from .base import Call
 
@@ -35,7 +35,7 @@ class Leases:
     """The publications that a call uses, until they are released."""
 
     function: Lease
-    program: Lease
+    settings: Lease
     shared: tuple[tuple[SharedParameter, Lease], ...]
     captures: Captures
 
@@ -43,12 +43,12 @@ class Leases:
     def all(self) -> tuple[Lease, ...]:
         """All leases: function, process settings, shared values, captured values."""
         shared = [lease for _, lease in self.shared] if self.shared else ()
-        return (self.function, self.program, *shared, *self.captures.leases)
+        return (self.function, self.settings, *shared, *self.captures.leases)
 
     @property
     def needs(self) -> tuple[tuple[Publication, bool], ...]:
         """The publications that a worker needs, and whether it makes private copies of each."""
-        needs = [(self.function.publication, False), (self.program.publication, False)]
+        needs = [(self.function.publication, False), (self.settings.publication, False)]
         for parameter, lease in self.shared:
             needs.append((lease.publication, parameter.role is Role.COPY_ON_WRITE))
         needs += [(lease.publication, False) for lease in self.captures.leases]
@@ -87,7 +87,7 @@ def _captured_share(lease: Lease) -> Share:
 def lease_all(
     cache: ShareCache,
     call: Call,
-    program: Program,
+    settings: ProcessSettings,
     lend: Callable[[str], Any],
     of_handle: Callable[[Handle[Any]], Lease] = Handle.lease,
     encode: Callable[[Any], Payload] = codec.encode_shared,
@@ -108,7 +108,7 @@ def lease_all(
         taken.append(_lease_function(cache, call, captures))
         if not taken[0].hit or call.task in unseen_writes.failed:
             interrupts.exposed(unseen_writes.tell, call.task, call.function)
-        taken.append(cache.lease(program, verify="identity"))
+        taken.append(cache.lease(settings, verify="identity"))
         shared = []
         for name, value in call.shared.items():
             if value.role.writes:
@@ -127,23 +127,23 @@ def lease_all(
     return Leases(taken[0], taken[1], tuple(shared), captures)
 
 
-def head_of(call: Call, leases: Leases, blas: int, cwd: str) -> bytes:
-    """The encoded call header for workers; see ``CallHead``."""
+def header_of(call: Call, leases: Leases, blas: int, cwd: str) -> bytes:
+    """The encoded call header for workers; see ``CallHeader``."""
     options = call.options
-    return call_header.dump_head(
-        call_header.CallHead(
+    return call_header.dump_header(
+        call_header.CallHeader(
             task=call.task,
             function=leases.function.publication.token,
             shared=leases.parameters,
             star=call.star,
             timed=options.timeout is not None,
             fail_fast=call.fail_fast,
-            apart=call.apart,
+            of_submits=call.of_submits,
             strict=options.strict,
             bound_name=call.bound_name,
             blas_threads=blas,
             randomness=call.randomness,
-            program=leases.program.publication.token,
+            settings=leases.settings.publication.token,
             cwd=cwd,
         )
     )

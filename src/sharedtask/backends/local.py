@@ -46,8 +46,8 @@ from sharedtask.worker.refusals import readonly_advice
 from sharedtask.writing import roles
 from sharedtask.writing.handler import COUNT, Entered, Reach, Stage
 
-from .local_views import Twin
-from .local_watch import StrictTwins, WatchedTwins
+from .local_views import LocalView
+from .local_watch import StrictViews, WatchedViews
 from .private_copies import Unmarked, copied, with_copies
 
 if TYPE_CHECKING:
@@ -116,25 +116,25 @@ class _LocalSession(Session):
         self._sink = sink
         self.handlers = call.handlers
         self._unmarked = Unmarked(call)
-        self._strict: StrictTwins | None = None
-        self._watched: WatchedTwins | None = None
+        self._strict: StrictViews | None = None
+        self._watched: WatchedViews | None = None
         self._closed = False
 
     def open(self) -> None:
         call, strict = self._call, self._call.options.strict
-        self._twins = [
-            Twin.of(call, name, value)
+        self._views = [
+            LocalView.of(call, name, value)
             for name, value in call.shared.items()
             if not value.role.writes
         ]
-        common = [twin for twin in self._twins if not twin.private]
-        self._readonly = [twin.name for twin in common]
-        self._small = [twin for twin in common if twin.memory is not None]
+        common = [view for view in self._views if not view.private]
+        self._readonly = [view.name for view in common]
+        self._small = [view for view in common if view.memory is not None]
         if strict is True:
-            self._strict = StrictTwins(common)
+            self._strict = StrictViews(common)
         elif strict and common:
-            self._watched = WatchedTwins(common)
-        self._values = {} if strict else {twin.name: twin.value() for twin in common}
+            self._watched = WatchedViews(common)
+        self._values = {} if strict else {view.name: view.value() for view in common}
         for handler in self.handlers:
             handler.open(Stage(call.task, Reach.HERE, self.concurrency.workers))
         self._unmarked.open()
@@ -207,7 +207,7 @@ class _LocalSession(Session):
             turn = replace(turn, values={**turn.values, **self._watched.values})
             interrupts.exposed(self._run_items, chunk, batch, turn, self._run_one)
             ended = time.monotonic()
-            change = self._watched.look(chunk.first, len(batch.values), ended - began)
+            change = self._watched.check(chunk.first, len(batch.values), ended - began)
         return time.monotonic() - ended, change
 
     def _run_items(
@@ -253,7 +253,7 @@ class _LocalSession(Session):
 
     def _restored(self, index: int) -> BaseException | None:
         """Undo writes of native code into small arrays; returns the error that reports them."""
-        changed = [twin.name for twin in self._small if twin.restore()]
+        changed = [view.name for view in self._small if view.restore()]
         if not changed:
             return None
         task, items = self._call.task, range(index, index + 1)
@@ -280,7 +280,7 @@ class _LocalSession(Session):
         return roles.after(turn.parts, value) if turn.parts else value
 
     def _shared(self, index: int, values: Mapping[str, Any]) -> dict[str, Any]:
-        own = {twin.name: twin.private_value() for twin in self._twins if twin.private}
+        own = {view.name: view.private_value() for view in self._views if view.private}
         made = self._call.randomness
         generators = {} if made is None else made.generators(index)
         return {**values, **own, **generators}
@@ -292,7 +292,7 @@ class _LocalSession(Session):
         return {name: fingerprints.of_value(value.value) for name, value in shared.items()}
 
     def last_change(self) -> Change | None:
-        return None if self._watched is None else self._watched.last_look()
+        return None if self._watched is None else self._watched.last_check()
 
     def close(self) -> None:
         self._closed = True

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Twin:
+class LocalView:
     """A local view of a shared value; ``memory`` contains its arrays if they are small.
 
     ``open`` are the bytes of the large ones, which tasks can write if they bypass numpy's flag.
@@ -46,7 +46,7 @@ class Twin:
     open: tuple[Bytes, ...] = ()
 
     @classmethod
-    def of(cls, call: Call, name: str, shared: SharedValue) -> Twin:
+    def of(cls, call: Call, name: str, shared: SharedValue) -> LocalView:
         """The view of a value of a call.
 
         Raises:
@@ -61,7 +61,7 @@ class Twin:
         return cls._over(name, private, _encoded(call, name, shared.value))
 
     @classmethod
-    def _over(cls, name: str, private: bool, payload: Payload) -> Twin:
+    def _over(cls, name: str, private: bool, payload: Payload) -> LocalView:
         head, buffers = payload.head, payload.buffers
 
         def value() -> Any:

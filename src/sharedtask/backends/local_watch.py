@@ -19,7 +19,7 @@ from sharedtask.outcomes import Change
 from sharedtask.serialization.container_snapshot import Snapshot
 from sharedtask.serialization.snapshot import Original
 from sharedtask.system import critical_sections
-from sharedtask.worker.mutation_guard import Guard, Lent
+from sharedtask.worker.mutation_guard import Guard, GuardedValue
 from sharedtask.worker.watching import seconds_for
 
 if TYPE_CHECKING:
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from sharedtask.outcomes import Batch
 
     from .base import Call, Chunk
-    from .local_views import Twin
+    from .local_views import LocalView
 
 # Each call makes its own snapshot, which takes as long as pickling this many containers.
 _MOST_CONTAINERS = 300
-# The last look of a call is taken where it takes 0.1 ms, as after a chunk of so many seconds.
+# The last check of a call is taken where it takes 0.1 ms, as after a chunk of so many seconds.
 _LAST_SECONDS = 5e-3
 
 
-def _memory_of(twins: Iterable[Twin]) -> dict[str, WriteWatch]:
-    return {twin.name: WriteWatch(twin.open) for twin in twins if twin.open}
+def _memory_of(views: Iterable[LocalView]) -> dict[str, WriteWatch]:
+    return {view.name: WriteWatch(view.open) for view in views if view.open}
 
 
 class _Crowd:
@@ -62,69 +62,69 @@ class _Crowd:
                 self.is_crowded = self.is_crowded and self._open > 0
 
 
-class StrictTwins:
+class StrictViews:
     """Watches views whose change is an error."""
 
-    def __init__(self, twins: Iterable[Twin]) -> None:
-        twins = list(twins)
+    def __init__(self, views: Iterable[LocalView]) -> None:
+        views = list(views)
         self._crowd = _Crowd()
-        self._memory = _memory_of(twins)
-        self._lent = {twin.name: self._made(twin) for twin in twins}
+        self._memory = _memory_of(views)
+        self._guarded = {view.name: self._made(view) for view in views}
 
-    def _made(self, twin: Twin) -> Lent:
-        value, memory = twin.value(), self._memory.get(twin.name)
-        lent = Lent(
-            twin.name,
+    def _made(self, view: LocalView) -> GuardedValue:
+        value, memory = view.value(), self._memory.get(view.name)
+        guarded = GuardedValue(
+            view.name,
             value,
-            Original(value, twin.value),
+            Original(value, view.value),
             keep=lambda: None,
-            renew=lambda: self._renew(twin, lent),
+            renew=lambda: self._renew(view, guarded),
             written=bool if memory is None else memory.written,
         )
-        return lent
+        return guarded
 
     def close(self) -> None:
         """End the watch of memory."""
         for memory in self._memory.values():
             memory.close()
 
-    def _renew(self, twin: Twin, lent: Lent) -> None:
-        made = self._made(twin)  # without the lock, since it unpickles
+    def _renew(self, view: LocalView, guarded: GuardedValue) -> None:
+        made = self._made(view)  # without the lock, since it unpickles
         with self._crowd.lock:
-            if self._lent[twin.name] is lent:  # no other thread has done it
-                self._lent[twin.name] = made
+            if self._guarded[view.name] is guarded:  # no other thread has done it
+                self._guarded[view.name] = made
 
     @contextlib.contextmanager
     def guarding(self, call: Call, chunk: Chunk, batch: Batch) -> Generator[Guard]:
         """Watch the values while a chunk runs whose results are collected in ``batch``."""
         with self._crowd.entered():
             with self._crowd.lock:
-                lent = list(self._lent.values())
+                guarded = list(self._guarded.values())
             yield Guard(
                 call.task,
                 range(chunk.first, chunk.first + len(chunk.items)),
                 call.fail_fast,
-                lent,
+                guarded,
                 position=lambda: len(batch.values),
                 beside=lambda: self._crowd.is_crowded,
             )
 
 
-class _View:
+class _WatchedView:
     """A view, its snapshot, and the watch of memory that tasks can write but should not.
 
-    ``is_whole``: the last check looked at everything.
+    ``is_whole``: the last check covered everything.
     """
 
-    def __init__(self, twin: Twin) -> None:
-        self.twin = twin
-        self._memory = WriteWatch(twin.open) if twin.open else None
+    def __init__(self, view: LocalView) -> None:
+        self.view = view
+        self._memory = WriteWatch(view.open) if view.open else None
         self.is_whole = True
         self.renew()
 
     def renew(self) -> None:
         """Decode the value again."""
-        self.value = self.twin.value()
+        self.value = self.view.value()
         self._snapshot = Snapshot(self.value, _MOST_CONTAINERS)
 
     def change(self, seconds: float, *, is_first: bool) -> str | None:
@@ -151,20 +151,20 @@ class _View:
             self._memory.close()
 
 
-class WatchedTwins:
+class WatchedViews:
     """Watches views whose change is reported, if the check costs next to nothing."""
 
-    def __init__(self, twins: Iterable[Twin]) -> None:
+    def __init__(self, views: Iterable[LocalView]) -> None:
         self._crowd = _Crowd()
-        self._looking = threading.Lock()
-        self._views = list(map(_View, twins))
+        self._checking = threading.Lock()
+        self._views = list(map(_WatchedView, views))
         self._unchecked: deque[tuple[int, int]] = deque()  # first and last item
-        self._has_looked = False
+        self._has_checked = False
 
     @property
     def values(self) -> dict[str, Any]:
         """The watched values, by parameter name."""
-        return {view.twin.name: view.value for view in self._views}
+        return {watched.view.name: watched.value for watched in self._views}
 
     def entered(self) -> contextlib.AbstractContextManager[None]:
         """Context of a running chunk."""
@@ -172,44 +172,44 @@ class WatchedTwins:
 
     def close(self) -> None:
         """End the watch of memory."""
-        for view in self._views:
-            view.close()
+        for watched in self._views:
+            watched.close()
 
-    def look(self, first: int, done: int, seconds: float) -> Change | None:
+    def check(self, first: int, done: int, seconds: float) -> Change | None:
         """The change after a chunk, if any. Does not wait for another thread's check."""
         if not done:
             return None
         self._unchecked.append((first, first + done - 1))
-        return self._look_if_free(seconds)
+        return self._check_if_free(seconds)
 
-    def last_look(self) -> Change | None:
+    def last_check(self) -> Change | None:
         """The change by chunks that were not checked, at the end of the call."""
-        return self._look_if_free(_LAST_SECONDS) if self._unchecked else None
+        return self._check_if_free(_LAST_SECONDS) if self._unchecked else None
 
-    def _look_if_free(self, seconds: float) -> Change | None:
-        if not self._looking.acquire(blocking=False):
+    def _check_if_free(self, seconds: float) -> Change | None:
+        if not self._checking.acquire(blocking=False):
             return None
         try:
-            return self._look(seconds)
+            return self._check(seconds)
         finally:
-            self._looking.release()
+            self._checking.release()
 
-    def _look(self, seconds: float) -> Change | None:
+    def _check(self, seconds: float) -> Change | None:
         items = [self._unchecked.popleft() for _ in range(len(self._unchecked))]
-        if not items:  # another thread has looked meanwhile
+        if not items:  # another thread has checked meanwhile
             return None
         first, last = min(items)[0], max(end for _, end in items)
-        is_first, self._has_looked = not self._has_looked, True
+        is_first, self._has_checked = not self._has_checked, True
         found = None
-        for view in self._views:
-            name, way = view.twin.name, view.change(seconds, is_first=is_first)
+        for watched in self._views:
+            name, way = watched.view.name, watched.change(seconds, is_first=is_first)
             if way is not None:
-                view.renew()
+                watched.renew()
                 found = found or Change(name, name + way, first, last)
-            if view.is_written(seconds, is_first=is_first):
+            if watched.is_written(seconds, is_first=is_first):
                 found = found or Change(name, name, first, last, bypassed=True)
         if found is not None:  # a chunk may have begun since: ask now
             found = found._replace(beside=self._crowd.is_crowded)
-        if not all(view.is_whole for view in self._views):
+        if not all(watched.is_whole for watched in self._views):
             self._unchecked.append((first, last))
         return found

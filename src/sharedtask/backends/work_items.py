@@ -31,7 +31,7 @@ class OpenCall:
     """
 
     task: str
-    head: bytes
+    header: bytes
     constants: Envelope
     leases: Leases
     timeout: float | None

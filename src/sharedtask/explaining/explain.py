@@ -8,7 +8,7 @@ from sharedtask.tracebacks import shortened
 from .describe import look
 from .measuring import Measure, told
 from .report import Explanation
-from .rows import Fold, Ways
+from .rows import Fold, Transfers
 
 
 @shortened
@@ -35,8 +35,8 @@ def explain(value: object, name: str = "value") -> Explanation:
         >>> told.totals.zero_copy
         4096000
     """
-    measure, ways = Measure(), Ways()
+    measure, transfers = Measure(), Transfers()
     found = measure.measure(measure.walk(), value, name)
-    rows = Fold.of(ways, found.weight.nbytes).rows(found.node)
+    rows = Fold.of(transfers, found.weight.nbytes).rows(found.node)
     title = f"{name}: {look(value)}, {capacity.human(found.weight.nbytes)}"
-    return told(title, rows, [(found, ways)])
+    return told(title, rows, [(found, transfers)])

@@ -19,7 +19,7 @@ from .sizes import Weight, of_payload
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from .rows import Ways
+    from .rows import Transfers
 
 # Seconds: for the walk, for encoding all of a value, and the limit for beginning anything.
 _WALK, _ENCODE, _ENOUGH = 0.8, 0.8, 1.5
@@ -63,9 +63,9 @@ class Measure:
     def __init__(self) -> None:
         self._began = time.monotonic()
 
-    def walk(self, *, in_place: bool = True, apart: int | None = None) -> Walk:
+    def walk(self, *, in_place: bool = True, capture_from: int | None = None) -> Walk:
         """A walk through values that are sent together."""
-        return Walk(self._began + _WALK, in_place=in_place, apart=apart)
+        return Walk(self._began + _WALK, in_place=in_place, capture_from=capture_from)
 
     def measure(self, walk: Walk, value: object, name: str) -> Found:
         """Walk through a value, and encode all of it if that is quick; never raises."""
@@ -89,8 +89,8 @@ class Measure:
         weight = replace(
             weight,
             placed=found.weight.placed,
-            apart=found.weight.apart,
-            outside=max(weight.outside - found.weight.apart, 0),
+            captured=found.weight.captured,
+            outside=max(weight.outside - found.weight.captured, 0),
         )
         if not node.children:
             node.own, node.sampled = weight, False
@@ -113,16 +113,16 @@ def _meets_another(node: Node) -> bool:
     return any(part.same_as is not None and id(part.same_as) not in own for part in node.walk())
 
 
-def told(title: str, rows: Sequence[Row], found: Sequence[tuple[Found, Ways]]) -> Explanation:
+def told(title: str, rows: Sequence[Row], found: Sequence[tuple[Found, Transfers]]) -> Explanation:
     """Build the explanation of a call's values, each with how it is sent."""
     totals, shared, attach = Totals(), Weight(), 0.0
-    for each, ways in found:
-        totals += ways.totals(each.weight)
-        if ways.outside == "zero-copy":
+    for each, transfers in found:
+        totals += transfers.totals(each.weight)
+        if transfers.outside == "zero-copy":
             shared += each.weight
             attach += each.attach_seconds
         else:
-            shared += Weight(outside=each.weight.apart)
+            shared += Weight(outside=each.weight.captured)
     values = [each for each, _ in found]
     notes = tuple(_notes(values))
     if any(each.refused for each in values):

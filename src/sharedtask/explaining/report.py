@@ -14,16 +14,16 @@ from sharedtask.memory import capacity
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Way: TypeAlias = Literal["zero-copy", "once per worker", "copied", "in place", "cannot"]
+Transfer: TypeAlias = Literal["zero-copy", "once per worker", "copied", "in place", "cannot"]
 
-_MEANINGS: dict[Way, str] = {
+_MEANINGS: dict[Transfer, str] = {
     "zero-copy": "in shared memory, mapped by each worker",
     "once per worker": "in the pickle: decoded once in each worker, then kept",
     "copied": "pickled or copied again in each call",
     "in place": "in shared memory already: nothing is copied",
     "cannot": "cannot be pickled: a call raises UnshareableError or SerializationError",
 }
-_COLOURS: dict[Way, str] = {
+_COLOURS: dict[Transfer, str] = {
     "zero-copy": "green",
     "in place": "green",
     "once per worker": "cyan",
@@ -51,7 +51,7 @@ class Row:
     path: str
     kind: str
     nbytes: int
-    travels: Way
+    travels: Transfer
     why: str = ""
     advice: str = ""
     section: str = ""
@@ -74,8 +74,8 @@ class Totals:
             self.in_place + other.in_place,
         )
 
-    def ways(self) -> Iterator[tuple[Way, int]]:
-        """The ways that are used, with their bytes."""
+    def transfers(self) -> Iterator[tuple[Transfer, int]]:
+        """The transfers that are used, with their bytes."""
         yield "zero-copy", self.zero_copy
         yield "once per worker", self.once_per_worker
         yield "copied", self.copied
@@ -128,7 +128,7 @@ class Explanation:
         return f"<table><caption>{title}</caption><tr>{heading}</tr>{rows}</table><p>{below}</p>"
 
     def _summary(self) -> Iterator[str]:
-        for way, nbytes in self.totals.ways():
+        for way, nbytes in self.totals.transfers():
             if nbytes:
                 yield f"{way:15}  {capacity.human(nbytes):>9}  {_MEANINGS[way]}"
         if any(row.travels == "cannot" for row in self.rows):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .advice import Tip
-from .report import Row, Totals, Way
+from .report import Row, Totals, Transfer
 from .sizes import Weight
 
 if TYPE_CHECKING:
@@ -19,25 +19,25 @@ _SHARE, _LEAST = 25, 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Ways:
+class Transfers:
     """How the kinds of bytes are sent, which depends on the role of the parameter.
 
     ``said`` is the reason of parts that have none of their own.
     """
 
-    outside: Way = "zero-copy"
-    inside: Way = "once per worker"
-    placed: Way = "in place"
+    outside: Transfer = "zero-copy"
+    inside: Transfer = "once per worker"
+    placed: Transfer = "in place"
     said: str = ""
 
-    def split(self, weight: Weight) -> dict[Way, int]:
-        """Bytes by the way they are sent; ways without bytes are left out."""
-        found: dict[Way, int] = {}
-        pairs: tuple[tuple[Way, int], ...] = (
+    def split(self, weight: Weight) -> dict[Transfer, int]:
+        """Bytes by the way they are sent; transfers without bytes are left out."""
+        found: dict[Transfer, int] = {}
+        pairs: tuple[tuple[Transfer, int], ...] = (
             (self.outside, weight.outside),
             (self.inside, weight.inside),
             (self.placed, weight.placed),
-            ("zero-copy", weight.apart),
+            ("zero-copy", weight.captured),
         )
         for way, nbytes in pairs:
             if nbytes:
@@ -54,7 +54,7 @@ class Ways:
             found.get("in place", 0),
         )
 
-    def main(self, weight: Weight) -> Way:
+    def main(self, weight: Weight) -> Transfer:
         """How most of the bytes are sent."""
         found = self.split(weight)
         return max(found, key=lambda way: found[way]) if found else self.inside
@@ -76,14 +76,14 @@ class _Rest:
 class Fold:
     """Makes the rows of one value."""
 
-    ways: Ways
+    transfers: Transfers
     limit: int
     section: str = ""
 
     @classmethod
-    def of(cls, ways: Ways, whole: int, section: str = "") -> Fold:
+    def of(cls, transfers: Transfers, whole: int, section: str = "") -> Fold:
         """Join parts that are small compared with ``whole`` bytes."""
-        return cls(ways, max(whole // _SHARE, _LEAST), section)
+        return cls(transfers, max(whole // _SHARE, _LEAST), section)
 
     def rows(self, node: Node) -> list[Row]:
         """The rows of a value and of its parts, in the order of the value."""
@@ -130,7 +130,7 @@ class Fold:
         if node.cannot:
             yield self._row(node, node.kind, "cannot", 0, Tip(node.cannot, node.tip.advice))
         elif node.same_as is not None:
-            yield self._row(node, node.kind, self.ways.main(node.same_as.total), 0, Tip())
+            yield self._row(node, node.kind, self.transfers.main(node.same_as.total), 0, Tip())
         else:
             tip = node.tip
             for way, nbytes in self._split(node.total).items():
@@ -142,16 +142,16 @@ class Fold:
         for way, nbytes in self._split(rest.weight).items():
             yield self._row(node, kind, way, nbytes, Tip())
 
-    def _split(self, weight: Weight) -> dict[Way, int]:
+    def _split(self, weight: Weight) -> dict[Transfer, int]:
         """Bytes by way, the most first; a way with few bytes is counted with the others."""
-        split, main = self.ways.split(weight), self.ways.main(weight)
-        found: dict[Way, int] = {main: sum(split.values())}
+        split, main = self.transfers.split(weight), self.transfers.main(weight)
+        found: dict[Transfer, int] = {main: sum(split.values())}
         for way, nbytes in split.items():
             if nbytes >= self.limit and way != main:
                 found[way] = nbytes
                 found[main] -= nbytes
         return found
 
-    def _row(self, node: Node, kind: str, way: Way, nbytes: int, tip: Tip) -> Row:
-        why = tip.why or self.ways.said
+    def _row(self, node: Node, kind: str, way: Transfer, nbytes: int, tip: Tip) -> Row:
+        why = tip.why or self.transfers.said
         return Row(node.path, kind, nbytes, way, why, tip.advice, self.section)

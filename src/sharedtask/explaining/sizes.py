@@ -43,27 +43,27 @@ class Weight:
         inside: Bytes of the pickle.
         outside: Bytes of buffers outside of it.
         placed: Bytes of memory that is shared already.
-        apart: Bytes of large unmarked arrays that are stored by themselves.
+        captured: Bytes of large unmarked arrays that are stored by themselves.
         seconds: Time of encoding and gathering in the caller, measured or extrapolated.
     """
 
     inside: int = 0
     outside: int = 0
     placed: int = 0
-    apart: int = 0
+    captured: int = 0
     seconds: float = 0.0
 
     @property
     def nbytes(self) -> int:
         """All bytes."""
-        return self.inside + self.outside + self.placed + self.apart
+        return self.inside + self.outside + self.placed + self.captured
 
     def __add__(self, other: Weight) -> Weight:
         return Weight(
             self.inside + other.inside,
             self.outside + other.outside,
             self.placed + other.placed,
-            self.apart + other.apart,
+            self.captured + other.captured,
             self.seconds + other.seconds,
         )
 
@@ -73,7 +73,7 @@ class Weight:
             max(self.inside - less.inside, 0),
             max(self.outside - less.outside, 0),
             max(self.placed - less.placed, 0),
-            max(self.apart - less.apart, 0),
+            max(self.captured - less.captured, 0),
             max(self.seconds - less.seconds, 0.0),
         )
 
@@ -104,8 +104,8 @@ def weigh(value: Any, *, in_place: bool = True, alone: bool = False) -> Weight:
 def of_payload(payload: Payload, value: Any, seconds: float) -> Weight:
     """The weight of an encoded value."""
     inside, outside = len(payload.head), sum(s.nbytes for s in payload.sources)
-    apart = sum(s.nbytes for s in payload.sources if isinstance(s, Scattered))
-    seconds += apart / _GATHERED_PER_SECOND
+    scattered = sum(s.nbytes for s in payload.sources if isinstance(s, Scattered))
+    seconds += scattered / _GATHERED_PER_SECOND
     # Memory that workers reopen leaves only a mark outside of the pickle.
     opened = (payload.held or issubclass(type(value), np.memmap)) and outside <= _MARKS
     return Weight(inside, outside, _nbytes(value) if opened else 0, seconds=seconds)

@@ -99,10 +99,14 @@ class Walk:
     ``cut``: the time was over before all parts were visited.
     """
 
-    def __init__(self, deadline: float, *, in_place: bool = True, apart: int | None = None) -> None:
+    def __init__(
+        self, deadline: float, *, in_place: bool = True, capture_from: int | None = None
+    ) -> None:
         self.cut = False
         self.in_place = in_place
-        self._apart = apart  # arrays of at least this many bytes are stored by themselves
+        self._capture_from = (
+            capture_from  # arrays of at least this many bytes are stored by themselves
+        )
         self._deadline = deadline
         # The objects met, by identity; they are kept so that ids are not reused.
         self._met: dict[int, tuple[Node, Any]] = {}
@@ -134,8 +138,12 @@ class Walk:
             self._fill_frame(node, value)
         elif depth > _DEPTH or _is_leaf(value) or cure_for_value(value) is not None:
             node.own = weigh(value, in_place=self.in_place, alone=not depth)
-            if self._apart is not None and _is_array(value) and value.nbytes >= self._apart:
-                node.own = replace(node.own, outside=0, apart=node.own.outside)
+            if (
+                self._capture_from is not None
+                and _is_array(value)
+                and value.nbytes >= self._capture_from
+            ):
+                node.own = replace(node.own, outside=0, captured=node.own.outside)
         elif _is_plain(value) or (traversal.count(value) or 0) > _ALL:
             self._fill_by_sample(node, value)
         else:

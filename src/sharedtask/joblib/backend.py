@@ -26,7 +26,7 @@ from sharedtask.task.decorator import parallel
 from sharedtask.task.task import parts_of
 
 from . import files, naming, worker
-from .batches import SetUp, Surroundings
+from .batches import BatchContext, SetUp
 from .registering import NAME, is_default
 
 if TYPE_CHECKING:
@@ -175,12 +175,12 @@ class SharedTaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore
     def _sent(self, batch: Any, numbers: range) -> TaskFuture[Any]:
         facade, calls = self._facade, files.opened_for_writing(batch.items)
         assert facade is not None  # noqa: S101  made by configure()
-        around = Surroundings(batch._backend, batch._n_jobs, is_default(), self._set_up)
+        batch_context = BatchContext(batch._backend, batch._n_jobs, is_default(), self._set_up)
         name = naming.name_of_all(calls)
         try:
-            return facade.submit(name, numbers, numbers.start, calls, around)
+            return facade.submit(name, numbers, numbers.start, calls, batch_context)
         except Exception as error:  # noqa: BLE001  pickling runs user code
-            return failed(naming.told(error, calls, numbers, around))
+            return failed(naming.told(error, calls, numbers, batch_context))
 
     def retrieve_result_callback(self, out: TaskFuture[Any]) -> Any:
         """The results of a batch; raises its error."""

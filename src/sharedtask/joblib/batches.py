@@ -20,8 +20,8 @@ class SetUp:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """Surroundings of calls: joblib's backend and number of jobs for nested calls."""
+class BatchContext:
+    """Context of calls: joblib's backend and number of jobs for nested calls."""
 
     backend: Any
     n_jobs: Any

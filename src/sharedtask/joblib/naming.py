@@ -14,7 +14,7 @@ from sharedtask.worker.refusals import captured, is_refusal, readonly
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from .batches import AnyCall, Surroundings
+    from .batches import AnyCall, BatchContext
 
 
 def name_of_all(calls: Sequence[AnyCall]) -> str:
@@ -25,12 +25,12 @@ def name_of_all(calls: Sequence[AnyCall]) -> str:
 
 
 def told(
-    error: Exception, calls: Sequence[AnyCall], numbers: range, around: Surroundings
+    error: Exception, calls: Sequence[AnyCall], numbers: range, context: BatchContext
 ) -> Exception:
     """The error of calls that cannot be sent, with the unpicklable part."""
     if not isinstance(error, SerializationError):
         return error
-    set_up = around.set_up
+    set_up = context.set_up
     parts = [] if set_up is None else [("initializer", (set_up.function, set_up.args))]
     for name, value in parts:
         if not encodes(value):

@@ -11,19 +11,19 @@ from joblib import parallel, parallel_config
 from sharedtask.worker.settings import SETTINGS, Setting
 
 from . import naming
-from .batches import AnyCall, SetUp, Surroundings
+from .batches import AnyCall, BatchContext, SetUp
 from .registering import register
 
-_prepared: list[Surroundings] = []  # the last one
+_prepared: list[BatchContext] = []  # the last one
 _done: dict[tuple[int, int], _Kept] = {}
 
 
-def run(number: int, first: int, calls: list[AnyCall], around: Surroundings) -> Any:
+def run(number: int, first: int, calls: list[AnyCall], context: BatchContext) -> Any:
     """Run the call with this number; ``first`` is the number of the first one in this chunk."""
-    if not _prepared or _prepared[0] is not around:
-        _prepare(around)
+    if not _prepared or _prepared[0] is not context:
+        _prepare(context)
     function, args, kwargs = calls[number - first]
-    with parallel_config(backend=around.backend, n_jobs=around.n_jobs):
+    with parallel_config(backend=context.backend, n_jobs=context.n_jobs):
         try:
             return function(*args, **kwargs)
         except Exception as error:
@@ -31,12 +31,12 @@ def run(number: int, first: int, calls: list[AnyCall], around: Surroundings) -> 
             raise
 
 
-def _prepare(around: Surroundings) -> None:
-    if around.is_default or "sharedtask" not in parallel.BACKENDS:
-        register(make_default=around.is_default)
-    if around.set_up is not None:
-        _set_up(around.set_up)
-    _prepared[:] = [around]
+def _prepare(context: BatchContext) -> None:
+    if context.is_default or "sharedtask" not in parallel.BACKENDS:
+        register(make_default=context.is_default)
+    if context.set_up is not None:
+        _set_up(context.set_up)
+    _prepared[:] = [context]
 
 
 def _set_up(wanted: SetUp) -> None:

@@ -309,20 +309,20 @@ def _columns(group: list[_Member], pitch: int) -> list[list[_Member]]:
     for origin in {m.low % pitch for m in group}:
         spans = sorted(((m.low - origin) % pitch, _width(m, pitch), m.number, m) for m in group)
         if all(start + width <= pitch for start, width, _, _ in spans):
-            return _apart([(start, start + width, m) for start, width, _, m in spans])
+            return _disjoint([(start, start + width, m) for start, width, _, m in spans])
     return [group]
 
 
-def _apart(spans: list[tuple[int, int, _Member]]) -> list[list[_Member]]:
-    apart: list[list[_Member]] = []
+def _disjoint(spans: list[tuple[int, int, _Member]]) -> list[list[_Member]]:
+    groups: list[list[_Member]] = []
     end = -1
     for start, stop, member in spans:
         if start < end:
-            apart[-1].append(member)
+            groups[-1].append(member)
         else:
-            apart.append([member])
+            groups.append([member])
         end = max(end, stop)
-    return apart
+    return groups
 
 
 def _store_columns(

@@ -26,13 +26,13 @@ class Watch:
     """A decoded value in a worker.
 
     ``since`` are the first and the last item that ran since it was last found unchanged, in the
-    call with the number ``of``; None for none. ``looked`` is the last call that checked it.
+    call with the number ``of``; None for none. ``checked_by`` is the last call that checked it.
     """
 
     snapshot: Snapshot
     since: tuple[int, int] | None = None
     of: int | None = None
-    looked: int | None = None
+    checked_by: int | None = None
     is_fresh: bool = True
 
     @classmethod
@@ -103,7 +103,7 @@ class Values:
             found.original = found.watch = None  # this user is not watched
         return found.value
 
-    def lend(self, token: Hashable) -> tuple[Any, Original]:
+    def take(self, token: Hashable) -> tuple[Any, Original]:
         """The value as published, for tasks that are watched, and its snapshot.
 
         A value that is not given back is decoded again at the next call.
@@ -145,8 +145,8 @@ class Values:
         """Have a value decoded again at its next use."""
         self.decoded.pop(token, None)
 
-    def can_lend(self, token: Hashable) -> bool:
-        """Whether ``lend`` needs no store for this value."""
+    def can_take(self, token: Hashable) -> bool:
+        """Whether ``take`` needs no store for this value."""
         found = self.decoded.get(token)
         return found is not None and found.original is not None
 

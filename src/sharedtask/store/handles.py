@@ -39,17 +39,17 @@ else:
 
 
 # Each wakes a thread that frees memory in the background; False if there is none now.
-bells: list[Callable[[], bool]] = []
+wake_callbacks: list[Callable[[], bool]] = []
 
 
 def _free_lost() -> None:
     """After a handle was forgotten: called in a thread of the library, or in a worker."""
-    heard = [ring() for ring in bells]
-    if not any(heard) and not context.a_worker():  # there it is the thread that lost the handle
-        uses.sweep()
+    woken = [wake() for wake in wake_callbacks]
+    if not any(woken) and not context.a_worker():  # there it is the thread that lost the handle
+        handle_cache.sweep()
 
 
-uses = ShareCache(limit=0, wake=_free_lost)
+handle_cache = ShareCache(limit=0, wake=_free_lost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,8 @@ class Handle(_FitsEverywhere, Generic[T]):
         self._kind = kind
         self._named = named
         # The memory is freed with the last lease, and the handle itself has one.
-        self._own = uses.adopt(publication)
-        uses.retire(publication)
+        self._own = handle_cache.adopt(publication)
+        handle_cache.retire(publication)
         self._lock = critical_sections.object_lock()
         self._value: list[T] = list(value)
         self.closed = False
@@ -129,7 +129,7 @@ class Handle(_FitsEverywhere, Generic[T]):
         """Use the publication until the lease is released, also if the handle is closed."""
         with self._lock:
             self._require_open()
-            return uses.adopt(self._publication)
+            return handle_cache.adopt(self._publication)
 
     @interrupts.shielded
     def close(self) -> None:
@@ -250,7 +250,7 @@ def share(value: T, name: str | None = None) -> Handle[T]:
 
 
 def _share(value: T, name: str | None) -> Handle[T]:
-    uses.sweep()
+    handle_cache.sweep()
     if isinstance(value, Handle):
         msg = "this is a handle of a shared value already. Pass it on as it is."
         raise UnshareableError(msg)
@@ -291,7 +291,7 @@ def attach(name: str, *, writable: bool = False) -> Handle[Any]:
         ...         handle.value
         array([0, 1, 2])
     """
-    uses.sweep()
+    handle_cache.sweep()
     found = named.open_named(name, writable=writable)
     entry = found.entry
     name_of = _Named(found.claim, entry.nbytes, own=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sharedtask.annotations import Role
 from sharedtask.errors import ArgumentError
 from sharedtask.explaining.measuring import Found, Measure, told
-from sharedtask.explaining.rows import Fold, Ways
+from sharedtask.explaining.rows import Fold, Transfers
 from sharedtask.explaining.tree import is_small
 from sharedtask.serialization import functions
 from sharedtask.serialization.traversal import captured
@@ -35,7 +35,7 @@ class _Manner:
     """
 
     section: str
-    ways: Ways
+    transfers: Transfers
     advice: str = ""
     together: str = ""
 
@@ -50,10 +50,10 @@ class _Argument:
 
 _BORN_SHARED = "make it with sharedtask.zeros(...) or array(...): then it is not copied"
 _MANNERS: dict[Role | None, _Manner] = {
-    Role.SHARED: _Manner("Shared", Ways()),
+    Role.SHARED: _Manner("Shared", Transfers()),
     Role.COPY_ON_WRITE: _Manner(
         "CopyOnWrite",
-        Ways(
+        Transfers(
             inside="copied",
             said="written pages of arrays, and everything else again for each item",
         ),
@@ -61,28 +61,32 @@ _MANNERS: dict[Role | None, _Manner] = {
     ),
     Role.PARTITIONED: _Manner(
         "Partitioned",
-        Ways("copied", "copied", said="into shared memory once in a call; blocks are copied back"),
+        Transfers(
+            "copied", "copied", said="into shared memory once in a call; blocks are copied back"
+        ),
         _BORN_SHARED,
     ),
     Role.REDUCED: _Manner(
         "Reduced",
-        Ways("copied", "copied", "copied", "an array of this size in each worker, combined later"),
+        Transfers(
+            "copied", "copied", "copied", "an array of this size in each worker, combined later"
+        ),
     ),
     Role.LOCKED: _Manner(
         "Locked",
-        Ways("copied", "copied", said="into shared memory when a call begins, and back"),
+        Transfers("copied", "copied", said="into shared memory when a call begins, and back"),
         _BORN_SHARED,
     ),
     None: _Manner(
         "not marked",
-        Ways("copied", "copied", "copied", "pickled, and sent with each chunk"),
+        Transfers("copied", "copied", "copied", "pickled, and sent with each chunk"),
         "{marking}",
         together="constants",
     ),
 }
 _CAPTURED = _Manner(
     "captured by the function",
-    Ways(),
+    Transfers(),
     "pass it to a parameter that is marked Shared",
     together="function",
 )
@@ -98,21 +102,21 @@ def explain_call(
     function: Any,
     bound: tuple[Any, ...],
     given: Mapping[str, Any],
-    apart: int | None = None,
+    capture_from: int | None = None,
 ) -> Explanation:
     """Explain the arguments of a call, and the values that the function captures.
 
-    Unmarked arrays of at least ``apart`` bytes are stored by themselves.
+    Unmarked arrays of at least ``capture_from`` bytes are stored by themselves.
 
     Raises:
         ArgumentError: The function has no parameter of such a name.
     """
     _refuse_unknown(spec, given)
     arguments = [*_arguments(spec, bound, given), *_captured(spec, function)]
-    found = list(zip(arguments, _measured(arguments, apart), strict=True))
+    found = list(zip(arguments, _measured(arguments, capture_from), strict=True))
     whole = sum(each.weight.nbytes for _, each in found)
-    rows = [row for argument, each in found for row in _rows(argument, each, whole, apart)]
-    return told(spec.shown, rows, [(each, argument.manner.ways) for argument, each in found])
+    rows = [row for argument, each in found for row in _rows(argument, each, whole, capture_from)]
+    return told(spec.shown, rows, [(each, argument.manner.transfers) for argument, each in found])
 
 
 def _refuse_unknown(spec: TaskSpec, given: Mapping[str, Any]) -> None:
@@ -156,13 +160,15 @@ def _captured(spec: TaskSpec, function: Any) -> Iterator[_Argument]:
 
 
 def _saying(why: str) -> _Manner:
-    return replace(_CAPTURED, ways=Ways(said=why))
+    return replace(_CAPTURED, transfers=Transfers(said=why))
 
 
-def _measured(arguments: list[_Argument], apart: int | None) -> Iterator[Found]:
+def _measured(arguments: list[_Argument], capture_from: int | None) -> Iterator[Found]:
     measure = Measure()
     walks = {
-        manner.together: measure.walk(in_place=manner.ways.placed == "in place", apart=apart)
+        manner.together: measure.walk(
+            in_place=manner.transfers.placed == "in place", capture_from=capture_from
+        )
         for manner in (*_MANNERS.values(), _CAPTURED)
         if manner.together
     }
@@ -171,18 +177,20 @@ def _measured(arguments: list[_Argument], apart: int | None) -> Iterator[Found]:
         yield measure.measure(walk, argument.value, argument.name)
 
 
-def _rows(argument: _Argument, found: Found, whole: int, apart: int | None) -> Iterator[Row]:
+def _rows(argument: _Argument, found: Found, whole: int, capture_from: int | None) -> Iterator[Row]:
     """The rows of an argument; the first large part that is copied has the advice."""
     manner = argument.manner
     advice = manner.advice.format(marking=argument.marking)
-    for row in Fold.of(manner.ways, whole, manner.section).rows(found.node):
-        alone = apart is not None and row.nbytes >= apart and row.travels == "zero-copy"
+    for row in Fold.of(manner.transfers, whole, manner.section).rows(found.node):
+        alone = (
+            capture_from is not None and row.nbytes >= capture_from and row.travels == "zero-copy"
+        )
         fits = row.travels == "copied" or (manner.section == _CAPTURED.section and not alone)
-        if manner.ways.outside == "copied" and row.travels == "zero-copy":
+        if manner.transfers.outside == "copied" and row.travels == "zero-copy":
             yield replace(row, why="a large array: stored by itself, writable for each chunk")
             continue
         if advice and fits and row.nbytes >= _WORTH_SHARING:
-            yield replace(row, why=manner.ways.said, advice=advice)
+            yield replace(row, why=manner.transfers.said, advice=advice)
             advice = ""
         else:
             yield row

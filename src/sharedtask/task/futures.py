@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from sharedtask.backends.base import FORKED, OVER
+from sharedtask.backends.base import CLOSED_SESSION, FORKED
 from sharedtask.errors import ClosedError
 from sharedtask.system import background, critical_sections, interrupts
 from sharedtask.tracebacks import SHORTENED, shorten
@@ -180,7 +180,7 @@ class TaskFuture(Future[R]):
             call_soon = submission.call_together if submission and is_quick else background.put
             call_soon(self._call_back)
         if submission is not None:
-            submission.wake(OVER)
+            submission.wake(CLOSED_SESSION)
 
     def _set_cancelled(self) -> None:
         """Cancel, also while running, for which the standard library has no transition.

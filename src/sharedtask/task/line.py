@@ -22,7 +22,7 @@ from concurrent.futures import InvalidStateError
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sharedtask.backends.base import OVER, Chunk, Limits
+from sharedtask.backends.base import CLOSED_SESSION, Chunk, Limits
 from sharedtask.errors import ClosedError, SharedTaskError
 from sharedtask.serialization import losses, missing
 from sharedtask.system import background, critical_sections, forks, interrupts
@@ -65,7 +65,7 @@ class Line:
 
     def __init__(self, backend: Backend, call: Call) -> None:
         self._options = call.options
-        self._call = call = replace(call, apart=True)
+        self._call = call = replace(call, of_submits=True)
         self._door = Door(self)
         self._session: Session = backend.session(call, self._door)
         self._awake = self._session  # also when it is closed: a thread may wait in it
@@ -87,7 +87,7 @@ class Line:
                 missing.tell(self._call.task, lost, self._call.named)
         except BaseException:
             self._session.close()
-            self._session = OVER
+            self._session = CLOSED_SESSION
             raise
         on_shares(self._session.shares)
 
@@ -95,7 +95,7 @@ class Line:
         """Whether a submit of ``call`` may be added; then ``add`` must follow."""
         with _lock:
             session = self._session
-            if session is OVER:
+            if session is CLOSED_SESSION:
                 return False
             self._held += 1
             self._door.line = self
@@ -134,7 +134,7 @@ class Line:
             if self._may_rest and session.is_light:
                 self._door.line = None
                 return
-            self._session = OVER
+            self._session = CLOSED_SESSION
         session.close()
 
     # ----------------------------------------------------------------------------- sending
@@ -379,7 +379,7 @@ class Line:
             place.is_over = True
             place.future._leave_to_parent()
         self._places.clear()
-        self._session = OVER
+        self._session = CLOSED_SESSION
 
 
 _lock = critical_sections.table_lock()

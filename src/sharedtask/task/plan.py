@@ -88,7 +88,7 @@ def plan_map(
         items = list(items)
     call = plan_call(target, args, kwargs, options, star=star, items=items, into=into)
     for handler in call.handlers:
-        items = handler.apart(items)
+        items = handler.separated(items)
     if call.block is not None:
         call = replace(call, options=replace(options, chunksize=call.block))
     counted = type(items) in _PLAIN or isinstance(items, Sized)

@@ -17,7 +17,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sharedtask.backends.base import OVER, Chunk, Session, require_process
+from sharedtask.backends.base import CLOSED_SESSION, Chunk, Session, require_process
 from sharedtask.errors import ClosedError
 from sharedtask.outcomes import Known, Report
 from sharedtask.serialization import losses, missing
@@ -206,7 +206,7 @@ class Run:
 
     def close(self) -> None:
         """End the run: chunks in flight are given up."""
-        session, self._session = self._session, OVER
+        session, self._session = self._session, CLOSED_SESSION
         ending, self._ending = self._ending, None  # which would wake a thread in vain
         if ending is not None:
             ending.cancel()

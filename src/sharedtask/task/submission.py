@@ -15,7 +15,7 @@ from collections import deque
 from concurrent.futures import InvalidStateError
 from typing import TYPE_CHECKING, Any
 
-from sharedtask.backends.base import OVER, Chunk
+from sharedtask.backends.base import CLOSED_SESSION, Chunk
 from sharedtask.errors import ClosedError
 from sharedtask.outcomes import add_note
 from sharedtask.serialization import losses, missing
@@ -245,7 +245,7 @@ class Submission:
             return True
 
     def _end(self, end: Callable[[Session], None]) -> None:
-        session, self._session = self._session, OVER
+        session, self._session = self._session, CLOSED_SESSION
         _pending.discard(self)
         end(session)
 

@@ -332,8 +332,8 @@ class Runs(Generic[P, R]):
             from .explain_call import explain_call
 
         target, explicit, _ = self._parts()
-        apart = CAPTURE_FROM if resolve(explicit).captured == "share" else None
-        return explain_call(target.spec, target.function, target.bound, kwargs, apart)
+        capture_from = CAPTURE_FROM if resolve(explicit).captured == "share" else None
+        return explain_call(target.spec, target.function, target.bound, kwargs, capture_from)
 
     def cache_info(self) -> CacheInfo:
         """Hits and misses of this task's shared values in the cache, and their memory."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .context_variables import Carried
     from .randomness import Randomness
 
-# Mode, slot of the note, accumulator slot, length of the head, number of the call; see
+# Mode, request slot, accumulator slot, length of the header, number of the call; see
 # process/recycling.py for the rest.
 PREFIX = struct.Struct("<BBHIQQIB")
 # Format of a chunk's items, the first byte of its body.
@@ -48,7 +48,7 @@ class SharedParameter(NamedTuple):
         return self.role is Role.SHARED
 
 
-class CallHead(NamedTuple):
+class CallHeader(NamedTuple):
     """One call of a task. ``bound_name`` is "self" if the bound object itself is shared.
 
     A tuple, for it is hashed at each call: most are equal to the one before.
@@ -60,12 +60,12 @@ class CallHead(NamedTuple):
     star: bool
     timed: bool
     fail_fast: bool  # ends the chunk at the first item that raises
-    apart: bool  # its items are submits: each begins as a call does
+    of_submits: bool  # its items are submits: each begins as a call does
     strict: Strict  # a change of a shared value is an error, or a warning
     bound_name: str | None
     blas_threads: int
     randomness: Randomness | None
-    program: int  # the token of the caller's settings: see program.py
+    settings: int  # the token of the caller's settings: see process_settings.py
     cwd: str  # where relative paths start
 
     @property
@@ -86,15 +86,15 @@ class CallHead(NamedTuple):
 
 
 @functools.lru_cache(maxsize=256)
-def dump_head(head: CallHead) -> bytes:
-    """The head as bytes."""
-    return pickle.dumps(head, pickle.HIGHEST_PROTOCOL)
+def dump_header(header: CallHeader) -> bytes:
+    """The header as bytes."""
+    return pickle.dumps(header, pickle.HIGHEST_PROTOCOL)
 
 
-def load_head(data: bytes) -> CallHead:
-    """The head from ``dump_head``."""
-    head: CallHead = pickle.loads(data)
-    return head
+def load_header(data: bytes) -> CallHeader:
+    """The header from ``dump_header``."""
+    header: CallHeader = pickle.loads(data)
+    return header
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def constants(
-    head: call_header.CallHead, data: memoryview, attachments: Iterator[Any]
+    header: call_header.CallHeader, data: memoryview, attachments: Iterator[Any]
 ) -> tuple[call_header.Constants, memoryview]:
     """The arguments of every item, decoded for each chunk, and the rest of the body: items."""
     none = call_header.NO_CONSTANTS.data
@@ -34,7 +34,7 @@ def constants(
     try:
         found = call_header.Constants(*codec.decode(received.head, received.buffers))
     except BaseException as error:
-        msg = f"{head.task}(): an argument cannot be unpickled in a worker: {error!r}"
+        msg = f"{header.task}(): an argument cannot be unpickled in a worker: {error!r}"
         raise SerializationError(msg) from error
     return found, data[received.end :]
 
@@ -49,13 +49,16 @@ def unpacked(mode: int, data: memoryview, attachments: Iterator[Any]) -> Sequenc
 
 
 def call_unpacked(
-    call: Callable[[Any], Any], words: memoryview, head: call_header.CallHead, item: tuple[int, Any]
+    call: Callable[[Any], Any],
+    words: memoryview,
+    header: call_header.CallHeader,
+    item: tuple[int, Any],
 ) -> Any:
     """Unpickle one item, then call the function for it."""
-    return call(_unpacked_one(words, head, *item))
+    return call(_unpacked_one(words, header, *item))
 
 
-def _unpacked_one(words: memoryview, head: call_header.CallHead, index: int, data: Any) -> Any:
+def _unpacked_one(words: memoryview, header: call_header.CallHeader, index: int, data: Any) -> Any:
     if isinstance(data, tuple):  # the caller could not pickle this one
         error = RaisedError(*data).unpacked()
         raise SerializationError(data[1]) if error is None else error
@@ -63,29 +66,31 @@ def _unpacked_one(words: memoryview, head: call_header.CallHead, index: int, dat
     try:
         return codec.decode(data)
     except BaseException as error:
-        raise unreadable(head, index, error) from error
+        raise unreadable(header, index, error) from error
     finally:
         words[Word.PHASE] = Phase.RUNNING
 
 
-def unreadable(head: call_header.CallHead, index: int, error: BaseException) -> SerializationError:
+def unreadable(
+    header: call_header.CallHeader, index: int, error: BaseException
+) -> SerializationError:
     """The error of an item that cannot be unpickled."""
-    msg = f"{head.task}(): item {index} cannot be unpickled in a worker: {error!r}"
+    msg = f"{header.task}(): item {index} cannot be unpickled in a worker: {error!r}"
     problem = SerializationError(msg)
     problem.__cause__ = error
     return problem
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """Calls the function for an item.
+class LoadedCall:
+    """A call that is loaded in a worker: calls the function for an item.
 
     ``called`` is the function with its checks. ``renew`` makes the values that each item gets for
     itself; ``parts`` are those of the roles that tasks write; ``guard`` watches shared values, if
     requested.
     """
 
-    head: call_header.CallHead
+    header: call_header.CallHeader
     function: Callable[..., Any]
     called: Callable[..., Any]
     constants: call_header.Constants
@@ -96,8 +101,10 @@ class Caller:
 
     def advised(self, error: BaseException) -> BaseException:
         """The error of an item, with advice if it wrote to read-only memory."""
-        head = self.head
-        return readonly_advice(error, head.task, head.readonly, self.function, self.constants.named)
+        header = self.header
+        return readonly_advice(
+            error, header.task, header.readonly, self.function, self.constants.named
+        )
 
     @property
     def call(self) -> Callable[[Any], Any]:
@@ -105,7 +112,7 @@ class Caller:
         bound, args, kwargs = self.constants.parts()
         if self.renew is not None:
             call: Callable[[Any], Any] = self._call_renewed
-        elif self.head.star or args:
+        elif self.header.star or args:
             call = self._call_general
         elif bound or kwargs:
             call = functools.partial(self.called, *bound, **kwargs)
@@ -115,14 +122,14 @@ class Caller:
 
     def _call_general(self, item: Any) -> Any:
         bound, args, kwargs = self.constants.parts()
-        items = item if self.head.star else (item,)
+        items = item if self.header.star else (item,)
         return self.called(*bound, *items, *args, **kwargs)
 
     def _call_renewed(self, item: Any) -> Any:
         assert self.renew is not None  # noqa: S101  chosen above
         bound, args, kwargs = self.constants.parts()
         own = self.renew(item)
-        if self.head.bound_name in own:
-            bound = (own.pop(self.head.bound_name),)
-        items = item if self.head.star else (item,)
+        if self.header.bound_name in own:
+            bound = (own.pop(self.header.bound_name),)
+        items = item if self.header.star else (item,)
         return self.called(*bound, *items, *args, **{**kwargs, **own})

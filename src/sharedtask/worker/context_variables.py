@@ -44,7 +44,7 @@ _IN_C = ("decimal_context", "numpy.ufunc.extobj")
 _left_out: dict[ContextVar[Any], bool] = {}
 _constants: dict[ContextVar[Any], tuple[Any, Carried]] = {}
 _refused: Known[str] = Known()  # why a value cannot be sent
-_told: set[ContextVar[Any]] = set()
+_warned: set[ContextVar[Any]] = set()
 
 
 def carried(task: str, function: Any) -> tuple[Carried, ...]:
@@ -56,7 +56,7 @@ def carried(task: str, function: Any) -> tuple[Carried, ...]:
             if known is not None and known[0] is value:
                 found.append(known[1])
             else:
-                found += _encoded(variable, value, partial(_tell, task, function, variable))
+                found += _encoded(variable, value, partial(_warn, task, function, variable))
     return tuple(found)
 
 
@@ -97,19 +97,19 @@ def _made(variable: ContextVar[Any], value: Any) -> Carried:
     return Carried(*place, codec.encode_inband(value))
 
 
-def _tell(task: str, function: Any, variable: ContextVar[Any], why: str) -> None:
+def _warn(task: str, function: Any, variable: ContextVar[Any], why: str) -> None:
     """Warn the caller about a value that is not sent, if the task may need it.
 
     Libraries keep connections, locks and the like in context variables that no task reads.
     """
-    if variable in _told or not _is_reached(variable, function):
+    if variable in _warned or not _is_reached(variable, function):
         return
     msg = (
         f"{task}(): workers do not have the value of the context variable {variable.name!r}, "
         f"which cannot be sent: {why}. Pass what the task needs of it as an argument."
     )
     warnings.warn(msg, RuntimeWarning, stacklevel=level_of_user())
-    _told.add(variable)  # not if a filter makes it an error: then the next call is told as well
+    _warned.add(variable)  # not if a filter makes it an error: then the next call is told as well
 
 
 def _is_reached(variable: ContextVar[Any], function: Any) -> bool:
@@ -125,7 +125,7 @@ def _is_reached(variable: ContextVar[Any], function: Any) -> bool:
 # ----------------------------------------------------------------------------- in a worker
 
 
-class Surroundings:
+class ChunkContext:
     """The context in which the items of a chunk run.
 
     On threads each item has a copy of it. Here that would cost more than a small item, so the items
@@ -166,18 +166,18 @@ class Surroundings:
         run_block: Callable[..., Any],
         block: Sequence[Any],
         call: Callable[[Any], Any],
-        caller: Any,
+        loaded: Any,
     ) -> Any:
         """Run the items of a block by ``call``, so that their settings are dropped afterwards."""
         if self._is_written:
-            return run_block(block, self._apart(call), caller)
+            return run_block(block, self._isolated(call), loaded)
         copy = self._base.copy()
         try:
-            return copy.run(run_block, block, call, caller)
+            return copy.run(run_block, block, call, loaded)
         finally:
             self._is_written = _differ(copy, self._base)
 
-    def _apart(self, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def _isolated(self, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """A call for one item whose settings the next one does not see."""
         base = self._base
         return lambda item: base.copy().run(call, item)
@@ -187,13 +187,13 @@ def _may_set(function: Any) -> bool:
     """Whether the code of a task, or of a function that it calls, contains a setter's name."""
     known = _setting.get(function)
     if known is None:
-        known = any(_says_set(each.__code__) for each in _beside(function))
+        known = any(_says_set(each.__code__) for each in _with_callees(function))
         with contextlib.suppress(TypeError):
             _setting.put(function, known)
     return known
 
 
-def _beside(function: Any) -> list[FunctionType]:
+def _with_callees(function: Any) -> list[FunctionType]:
     """The function and those of the same script or module that it calls, also indirectly."""
     found = [function] if type(function) is FunctionType else []
     for each in found:

@@ -21,7 +21,7 @@ class Job(NamedTuple):
     first: int
     items: int
     mode: int
-    head: bytes
+    header: bytes
     body: memoryview
     attachments: Iterator[Any]
     poll_cancel: Callable[[], bool]

@@ -42,31 +42,31 @@ class ChunkLimits:
 ANY = ChunkLimits()
 
 
-class Wear:
-    """Whether this worker may begin another item."""
+class LimitCheck:
+    """Whether this worker has reached the limits of a chunk."""
 
     def __init__(self, words: memoryview) -> None:
         self._words = words
         self._has_run = False
         words[Word.FRESH] = private_bytes() or 0
 
-    def note_run(self) -> None:
+    def end_chunk(self) -> None:
         """A chunk is over: from now on the memory is not that of a fresh worker."""
         self._has_run = True
 
-    def ends(self, chunk_limits: ChunkLimits) -> bool:
+    def is_reached(self, chunk_limits: ChunkLimits) -> bool:
         """Called before each item of a chunk."""
         done = self._words[Word.BASE] + self._words[Word.COUNT]
         if chunk_limits.items and done >= chunk_limits.items:
             return True
-        return bool(chunk_limits.memory) and self._is_worn(chunk_limits, done)
+        return bool(chunk_limits.memory) and self._exceeds_memory(chunk_limits, done)
 
-    def _is_worn(self, chunk_limits: ChunkLimits, done: int) -> bool:
+    def _exceeds_memory(self, chunk_limits: ChunkLimits, done: int) -> bool:
         words, used = self._words, private_bytes() or 0
         words[Word.BEFORE] = used
         if not self._has_run and not done:
             words[Word.FRESH] = used
         if used <= chunk_limits.memory or (done and not chunk_limits.cuts):
             return False
-        words[Word.WORN] = words[Word.CHUNK]
+        words[Word.OVER_MEMORY] = words[Word.CHUNK]
         return True

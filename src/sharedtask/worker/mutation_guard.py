@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Lent:
+class GuardedValue:
     """A value that tasks see. Afterwards call ``keep`` or ``renew``.
 
     ``written``: whether memory of its that cannot be protected was written since the last call.
@@ -49,7 +49,7 @@ class Guard:
     task: str
     items: range
     fail_fast: bool
-    lent: Sequence[Lent]
+    guarded_values: Sequence[GuardedValue]
     position: Callable[[], int]
     beside: Callable[[], bool] = bool
     begins: Callable[[], object] = bool
@@ -60,7 +60,7 @@ class Guard:
     @property
     def values(self) -> dict[str, Any]:
         """The watched values, by parameter name."""
-        return {lent.name: lent.value for lent in self.lent}
+        return {each.name: each.value for each in self.guarded_values}
 
     def after(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The user's function, followed by a comparison after the last item."""
@@ -68,7 +68,7 @@ class Guard:
         def guarded(*args: Any, **kwargs: Any) -> Any:
             value = function(*args, **kwargs)
             if self.position() + 1 == len(self.items):
-                error = self._look(self.position() + 1)
+                error = self._check(self.position() + 1)
                 if error is not None:
                     raise error
             return value
@@ -92,15 +92,15 @@ class Guard:
     def end_early(self) -> ChangedValueError | None:
         """The chunk ends before the current item is begun: the error to report for it, if any."""
         done = self.position()
-        return self._look(done) if done and not self._is_done else None
+        return self._check(done) if done and not self._is_done else None
 
     def _tell(self, raised: BaseException, done: int) -> None:
-        error = self._look(done)
+        error = self._check(done)
         if error is not None:
             with contextlib.suppress(Exception):  # a class may forbid new attributes
                 raised.add_note(f"Besides: {error}")
 
-    def _look(self, done: int) -> ChangedValueError | None:
+    def _check(self, done: int) -> ChangedValueError | None:
         self._is_done = True
         self.begins()
         began = time.monotonic()
@@ -113,15 +113,15 @@ class Guard:
     def _change(self, done: int) -> ChangedValueError | None:
         """Compare all values with their originals."""
         found = None
-        for lent in self.lent:
-            way = lent.original.change(lent.value)
-            written = lent.written()
+        for each in self.guarded_values:
+            way = each.original.change(each.value)
+            written = each.written()
             if way is None:
-                lent.keep()
+                each.keep()
             else:
-                lent.renew()
+                each.renew()
             if found is None and (written or way is not None):
-                path, items = lent.name + (way or ""), self.items[:done]
+                path, items = each.name + (way or ""), self.items[:done]
                 beside, bypassed = self.beside(), way is None
-                found = ChangedValueError(self.task, lent.name, path, items, beside, bypassed)
+                found = ChangedValueError(self.task, each.name, path, items, beside, bypassed)
         return found

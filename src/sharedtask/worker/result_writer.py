@@ -13,8 +13,7 @@ from sharedtask.outcomes import RaisedError
 from sharedtask.serialization import codec, losses, missing
 from sharedtask.serialization.unpicklable import culprit
 
-from . import envelope, result_format
-from . import status_page as boards
+from . import envelope, result_format, status_page
 from .status_page import Word
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from .envelope import Envelope
 
 
-class Sent(NamedTuple):
+class ResultMessage(NamedTuple):
     """Results of some items from position ``first`` of a chunk on, in the format ``mode``.
 
     ``elapsed`` is how long they took, in ns; ``envelope`` is sent with ``data``.
@@ -42,17 +41,17 @@ class Sent(NamedTuple):
     envelope: Envelope | None = None
 
 
-class Way(Protocol):
+class ResultChannel(Protocol):
     """Sends the results of a worker."""
 
     def pack(self, payload: Payload) -> Envelope:
         """Make an envelope for a large result; raises StoreFullError."""
         ...
 
-    def send(self, sent: Sent) -> None:
+    def send(self, message: ResultMessage) -> None:
         """Send results, which then survive the worker's death, or are read from the status page."""
 
-    def tell(self, chunk: int, change: Change) -> None:
+    def report_change(self, chunk: int, change: Change) -> None:
         """Report that an item has changed a shared value."""
 
 
@@ -63,8 +62,8 @@ class Outbox:
     format only becomes more general: a column of numbers, scalars, records.
     """
 
-    def __init__(self, way: Way, words: memoryview, box: Any) -> None:
-        self._way, self._words, self._box = way, words, box
+    def __init__(self, channel: ResultChannel, words: memoryview, box: Any) -> None:
+        self._channel, self._words, self._box = channel, words, box
         self._columns = {kind: memoryview(box).cast(c) for kind, c in result_format.COLUMNS.items()}
         self._since = 0
         self.kind: type | None = None  # values of this type are written into the column directly
@@ -85,7 +84,7 @@ class Outbox:
         """Items run from now on; the time of loading does not count."""
         self._since = time.monotonic_ns()
 
-    def leave_out(self, seconds: float) -> None:
+    def exclude(self, seconds: float) -> None:
         """Exclude this time from that of the items."""
         self._since += int(seconds * 1e9)
 
@@ -119,7 +118,7 @@ class Outbox:
             self._add_value(value)
         else:
             data = result_format.dump_scalar(value)
-            if len(data) > boards.OUTBOX_SIZE:
+            if len(data) > status_page.OUTBOX_SIZE:
                 self._add_value(value)
             else:
                 self._write_down(data)
@@ -178,7 +177,7 @@ class Outbox:
 
     def _add_record(self, record: bytes) -> None:
         self._raise_mode(result_format.RECORDS)
-        if len(record) > boards.OUTBOX_SIZE:
+        if len(record) > status_page.OUTBOX_SIZE:
             self.flush(finished=False)
             self._send(record, 1)
         else:
@@ -188,7 +187,7 @@ class Outbox:
         """Send a large result at once, so that it survives the worker's death."""
         try:
             with needed_for(self.task, f"the result of item {self._next_index()} does not fit"):
-                packed = self._way.pack(payload)
+                packed = self._channel.pack(payload)
         except Exception as error:  # noqa: BLE001  the store is full
             self.on_refusal()
             self.add_error(error)
@@ -198,9 +197,9 @@ class Outbox:
         self._send(result_format.record(result_format.OK, packed), 1, packed)
         packed.close()
 
-    def tell(self, change: Change) -> None:
+    def report_change(self, change: Change) -> None:
         """Report that an item of this chunk has changed a shared value."""
-        self._way.tell(self._words[Word.CHUNK], change)
+        self._channel.report_change(self._words[Word.CHUNK], change)
 
     def flush(self, *, finished: bool) -> None:
         """Send the recorded results."""
@@ -223,7 +222,9 @@ class Outbox:
     ) -> None:
         words, now = self._words, time.monotonic_ns()
         chunk, first, mode = words[Word.CHUNK], words[Word.BASE], words[Word.MODE]
-        self._way.send(Sent(chunk, first, count, mode, now - self._since, finished, data, packed))
+        self._channel.send(
+            ResultMessage(chunk, first, count, mode, now - self._since, finished, data, packed)
+        )
         self._since = now
         # If the worker dies before the next line, the caller gets these results twice, as sent and
         # in the outbox; their position shows that they are known.

@@ -22,11 +22,10 @@ from sharedtask.system import blas
 from sharedtask.writing import roles
 from sharedtask.writing.handler import Entered
 
-from . import call_header, calling
-from . import status_page as boards
-from .calling import Caller
-from .context_variables import Surroundings
-from .mutation_guard import Guard, Lent
+from . import call_header, calling, status_page
+from .calling import LoadedCall
+from .context_variables import ChunkContext
+from .mutation_guard import Guard, GuardedValue
 from .status_page import Phase, Word
 from .watching import Watcher
 
@@ -38,25 +37,25 @@ if TYPE_CHECKING:
     from sharedtask.writing.handler import Part
 
     from .job import Job
-    from .program import Follower
+    from .process_settings import SettingsFollower
     from .result_writer import Outbox
 
 _SLOW_BLOCK_NS, _LARGEST_BLOCK = 100_000, 64
-_MAX_HEADS = 64
+_MAX_HEADERS = 64
 
 
 class Runner:
     """Runs chunks one after the other."""
 
     def __init__(
-        self, words: memoryview, outbox: Outbox, values: Values, follower: Follower
+        self, words: memoryview, outbox: Outbox, values: Values, follower: SettingsFollower
     ) -> None:
         self._follower = follower
         self._call: int | None = None
         self._words = words
         self._outbox = outbox
         self._values = values
-        self._heads: dict[bytes, call_header.CallHead] = {}
+        self._headers: dict[bytes, call_header.CallHeader] = {}
         self._blas_threads = 1
         self._parts: Sequence[Part] = ()
         self._watcher = Watcher(values)
@@ -67,20 +66,20 @@ class Runner:
         self._parts = ()
         self._outbox.on_refusal = _nothing
         self._outbox.begin(job.number)
-        head = self.head(job.head)
-        self._outbox.task, self._outbox.index = head.task, job.first
+        header = self.header(job.header)
+        self._outbox.task, self._outbox.index = header.task, job.first
         try:
             words[Word.PHASE] = Phase.LOADING
-            self._follow(head, job)
-            caller = self._loaded(head, job)
+            self._apply_settings(header, job)
+            loaded = self._loaded(header, job)
         except BaseException as error:  # noqa: BLE001  user code: imports, __setstate__, ...
             self._fail_all(error, job.items)
             done = True
         else:
             # Overwrite the time of an earlier chunk, whose last item may have begun long ago.
-            words[Word.STARTED] = time.monotonic_ns() if head.timed else 0
+            words[Word.STARTED] = time.monotonic_ns() if header.timed else 0
             words[Word.PHASE] = Phase.UNPACKING
-            done = self._run_items(job, caller)
+            done = self._run_items(job, loaded)
         # Not if an exception leaves this, which ends the worker: the current item must not be taken
         # for one that was not begun.
         words[Word.PHASE] = Phase.IDLE
@@ -91,90 +90,92 @@ class Runner:
         parts, self._parts = self._parts, ()
         return roles.leave(parts, self._words[Word.BASE]) if parts else None
 
-    def head(self, data: bytes) -> call_header.CallHead:
+    def header(self, data: bytes) -> call_header.CallHeader:
         """The call header from ``data``."""
-        head = self._heads.get(data)
-        if head is None:
-            if len(self._heads) > _MAX_HEADS:  # the end of a call is not reported
-                self._heads.clear()
-            head = self._heads[data] = call_header.load_head(data)
-        return head
+        header = self._headers.get(data)
+        if header is None:
+            if len(self._headers) > _MAX_HEADERS:  # the end of a call is not reported
+                self._headers.clear()
+            header = self._headers[data] = call_header.load_header(data)
+        return header
 
-    def settle(self, head: call_header.CallHead, call: int | None) -> None:
+    def check_earlier(self, header: call_header.CallHeader, call: int | None) -> None:
         """Check the values of a call that were not checked since another call used them."""
-        self._watcher.settle(head, call)
+        self._watcher.check_earlier(header, call)
 
-    def _follow(self, head: call_header.CallHead, job: Job) -> None:
+    def _apply_settings(self, header: call_header.CallHeader, job: Job) -> None:
         """Apply the caller's directory and settings, and the BLAS threads of this call."""
-        if job.call is None or job.call != self._call or head.apart:
-            self._follower.follow(self._values.value(head.program))
+        if job.call is None or job.call != self._call or header.of_submits:
+            self._follower.apply(self._values.value(header.settings))
             self._call = job.call
         with contextlib.suppress(OSError):
-            if os.getcwd() != head.cwd:  # changed by the caller or by an earlier task
-                os.chdir(head.cwd)
-        if head.blas_threads not in (0, self._blas_threads):
-            self._blas_threads = head.blas_threads
-            blas.limit(head.blas_threads)
-            self._follower.settle()  # it has set variables
+            if os.getcwd() != header.cwd:  # changed by the caller or by an earlier task
+                os.chdir(header.cwd)
+        if header.blas_threads not in (0, self._blas_threads):
+            self._blas_threads = header.blas_threads
+            blas.limit(header.blas_threads)
+            self._follower.accept_changes()  # it has set variables
 
-    def _loaded(self, head: call_header.CallHead, job: Job) -> Caller:
+    def _loaded(self, header: call_header.CallHeader, job: Job) -> LoadedCall:
         captured.use(self._values)
-        function = self._values.function(head.function)
-        self.settle(head, job.call)
-        guard = self._guard(head, job) if head.strict is True else None
+        function = self._values.function(header.function)
+        self.check_earlier(header, job.call)
+        guard = self._guard(header, job) if header.strict is True else None
         if guard is not None:
             function, shared = guard.after(function), guard.values
-        elif head.strict:
+        elif header.strict:
             watched = self._values.value_to_watch
-            shared = {s.name: self._shared(head, s, watched) for s in head.watched}
+            shared = {s.name: self._shared(header, s, watched) for s in header.watched}
         else:
-            shared = self._all_shared(head, Role.SHARED)
-        given, items = calling.constants(head, job.body, job.attachments)
+            shared = self._all_shared(header, Role.SHARED)
+        given, items = calling.constants(header, job.body, job.attachments)
         bound, args, kwargs = given.parts()
-        self._values.renew_classes(head.by_age)
+        self._values.renew_classes(header.by_age)
         kwargs.update(shared)
-        private = [s for s in head.shared if s.private]
+        private = [s for s in header.shared if s.private]
         called, lends = function, False
-        for part in self._entered(head, job):
+        for part in self._entered(header, job):
             kwargs.update(part.common)
             called, lends = part.guarded(called), lends or part.lends
-        if head.bound_name in kwargs:
-            bound = (kwargs.pop(head.bound_name),)
-        own = private or lends or head.randomness
-        renew = functools.partial(self._own, head, job.first, private) if own else None
+        if header.bound_name in kwargs:
+            bound = (kwargs.pop(header.bound_name),)
+        own = private or lends or header.randomness
+        renew = functools.partial(self._own, header, job.first, private) if own else None
         constants = call_header.Constants(bound, args, kwargs, given.variables)
-        return Caller(head, function, called, constants, renew, self._parts, items, guard)
+        return LoadedCall(header, function, called, constants, renew, self._parts, items, guard)
 
-    def _entered(self, head: call_header.CallHead, job: Job) -> Sequence[Part]:
+    def _entered(self, header: call_header.CallHeader, job: Job) -> Sequence[Part]:
         """The parts of the roles that tasks write, in this chunk."""
         values: dict[Role, dict[str, Any]] = {}
-        for shared in head.shared:
+        for shared in header.shared:
             if shared.role.writes:
-                values.setdefault(shared.role, {})[shared.name] = self._shared(head, shared)
+                values.setdefault(shared.role, {})[shared.name] = self._shared(header, shared)
         if values:
-            chunk = Entered(head.task, job.number, job.first, job.slot, head.star, self._words)
+            chunk = Entered(header.task, job.number, job.first, job.slot, header.star, self._words)
             self._parts = roles.enter(values, chunk)
             self._outbox.on_refusal = functools.partial(roles.take_back, self._parts)
         return self._parts
 
-    def _all_shared(self, head: call_header.CallHead, role: Role) -> dict[str, Any]:
-        return {s.name: self._shared(head, s) for s in head.shared if s.role is role}
+    def _all_shared(self, header: call_header.CallHeader, role: Role) -> dict[str, Any]:
+        return {s.name: self._shared(header, s) for s in header.shared if s.role is role}
 
-    def _guard(self, head: call_header.CallHead, job: Job) -> Guard:
+    def _guard(self, header: call_header.CallHeader, job: Job) -> Guard:
         """Watch the values that all items see; a value of two parameters is watched once."""
-        outbox, shared = self._outbox, [s for s in head.shared if s.is_readonly]
-        lent = {token: self._lent(head, s) for token, s in {s.token: s for s in shared}.items()}
-        found = [replace(lent[s.token], name=s.name) for s in shared]
+        outbox, shared = self._outbox, [s for s in header.shared if s.is_readonly]
+        guarded = {
+            token: self._guarded(header, s) for token, s in {s.token: s for s in shared}.items()
+        }
+        found = [replace(guarded[s.token], name=s.name) for s in shared]
         items = range(job.first, job.first + job.items)
-        begins = functools.partial(self._start_anew, job) if head.timed else bool
+        begins = functools.partial(self._start_anew, job) if header.timed else bool
         return Guard(
-            head.task,
+            header.task,
             items,
-            head.fail_fast,
+            header.fail_fast,
             found,
             position=lambda: outbox.position,
             begins=begins,
-            ended=outbox.leave_out,
+            ended=outbox.exclude,
         )
 
     def _start_anew(self, job: Job) -> None:
@@ -182,27 +183,31 @@ class Runner:
         job.poll_cancel()
         self._words[Word.STARTED] = time.monotonic_ns()
 
-    def _lent(self, head: call_header.CallHead, parameter: call_header.SharedParameter) -> Lent:
+    def _guarded(
+        self, header: call_header.CallHeader, parameter: call_header.SharedParameter
+    ) -> GuardedValue:
         values, token = self._values, parameter.token
-        value, original = self._shared(head, parameter, values.lend)
+        value, original = self._shared(header, parameter, values.take)
         keep = functools.partial(values.give_back, token, original)
-        return Lent(parameter.name, value, original, keep, functools.partial(values.renew, token))
+        return GuardedValue(
+            parameter.name, value, original, keep, functools.partial(values.renew, token)
+        )
 
     def _shared(
         self,
-        head: call_header.CallHead,
+        header: call_header.CallHeader,
         parameter: call_header.SharedParameter,
         get: Callable[[Any], Any] | None = None,
     ) -> Any:
         try:
             return (get or self._values.value)(parameter.token)
         except BaseException as error:
-            msg = f"{head.task}(): {parameter.name!r} cannot be rebuilt in a worker: {error!r}"
+            msg = f"{header.task}(): {parameter.name!r} cannot be rebuilt in a worker: {error!r}"
             raise SerializationError(msg) from error
 
     def _own(
         self,
-        head: call_header.CallHead,
+        header: call_header.CallHeader,
         first: int,
         private: list[call_header.SharedParameter],
         item: Any,
@@ -211,8 +216,8 @@ class Runner:
         own = {p.name: self._values.private_value(p.token) for p in private}
         for part in self._parts:
             own.update(part.before(item))
-        if head.randomness is not None:
-            own.update(head.randomness.generators(first + self._outbox.position))
+        if header.randomness is not None:
+            own.update(header.randomness.generators(first + self._outbox.position))
         return own
 
     def _fail_all(self, error: BaseException, count: int) -> None:
@@ -221,66 +226,67 @@ class Runner:
             self._outbox.add_raised(raised)
         self._outbox.flush(finished=True)
 
-    def _run_items(self, job: Job, caller: Caller) -> bool:
+    def _run_items(self, job: Job, loaded: LoadedCall) -> bool:
         try:
-            items = calling.unpacked(job.mode, caller.items, job.attachments)
+            items = calling.unpacked(job.mode, loaded.items, job.attachments)
         except BaseException as error:  # noqa: BLE001  unpickling runs user code
             if job.items > 1:  # sending each on its own shows the bad one
                 return False
-            self._outbox.add_error(calling.unreadable(caller.head, job.first, error))
+            self._outbox.add_error(calling.unreadable(loaded.header, job.first, error))
         else:
             began = time.monotonic()
-            self._loop(job, items, caller)
-            if caller.head.watched:
-                self._look(job, caller.head, began)
+            self._loop(job, items, loaded)
+            if loaded.header.watched:
+                self._check(job, loaded.header, began)
         self._outbox.flush(finished=True)
         return True
 
-    def _loop(self, job: Job, items: Sequence[Any], caller: Caller) -> None:
+    def _loop(self, job: Job, items: Sequence[Any], loaded: LoadedCall) -> None:
         """Run the items, in blocks that take some 0.1 ms or one item each."""
-        words, call, head = self._words, caller.call, caller.head
-        singly = head.timed or head.apart or job.singly
+        words, call, header = self._words, loaded.call, loaded.header
+        singly = header.timed or header.of_submits or job.singly
         if job.mode == call_header.EACH:
-            call = functools.partial(calling.call_unpacked, call, words, head)
+            call = functools.partial(calling.call_unpacked, call, words, header)
             items = [(job.first + k, item) for k, item in enumerate(items)]
-        if caller.guard is not None:
-            call = caller.guard.around(call)
-        around = Surroundings(caller.constants.variables, caller.function)
+        if loaded.guard is not None:
+            call = loaded.guard.around(call)
+        context = ChunkContext(loaded.constants.variables, loaded.function)
         words[Word.PHASE] = Phase.RUNNING
         self._outbox.start_clock()
-        boards.fence()  # begin() has stored this chunk as the current one: see WorkerLink.take_back
+        # begin() has stored this chunk as the current one: see WorkerLink.take_back
+        status_page.fence()
         at, size = 0, 1
         while at < len(items):
             if singly:
                 words[Word.BEGUN] = at + 1
-                boards.fence()  # before the look at what the caller wants: see Pool.withdraw
+                status_page.fence()  # before the check of what the caller wants: see Pool.withdraw
             if job.poll_cancel():
-                self._end_early(caller.guard)
+                self._end_early(loaded.guard)
                 return
-            if head.apart and at:
-                self._follow(head, job)
+            if header.of_submits and at:
+                self._apply_settings(header, job)
             began = time.monotonic_ns()
             if singly:
                 words[Word.STARTED] = began
-            if not around.run(self._run_block, items[at : at + size], call, caller):
+            if not context.run(self._run_block, items[at : at + size], call, loaded):
                 return
             at += size
             if not singly:
                 size = _next_size(size, time.monotonic_ns() - began)
 
-    def _look(self, job: Job, head: call_header.CallHead, began: float) -> None:
+    def _check(self, job: Job, header: call_header.CallHeader, began: float) -> None:
         """Check the values that the items of a chunk shared; report a change to the caller."""
         done = self._outbox.position
         if not done:
             return
-        if head.timed:
+        if header.timed:
             self._start_anew(job)
         ended = time.monotonic()
         items = job.first, job.first + done - 1
-        change = self._watcher.look(head, job.call, items, ended - began)
+        change = self._watcher.check(header, job.call, items, ended - began)
         if change is not None:
-            self._outbox.tell(change)
-        self._outbox.leave_out(time.monotonic() - ended)
+            self._outbox.report_change(change)
+        self._outbox.exclude(time.monotonic() - ended)
 
     def _end_early(self, guard: Guard | None) -> None:
         """Report a changed value as the outcome of the next item, which is not run."""
@@ -288,7 +294,9 @@ class Runner:
         if error is not None:
             self._outbox.add_error(error)
 
-    def _run_block(self, block: Sequence[Any], call: Callable[[Any], Any], caller: Caller) -> bool:
+    def _run_block(
+        self, block: Sequence[Any], call: Callable[[Any], Any], loaded: LoadedCall
+    ) -> bool:
         """Run items without polling; False if the chunk ends here.
 
         Each line in this loop costs every item: 0.15 us in total besides the call. Each result is
@@ -300,8 +308,8 @@ class Runner:
             try:
                 value = call(item)
             except BaseException as error:  # noqa: BLE001  a task may raise anything
-                outbox.add_error(caller.advised(error))
-                if caller.head.fail_fast:
+                outbox.add_error(loaded.advised(error))
+                if loaded.header.fail_fast:
                     return False
             else:
                 if type(value) is kind:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Transfer:
     """Transfer of a setting: ``plain`` of its value is sent, and ``write`` applies it."""
 
     write: Callable[[Any], object]
@@ -40,8 +40,8 @@ class Setting:
     name: str
     read: Callable[[], Any]
     restore: Callable[[Any], object]
-    here: Way
-    elsewhere: Way | None
+    here: Transfer
+    elsewhere: Transfer | None
 
 
 def _setting(
@@ -50,7 +50,7 @@ def _setting(
     write: Callable[[Any], object],
 ) -> Setting:
     """A setting that means the same everywhere, and is sent as it was read."""
-    return Setting(name, read, write, Way(write), Way(write))
+    return Setting(name, read, write, Transfer(write), Transfer(write))
 
 
 # ------------------------------------------------------------------------------ environment
@@ -256,23 +256,23 @@ SETTINGS = (
         "sys.path",
         import_path.read,
         import_path.restore,
-        Way(import_path.write, import_path.plain),
-        Way(import_path.write_among, import_path.plain),
+        Transfer(import_path.write, import_path.plain),
+        Transfer(import_path.write_among, import_path.plain),
     ),
     Setting(
         "os.environ",
         _read_environ,
         _write_environ,
-        Way(_write_environ),
-        Way(lambda changed: _change(*changed), _changed),
+        Transfer(_write_environ),
+        Transfer(lambda changed: _change(*changed), _changed),
     ),
     Setting(
         "the warning filters",
         lambda: tuple(warnings.filters),
         _restore_filters,
-        *[Way(_write_filters, _plain_filters)] * 2,
+        *[Transfer(_write_filters, _plain_filters)] * 2,
     ),
-    Setting("multiprocessing's key", _read_key, _write_key, Way(_write_key), None),
+    Setting("multiprocessing's key", _read_key, _write_key, Transfer(_write_key), None),
     _setting("sys.argv", lambda: list(sys.argv), lambda argv: setattr(sys, "argv", list(argv))),
     _setting("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
     _setting("numpy's error state", _read_errors, _write_errors),

@@ -29,11 +29,11 @@ class Word:
     MODE: Final = 3  # ... and their format, see result_format.py
     PHASE: Final = 4
     STARTED: Final = 5  # begin of the current item, CLOCK_MONOTONIC in ns; if run singly
-    NOTE: Final = 6  # two words, one for each chunk that a worker may have: see below
+    REQUEST: Final = 6  # two words, one for each chunk that a worker may have: see below
     # Private memory in bytes, if it is limited.
     FRESH: Final = 8  # before the worker's first item
     BEFORE: Final = 9  # before the current item
-    WORN: Final = 10  # the chunk that was ended because memory exceeded the limit
+    OVER_MEMORY: Final = 10  # the chunk that was ended because memory exceeded the limit
     BEGUN: Final = 11  # how many items of the current chunk may have begun; if run singly
 
 
@@ -63,7 +63,7 @@ def fence() -> None:
         pass
 
 
-class Board:
+class StatusPage:
     """The caller's side; the worker maps the same descriptor."""
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """``strict="auto"``: detects tasks that change a shared value, if the check costs little.
 
-    (settle earlier calls) -> pass the values -> run the items -> check -> report
+    (check values after earlier calls) -> pass the values -> run the items -> check -> report
 
 After a chunk a value is checked if that takes less than 2 % of the chunk's time or a few
 microseconds, and after the first chunk of a call in any case, for a limited time. A changed value
@@ -17,7 +17,7 @@ from sharedtask.outcomes import Change
 if TYPE_CHECKING:
     from sharedtask.store.decoded import Values, Watch
 
-    from .call_header import CallHead, SharedParameter
+    from .call_header import CallHeader, SharedParameter
 
 _SHARE = 0.02
 # A few containers: negligible compared with sending a chunk to a worker.
@@ -44,36 +44,36 @@ class Watcher:
         self._values = values
         self._late: Change | None = None
 
-    def settle(self, head: CallHead, call: int | None) -> None:
+    def check_earlier(self, header: CallHeader, call: int | None) -> None:
         """Check values after earlier calls, so that this call does not see their changes."""
-        for parameter in head.watched:
+        for parameter in header.watched:
             watch = self._values.watched(parameter.token)
             if watch is None or watch.since is None or (call is not None and watch.of == call):
                 continue
             seconds = _TRUSTED_SECONDS if not parameter.current else _FIRST_SECONDS
             if watch.snapshot.seconds <= seconds:
-                self._settle(parameter, watch, seconds)
+                self._check_earlier(parameter, watch, seconds)
 
-    def _settle(self, parameter: SharedParameter, watch: Watch, seconds: float) -> None:
+    def _check_earlier(self, parameter: SharedParameter, watch: Watch, seconds: float) -> None:
         way = watch.snapshot.change(seconds)
         watch.since = None
         if way is not None:
             self._values.renew(parameter.token)
             self._late = Change(parameter.name, parameter.name + way, None, None)
 
-    def look(
-        self, head: CallHead, call: int | None, items: tuple[int, int], seconds: float
+    def check(
+        self, header: CallHeader, call: int | None, items: tuple[int, int], seconds: float
     ) -> Change | None:
         """The change that an item from ``first`` on made, after a chunk of ``seconds``, if any."""
         found, self._late = self._late, None
-        for parameter in head.watched:
+        for parameter in header.watched:
             watch = self._values.watched(parameter.token)
             if watch is not None:
-                change = self._look(parameter, watch, call, items, seconds)
+                change = self._check(parameter, watch, call, items, seconds)
                 found = found or change
         return found
 
-    def _look(
+    def _check(
         self,
         parameter: SharedParameter,
         watch: Watch,
@@ -82,7 +82,7 @@ class Watcher:
         seconds: float,
     ) -> Change | None:
         first, last = watch.blame(call, *items)
-        is_first = call is None or watch.looked != call
+        is_first = call is None or watch.checked_by != call
         trusts = not (parameter.current or watch.is_fresh)
         may = seconds_for(watch.snapshot.seconds, seconds, is_first=is_first, trusts=trusts)
         way = watch.snapshot.change(may) if may else None
@@ -90,7 +90,7 @@ class Watcher:
             self._values.renew(parameter.token)
             return Change(parameter.name, parameter.name + way, first, last)
         if may:
-            watch.looked, watch.is_fresh = call, False
+            watch.checked_by, watch.is_fresh = call, False
         if may and watch.snapshot.is_whole:
             watch.since = None
         elif first is not None and last is not None:

@@ -77,8 +77,8 @@ class Counted(Protocol):
     received: int
 
 
-class Places(Protocol):
-    """Places in shared memory for chunks that worker processes have."""
+class SlotTable(Protocol):
+    """Assigns slots in shared memory to the chunks that worker processes have."""
 
     @property
     def ordered(self) -> bool:
@@ -86,16 +86,16 @@ class Places(Protocol):
         ...
 
     def enter(self, worker: int, item: Counted, /) -> int:
-        """The place of a chunk that goes to a worker."""
+        """The slot of a chunk that goes to a worker."""
         ...
 
     def leave(self, worker: int, item: Counted, /) -> None:
         """The worker gave the chunk back, or finished it."""
 
-    def note(self, worker: int, item: Counted, /) -> None:
-        """The chunk is over, and its place has what it wrote."""
+    def end(self, worker: int, item: Counted, /) -> None:
+        """The chunk is over, and its slot has what it wrote."""
 
-    def bury(self, worker: int, item: Counted, /) -> None:
+    def reap(self, worker: int, item: Counted, /) -> None:
         """The worker died in the chunk; results that it left are counted as received."""
 
 
@@ -105,7 +105,7 @@ class Handler(ABC):
     Attributes:
         names: The parameters.
         block: If the order of items counts, so many are sent and combined together.
-        places: For each chunk in a worker, its place in shared memory, if the role needs one.
+        slot_table: Assigns a slot in shared memory to each chunk in a worker, if the role needs it.
     """
 
     part: ClassVar[type[Part]]
@@ -117,7 +117,7 @@ class Handler(ABC):
 
     names: frozenset[str] = frozenset()
     block: int | None = None
-    places: Places | None = None
+    slot_table: SlotTable | None = None
 
     @classmethod
     @abstractmethod
@@ -133,7 +133,7 @@ class Handler(ABC):
         """The array that the caller has passed."""
         return value
 
-    def apart(self, items: Iterable[Any]) -> Iterable[Any]:
+    def separated(self, items: Iterable[Any]) -> Iterable[Any]:
         """The items, with copies of those that share memory with the arrays."""
         return items
 
@@ -164,7 +164,7 @@ class Handler(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Entered:
-    """A chunk that is about to run; ``slot`` is its place, see ``Handler.places``."""
+    """A chunk that is about to run; for ``slot`` see ``Handler.slot_table``."""
 
     task: str
     number: int

@@ -546,7 +546,7 @@ def test_task_tells_roles_and_captured() -> None:
         extra=np.ones(100_000),
         scale=2.0,
     )
-    ways = {(row.section, row.path): row.travels for row in told.rows}
+    transfers = {(row.section, row.path): row.travels for row in told.rows}
     captured = "captured by the function"
     assert {
         ("Shared", "table"): "zero-copy",
@@ -558,7 +558,7 @@ def test_task_tells_roles_and_captured() -> None:
         ("not marked", "scale"): "copied",
         (captured, "words"): "once per worker",
         (captured, "TABLE"): "zero-copy",
-    } == ways
+    } == transfers
     advice = {row.path: row.advice for row in told.rows}
     assert "mark it: extra: Shared[...]" == advice["extra"]
     assert "sharedtask.zeros" in advice["out"]

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sharedtask.backends import encoding
 from sharedtask.backends.base import Backend, Call, Chunk, Concurrency, Limits, Session, Sink, Team
 from sharedtask.backends.leased_session import LeasedSession
-from sharedtask.backends.leasing import head_of, lease_all, still_sends
+from sharedtask.backends.leasing import header_of, lease_all, still_sends
 from sharedtask.errors import BackendUnavailableError, StoreFullError
 from sharedtask.outcomes import Report
 from sharedtask.store.cache import ShareCache
-from sharedtask.store.handles import bells, uses
+from sharedtask.store.handles import handle_cache, wake_callbacks
 from sharedtask.system import critical_sections, forks
 from sharedtask.system.cpus import available_cpus
-from sharedtask.worker import envelope, program
+from sharedtask.worker import envelope, process_settings
 from sharedtask.worker.envelope import Envelope
 from sharedtask.writing.handler import Reach, Stage
 
@@ -56,7 +56,7 @@ class ProcessBackend(Backend):
         self._cache = ShareCache(wake=self._wake)
         self._pool: Pool | None = None
         self._lock = critical_sections.table_lock()
-        bells.append(self._wake)
+        wake_callbacks.append(self._wake)
         _alive.add(self)
         forks.abandon_in_child(self)
 
@@ -90,7 +90,7 @@ class ProcessBackend(Backend):
         # Publications that an interrupted call left pinned are freed with the old cache.
         self._cache.clear()
         self._cache = ShareCache(wake=self._wake)
-        uses.sweep()  # of what was forgotten while the pool's thread ended
+        handle_cache.sweep()  # of what was forgotten while the pool's thread ended
 
     def abandon(self) -> None:
         """In a forked child: drop the pool, whose workers belong to the parent."""
@@ -109,7 +109,7 @@ class ProcessBackend(Backend):
 
     def _sweep(self) -> bool:
         self._cache.sweep()
-        uses.sweep()
+        handle_cache.sweep()
         return self._cache.needs_sweeping()
 
 
@@ -134,7 +134,7 @@ class _ProcessSession(LeasedSession["OpenCall"]):
         self.concurrency = _concurrency(workers, cpus, options.tasks_per_worker)
         for handler in self.handlers:
             handler.open(Stage(call.task, Reach.MACHINE, workers))
-        here = self._program = program.current()
+        here = self._settings = process_settings.current()
         self._place = working_directory(), cpus
         self._pool.renew(here.generation)
         leases = lease_all(cache, call, here, self.lend)
@@ -147,10 +147,10 @@ class _ProcessSession(LeasedSession["OpenCall"]):
         # BLAS threads for each worker: its share of the cores, unless the user has decided.
         share = max(cpus // workers, 1) if here.limits_blas else 0
         blas = call.inner_threads or share
-        head = head_of(call, leases, blas, self._place[0])
+        header = header_of(call, leases, blas, self._place[0])
         self._call = OpenCall(
             task=call.task,
-            head=head,
+            header=header,
             constants=constants,
             leases=leases,
             needs=leases.needs,
@@ -160,7 +160,9 @@ class _ProcessSession(LeasedSession["OpenCall"]):
             splits=call.splits,
             function=call.function,
             sink=sink,
-            places=next((handler.places for handler in self.handlers if handler.places), None),
+            slot_table=next(
+                (handler.slot_table for handler in self.handlers if handler.slot_table), None
+            ),
             users=Team().chunks if call.team is None else call.team.chunks,
         )
         self._is_open = True
@@ -168,7 +170,7 @@ class _ProcessSession(LeasedSession["OpenCall"]):
     def serves(self, call: Call) -> bool:
         known = self._call
         return (
-            program.current() is self._program
+            process_settings.current() is self._settings
             and still_sends(self._cache, call, known.leases)
             and (working_directory(), available_cpus()) == self._place
             and _packed(call, known.leases) == known.constants.data

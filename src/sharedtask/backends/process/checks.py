@@ -98,6 +98,6 @@ class Checks:
             self._watchdog.stop(worker, "cancel", work_item.number, None, now)
             return
         work_item.kill_at = now + GRACE_SECONDS
-        if worker.work_items[0] is work_item and worker.board.words[Word.PHASE] == Phase.IDLE:
+        if worker.work_items[0] is work_item and worker.status_page.words[Word.PHASE] == Phase.IDLE:
             # It did not get the chunk: an interrupt came between recording and sending it.
             self._table.kill(worker)

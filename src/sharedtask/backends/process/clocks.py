@@ -23,7 +23,7 @@ def is_timed(worker: WorkerLink) -> bool:
 
 def time_left(worker: WorkerLink) -> float:
     """Seconds until the current item has used up its time."""
-    work_item, words = worker.work_items[0], worker.board.words
+    work_item, words = worker.work_items[0], worker.status_page.words
     timeout = work_item.call.timeout or 0.0
     if words[Word.CHUNK] != work_item.number or not words[Word.STARTED]:
         return max(timeout / 2, 0.01)  # not begun yet: check again

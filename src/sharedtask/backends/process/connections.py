@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sharedtask.system.blas import BLAS_VARIABLES
-from sharedtask.worker.status_page import FLUSH, GIVE_UP, Board, Word, fence
+from sharedtask.worker.status_page import FLUSH, GIVE_UP, StatusPage, Word, fence
 
 from . import child, forkserver, wire
 from .wire import Frame, Kind
@@ -88,12 +88,12 @@ class ForkserverLink(Link):
         """
         ours, theirs = socket.socketpair()
         with theirs, _closed_on_error(ours):
-            board = Board()
-            fds = (theirs.fileno(), board.fd, tracker)
+            page = StatusPage()
+            fds = (theirs.fileno(), page.fd, tracker)
             birth = child.Birth(serial, os.getpid(), child.caller_name(), working_directory())
             self.writer.send(Frame(Kind.SPAWN, chunk=serial, body=pickle.dumps(birth), fds=fds))
-        os.close(board.fd)
-        return WorkerLink(ours, board, serial)
+        os.close(page.fd)
+        return WorkerLink(ours, page, serial)
 
     def signal(self, serial: int, number: int) -> None:
         """Send a signal to a worker; no effect if it has ended already."""
@@ -185,9 +185,9 @@ class StopReason:
 class WorkerLink(Link):
     """The caller's view of a worker: its chunks, its published values, its status page."""
 
-    def __init__(self, sock: socket.socket, board: Board, serial: int) -> None:
+    def __init__(self, sock: socket.socket, page: StatusPage, serial: int) -> None:
         super().__init__(sock)
-        self.board = board
+        self.status_page = page
         self.serial = serial
         self.pid: int | None = None
         self.ran = 0  # items
@@ -200,18 +200,18 @@ class WorkerLink(Link):
         self.kill_reason: StopReason | None = None
         self.exit: tuple[int | None, int | None, int | None] | None = None
 
-    def free_slot(self) -> int:
-        """The slot of its next chunk on the status page, 0 or 1, used to cancel it."""
-        return 1 - self.work_items[0].slot if self.work_items else 0
+    def free_request_slot(self) -> int:
+        """The slot, 0 or 1, of the caller's requests about its next chunk."""
+        return 1 - self.work_items[0].request_slot if self.work_items else 0
 
-    def prepare(self, slot: int) -> None:
+    def prepare(self, request_slot: int) -> None:
         """Clear the entries of the previous chunk of this slot."""
-        words = self.board.words
-        words[Word.NOTE + slot] = (words[Word.NOTE + slot] + FLUSH) & ~GIVE_UP
+        words = self.status_page.words
+        words[Word.REQUEST + request_slot] = (words[Word.REQUEST + request_slot] + FLUSH) & ~GIVE_UP
 
     def cancel(self, work_item: WorkItem) -> None:
         """Ask the worker to give up a chunk between two items."""
-        self.board.words[Word.NOTE + work_item.slot] |= GIVE_UP
+        self.status_page.words[Word.REQUEST + work_item.request_slot] |= GIVE_UP
 
     def take_back(self, work_item: WorkItem) -> bool:
         """Take a chunk back; False if the worker has begun it.
@@ -227,24 +227,24 @@ class WorkerLink(Link):
     def request_flush(self) -> None:
         """Ask the worker to send its results after the current item."""
         if self.work_items:
-            self.board.words[Word.NOTE + self.work_items[0].slot] += FLUSH
+            self.status_page.words[Word.REQUEST + self.work_items[0].request_slot] += FLUSH
 
     def in_hand(self) -> int:
         """The number of its current chunk, or of its last one."""
-        return self.board.words[Word.CHUNK]
+        return self.status_page.words[Word.CHUNK]
 
     def begun(self, work_item: WorkItem) -> int:
         """How many items of a chunk may have begun, if each is announced: see ``Word.BEGUN``."""
         in_hand = self.in_hand()
         if in_hand == work_item.number:
-            return self.board.words[Word.BEGUN]
+            return self.status_page.words[Word.BEGUN]
         behind = work_item is self.work_items[0] and len(self.work_items) > 1
         is_past = behind and in_hand == self.work_items[1].number
         return len(work_item.chunk.items) if is_past else 0
 
     def still(self, reason: StopReason) -> bool:
         """Whether the stopped worker is still at the item that it was stopped for."""
-        words = self.board.words
+        words = self.status_page.words
         return words[Word.CHUNK] == reason.chunk and reason.started in (
             None,
             words[Word.STARTED],

@@ -137,15 +137,15 @@ class SocketEvents:
             work_item.received = frame.first + frame.items
             call = work_item.call
             if finished:
-                if not work_item.received and recycling.says_so(worker, work_item):
+                if not work_item.received and recycling.reports_over_memory(worker, work_item):
                     return self._not_begun(worker, work_item)
                 self._deaths.note_life(call)
                 call.note(frame.elapsed / 1e9)
-                if call.places is not None:
-                    call.places.note(worker.serial, work_item)
+                if call.slot_table is not None:
+                    call.slot_table.end(worker.serial, work_item)
                 worker.ran += work_item.received
-                is_worn = call.limits is not None and recycling.is_worn(worker, work_item)
-                self._scheduler.end(worker, work_item, is_worn=is_worn)
+                is_used_up = call.limits is not None and recycling.is_used_up(worker, work_item)
+                self._scheduler.end(worker, work_item, is_used_up=is_used_up)
             if call.closed or work_item.cancelled:
                 close_all(frame.fds)
                 return []
@@ -162,14 +162,14 @@ class SocketEvents:
         """
         reports: list[tuple[OpenCall, Report]] = []
         if not worker.ran and not work_item.cancelled:
-            has = worker.board.words[Word.BEFORE]
+            has = worker.status_page.words[Word.BEFORE]
             failed = work_item.all_failed(
                 lambda at: recycling.too_large(worker, work_item, at, has)
             )
             reports.append((work_item.call, failed))
         elif not work_item.cancelled:
             self._scheduler.add_first(work_item.again())
-        self._scheduler.end(worker, work_item, is_worn=recycling.is_worn(worker, work_item))
+        self._scheduler.end(worker, work_item, is_used_up=recycling.is_used_up(worker, work_item))
         return reports
 
     def _resend_each(self, worker: WorkerLink, number: int) -> None:
@@ -181,7 +181,9 @@ class SocketEvents:
             if not work_item.cancelled:
                 work_item.call.pending += 1
                 background.put(lambda: self._encode_again(work_item))
-            self._scheduler.end(worker, work_item, is_worn=recycling.is_worn(worker, work_item))
+            self._scheduler.end(
+                worker, work_item, is_used_up=recycling.is_used_up(worker, work_item)
+            )
 
     def _encode_again(self, work_item: WorkItem) -> None:
         """Encode in a thread of its own, without the lock: pickling runs user code."""

@@ -139,8 +139,8 @@ class _Forkserver:
                 end.close()
             from . import worker
 
-            socket_fd, board_fd, tracker_fd = frame.fds
-            code = worker.main(socket_fd, board_fd, tracker_fd, bytes(frame.body))
+            socket_fd, status_fd, tracker_fd = frame.fds
+            code = worker.main(socket_fd, status_fd, tracker_fd, bytes(frame.body))
         finally:
             os._exit(code)
 

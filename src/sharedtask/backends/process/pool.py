@@ -211,7 +211,7 @@ class Pool:
         """Whether work is in flight."""
         with self._lock:
             scheduler, leaving = self._scheduler, self._table.leaving
-            if scheduler.queue.lines or scheduler.given_up or self._to_cancel or leaving:
+            if scheduler.queue.teams or scheduler.given_up or self._to_cancel or leaving:
                 return True
             for worker in self._workers.values():  # noqa: SIM110  asked often: 4 calls less
                 if worker.work_items or worker.ended:

@@ -59,9 +59,9 @@ class SavedResults:
     __slots__ = ("_count", "_data", "_first", "_mode", "_skip", "_task")
 
     def __init__(self, worker: WorkerLink, work_item: WorkItem, skip: int) -> None:
-        words = worker.board.words
+        words = worker.status_page.words
         self._mode = words[Word.MODE]
-        self._data = worker.board.outbox()
+        self._data = worker.status_page.outbox()
         self._count, self._skip = words[Word.COUNT], skip
         self._first, self._task = work_item.chunk.first + words[Word.BASE], work_item.call.task
 
@@ -86,7 +86,7 @@ def saved_results(worker: WorkerLink, work_item: WorkItem) -> Report | None:
 
     A crash may have overwritten the status page: impossible counts are ignored.
     """
-    words = worker.board.words
+    words = worker.status_page.words
     if words[Word.BASE] + words[Word.COUNT] > len(work_item.chunk.items):
         return None
     skip = max(work_item.received - words[Word.BASE], 0)

@@ -45,12 +45,12 @@ def can_run(worker: Used, call: OpenCall) -> bool:
     return not worker.work_items and worker.ran < limits.items
 
 
-def says_so(worker: WorkerLink, work_item: WorkItem) -> bool:
+def reports_over_memory(worker: WorkerLink, work_item: WorkItem) -> bool:
     """Whether the worker ended this chunk because it uses too much memory."""
-    return worker.board.words[Word.WORN] == work_item.number
+    return worker.status_page.words[Word.OVER_MEMORY] == work_item.number
 
 
-def is_worn(worker: WorkerLink, work_item: WorkItem) -> bool:
+def is_used_up(worker: WorkerLink, work_item: WorkItem) -> bool:
     """Whether to replace a worker that has just ended this chunk."""
     limits = work_item.call.limits
     if limits is None:
@@ -60,7 +60,7 @@ def is_worn(worker: WorkerLink, work_item: WorkItem) -> bool:
     if limits.memory is None or worker.pid is None:
         return False
     used = private_bytes(worker.pid)
-    return says_so(worker, work_item) or (used is not None and used > limits.memory)
+    return reports_over_memory(worker, work_item) or (used is not None and used > limits.memory)
 
 
 def excess(worker: WorkerLink) -> int:
@@ -69,7 +69,7 @@ def excess(worker: WorkerLink) -> int:
     It is too much if the item would exceed the limit in a fresh worker as well. If it exceeds the
     limit because of memory that earlier items left, it may finish.
     """
-    work_item, words = worker.work_items[0], worker.board.words
+    work_item, words = worker.work_items[0], worker.status_page.words
     limits = work_item.call.limits
     if limits is None or limits.memory is None or worker.pid is None:
         return 0
@@ -94,7 +94,7 @@ def too_large(worker: WorkerLink, work_item: WorkItem, at: int, reached: int) ->
         exitcode,
         "",
         False,
-        worker.board.words[Word.BEFORE],
+        worker.status_page.words[Word.BEFORE],
         reached,
         (limits and limits.memory) or 0,
     )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from .work_items import OpenCall, WorkItem
-    from .work_queue import Line
+    from .work_queue import TeamQueue
 
 # A second chunk waits in a worker's socket if its chunks take less than this: then the round trip
 # to the caller counts. Longer ones wait in the queue for the first worker that is free.
@@ -57,7 +57,7 @@ class Worker(Protocol):
         """Why it was killed, if it was."""
         ...
 
-    def free_slot(self) -> int:
+    def free_request_slot(self) -> int:
         """The slot of its next chunk on the status page."""
         ...
 
@@ -149,8 +149,8 @@ class Scheduler(Generic[W]):
         staying = [worker for worker in self._workers.values() if not worker.leaving]
         if len(staying) < call.limit:
             return True
-        worn = (w for w in staying if not w.work_items and not recycling.can_run(w, call))
-        worker = next(worn, None)
+        used_up = (w for w in staying if not w.work_items and not recycling.can_run(w, call))
+        worker = next(used_up, None)
         if worker is not None:
             self._table.dismiss(worker)
         return worker is not None
@@ -168,25 +168,25 @@ class Scheduler(Generic[W]):
         if not call.sink.begun(work_item.chunk.number):
             self.done(work_item)
             return
-        work_item.slot = worker.free_slot()
+        work_item.request_slot = worker.free_request_slot()
         if call.limits is not None:
-            cuts = call.places is None or not call.places.ordered
+            cuts = call.slot_table is None or not call.slot_table.ordered
             work_item.chunk_limits = recycling.chunk_limits(worker, call.limits, cuts=cuts)
         worker.work_items.append(work_item)
         call.enter(worker.serial, work_item)
         self._table.send(worker, work_item)
 
-    def _send_next(self, worker: W, line: Line) -> None:
+    def _send_next(self, worker: W, team: TeamQueue) -> None:
         # In this order, so that an exception in the middle loses no chunk of another call.
-        self._send(worker, line.calls[line.head][0])
-        self.queue.pop(line)
+        self._send(worker, team.calls[team.next_call][0])
+        self.queue.pop(team)
 
     # -------------------------------------------------------------------------- chunks end
 
-    def end(self, worker: W, work_item: WorkItem, *, is_worn: bool) -> None:
-        """A worker has finished a chunk: give it another one, or dismiss it if it ``is_worn``."""
+    def end(self, worker: W, work_item: WorkItem, *, is_used_up: bool) -> None:
+        """A worker has finished a chunk: give it another one, or dismiss it if used up."""
         self.done(work_item, worker)
-        if is_worn or worker.leaving:
+        if is_used_up or worker.leaving:
             self._table.dismiss(worker)
             self.fill_idle()
         else:
@@ -205,7 +205,7 @@ class Scheduler(Generic[W]):
     def _leave(self, worker: W, work_item: WorkItem) -> None:
         worker.work_items.remove(work_item)
         work_item.call.leave(worker.serial, work_item)
-        if self.queue.lines:
+        if self.queue.teams:
             self.queue.note_room(work_item.call)
         if work_item.cancelled and work_item in self.given_up:
             self.given_up.remove(work_item)
@@ -223,50 +223,54 @@ class Scheduler(Generic[W]):
     def refill(self, worker: W) -> None:
         """Give waiting chunks to a worker that has room."""
         queue = self.queue
-        while queue.lines and (line := self._next_for(worker)) is not None:
-            self._send_next(worker, line)
-        if queue.lines and not worker.work_items and queue.first() is not None:
+        while queue.teams and (team := self._next_for(worker)) is not None:
+            self._send_next(worker, team)
+        if queue.teams and not worker.work_items and queue.first() is not None:
             self.fill_idle()  # it has run its items: its end leaves room for one that may run these
 
-    def _next_for(self, worker: W) -> Line | None:
-        """The next line for a worker with room."""
+    def _next_for(self, worker: W) -> TeamQueue | None:
+        """The next team for a worker with room."""
         if not worker.work_items:
             first = self.queue.first()
-            if first is None or self._can_take(worker, first.head):
+            if first is None or self._can_take(worker, first.next_call):
                 return first
-            lines = self.queue.in_turn()
-            return next((line for line in lines if self._can_take(worker, line.head)), None)
+            teams = self.queue.in_turn()
+            return next((team for team in teams if self._can_take(worker, team.next_call)), None)
         if len(worker.work_items) < _MOST_IN_A_WORKER:
             return self._to_prefetch(worker)
         return None
 
-    def _to_prefetch(self, worker: W) -> Line | None:
-        """The line of the second chunk in a worker: the first one, or that of the chunk there."""
-        for line in (self.queue.first(), self.queue.line_of(worker.work_items[0].call)):
-            if line is not None and _is_quick(line.head) and self._can_take(worker, line.head):
-                return line
+    def _to_prefetch(self, worker: W) -> TeamQueue | None:
+        """The team of the second chunk in a worker: the first one, or that of the chunk there."""
+        for team in (self.queue.first(), self.queue.team_of(worker.work_items[0].call)):
+            if (
+                team is not None
+                and _is_quick(team.next_call)
+                and self._can_take(worker, team.next_call)
+            ):
+                return team
         return None
 
     def fill_idle(self) -> None:
         """Give waiting chunks to workers with room; start workers as needed."""
         refused: set[object] = set()  # kinds of calls for which there is no worker
         while (found := self._next_placed(refused)) is not None:
-            worker, line = found
-            self._send_next(worker, line)
+            worker, team = found
+            self._send_next(worker, team)
         for worker in self._workers.values():
             if worker.work_items:  # a call without room may prefetch into its own workers
                 self.refill(worker)
 
-    def _next_placed(self, refused: set[object]) -> tuple[W, Line] | None:
-        """The next line that has a worker, and that worker."""
-        for line in self.queue.in_turn():
-            call = line.head
+    def _next_placed(self, refused: set[object]) -> tuple[W, TeamQueue] | None:
+        """The next team that has a worker, and that worker."""
+        for team in self.queue.in_turn():
+            call = team.next_call
             kind = call.limit, call.limits, _is_quick(call)
             if kind in refused:
                 continue
             worker = self._choose(call)
             if worker is not None:
-                return worker, line
+                return worker, team
             refused.add(kind)
         return None
 
@@ -280,7 +284,7 @@ class Scheduler(Generic[W]):
             worker.seen_at = worker.in_hand()
             return
         waiting = worker.work_items[-1]
-        if waiting.cancelled or self.queue.lines or not self._has_idle_worker(waiting.call):
+        if waiting.cancelled or self.queue.teams or not self._has_idle_worker(waiting.call):
             return
         if len(worker.work_items) == 1:
             if waiting.call.splits and len(waiting.chunk.items) > 1:

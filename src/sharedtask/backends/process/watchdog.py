@@ -32,14 +32,14 @@ class Watchdog:
     def check_time(self, worker: WorkerLink, now: float) -> None:
         """Stop a worker whose item exceeded its time limit."""
         if clocks.is_timed(worker) and clocks.time_left(worker) <= 0:
-            number, started = worker.work_items[0].number, worker.board.words[Word.STARTED]
+            number, started = worker.work_items[0].number, worker.status_page.words[Word.STARTED]
             self.stop(worker, "timeout", number, started, now)
 
     def check_memory(self, worker: WorkerLink, now: float) -> None:
         """Stop a worker whose item uses too much memory."""
         if not worker.work_items or worker.work_items[0].call.limits is None:
             return
-        number, started = worker.work_items[0].number, worker.board.words[Word.STARTED]
+        number, started = worker.work_items[0].number, worker.status_page.words[Word.STARTED]
         reached = recycling.excess(worker)
         if reached and started:
             self.stop(worker, "memory", number, started, now, reached)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sharedtask.memory.payload import Payload
     from sharedtask.store.publication import Publication
     from sharedtask.worker.limits import ChunkLimits
-    from sharedtask.writing.handler import Places
+    from sharedtask.writing.handler import SlotTable
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class OpenCall(work_items.OpenCall):
     limit: int
     limits: Limits | None
     function: Callable[..., Any]
-    places: Places | None  # those of a role that needs them
+    slot_table: SlotTable | None  # those of a role that needs them
     users: Counter[int]  # serial of worker -> chunks it has; those of the whole team
     tokens: set[int] = field(init=False)  # of the publications that a worker needs
     pending: int = 0  # chunks in the queue and in workers
@@ -57,13 +57,13 @@ class OpenCall(work_items.OpenCall):
         """A worker gets a chunk of this call."""
         self.entered = True
         self.users[serial] = self.users.get(serial, 0) + 1
-        if self.places is not None:
-            work_item.place = self.places.enter(serial, work_item)
+        if self.slot_table is not None:
+            work_item.accumulator_slot = self.slot_table.enter(serial, work_item)
 
     def leave(self, serial: int, work_item: WorkItem) -> None:
         """A worker has one chunk less of this call."""
-        if self.places is not None:
-            self.places.leave(serial, work_item)
+        if self.slot_table is not None:
+            self.slot_table.leave(serial, work_item)
         self.users[serial] -= 1
         if not self.users[serial]:
             del self.users[serial]
@@ -84,8 +84,8 @@ class OpenCall(work_items.OpenCall):
 class WorkItem(work_items.WorkItem[OpenCall]):
     """A chunk for a worker process."""
 
-    slot: int = 0
-    place: int = 0  # its accumulator slot
+    request_slot: int = 0  # on the status page, for the caller's requests
+    accumulator_slot: int = 0
     chunk_limits: ChunkLimits = ANY
     cancelled: bool = False
     kill_at: float | None = None
@@ -99,13 +99,13 @@ class WorkItem(work_items.WorkItem[OpenCall]):
     def frame(self) -> Frame:
         """The chunk as a message."""
         fds = self.call.constants.fds + self.envelope.fds
-        head = self.call.head
+        header = self.call.header
         may = self.chunk_limits
         prefix = call_header.PREFIX.pack(
             self.mode,
-            self.slot,
-            self.place,
-            len(head),
+            self.request_slot,
+            self.accumulator_slot,
+            len(header),
             self.call.number,
             may.memory,
             may.items,
@@ -116,7 +116,7 @@ class WorkItem(work_items.WorkItem[OpenCall]):
             chunk=self.number,
             first=self.chunk.first,
             items=len(self.chunk.items),
-            body=b"".join((prefix, head, self.call.constants.data, self.envelope.data)),
+            body=b"".join((prefix, header, self.call.constants.data, self.envelope.data)),
             fds=fds,
         )
 

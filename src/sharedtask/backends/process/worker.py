@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING
 
 from sharedtask import context
 from sharedtask.store.decoded import Values
-from sharedtask.worker import call_header, envelope, result_format
-from sharedtask.worker import status_page as boards
+from sharedtask.worker import call_header, envelope, result_format, status_page
 from sharedtask.worker.job import Job
-from sharedtask.worker.limits import ChunkLimits, Wear
-from sharedtask.worker.program import Follower
-from sharedtask.worker.result_writer import Outbox, Sent
+from sharedtask.worker.limits import ChunkLimits, LimitCheck
+from sharedtask.worker.process_settings import SettingsFollower
+from sharedtask.worker.result_writer import Outbox, ResultMessage
 from sharedtask.worker.runner import Runner
 from sharedtask.worker.status_page import Word
 
@@ -41,13 +40,13 @@ if TYPE_CHECKING:
     from sharedtask.worker.envelope import Envelope
 
 
-def main(socket_fd: int, board_fd: int, tracker_fd: int, birth: bytes) -> int:
+def main(socket_fd: int, status_fd: int, tracker_fd: int, birth: bytes) -> int:
     """Serve the caller on ``socket_fd`` until STOP or its end; returns the exit code."""
-    with _crashes_noted(board_fd):
+    with _crashes_logged(status_fd):
         sock = socket.socket(fileno=socket_fd)
         sender = wire.Sender(sock)
         _settle(sender, pickle.loads(birth), tracker_fd)
-        worker = _Worker(sock, sender, board_fd)
+        worker = _Worker(sock, sender, status_fd)
         with contextlib.suppress(ConnectionError):  # the caller is gone
             if worker.serve():
                 child.run_exit_functions()
@@ -55,10 +54,10 @@ def main(socket_fd: int, board_fd: int, tracker_fd: int, birth: bytes) -> int:
 
 
 @contextlib.contextmanager
-def _crashes_noted(board_fd: int) -> Generator[None]:
+def _crashes_logged(status_fd: int) -> Generator[None]:
     """Write what ends the worker, an exception of ours too, where the caller finds it."""
     try:
-        log = boards.open_crash_log(board_fd)
+        log = status_page.open_crash_log(status_fd)
     except OSError:  # /proc is not mounted
         yield
         return
@@ -68,7 +67,7 @@ def _crashes_noted(board_fd: int) -> Generator[None]:
     except BaseException:
         import traceback  # which no worker needs that ends as it should
 
-        os.write(log, traceback.format_exc().encode()[-boards.CRASH_SIZE :])
+        os.write(log, traceback.format_exc().encode()[-status_page.CRASH_SIZE :])
         raise
 
 
@@ -85,7 +84,7 @@ def _settle(sender: wire.Sender, birth: child.Birth, tracker_fd: int) -> None:
     redirect_prints(sender)
 
 
-class _SocketWay:
+class _SocketChannel:
     """Sends results as RESULTS frames, large ones in segments."""
 
     def __init__(self, sender: wire.Sender) -> None:
@@ -94,33 +93,35 @@ class _SocketWay:
     def pack(self, payload: Payload) -> Envelope:
         return envelope.pack(payload, frozen=False)
 
-    def send(self, sent: Sent) -> None:
-        flag = result_format.FINISHED if sent.finished else 0
+    def send(self, message: ResultMessage) -> None:
+        flag = result_format.FINISHED if message.finished else 0
         frame = Frame(
             Kind.RESULTS,
-            chunk=sent.chunk,
-            first=sent.first,
-            items=sent.items,
-            elapsed=sent.elapsed,
-            body=bytes((sent.mode | flag,)) + sent.data,
-            fds=() if sent.envelope is None else sent.envelope.fds,
+            chunk=message.chunk,
+            first=message.first,
+            items=message.items,
+            elapsed=message.elapsed,
+            body=bytes((message.mode | flag,)) + message.data,
+            fds=() if message.envelope is None else message.envelope.fds,
         )
         self._sender.send(frame)
 
-    def tell(self, chunk: int, change: Change) -> None:
+    def report_change(self, chunk: int, change: Change) -> None:
         self._sender.send(Frame(Kind.CHANGED, chunk=chunk, body=marshal.dumps(tuple(change))))
 
 
 class _Worker:
-    def __init__(self, sock: socket.socket, sender: wire.Sender, board_fd: int) -> None:
+    def __init__(self, sock: socket.socket, sender: wire.Sender, status_fd: int) -> None:
         self._sender = sender
         self._reader = wire.Reader(sock)
-        self._words = boards.open_words(board_fd)
-        self._outbox = Outbox(_SocketWay(sender), self._words, boards.open_outbox(board_fd))
-        os.close(board_fd)
+        self._words = status_page.open_words(status_fd)
+        self._outbox = Outbox(
+            _SocketChannel(sender), self._words, status_page.open_outbox(status_fd)
+        )
+        os.close(status_fd)
         self._values = Values()
-        self._wear = Wear(self._words)
-        self._runner = Runner(self._words, self._outbox, self._values, Follower())
+        self._limit_check = LimitCheck(self._words)
+        self._runner = Runner(self._words, self._outbox, self._values, SettingsFollower())
 
     def serve(self) -> bool:
         """Process frames; returns whether STOP ended the loop."""
@@ -141,11 +142,11 @@ class _Worker:
 
     def _run(self, frame: Frame) -> None:
         body = memoryview(frame.body)
-        mode, note, place, length, call, memory, most, cuts = call_header.PREFIX.unpack_from(body)
+        prefix = call_header.PREFIX.unpack_from(body)
+        mode, request_slot, slot, length, call, memory, most, cuts = prefix
         body = body[call_header.PREFIX.size :]
-        poll_cancel = functools.partial(
-            self._poll_cancel, Word.NOTE + note, [self._words[Word.NOTE + note]]
-        )
+        request = Word.REQUEST + request_slot
+        poll_cancel = functools.partial(self._poll_cancel, request, [self._words[request]])
         is_limited = bool(memory or most)
         if is_limited:
             poll_cancel = functools.partial(
@@ -160,7 +161,7 @@ class _Worker:
             body[length:],
             iter(frame.fds),
             poll_cancel,
-            place,
+            slot,
             singly=is_limited,
             call=call,
         )
@@ -168,18 +169,18 @@ class _Worker:
             if not self._runner.run(job):
                 self._sender.send(Frame(Kind.FAILED, chunk=frame.chunk))
         finally:
-            self._wear.note_run()
+            self._limit_check.end_chunk()
             for fd in frame.fds:
                 os.close(fd)
 
     def _poll_limits(self, poll_cancel: Callable[[], bool], chunk_limits: ChunkLimits) -> bool:
         """Check this worker's limits as well, in a call that has limits."""
-        return poll_cancel() or self._wear.ends(chunk_limits)
+        return poll_cancel() or self._limit_check.is_reached(chunk_limits)
 
-    def _poll_cancel(self, note: int, seen: list[int]) -> bool:
+    def _poll_cancel(self, request: int, seen: list[int]) -> bool:
         """Poll the caller's request about the chunk: True if it is given up."""
-        word = self._words[note]
-        if word & boards.GIVE_UP:
+        word = self._words[request]
+        if word & status_page.GIVE_UP:
             return True
         if word != seen[0]:
             seen[0] = word

@@ -61,7 +61,7 @@ class Deaths:
 
     def ends(self, worker: WorkerLink) -> Iterator[End]:
         """Ends of the chunks of a dead worker, the last one first."""
-        in_hand, phase = worker.in_hand(), worker.board.words[Word.PHASE]
+        in_hand, phase = worker.in_hand(), worker.status_page.words[Word.PHASE]
         self._stillborn += bool(worker.work_items) and in_hand == 0
         for work_item in reversed(list(worker.work_items)):
             is_in_hand = work_item.number == in_hand
@@ -87,7 +87,7 @@ class Deaths:
         return "before its first item" if self._stillborn > _MAX_STILLBORN else ""
 
     def _end_in_hand(self, worker: WorkerLink, work_item: WorkItem, phase: int) -> End:
-        words = worker.board.words
+        words = worker.status_page.words
         if (
             phase == Phase.UNPACKING
             and work_item.mode != call_header.EACH
@@ -97,8 +97,8 @@ class Deaths:
         saved = saved_results(worker, work_item)
         if saved is not None:
             work_item.received = words[Word.BASE] + words[Word.COUNT]
-        if work_item.call.places is not None:
-            work_item.call.places.bury(worker.serial, work_item)
+        if work_item.call.slot_table is not None:
+            work_item.call.slot_table.reap(worker.serial, work_item)
         if work_item.received < len(work_item.chunk.items):
             when = _UNPACKING if phase == Phase.UNPACKING else ""
             last = work_item.failed(self._cause(worker, work_item, when)(work_item.received))
@@ -126,7 +126,7 @@ def _cause(
     if exitcode is not None and exitcode < 0:
         when = f"for the system forked none: {os.strerror(-exitcode)} (see `ulimit -u`)"
         pid = exitcode = None
-    crash = worker.board.crash()
+    crash = worker.status_page.crash()
 
     def error_at(position: int) -> BaseException:
         index, item = chunk.first + position, chunk.items[position]

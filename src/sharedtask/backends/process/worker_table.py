@@ -70,7 +70,7 @@ class WorkerTable:
         for publication, private in work_item.call.needs:
             if worker.tokens.get(publication.token, -1) < private:
                 self._attach(worker, publication, private=private)
-        worker.prepare(work_item.slot)
+        worker.prepare(work_item.request_slot)
         if not worker.writer.send(work_item.frame()):
             self._loop.want_write(worker)
 

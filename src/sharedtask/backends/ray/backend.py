@@ -14,12 +14,12 @@ import ray
 from sharedtask.backends import encoding
 from sharedtask.backends.base import Backend, Call, Chunk, Concurrency, Session, Sink, Team
 from sharedtask.backends.leased_session import LeasedSession
-from sharedtask.backends.leasing import head_of, lease_all
+from sharedtask.backends.leasing import header_of, lease_all
 from sharedtask.serialization import codec, functions
 from sharedtask.store.cache import Lease, ShareCache
-from sharedtask.store.handles import Handle, uses
+from sharedtask.store.handles import Handle, handle_cache
 from sharedtask.system import critical_sections, forks
-from sharedtask.worker import envelope, program
+from sharedtask.worker import envelope, process_settings
 from sharedtask.writing.handler import Reach, Stage
 
 from . import runtime, store, work_items, worker
@@ -65,7 +65,7 @@ class Connection:
 
     def _sweep(self) -> bool:
         self.cache.sweep()
-        uses.sweep()
+        handle_cache.sweep()
         return self.cache.needs_sweeping()
 
     def origin(self, generation: int) -> bytes:
@@ -188,7 +188,7 @@ class _RaySession(LeasedSession["OpenCall"]):
         self._dispatcher, self._runtime = connection.dispatcher, connection.runtime
         for handler in self.handlers:
             handler.open(Stage(call.task, Reach.CLUSTER, self.concurrency.workers))
-        there = program.current(here=False)
+        there = process_settings.current(here=False)
         leases = lease_all(
             connection.cache, call, there, self.lend, connection.lease_handle, connection.encode
         )
@@ -205,7 +205,7 @@ class _RaySession(LeasedSession["OpenCall"]):
         moves = connection.moves and not environment.get("working_dir")
         # Ray gives each worker its share of BLAS threads.
         cwd = _working_directory() if moves else ""
-        head = head_of(call, leases, 0, cwd)
+        header = header_of(call, leases, 0, cwd)
 
         def limit() -> int:
             slots = capacity.slots(options)
@@ -218,7 +218,7 @@ class _RaySession(LeasedSession["OpenCall"]):
             runtime=connection.runtime,
             origin=connection.origin(there.generation),
             remote=remote,
-            head=head,
+            header=header,
             constants=constants,
             leases=leases,
             again=_encoders(call, leases, connection, self.lend),

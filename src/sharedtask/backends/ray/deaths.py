@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from sharedtask.outcomes import Report
 
-    from .status_file import Wreck
+    from .status_file import CrashReport
     from .work_items import WorkItem
 
 _LOOK_SECONDS, _LOOKS = 15.0, 3
@@ -48,7 +48,7 @@ _WHILE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Recovery:
     """What to do about a chunk: its report, and whether to give it to Ray again."""
 
     report: Report | None = None
@@ -56,7 +56,7 @@ class Verdict:
     each: bool = False
 
 
-def look(origin: bytes, number: int) -> tuple[Wreck | None, frozenset[str]]:
+def find_crash_report(origin: bytes, number: int) -> tuple[CrashReport | None, frozenset[str]]:
     """The crash report of a worker from any node, and the nodes that answered; 10 ms to 1 s.
 
     On this node at once: Ray may have to start a process for the task that looks.
@@ -71,9 +71,9 @@ def look(origin: bytes, number: int) -> tuple[Wreck | None, frozenset[str]]:
     answered = set()
     for ref in ready:
         with contextlib.suppress(ray.exceptions.RayError):
-            wreck: Any = ray.get(ref)
-            if wreck is not None:
-                return wreck, frozenset(nodes)
+            crash_report: Any = ray.get(ref)
+            if crash_report is not None:
+                return crash_report, frozenset(nodes)
             answered.add(node_of[ref])
     return None, frozenset(answered)
 
@@ -121,74 +121,77 @@ def _on_node(node: str, function: Callable[..., Any], *args: Any, **kwargs: Any)
     return task.remote(*args, **kwargs)
 
 
-def look_and_judge(work_item: WorkItem, error: BaseException) -> Verdict:
+def recover_or_fail(work_item: WorkItem, error: BaseException) -> Recovery:
     """Decide about a chunk whose worker, node or answer was lost."""
     if not isinstance(error, _WITHOUT_NODE):
         for _ in range(_LOOKS):  # the process that kills workers may also kill this task's
-            wreck, seen = look(work_item.call.origin, work_item.number)
-            if wreck is not None:
-                return judge(work_item, wreck, error)
+            crash_report, seen = find_crash_report(work_item.call.origin, work_item.number)
+            if crash_report is not None:
+                return recovery_of(work_item, crash_report, error)
             if work_item.nodes <= seen:  # it died before it began the chunk
-                return Verdict(again=True)
+                return Recovery(again=True)
     # The results of the node's workers are lost, and each item may have been begun.
-    return Verdict(_all_died(work_item, None, _WITH_NODE, str(error)))
+    return Recovery(_all_died(work_item, None, _WITH_NODE, str(error)))
 
 
-def _all_died(work_item: WorkItem, wreck: Wreck | None, phase: str, text: str) -> Report:
+def _all_died(
+    work_item: WorkItem, crash_report: CrashReport | None, phase: str, text: str
+) -> Report:
     errors = {
-        at: _died(work_item, at, wreck, phase, text) for at in range(len(work_item.chunk.items))
+        at: _died(work_item, at, crash_report, phase, text)
+        for at in range(len(work_item.chunk.items))
     }
     return work_item.partly_arrived([], len(errors), errors)
 
 
-def judge(work_item: WorkItem, wreck: Wreck, error: BaseException) -> Verdict:
+def recovery_of(work_item: WorkItem, crash_report: CrashReport, error: BaseException) -> Recovery:
     """Keep the worker's results, name the item that it died in; no item is begun twice."""
-    phase = wreck.words[Word.PHASE]
+    phase = crash_report.words[Word.PHASE]
     if phase == Phase.LOADING:
-        return Verdict(_all_died(work_item, wreck, _WHILE[phase], str(error)))
+        return Recovery(_all_died(work_item, crash_report, _WHILE[phase], str(error)))
     if (
         phase == Phase.UNPACKING
         and work_item.mode != call_header.EACH
         and len(work_item.chunk.items) > 1
     ):
-        return Verdict(again=True, each=True)
-    done = wreck.words[Word.BASE] + wreck.words[Word.COUNT]
+        return Recovery(again=True, each=True)
+    done = crash_report.words[Word.BASE] + crash_report.words[Word.COUNT]
     begun = min(done + (phase != Phase.IDLE), len(work_item.chunk.items))
     fails_anyway = work_item.call.fail_fast and begun > done
     # What items added was lost with the worker, so their results are dropped too.
-    frames = [] if work_item.call.adds and not fails_anyway else wreck.frames
+    frames = [] if work_item.call.adds and not fails_anyway else crash_report.frames
     kept = {at for frame in frames for at in range(frame[1], frame[1] + frame[2])}
     # A large result is sent only with the answer, and is lost if that did not come.
     errors = {
-        at: _died(work_item, at, wreck, _LOST_RESULT, str(error))
+        at: _died(work_item, at, crash_report, _LOST_RESULT, str(error))
         for at in range(done)
         if at not in kept
     }
     if begun > done:
-        errors[done] = _late(work_item, done, wreck) or _died(
-            work_item, done, wreck, _WHILE.get(phase, ""), str(error)
+        errors[done] = _late(work_item, done, crash_report) or _died(
+            work_item, done, crash_report, _WHILE.get(phase, ""), str(error)
         )
-    return Verdict(work_item.partly_arrived(frames, begun, errors))
+    return Recovery(work_item.partly_arrived(frames, begun, errors))
 
 
-def _late(work_item: WorkItem, position: int, wreck: Wreck) -> BaseException | None:
+def _late(work_item: WorkItem, position: int, crash_report: CrashReport) -> BaseException | None:
     """The error of an item that exceeded its time limit."""
-    if not wreck.crash.startswith(_TIMED_OUT):
+    if not crash_report.text.startswith(_TIMED_OUT):
         return None
     call, index = work_item.call, work_item.chunk.first + position
     item = work_item.chunk.items[position]
-    late = TaskTimeoutError(call.task, index, item, call.timeout, wreck.pid)
-    late.__cause__ = RemoteTraceback(wreck.crash)
+    late = TaskTimeoutError(call.task, index, item, call.timeout, crash_report.pid)
+    late.__cause__ = RemoteTraceback(crash_report.text)
     return late
 
 
 def _died(
-    work_item: WorkItem, position: int, wreck: Wreck | None, phase: str, text: str
+    work_item: WorkItem, position: int, crash_report: CrashReport | None, phase: str, text: str
 ) -> BaseException:
     task, index = work_item.call.task, work_item.chunk.first + position
     item = work_item.chunk.items[position]
-    pid = None if wreck is None else wreck.pid
-    crash = "" if wreck is None else wreck.crash
+    pid = None if crash_report is None else crash_report.pid
+    crash = "" if crash_report is None else crash_report.text
     error = WorkerDiedError(task, index, item, pid, _signal(crash, text), None, phase)
     written_advice(error, work_item.call.leases.readonly)
     error.__cause__ = RemoteTraceback(crash or text)

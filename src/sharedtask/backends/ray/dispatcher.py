@@ -31,13 +31,13 @@ from sharedtask.version import VERSION
 from . import deaths, runtime, work_items
 from .locality import Holders
 from .message import MISSING, OTHER_VERSION, RAN, UNREADABLE, Answer
-from .objects import Box
+from .objects import RayPayload
 from .runtime import SHUT_DOWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .deaths import Verdict
+    from .deaths import Recovery
     from .work_items import OpenCall, WorkItem
 
 _TICK_SECONDS, _SWEEP_SECONDS = 0.25, 0.5
@@ -205,7 +205,7 @@ class Dispatcher:
         stores = call.stores()
         work_item.arguments = {token: store.ref for token, store in stores.items()}
         work_item.nodes = call.alive_nodes()
-        attachments = [Box(payload) for payload in work_item.attachments()]
+        attachments = [RayPayload(payload) for payload in work_item.attachments()]
         message = work_item.message(tuple(self._released), tuple(stores), len(attachments))
         lean = not work_item.brings_values and self._holders.enough_have(stores, len(self._flying))
         given = () if lean else work_item.arguments.values()
@@ -289,8 +289,8 @@ class Dispatcher:
         threading.Thread(target=run, name="sharedtask-ray-look", daemon=True).start()
 
     def _died(self, work_item: WorkItem, error: BaseException) -> Callable[[], None]:
-        verdict = deaths.look_and_judge(work_item, error)
-        return lambda: self._settle(work_item, verdict, error)
+        recovery = deaths.recover_or_fail(work_item, error)
+        return lambda: self._recover(work_item, recovery, error)
 
     def _put_again(self, work_item: WorkItem, error: BaseException) -> Callable[[], None]:
         """A shared value was lost from the object store: the caller still has it."""
@@ -300,15 +300,15 @@ class Dispatcher:
                 lost = work_item.arguments[token]
                 if lost.hex() in str(error) and store.ref == lost:
                     store.put_again(call.again[token]())
-        verdict = deaths.Verdict(again=True)
-        return lambda: self._settle(work_item, verdict, error)
+        recovery = deaths.Recovery(again=True)
+        return lambda: self._recover(work_item, recovery, error)
 
-    def _settle(self, work_item: WorkItem, verdict: Verdict, error: BaseException) -> None:
+    def _recover(self, work_item: WorkItem, recovery: Recovery, error: BaseException) -> None:
         if self._flying.pop(work_item.number, None) is None or work_item.call.closed:
             return
-        if verdict.report is not None:
-            work_item.call.report(verdict.report)
-        elif verdict.each:
+        if recovery.report is not None:
+            work_item.call.report(recovery.report)
+        elif recovery.each:
             self._encode_again(work_item)
         elif work_item.failures < _MAX_FAILURES:
             self._queue.appendleft(work_item.renumbered())
@@ -339,7 +339,7 @@ class Dispatcher:
         for work_item in list(self._flying.values()):
             if not work_item.call.runtime.is_alive:
                 del self._flying[work_item.number]
-                runtime.bury(work_item.ref, *work_item.arguments.values())
+                runtime.keep_alive(work_item.ref, *work_item.arguments.values())
                 self._fail(work_item, ClosedError(SHUT_DOWN))
         now = time.monotonic()
         self._stop([t for t in self._flying.values() if t.give_up_at and now > t.give_up_at])
@@ -361,7 +361,7 @@ class Dispatcher:
         self._queue.clear()
         for work_item in left:
             if not work_item.call.runtime.is_alive:
-                runtime.bury(work_item.ref, *work_item.arguments.values())
+                runtime.keep_alive(work_item.ref, *work_item.arguments.values())
             self._fail(work_item, ClosedError(reason))
         self._reason = reason
 

@@ -1,4 +1,4 @@
-"""The messages to a Ray task and back, besides the ``Box`` objects among its arguments."""
+"""The messages to a Ray task and back, besides the ``RayPayload`` objects among its arguments."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Message(NamedTuple):
     """A chunk for a worker.
 
     ``origin`` is the process whose tokens these are; ``small`` contains values inside the message,
-    as (token, bytes, layout). The boxes after the message belong to ``tokens``; there are none if
-    the worker should have decoded those values already, except those under ``stored``. Values under
-    ``released`` are not needed any more. The first ``attachments`` boxes contain the large parts of
-    constants and items. A chunk ends early after ``seconds``, unless that is 0.
+    as (token, bytes, layout). The payloads after the message belong to ``tokens``; there are none
+    if the worker should have decoded those values already, except those under ``stored``. Values
+    under ``released`` are not needed any more. The first ``attachments`` payloads contain the large
+    parts of constants and items. A chunk ends early after ``seconds``, unless that is 0.
     """
 
     version: str
@@ -27,7 +27,7 @@ class Message(NamedTuple):
     first: int
     items: int
     mode: int
-    head: bytes
+    header: bytes
     body: bytes
     small: tuple[tuple[int, bytes, Any], ...]
     tokens: tuple[int, ...]

@@ -25,7 +25,7 @@ _SMALL = 1 << 14
 _pickle_buffer = cast("Callable[[npt.NDArray[np.uint8]], pickle.PickleBuffer]", pickle.PickleBuffer)
 
 
-class Opened(NamedTuple):
+class ReceivedPayload(NamedTuple):
     """A payload in the object store: read-only views, which keep the object alive."""
 
     head: memoryview
@@ -36,8 +36,8 @@ class Opened(NamedTuple):
         return Payload(bytes(self.head), tuple(np.frombuffer(b, np.uint8) for b in self.buffers))
 
 
-class Box:
-    """Pickles as a payload and arrives as ``Opened``."""
+class RayPayload:
+    """Pickles as a payload and arrives as ``ReceivedPayload``."""
 
     def __init__(self, payload: Payload) -> None:
         self.payload = payload
@@ -54,10 +54,10 @@ class Box:
 
 def _open(
     head: Any, rest: Any, parts: tuple[tuple[int, int], ...], small: tuple[bool, ...], large: Any
-) -> Opened:
+) -> ReceivedPayload:
     _, together = Layout(parts, 0).split(np.frombuffer(rest, np.uint8))
     of_small, of_large = iter(together), iter(map(_readonly, large))
-    return Opened(_readonly(head), [next(of_small if s else of_large) for s in small])
+    return ReceivedPayload(_readonly(head), [next(of_small if s else of_large) for s in small])
 
 
 def _readonly(buffer: Any) -> memoryview:

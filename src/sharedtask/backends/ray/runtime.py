@@ -306,16 +306,16 @@ def this_node() -> str:
     return here
 
 
-_graveyard: list[Any] = []
+_kept_alive: list[Any] = []
 
 
-def bury(*references: Any) -> None:
+def keep_alive(*references: Any) -> None:
     """Keep references of an earlier Ray alive.
 
     The next Ray numbers its objects in the same way: if an old reference were deleted, an object of
     the same number would lose one that it needs.
     """
-    _graveyard.extend(references)
+    _kept_alive.extend(references)
 
 
 def current_key() -> str | None:

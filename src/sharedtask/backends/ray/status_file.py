@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sharedtask.worker import status_page as boards
+from sharedtask.worker import status_page
 from sharedtask.worker.status_page import Phase, Word
 
 from . import runtime
@@ -33,16 +33,16 @@ _FRAME = struct.Struct("<QQQQQ")
 _MAX_LOG = 1 << 26
 
 
-class Wreck(NamedTuple):
+class CrashReport(NamedTuple):
     """Data of a dead worker: status page words, recorded results, crash report."""
 
     pid: int
     words: list[int]
     frames: list[Any]
-    crash: str
+    text: str
 
 
-class Ledger:
+class StatusFile:
     """The worker's side of the file."""
 
     def __init__(self, origin: bytes) -> None:
@@ -51,10 +51,10 @@ class Ledger:
         self._path = folder / f"{os.getpid()}-{_started(os.getpid())}-{origin.hex()}"
         self._given_up = folder / _given_up_name(origin, 0)[:-1]
         self.fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        os.posix_fallocate(self.fd, 0, boards.SIZE)  # a full disk would be SIGBUS later
-        self.words = boards.open_words(self.fd)
-        self.outbox = boards.open_outbox(self.fd)
-        self.crash_log = boards.open_crash_log(self.fd)
+        os.posix_fallocate(self.fd, 0, status_page.SIZE)  # a full disk would be SIGBUS later
+        self.words = status_page.open_words(self.fd)
+        self.outbox = status_page.open_outbox(self.fd)
+        self.crash_log = status_page.open_crash_log(self.fd)
 
     def close(self) -> None:
         """Remove the file."""
@@ -81,7 +81,7 @@ class Ledger:
         record = _FRAME.pack(mode, first, items, elapsed, len(data)) + data
         if at + len(record) > _MAX_LOG:
             return False
-        os.pwrite(self.fd, record, boards.SIZE + at)
+        os.pwrite(self.fd, record, status_page.SIZE + at)
         self.words[_LOGGED] = at + len(record)
         return True
 
@@ -139,7 +139,7 @@ def _pid_of(path: Path) -> int:
     return int(path.name.partition("-")[0])
 
 
-def find(origin: bytes, number: int) -> Wreck | None:
+def find(origin: bytes, number: int) -> CrashReport | None:
     """Data that the worker of this chunk left on this node; None if it was not here."""
     for path in _folder().glob(f"[0-9]*-{origin.hex()}"):
         with contextlib.suppress(OSError):
@@ -150,13 +150,13 @@ def find(origin: bytes, number: int) -> Wreck | None:
     return None
 
 
-def _read(path: Path, data: memoryview, words: memoryview) -> Wreck:
-    size = boards.SIZE - boards.CRASH_SIZE
-    frames = list(_logged(data[boards.SIZE : boards.SIZE + words[_LOGGED]]))
-    outbox = bytes(data[boards.WORDS_SIZE : size])
+def _read(path: Path, data: memoryview, words: memoryview) -> CrashReport:
+    size = status_page.SIZE - status_page.CRASH_SIZE
+    frames = list(_logged(data[status_page.SIZE : status_page.SIZE + words[_LOGGED]]))
+    outbox = bytes(data[status_page.WORDS_SIZE : size])
     frames.append((words[Word.MODE], words[Word.BASE], words[Word.COUNT], 0, outbox, None))
-    crash = bytes(data[size : boards.SIZE]).rstrip(b"\0").decode("utf-8", "replace")
-    return Wreck(_pid_of(path), list(words[:16]), frames, crash)
+    crash = bytes(data[size : status_page.SIZE]).rstrip(b"\0").decode("utf-8", "replace")
+    return CrashReport(_pid_of(path), list(words[:16]), frames, crash)
 
 
 def _logged(log: memoryview) -> Any:

@@ -15,7 +15,7 @@ from sharedtask.serialization import codec
 from sharedtask.store import stores
 
 from . import runtime
-from .objects import Box, Opened
+from .objects import RayPayload, ReceivedPayload
 
 if TYPE_CHECKING:
     from sharedtask.memory.payload import Payload
@@ -52,7 +52,7 @@ class RayStore:
         Raises LookupError if the object is lost.
         """
         try:
-            opened: Opened = ray.get(self.ref)
+            opened: ReceivedPayload = ray.get(self.ref)
         except (ray.exceptions.RayError, ValueError) as error:  # ValueError: of another session
             raise LookupError(str(error)) from error
         return opened.head, opened.buffers
@@ -83,7 +83,7 @@ class RayStore:
     def close(self) -> None:
         """Drop the reference: Ray frees the object when no task uses it."""
         if self._key != runtime.current_key():
-            runtime.bury(self.ref)
+            runtime.keep_alive(self.ref)
         self.ref = None
 
 
@@ -127,7 +127,7 @@ def _put_from(buffer: Bytes, kept: memoryview | None) -> Bytes:
 def put(payload: Payload) -> Any:
     """``ray.put``, with an error that says what to do."""
     try:
-        return ray.put(Box(payload))
+        return ray.put(RayPayload(payload))
     except _FULL as error:
         msg = (
             f"Ray's object store has no room for {capacity.human(payload.nbytes)}. It was given "

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sharedtask.memory.payload import Payload
 
     from .message import Answer, Frame
-    from .objects import Opened
+    from .objects import ReceivedPayload
     from .runtime import Runtime
 
 # A chunk ends after this time, so that results flow and the rest can be distributed.
@@ -120,7 +120,7 @@ class WorkItem(work_items.WorkItem[OpenCall]):
             chunk.first,
             len(chunk.items),
             self.mode,
-            call.head,
+            call.header,
             call.constants.data + self.envelope.data,
             call.small(),
             tokens,
@@ -176,7 +176,7 @@ class Arrived:
     count: int
     task: str
     errors: dict[int, BaseException]
-    added: Opened | None
+    added: ReceivedPayload | None
 
     @property
     def is_plain(self) -> bool:

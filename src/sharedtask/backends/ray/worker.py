@@ -1,4 +1,4 @@
-"""Ray worker: one ``_Bench`` for each process that sends work to it.
+"""Ray worker: one ``_CallerWorker`` for each process that sends work to it.
 
 It keeps decoded values between tasks, where Ray would decode a value for every task.
 """
@@ -21,29 +21,29 @@ from sharedtask.serialization import codec
 from sharedtask.store.decoded import Values
 from sharedtask.store.stores import ReceivedBytes, SegmentStore, seal
 from sharedtask.version import VERSION
-from sharedtask.worker import envelope, import_path, program
+from sharedtask.worker import envelope, import_path, process_settings
 from sharedtask.worker.job import Job
-from sharedtask.worker.program import Follower
+from sharedtask.worker.process_settings import SettingsFollower
 from sharedtask.worker.result_writer import Outbox
 from sharedtask.worker.runner import Runner
 from sharedtask.worker.status_page import Word
 
 from . import runtime
 from .message import MISSING, OTHER_VERSION, RAN, UNREADABLE, Answer, Message
-from .objects import Box, guarded
-from .status_file import Ledger
+from .objects import RayPayload, guarded
+from .status_file import StatusFile
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from sharedtask.memory.payload import Payload
     from sharedtask.outcomes import Change
-    from sharedtask.worker.call_header import CallHead, SharedParameter
+    from sharedtask.worker.call_header import CallHeader, SharedParameter
     from sharedtask.worker.envelope import Envelope
-    from sharedtask.worker.result_writer import Sent
+    from sharedtask.worker.result_writer import ResultMessage
 
     from .message import Frame
-    from .objects import Opened
+    from .objects import ReceivedPayload
 
 # A value that no task has used for this long is dropped, so that Ray can free it; slower to decode
 # means kept longer.
@@ -55,36 +55,38 @@ _LONGEST_TIMEOUT = 1e9  # in seconds, so that it can be counted in ns
 # Length of the caller's identity, which precedes the generation of its modules.
 ORIGIN_BYTES = 6
 
-_benches: dict[bytes, _Bench] = {}
+_workers: dict[bytes, _CallerWorker] = {}
 _busy = threading.Lock()
 
 
-def run_chunk(data: bytes, *boxes: Opened) -> Any:
+def run_chunk(data: bytes, *payloads: ReceivedPayload) -> Any:
     """Run a chunk: this is the body of every Ray task of ours."""
     message = Message.load(data)
     if message is None:
         return Answer(OTHER_VERSION, [], text=VERSION).dump()
-    with _busy, _place_kept(), program.restored():
-        bench = _bench_of(message.origin)
-        if bench.is_given_up(message.number):
+    with _busy, _place_kept(), process_settings.restored():
+        worker = _worker_for(message.origin)
+        if worker.is_given_up(message.number):
             return Answer(RAN, []).dump()
-        return bench.run(message, boxes[: message.attachments], boxes[message.attachments :]).dump()
+        return worker.run(
+            message, payloads[: message.attachments], payloads[message.attachments :]
+        ).dump()
 
 
-def _bench_of(origin: bytes) -> _Bench:
-    if not _benches:
+def _worker_for(origin: bytes) -> _CallerWorker:
+    if not _workers:
         _watch_once()
         runtime.let_references_travel()
-    if origin not in _benches:
+    if origin not in _workers:
         _end_earlier(origin)
-        _benches[origin] = _Bench(origin)
-    return _benches[origin]
+        _workers[origin] = _CallerWorker(origin)
+    return _workers[origin]
 
 
 def _end_earlier(origin: bytes) -> None:
     """The caller's modules may be in other folders now: import them again."""
-    for other in [o for o in _benches if o[:ORIGIN_BYTES] == origin[:ORIGIN_BYTES]]:
-        _benches.pop(other).close()
+    for other in [o for o in _workers if o[:ORIGIN_BYTES] == origin[:ORIGIN_BYTES]]:
+        _workers.pop(other).close()
         import_path.forget_modules()
 
 
@@ -105,12 +107,12 @@ def _let_go() -> None:
 
 
 def _drop_idle(now: float) -> None:
-    newest = max(_benches.values(), key=lambda bench: bench.used, default=None)
-    for origin, bench in list(_benches.items()):
-        bench.drop_idle(now)
-        if bench is not newest and now - bench.used > _FORGET_SECONDS:
-            del _benches[origin]
-            bench.close()
+    newest = max(_workers.values(), key=lambda worker: worker.used, default=None)
+    for origin, worker in list(_workers.items()):
+        worker.drop_idle(now)
+        if worker is not newest and now - worker.used > _FORGET_SECONDS:
+            del _workers[origin]
+            worker.close()
 
 
 @contextlib.contextmanager
@@ -131,9 +133,9 @@ def _place_kept() -> Generator[None]:
 class _BoxStore:
     """A value in the object store; private copies come from a segment, made once per worker."""
 
-    def __init__(self, opened: Opened) -> None:
+    def __init__(self, opened: ReceivedPayload) -> None:
         self.nbytes = sum(memoryview(part).nbytes for part in (opened.head, *opened.buffers))
-        self._opened: Opened | None = opened
+        self._opened: ReceivedPayload | None = opened
         self._segment: SegmentStore | None = None
         self.used = time.monotonic()
 
@@ -167,60 +169,67 @@ class _BoxStore:
             self._segment.close()
 
 
-class _Way:
+class _StatusChannel:
     """Collects results to return them together, and logs them until then."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, status_file: StatusFile) -> None:
+        self._status_file = status_file
         self.frames: list[Frame] = []
         self.is_full = False  # the chunk ends, to return results that could not be logged
         self.change: tuple[Any, ...] | None = None
 
     def begin(self) -> None:
         self.frames, self.is_full, self.change = [], False, None
-        self._ledger.begin()
+        self._status_file.begin()
 
     def pack(self, payload: Payload) -> Envelope:
         return envelope.pack_attached(payload)
 
-    def tell(self, chunk: int, change: Change) -> None:
+    def report_change(self, chunk: int, change: Change) -> None:
         del chunk
         self.change = tuple(change)
 
-    def send(self, sent: Sent) -> None:
+    def send(self, message: ResultMessage) -> None:
         box = None
-        if sent.envelope is not None and sent.envelope.payload is not None:
-            box, self.is_full = Box(sent.envelope.payload), True
-        elif not sent.finished:
-            fields = sent.mode, sent.first, sent.items, sent.elapsed, sent.data
-            self.is_full = not self._ledger.log(*fields) or self.is_full
-        if sent.items:
-            self.frames.append((sent.mode, sent.first, sent.items, sent.elapsed, sent.data, box))
+        if message.envelope is not None and message.envelope.payload is not None:
+            box, self.is_full = RayPayload(message.envelope.payload), True
+        elif not message.finished:
+            fields = message.mode, message.first, message.items, message.elapsed, message.data
+            self.is_full = not self._status_file.log(*fields) or self.is_full
+        if message.items:
+            self.frames.append(
+                (message.mode, message.first, message.items, message.elapsed, message.data, box)
+            )
 
 
-class _Bench:
+class _CallerWorker:
     def __init__(self, origin: bytes) -> None:
         self.used = time.monotonic()
-        self._ledger = Ledger(origin)
-        self._way = _Way(self._ledger)
+        self._status_file = StatusFile(origin)
+        self._channel = _StatusChannel(self._status_file)
         self._values = Values()
-        outbox = Outbox(self._way, self._ledger.words, self._ledger.outbox)
-        follower = Follower(elsewhere=True)
-        self._runner = Runner(self._ledger.words, outbox, self._values, follower)
+        outbox = Outbox(self._channel, self._status_file.words, self._status_file.outbox)
+        follower = SettingsFollower(elsewhere=True)
+        self._runner = Runner(self._status_file.words, outbox, self._values, follower)
         self._until = self._seconds = self._timeout = 0.0
         self._name = ray.get_runtime_context().get_worker_id()
 
     def is_given_up(self, number: int) -> bool:
         """Whether the caller gave the chunk up before it arrived."""
-        return self._ledger.is_given_up(number)
+        return self._status_file.is_given_up(number)
 
     def run(
-        self, message: Message, attachments: tuple[Opened, ...], boxes: tuple[Opened, ...]
+        self,
+        message: Message,
+        attachments: tuple[ReceivedPayload, ...],
+        payloads: tuple[ReceivedPayload, ...],
     ) -> Answer:
-        if not self._receive(message, boxes):
+        if not self._receive(message, payloads):
             return Answer(MISSING, [], self._name)
-        faulthandler.enable(self._ledger.crash_log)  # another _Bench may have enabled it
-        self._way.begin()
+        faulthandler.enable(
+            self._status_file.crash_log
+        )  # another _CallerWorker may have enabled it
+        self._channel.begin()
         self._until, self._seconds = 0.0, message.seconds
         self._timeout = min(message.timeout, _LONGEST_TIMEOUT)
         job = Job(
@@ -228,7 +237,7 @@ class _Bench:
             message.first,
             message.items,
             message.mode,
-            message.head,
+            message.header,
             memoryview(message.body),
             iter(attachments),
             self._poll_cancel,
@@ -241,14 +250,14 @@ class _Bench:
             self._put_away()
             self.used = time.monotonic()
         status = RAN if ran else UNREADABLE
-        added, change = self._added(), self._way.change
-        return Answer(status, self._way.frames, self._name, added=added, change=change)
+        added, change = self._added(), self._channel.change
+        return Answer(status, self._channel.frames, self._name, added=added, change=change)
 
-    def _added(self) -> Box | None:
+    def _added(self) -> RayPayload | None:
         partial = self._runner.take_partial()
-        return None if partial is None else Box(codec.encode(partial, back=True))
+        return None if partial is None else RayPayload(codec.encode(partial, back=True))
 
-    def _receive(self, message: Message, boxes: tuple[Opened, ...]) -> bool:
+    def _receive(self, message: Message, payloads: tuple[ReceivedPayload, ...]) -> bool:
         """Store the values that were sent; False if a value is missing."""
         values = self._values
         values.held = frozenset(message.tokens)
@@ -257,29 +266,31 @@ class _Bench:
         for token, data, parts in message.small:
             if token not in values.stores:
                 values.attach(token, ReceivedBytes(data, Layout(parts, len(data))))
-        for token, opened in zip(message.tokens, boxes, strict=False):
+        for token, opened in zip(message.tokens, payloads, strict=False):
             if token not in values.stores:
                 values.attach(token, _BoxStore(opened))
-        head = self._runner.head(message.head)
-        self._runner.settle(head, None)
-        fresh = {p.token for p in head.shared if self._is_made_anew(head, p)}.union(message.stored)
+        header = self._runner.header(message.header)
+        self._runner.check_earlier(header, None)
+        fresh = {p.token for p in header.shared if self._is_made_anew(header, p)}.union(
+            message.stored
+        )
         return all(
             token in values.stores or (token in values.decoded and token not in fresh)
             for token in message.tokens
         )
 
-    def _is_made_anew(self, head: CallHead, parameter: SharedParameter) -> bool:
+    def _is_made_anew(self, header: CallHeader, parameter: SharedParameter) -> bool:
         """Whether a value that must be watched was used by others since it was decoded.
 
         A function that is not decoded yet counts: it may have captured the value.
         """
-        if not (head.strict and parameter.is_readonly):
+        if not (header.strict and parameter.is_readonly):
             return False
         values = self._values
-        if head.strict == "auto":
+        if header.strict == "auto":
             decoded = values.decoded.get(parameter.token)
             return decoded is not None and decoded.watch is None
-        return head.function not in values.decoded or not values.can_lend(parameter.token)
+        return header.function not in values.decoded or not values.can_take(parameter.token)
 
     def _put_away(self) -> None:
         """Drop the values of this task; their decoded forms are kept."""
@@ -290,25 +301,27 @@ class _Bench:
 
     def _poll_cancel(self) -> bool:
         """Called between two items: whether the chunk ends here."""
-        if self._way.is_full or self._ledger.is_stopped:
+        if self._channel.is_full or self._status_file.is_stopped:
             return True
         if self._seconds and self._is_time_up():
             return True
         if self._timeout:
             # Its own thread needs no GIL, so native code cannot delay it.
-            faulthandler.dump_traceback_later(self._timeout, exit=True, file=self._ledger.crash_log)
+            faulthandler.dump_traceback_later(
+                self._timeout, exit=True, file=self._status_file.crash_log
+            )
         return False
 
     def _is_time_up(self) -> bool:
         """Whether items have run for the time of a chunk; loading is not counted."""
         now = time.monotonic()
         self._until = self._until or now + self._seconds
-        words = self._ledger.words
+        words = self._status_file.words
         return now > self._until and words[Word.BASE] + words[Word.COUNT] > 0
 
     def close(self) -> None:
         """The caller has ended or uses other workers: drop all of its state."""
-        self._ledger.close()
+        self._status_file.close()
 
     def drop_idle(self, now: float) -> None:
         """Drop the values that were not used lately."""

@@ -100,10 +100,10 @@ class Cutting(Handler):
             found[INTO] = _results_of(wanted, into)
         return cls(found)
 
-    def apart(self, items: Iterable[Any]) -> Iterable[Any]:
+    def separated(self, items: Iterable[Any]) -> Iterable[Any]:
         """The items, with copies of those that share memory with the arrays."""
         for blocks in self._blocks.values():
-            items = apart(items, blocks.array)
+            items = separated(items, blocks.array)
         return items
 
     def open(self, stage: Stage) -> None:
@@ -156,7 +156,7 @@ def _results_of(wanted: Wanted, into: npt.NDArray[Any]) -> Blocks:
     return Blocks(into, None, range(count))
 
 
-def apart(items: Iterable[Any], written: Any) -> Sequence[Any]:
+def separated(items: Iterable[Any], written: Any) -> Sequence[Any]:
     """Copies of items that share memory with arrays that tasks write.
 
     An array of items may be part of the written array, and so may each of a list of rows.

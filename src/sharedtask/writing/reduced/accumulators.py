@@ -36,7 +36,7 @@ _CHUNK_MASK = (1 << 32) - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class AccumulatorLayout:
     """The layout of an accumulator: an array for the total, and the number of buffers."""
 
     operation: Operation
@@ -45,12 +45,12 @@ class Form:
     buffers: int
 
     @classmethod
-    def of(cls, total: Total, *, itemwise: bool) -> Form:
+    def of(cls, total: Total, *, itemwise: bool) -> AccumulatorLayout:
         """The layout of the accumulators for one of the caller's arrays."""
         return cls(total.operation, total.array.dtype, total.array.shape, 2 if itemwise else 1)
 
     @classmethod
-    def all_of(cls, totals: Mapping[str, Total], *, itemwise: bool) -> dict[str, Form]:
+    def all_of(cls, totals: Mapping[str, Total], *, itemwise: bool) -> dict[str, AccumulatorLayout]:
         """The layouts of a call, by parameter."""
         return {name: cls.of(each, itemwise=itemwise) for name, each in totals.items()}
 
@@ -74,13 +74,13 @@ class Form:
 class Slot:
     """One accumulator: a few words, then its buffers."""
 
-    def __init__(self, form: Form, memory: npt.NDArray[np.uint8]) -> None:
-        self._form = form
+    def __init__(self, layout: AccumulatorLayout, memory: npt.NDArray[np.uint8]) -> None:
+        self._layout = layout
         self._words = memory[:_HEADER].view(np.uint64)  # whether it is in use; chunk, done, which
-        start = form.slot - form.buffers * form.stride
+        start = layout.slot - layout.buffers * layout.stride
         self._buffers: list[npt.NDArray[Any]] = [
-            np.ndarray(form.shape, form.dtype, memory, start + k * form.stride)
-            for k in range(form.buffers)
+            np.ndarray(layout.shape, layout.dtype, memory, start + k * layout.stride)
+            for k in range(layout.buffers)
         ]
 
     @property
@@ -91,7 +91,7 @@ class Slot:
     def begin(self) -> npt.NDArray[Any]:
         """The active buffer, which contains the identity if nothing was added yet."""
         if not self.is_used:
-            self._form.operation.begin(self._buffers[0])
+            self._layout.operation.begin(self._buffers[0])
             self._words[1] = 0
             self._words[0] = 1
         return self.current()
@@ -107,7 +107,7 @@ class Slot:
     def add(self, part: npt.NDArray[Any], chunk: int, done: int) -> None:
         """Combine the contribution of the item before position ``done`` of a chunk."""
         total, other = self.begin(), 1 - (int(self._words[1]) & 1)
-        self._form.operation.combine(total, part, self._buffers[other])
+        self._layout.operation.combine(total, part, self._buffers[other])
         self._words[1] = (chunk & _CHUNK_MASK) << 32 | done << 1 | other
 
     def take_back(self) -> None:
@@ -129,11 +129,12 @@ class Slot:
 class Slots:
     """The accumulators of all workers for one of the caller's arrays, in shared memory."""
 
-    def __init__(self, form: Form, count: int) -> None:
-        self.form = form
-        self._memory = arrays.empty(count * form.slot, np.uint8)
+    def __init__(self, layout: AccumulatorLayout, count: int) -> None:
+        self.layout = layout
+        self._memory = arrays.empty(count * layout.slot, np.uint8)
         self._slots = [
-            Slot(form, self._memory[k * form.slot : (k + 1) * form.slot]) for k in range(count)
+            Slot(layout, self._memory[k * layout.slot : (k + 1) * layout.slot])
+            for k in range(count)
         ]
 
     def __getitem__(self, number: int) -> Slot:
@@ -147,29 +148,29 @@ class Slots:
         """The object that workers get."""
         found = locations.find(self._memory)
         assert found is not None  # noqa: S101  it was made for that
-        return Accumulator(self.form, found.region)
+        return Accumulator(self.layout, found.region)
 
 
 class Accumulator:
     """A worker's side of one parameter; without a region its memory is private."""
 
-    def __init__(self, form: Form, region: locations.Region | None = None) -> None:
-        self._form, self._region = form, region
+    def __init__(self, layout: AccumulatorLayout, region: locations.Region | None = None) -> None:
+        self._layout, self._region = layout, region
         self._memory: npt.NDArray[np.uint8] | None = None
         self._part: npt.NDArray[Any] | None = None
         self._slot: Slot | None = None
         self._chunk = 0
 
     def __reduce__(self) -> Any:
-        return _accumulator, (self._form, self._region)
+        return _accumulator, (self._layout, self._region)
 
     def enter(self, slot: int, chunk: int) -> None:
         """A chunk begins."""
         self._chunk = chunk
-        self._slot = Slot(self._form, self._memory_of(slot))
+        self._slot = Slot(self._layout, self._memory_of(slot))
 
     def _memory_of(self, slot: int) -> npt.NDArray[np.uint8]:
-        size = self._form.slot
+        size = self._layout.slot
         if self._region is None:
             memory = np.empty(size, np.uint8)
             memory[:_HEADER] = 0
@@ -186,23 +187,23 @@ class Accumulator:
     def lend(self) -> npt.NDArray[Any]:
         """The array to which the next item adds."""
         assert self._slot is not None  # noqa: S101  entered before
-        if self._form.buffers == 1:
+        if self._layout.buffers == 1:
             return self._slot.begin()
         if self._part is None:
-            self._part = self._form.own()
-        self._form.operation.begin(self._part)
+            self._part = self._layout.own()
+        self._layout.operation.begin(self._part)
         return self._part
 
     def keep(self, position: int) -> None:
         """The item at a position of the chunk has returned."""
-        if self._form.buffers > 1:
+        if self._layout.buffers > 1:
             assert self._slot is not None  # noqa: S101
             assert self._part is not None  # noqa: S101
             self._slot.add(self._part, self._chunk, position + 1)
 
     def take_back(self) -> None:
         """The item that returned last counts as failed."""
-        if self._form.buffers > 1:
+        if self._layout.buffers > 1:
             assert self._slot is not None  # noqa: S101
             self._slot.take_back()
 
@@ -212,9 +213,9 @@ class Accumulator:
         return slot.current() if slot is not None and slot.is_used else None
 
 
-def _accumulator(form: Form, region: locations.Region | None) -> Accumulator:
+def _accumulator(layout: AccumulatorLayout, region: locations.Region | None) -> Accumulator:
     """In a worker, mapped at once, so that an error is attributed to the parameter."""
-    accumulator = Accumulator(form, region)
+    accumulator = Accumulator(layout, region)
     if region is not None:
         accumulator.base()
     return accumulator
@@ -240,7 +241,7 @@ def result_of(accumulators: Mapping[str, Accumulator], first: int, count: int) -
     return Partial(first, count, parts) if parts else None
 
 
-class Gathering:
+class Merger:
     """Merges partial results in the caller's process; used by one thread at a time."""
 
     def __init__(
@@ -315,9 +316,9 @@ class Gathering:
         A block is split if one of its items was retried, or its worker died. Of the parts that
         begin with one item, the longer ones come first.
         """
-        blocks: dict[int, Gathering] = {}
+        blocks: dict[int, Merger] = {}
         for first in sorted(self._early):
-            inner = blocks.setdefault(first // (self._block or 1), Gathering(self._totals, None))
+            inner = blocks.setdefault(first // (self._block or 1), Merger(self._totals, None))
             for partial in sorted(self._early[first], key=lambda each: -each.count):
                 inner.add(partial)
         self._early.clear()

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from sharedtask.writing.checks import check_written, refuse_other_use
 from sharedtask.writing.handler import Handler, Reach
 
-from .accumulators import Accumulator, Form, Gathering
+from .accumulators import Accumulator, AccumulatorLayout, Merger
 from .adding import Adders
 from .operations import Reduction, Total, operation
-from .places import Places
+from .slot_table import SlotTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -37,9 +37,9 @@ class Reducing(Handler):
         self, totals: Mapping[str, Total], block: int | None, *, itemwise: bool, final: bool
     ) -> None:
         self.names, self.block = frozenset(totals), block
-        self._forms = Form.all_of(totals, itemwise=itemwise)
-        self._gathering = Gathering(totals, block, stops=final)
-        self._places: Places | None = None
+        self._layouts = AccumulatorLayout.all_of(totals, itemwise=itemwise)
+        self._merger = Merger(totals, block, stops=final)
+        self._slot_table: SlotTable | None = None
 
     @classmethod
     def plan(cls, wanted: Wanted) -> Reducing:
@@ -66,29 +66,29 @@ class Reducing(Handler):
         """Make the accumulators of all workers, if they share memory with the caller."""
         if stage.reach is Reach.MACHINE:
             ordered = self.block is not None
-            self.places = self._places = Places(
-                stage.task, self._forms, self._gathering, stage.workers, ordered=ordered
+            self.slot_table = self._slot_table = SlotTable(
+                stage.task, self._layouts, self._merger, stage.workers, ordered=ordered
             )
 
     def lend(self, name: str) -> Accumulator:
         """The accumulator of a parameter."""
-        if self._places is not None:
-            return self._places.accumulator(name)
-        return Accumulator(self._forms[name])
+        if self._slot_table is not None:
+            return self._slot_table.accumulator(name)
+        return Accumulator(self._layouts[name])
 
     def accept(self, batch: Batch) -> None:
         """Combine what has come; the function may be the user's."""
-        if self._places is not None:
-            self._places.take()
+        if self._slot_table is not None:
+            self._slot_table.take()
         else:
-            self._gathering.add(batch.partial)
+            self._merger.add(batch.partial)
 
     def finish(self) -> None:
         """Complete the caller's totals."""
-        if self._places is not None:
-            self._places.finish()
+        if self._slot_table is not None:
+            self._slot_table.finish()
         else:
-            self._gathering.finish()
+            self._merger.finish()
 
 
 def _block_length(items: Iterable[Any], options: Options) -> int:

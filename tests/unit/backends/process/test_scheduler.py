@@ -31,8 +31,8 @@ class FakeWorker:
         self.tokens: dict[int, bool] = {}
         self.asked: list[WorkItem] = []  # to be given up
 
-    def free_slot(self) -> int:
-        return 1 - self.work_items[0].slot if self.work_items else 0
+    def free_request_slot(self) -> int:
+        return 1 - self.work_items[0].request_slot if self.work_items else 0
 
     def in_hand(self) -> int:
         return self.hand
@@ -102,7 +102,7 @@ def a_call(
     """A call of at most ``limit`` workers, which run ``items`` each before they are replaced."""
     fields: dict[str, Any] = {
         "task": "task",
-        "head": b"",
+        "header": b"",
         "constants": Envelope(b""),
         "leases": FakeLeases(),
         "needs": (),
@@ -112,7 +112,7 @@ def a_call(
         "splits": splits,
         "function": print,
         "sink": FakeSink(),
-        "places": None,
+        "slot_table": None,
         "users": (team or Team()).chunks,
     }
     call = OpenCall(**fields)
@@ -138,11 +138,11 @@ class Bench:
             self.scheduler.add(work_item)
         return work_items
 
-    def end(self, serial: int, *, is_worn: bool = False) -> None:
+    def end(self, serial: int, *, is_used_up: bool = False) -> None:
         """A worker finishes its first chunk."""
         worker = self.table.workers[serial]
         worker.ran += len(worker.work_items[0].chunk.items)
-        self.scheduler.end(worker, worker.work_items[0], is_worn=is_worn)
+        self.scheduler.end(worker, worker.work_items[0], is_used_up=is_used_up)
 
     def die(self, serial: int, *, again: bool = True) -> None:
         """A worker dies with its chunks, the last of which is looked at first."""
@@ -272,7 +272,7 @@ def test_last_waiting_chunk_leaves_an_empty_queue(bench: Bench) -> None:
     for work_item in numbered(call, 1, 2):
         bench.scheduler.add(work_item)
     assert 0 == bench.scheduler.withdraw(call, 2)
-    assert not bench.scheduler.queue.lines
+    assert not bench.scheduler.queue.teams
 
 
 def test_chunk_in_hand_is_taken_back_from_its_current_item_on(bench: Bench) -> None:
@@ -357,7 +357,7 @@ def test_call_at_its_limit_prefetches_into_its_own_workers(bench: Bench) -> None
 def test_two_chunks_in_a_worker_have_different_slots(bench: Bench) -> None:
     """Each of the two chunks in a worker has a word on the status page of its own."""
     work_items = bench.add(a_call(limit=1, seconds=QUICK), "a", "b")
-    assert [0, 1] == [work_item.slot for work_item in work_items]
+    assert [0, 1] == [work_item.request_slot for work_item in work_items]
 
 
 # ------------------------------------------------------------------------------ order, fairness
@@ -507,13 +507,13 @@ def test_idle_worker_is_left_idle_if_no_call_has_room(bench: Bench) -> None:
     assert not bench.worker(2).work_items
 
 
-# --------------------------------------------------------------------------------- worn workers
+# --------------------------------------------------------------------------------- used-up workers
 
 
-def test_worn_worker_is_replaced(bench: Bench) -> None:
-    """A worker that is worn at the end of a chunk is dismissed; a new one gets the next chunk."""
+def test_used_up_worker_is_replaced(bench: Bench) -> None:
+    """A worker that is used up at the end of a chunk is replaced by a new one."""
     bench.add(a_call(limit=1), "a", "b")
-    bench.end(1, is_worn=True)
+    bench.end(1, is_used_up=True)
     assert bench.worker(1).leaving
     assert [(1, "a"), (2, "b")] == bench.sent
 
@@ -545,7 +545,7 @@ def test_worker_that_gets_idle_makes_place(bench: Bench) -> None:
     assert [(1, "a"), (2, "b")] == bench.sent
 
 
-def test_worn_worker_serves_calls_without_a_count(bench: Bench) -> None:
+def test_used_up_worker_serves_calls_without_a_count(bench: Bench) -> None:
     """A worker that may not run the first call in the queue gets a chunk of the next one."""
     bench.add(a_call(limit=2), "x", "y")
     bench.end(1)
@@ -820,12 +820,12 @@ class AnyOrder(RuleBasedStateMachine):
             self.bench.add(call, str(self.number))
 
     @precondition(lambda self: self.busy())
-    @rule(draw=st.data(), worn=st.booleans())
-    def end(self, draw: Any, worn: bool) -> None:
+    @rule(draw=st.data(), used_up=st.booleans())
+    def end(self, draw: Any, used_up: bool) -> None:
         """A worker finishes its first chunk."""
         worker = draw.draw(st.sampled_from(self.busy()))
         self._note_end(worker.work_items[0])
-        self.bench.end(worker.serial, is_worn=worn)
+        self.bench.end(worker.serial, is_used_up=used_up)
 
     def _note_end(self, work_item: WorkItem) -> None:
         name = work_item.chunk.items[0]
@@ -913,10 +913,12 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def next_line_has_waited_longest(self) -> None:
-        """The queue finds the line with room that has the earliest turn."""
+        """The queue finds the team with room that has the earliest turn."""
         queue = self.bench.scheduler.queue
         turns = [
-            line.turn for line in queue.lines.values() if len(line.head.users) < line.head.limit
+            team.turn
+            for team in queue.teams.values()
+            if len(team.next_call.users) < team.next_call.limit
         ]
         first = queue.first()
         assert min(turns, default=None) == (None if first is None else first.turn)

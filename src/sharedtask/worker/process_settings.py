@@ -1,7 +1,7 @@
 """Process settings of the caller, read at each call and applied in its workers.
 
-caller   read the settings -> as before? the same Program -> its token is sent with the call
-worker   another Program, or settings that a task has changed? -> write the differences
+caller   read the settings -> as before? the same ProcessSettings -> its token is sent with the call
+worker   another ProcessSettings, or settings that a task has changed? -> write the differences
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
-class Program:
+class ProcessSettings:
     """The settings of the caller's process, in the order of ``SETTINGS``; None: leave alone.
 
     ``generation`` is that of its import path; ``limits_blas`` if the environment does not set the
@@ -36,11 +36,11 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """Settings as they were read, and the programs for workers here and elsewhere."""
+    """Settings as they were read, and those for workers here and elsewhere."""
 
     state: tuple[Any, ...]
-    here: Program
-    elsewhere: Program
+    here: ProcessSettings
+    elsewhere: ProcessSettings
 
 
 # Threads may have settings of their own, as numpy's error state: so the last few are kept.
@@ -48,7 +48,7 @@ _recent: list[_Seen] = []
 _MOST = 4
 
 
-def current(*, here: bool = True) -> Program:
+def current(*, here: bool = True) -> ProcessSettings:
     """The present settings of this process: the same object while they are the same.
 
     ``here`` is for workers of this machine, which follow its environment and folders in full.
@@ -58,7 +58,7 @@ def current(*, here: bool = True) -> Program:
         if seen.state == state:
             break
     else:
-        seen = _Seen(state, _program(state), _program(state, elsewhere=True))
+        seen = _Seen(state, _settings_for(state), _settings_for(state, elsewhere=True))
         _recent[:] = [seen, *_recent[: _MOST - 1]]
     return seen.here if here else seen.elsewhere
 
@@ -67,12 +67,15 @@ def _state() -> tuple[Any, ...]:
     return tuple([setting.read() for setting in SETTINGS])
 
 
-def _program(state: tuple[Any, ...], *, elsewhere: bool = False) -> Program:
-    ways = [setting.elsewhere if elsewhere else setting.here for setting in SETTINGS]
-    values = [None if way is None else (way.plain(v),) for way, v in zip(ways, state, strict=True)]
+def _settings_for(state: tuple[Any, ...], *, elsewhere: bool = False) -> ProcessSettings:
+    transfers = [setting.elsewhere if elsewhere else setting.here for setting in SETTINGS]
+    values = [
+        None if transfer is None else (transfer.plain(v),)
+        for transfer, v in zip(transfers, state, strict=True)
+    ]
     (_, _, generation), environ, *_ = state
     travels = tuple(map(_that_travels, SETTINGS, values))
-    return Program(travels, generation, limits_blas(environ))
+    return ProcessSettings(travels, generation, limits_blas(environ))
 
 
 def _that_travels(setting: Setting, value: tuple[Any] | None) -> tuple[Any] | None:
@@ -89,35 +92,35 @@ def _that_travels(setting: Setting, value: tuple[Any] | None) -> tuple[Any] | No
 # ----------------------------------------------------------------------------- in a worker
 
 
-class Follower:
+class SettingsFollower:
     """Applies the caller's settings in a worker; ``elsewhere`` if on another machine."""
 
     def __init__(self, *, elsewhere: bool = False) -> None:
         self._elsewhere = elsewhere
-        self._program: Program | None = None
+        self._settings: ProcessSettings | None = None
         self._state: tuple[Any, ...] = ()
 
-    def follow(self, program: Program) -> None:
+    def apply(self, settings: ProcessSettings) -> None:
         """Write the settings that differ, changed by the caller or by an earlier task here."""
-        if program is self._program and self._state == _state():
+        if settings is self._settings and self._state == _state():
             return
-        known = self._program.values if self._program is not None else ((),) * len(SETTINGS)
+        known = self._settings.values if self._settings is not None else ((),) * len(SETTINGS)
         was = self._state or (None,) * len(SETTINGS)
-        for setting, value, old, state in zip(SETTINGS, program.values, known, was, strict=True):
+        for setting, value, old, state in zip(SETTINGS, settings.values, known, was, strict=True):
             if value is not None and (value != old or setting.read() != state):
                 self._write(setting, value[0])
-        self._program = program
-        self.settle()
+        self._settings = settings
+        self.accept_changes()
 
-    def settle(self) -> None:
+    def accept_changes(self) -> None:
         """Take the present settings of this process as the right ones."""
         self._state = _state()
 
     def _write(self, setting: Setting, value: Any) -> None:
-        way = setting.elsewhere if self._elsewhere else setting.here
+        transfer = setting.elsewhere if self._elsewhere else setting.here
         try:
-            assert way is not None  # noqa: S101  it travelled
-            way.write(value)
+            assert transfer is not None  # noqa: S101  it travelled
+            transfer.write(value)
         except Exception as error:  # noqa: BLE001  a locale, say, that this machine does not have
             msg = f"this worker does not have {setting.name} of its caller: {error}"
             warnings.warn(msg, RuntimeWarning, stacklevel=2)

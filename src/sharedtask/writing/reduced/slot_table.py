@@ -18,33 +18,33 @@ if TYPE_CHECKING:
 
     from sharedtask.writing.handler import Counted
 
-    from .accumulators import Accumulator, Form, Gathering
+    from .accumulators import Accumulator, AccumulatorLayout, Merger
 
 
 # The process backend gives a worker at most this many chunks at a time.
 _WITH_A_WORKER = 2
 
 
-class Places:
+class SlotTable:
     """The slots of a call: one for each worker, or for each chunk if the order counts."""
 
     def __init__(
         self,
         task: str,
-        forms: Mapping[str, Form],
-        gathering: Gathering,
+        layouts: Mapping[str, AccumulatorLayout],
+        merger: Merger,
         workers: int,
         *,
         ordered: bool,
     ) -> None:
-        self._gathering = gathering
+        self._merger = merger
         self._ended: deque[Partial] = deque()  # partial results of chunks, not combined yet
         self._by_chunk = ordered
         count = workers * _WITH_A_WORKER if ordered else workers
         self._slots = {}
-        for name, form in forms.items():
+        for name, layout in layouts.items():
             with needed_for(task, f"{name!r} does not fit once for each of the workers"):
-                self._slots[name] = Slots(form, count)
+                self._slots[name] = Slots(layout, count)
         self._free = list(reversed(range(count)))
         self._taken: dict[int, int] = {}
         self._users: Counter[int] = Counter()
@@ -77,15 +77,15 @@ class Places:
     def _key(self, worker: int, work_item: Counted) -> int:
         return work_item.number if self._by_chunk else worker
 
-    def bury(self, worker: int, work_item: Counted) -> None:
+    def reap(self, worker: int, work_item: Counted) -> None:
         """A worker died in this chunk; results that it left are counted as received."""
         for slots in self._slots.values():
             slots[self._taken[self._key(worker, work_item)]].settle(
                 work_item.number, work_item.received
             )
-        self.note(worker, work_item)
+        self.end(worker, work_item)
 
-    def note(self, worker: int, work_item: Counted) -> None:
+    def end(self, worker: int, work_item: Counted) -> None:
         """A chunk is over: take its partial result, if the order of chunks counts."""
         if self._by_chunk:
             at = self._taken[self._key(worker, work_item)]
@@ -103,12 +103,12 @@ class Places:
         """Combine partial results; the function may be the user's, so no lock may be held."""
         with contextlib.suppress(IndexError):
             while self._ended:
-                self._gathering.add(self._ended.popleft())
+                self._merger.add(self._ended.popleft())
 
     def finish(self) -> None:
         """All items were run: combine the slots into the caller's arrays."""
         self.take()
         for name, slots in self._slots.items():
             for part in slots.used():
-                self._gathering.add(Partial(0, 0, {name: part}))
-        self._gathering.finish()
+                self._merger.add(Partial(0, 0, {name: part}))
+        self._merger.finish()
