@@ -115,6 +115,37 @@ def test_quick_items_travel_together(sent: list[list[Any]]) -> None:
     assert len(sent) < 1000
 
 
+def test_items_that_gather_need_no_thread_that_waits(
+    together: list[list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some milliseconds after the last submit what has gathered is sent, also with nothing else."""
+    monkeypatch.setattr("sharedtask.task.gathering.GATHER_SECONDS", 1e9)
+    task = parallel(square).with_options(backend="process", workers=2)
+    assert [0, 1] == [task.submit(k).result() for k in range(2)]
+    before = len(together)
+    futures = [task.submit(k) for k in range(40)]
+    done, _ = concurrent.futures.wait(futures, timeout=40)
+    assert set(futures) == done
+    assert [k * k for k in range(40)] == [future.result() for future in futures]
+    assert list(range(40)) == [item for chunk in together[before:] for item in chunk]
+
+
+def test_shutdown_ends_what_gathers(
+    together: list[list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Items that were not sent yet when the pool ends have its error, and nothing waits."""
+    monkeypatch.setattr("sharedtask.task.gathering.GATHER_SECONDS", 1e9)
+    monkeypatch.setattr("sharedtask.backends.process.due._SOON_SECONDS", 1e9)
+    task = parallel(square).with_options(backend="process", workers=2)
+    assert [0, 1] == [task.submit(k).result() for k in range(2)]
+    before = len(together)
+    futures = [task.submit(k) for k in range(4)]
+    assert before == len(together)
+    sharedtask.shutdown()
+    assert set(futures) == concurrent.futures.wait(futures, timeout=10).done
+    assert [ClosedError] * 4 == [type(future.exception()) for future in futures]
+
+
 def test_awaits_of_items_that_travel_together_wake_the_loop_once(
     together: list[list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -236,6 +236,14 @@ class Session(ABC):
         ``at_once`` if a waiter exists that calls no method of this session.
         """
 
+    def soon(self, call: Callable[[], object]) -> None:
+        """Call this in some milliseconds, in a thread that serves the workers.
+
+        Also if the backend ends before that. It may ``submit``, but not run user code.
+        """
+        del call
+        raise NotImplementedError  # asked only of a backend that ``joins``
+
     def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:
         """The next report from the queue that the sink fills; None at the time ``until``.
 

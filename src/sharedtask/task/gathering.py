@@ -10,6 +10,15 @@ CHUNK_SECONDS, LARGEST = 0.002, 256
 WORTH_SECONDS = 0.0003
 # Chunks in flight for each worker: one that runs, and one that waits in its socket.
 AHEAD = 2
+# While submits follow each other quickly, a chunk goes out no sooner than this after the last one.
+GATHER_SECONDS = 0.003
+
+
+def gathers(waiting: int, since: float, seconds: float | None) -> bool:
+    """Whether quick items wait for others: the last chunk was sent ``since`` seconds ago."""
+    if seconds is None or seconds > QUICK_SECONDS or since >= GATHER_SECONDS:
+        return False
+    return waiting < LARGEST and waiting * seconds < CHUNK_SECONDS
 
 
 def next_size(waiting: int, flying: int, workers: int, seconds: float | None) -> int:

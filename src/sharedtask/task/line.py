@@ -30,7 +30,7 @@ from sharedtask.system.forks import Step
 from sharedtask.worker.result_format import PLAIN_TYPES
 
 from .futures import TaskFuture, is_past
-from .gathering import next_size
+from .gathering import gathers, next_size
 from .place import Door, Place, Sent
 
 if TYPE_CHECKING:
@@ -75,6 +75,9 @@ class Line:
         self._held = 1  # submits that are about to add a place
         self._numbers = itertools.count(1)
         self._seconds: float | None = None  # of an item, smoothed
+        self._sent_at = 0.0  # when the last chunk was sent
+        self._is_due = False  # what has gathered is sent soon
+        self._waiters = 0  # threads that wait for an outcome: then nothing gathers
         self._may_rest = True
         self.calls: deque[Callable[[], object]] = deque()  # of callbacks, after a batch
 
@@ -116,7 +119,7 @@ class Line:
             self._places[index] = place
             self._queue.append(place)
             _lines.add(self)
-        self._feed()
+        self._feed(gathers=True)
         self._session.leave()
         return place.future
 
@@ -139,8 +142,10 @@ class Line:
 
     # ----------------------------------------------------------------------------- sending
 
-    def _feed(self) -> None:
-        """Send what the workers have room for."""
+    def _feed(self, *, gathers: bool = False) -> None:
+        """Send what the workers have room for, soon if others may follow that ``gathers`` with."""
+        if gathers and self._gathers():
+            return
         while (sent := self._next()) is not None:
             try:
                 self._session.submit(sent.chunk)
@@ -148,6 +153,19 @@ class Line:
             except BaseException as error:  # noqa: BLE001  the pool was shut down
                 self._fail(error)
                 return
+
+    def _gathers(self) -> bool:
+        since = time.monotonic() - self._sent_at
+        if self._waiters or not gathers(len(self._queue), since, self._seconds):
+            return False
+        if not self._is_due:
+            self._is_due = True
+            self._session.soon(self._send_gathered)
+        return True
+
+    def _send_gathered(self) -> None:
+        self._is_due = False
+        self._feed()
 
     def _next(self) -> Sent | None:
         with _lock:
@@ -161,6 +179,7 @@ class Line:
             items = [place.item for place in places]
             chunk = Chunk(next(self._numbers), places[0].index, items)
             sent = self._sent[chunk.number] = Sent(chunk, places)
+            self._sent_at = time.monotonic()
             for place in places:
                 place.sent = sent
             return sent
@@ -186,7 +205,7 @@ class Line:
             self._open(report, places)
         else:
             background.put(functools.partial(self._open_behind, report, places))
-        self._feed()
+        self._feed(gathers=True)
         if not places:  # else when their outcomes are taken
             self._close_if_done()
 
@@ -305,11 +324,14 @@ class Line:
             return
         news: queue.SimpleQueue[bool] = queue.SimpleQueue()
         place.news = news
+        self._waiters += 1
         try:
+            self._feed()
             while not (place.is_over or is_past(until)):
                 self._awake.wait(news, until, leaves=True)
         finally:
             place.news = None
+            self._waiters -= 1
 
     def leave(self) -> None:
         """See ``Pending``."""

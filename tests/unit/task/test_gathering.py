@@ -2,7 +2,14 @@
 
 import pytest
 
-from sharedtask.task.gathering import AHEAD, LARGEST, QUICK_SECONDS, next_size
+from sharedtask.task.gathering import (
+    AHEAD,
+    GATHER_SECONDS,
+    LARGEST,
+    QUICK_SECONDS,
+    gathers,
+    next_size,
+)
 
 
 def test_nothing_waits_nothing_is_sent() -> None:
@@ -41,3 +48,21 @@ def test_chunk_is_bounded_by_time_and_count() -> None:
     """No chunk takes much longer than two milliseconds, or has more items than the most."""
     assert 20 == next_size(10_000, 0, 4, 1e-4)
     assert LARGEST == next_size(10_000, 0, 4, 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("expected", "waiting", "since", "seconds"),
+    [
+        (True, 1, 0.0, 1e-5),
+        (False, 1, 0.0, None),
+        (False, 1, 0.0, 2 * QUICK_SECONDS),
+        (False, 1, GATHER_SECONDS, 1e-5),
+        (False, LARGEST, 0.0, 1e-9),
+        (False, 21, 0.0, 1e-4),
+    ],
+)
+def test_quick_items_wait_a_moment_for_others(
+    expected: bool, waiting: int, since: float, seconds: float | None
+) -> None:
+    """Not unknown or slow ones, nor longer than the moment, nor with enough work for a chunk."""
+    assert expected == gathers(waiting, since, seconds)

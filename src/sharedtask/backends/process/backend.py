@@ -32,7 +32,7 @@ from .pool import Pool
 from .work_items import OpenCall
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable
     from queue import SimpleQueue
 
     from sharedtask.backends.leasing import Leases
@@ -214,6 +214,9 @@ class _ProcessSession(LeasedSession["OpenCall"]):
 
     def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:
         return self._pool.wait(reports, until, leaves=leaves)
+
+    def soon(self, call: Callable[[], object]) -> None:
+        self._pool.soon(call)
 
     def leave(self, *, at_once: bool = False) -> None:
         self._pool.attend(at_once=at_once)

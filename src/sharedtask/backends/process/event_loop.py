@@ -189,6 +189,11 @@ class Loop:
         self._ring()
         self._unpark()
 
+    def turn_soon(self) -> None:
+        """Something is due earlier than the thread that runs the loop may know."""
+        self._ring()
+        self.attend()
+
     def _turn_anew(self) -> None:
         if self._waits:
             self._ring()

@@ -28,6 +28,7 @@ from sharedtask.system import critical_sections, interrupts
 
 from . import reasons
 from .checks import FLUSH_SECONDS, GRACE_SECONDS, Checks
+from .due import Due
 from .event_loop import Loop
 from .events import SocketEvents, deliver
 from .scheduler import Scheduler
@@ -61,6 +62,8 @@ class Pool:
         self._silent = False
         self._loop = Loop(self)
         self.attend = self._loop.attend
+        self._due = Due(self._loop.turn_soon)
+        self.soon = self._due.add
         self._table = WorkerTable(self._lock, self._loop)
         self._workers = self._table.workers
         self._scheduler = Scheduler(self._table)
@@ -189,6 +192,8 @@ class Pool:
         self._table.close()
         self._loop.close()
         self._release_given_up()
+        if not self._silent:
+            self._due.end()
 
     def _release_given_up(self) -> None:
         """Once the pool has ended, a call that is given up has no chunk anywhere.
@@ -213,6 +218,8 @@ class Pool:
             scheduler, leaving = self._scheduler, self._table.leaving
             if scheduler.queue.teams or scheduler.given_up or self._to_cancel or leaving:
                 return True
+            if self._due:
+                return True
             for worker in self._workers.values():  # noqa: SIM110  asked often: 4 calls less
                 if worker.work_items or worker.ended:
                     return True
@@ -224,8 +231,9 @@ class Pool:
 
     def timeout(self) -> float:
         """Seconds until the next check is due; infinite if there is none."""
+        now = time.monotonic()
         with self._lock:
-            return self._checks.seconds_left(time.monotonic())
+            return min(self._checks.seconds_left(now), self._due.seconds_left(now))
 
     def tick(self) -> None:
         """Run the checks that are due: cancellations and expired time limits."""
@@ -244,6 +252,7 @@ class Pool:
                 self._checks.request_flushes(now)
         with self._lock:
             self._checks.enforce_limits(now)
+        self._due.call()
 
     def _cancel(self, call: OpenCall) -> None:
         """Drop queued chunks at once; running ones may finish their item within the grace time."""
