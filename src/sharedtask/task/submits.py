@@ -15,9 +15,9 @@ from sharedtask.options import resolve
 from sharedtask.system import interrupts
 
 from .callsite import callsite_of
-from .line import Line, may_wait
 from .plan import plan_call
 from .submission import Submission
+from .submit_queue import SubmitQueue, may_wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 
 class _Last(NamedTuple):
-    """The last submit that went into a line."""
+    """The last submit that went into a queue."""
 
     target: Target
     options: Options
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     call: Call
-    line: Line
+    queue: SubmitQueue
 
     def is_like(
         self, target: Target, options: Options, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -85,21 +85,23 @@ class Submits:
         backend = registry.get(options.backend)
         if backend.joins and may_wait(call, item):
             with interrupts.shield():
-                line = self._line_for(backend, call, on_shares)
-                self._last = _Last(target, options, args, kwargs, call, line)
-                return line.add(next(self._indices), item)
+                queue = self._queue_for(backend, call, on_shares)
+                self._last = _Last(target, options, args, kwargs, call, queue)
+                return queue.add(next(self._indices), item)
         if call.randomness is not None:
             call = self._counted(call, options)
         return Submission(backend, call, item, options, on_shares, callsite_of(options)).future
 
-    def _line_for(self, backend: Backend, call: Call, on_shares: Callable[[Any], None]) -> Line:
-        """The line of the submit before, if this one is like it; else a new one."""
+    def _queue_for(
+        self, backend: Backend, call: Call, on_shares: Callable[[Any], None]
+    ) -> SubmitQueue:
+        """The queue of the submit before, if this one is like it; else a new one."""
         last = self._last
-        if last is not None and last.call.options is call.options and last.line.joins(call):
-            return last.line
-        line = Line(backend, call)
-        line.open(on_shares)
-        return line
+        if last is not None and last.call.options is call.options and last.queue.joins(call):
+            return last.queue
+        queue = SubmitQueue(backend, call)
+        queue.open(on_shares)
+        return queue
 
     def _counted(self, call: Call, options: Options) -> Call:
         """With a seed, items get the numbers of items 0, 1, 2 ... of a map."""

@@ -1,4 +1,4 @@
-"""A place in a line: one submitted item, and the future of its outcome; and the line's door."""
+"""A submit in a queue: one submitted item and its future; and the sink of the queue's session."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from sharedtask.outcomes import Report
 
 
-class Owner(Protocol):
-    """The line of a place."""
+class QueueOwner(Protocol):
+    """The queue of a submit."""
 
     calls: deque[Callable[[], object]]
 
-    def wait(self, place: Place, until: float | None) -> None:
-        """Wait for the outcome of a place, and serve the workers meanwhile."""
+    def wait(self, submit: QueuedSubmit, until: float | None) -> None:
+        """Wait for the outcome of a submit, and serve the workers meanwhile."""
 
-    def give_up(self, place: Place, *, running: bool) -> bool:
-        """Cancel a place, unless it has an outcome, or ``running`` is False and it has begun."""
+    def give_up(self, submit: QueuedSubmit, *, running: bool) -> bool:
+        """Cancel a submit, unless it has an outcome, or ``running`` is False and it has begun."""
         ...
 
     def leave(self) -> None:
@@ -40,35 +40,35 @@ class Owner(Protocol):
         """See ``Sink``."""
 
 
-class Place:
-    """One submitted item in a line, as its future sees it."""
+class QueuedSubmit:
+    """One submitted item in a queue, as its future sees it."""
 
-    __slots__ = ("future", "index", "is_over", "item", "left", "line", "news", "sent", "was_tried")
+    __slots__ = ("future", "index", "is_over", "item", "left", "news", "owner", "sent", "was_tried")
 
-    def __init__(self, line: Owner, index: int, item: Any, left: int) -> None:
-        self.line, self.index, self.item = line, index, item
+    def __init__(self, owner: QueueOwner, index: int, item: Any, left: int) -> None:
+        self.owner, self.index, self.item = owner, index, item
         self.left = left  # how often it may be tried again
         self.future: TaskFuture[Any] = TaskFuture()
         self.future._submission = self
-        self.sent: Sent | None = None  # its chunk in flight
+        self.sent: SentChunk | None = None  # its chunk in flight
         self.is_over = self.was_tried = False
         self.news: queue.SimpleQueue[bool] | None = None  # wakes the thread that waits for it
 
     def wait(self, until: float | None) -> None:
         """See ``Pending``."""
-        self.line.wait(self, until)
+        self.owner.wait(self, until)
 
     def give_up(self, *, running: bool) -> bool:
         """See ``Pending``."""
-        return self.line.give_up(self, running=running)
+        return self.owner.give_up(self, running=running)
 
     def leave(self) -> None:
         """See ``Pending``."""
-        self.line.leave()
+        self.owner.leave()
 
     def call_together(self, call: Callable[[], object]) -> None:
         """See ``Pending``."""
-        self.line.calls.append(call)
+        self.owner.calls.append(call)
 
     def wake(self, session: Session) -> None:
         """See ``Pending``."""
@@ -86,34 +86,34 @@ class Place:
 
 
 @dataclass(eq=False, slots=True)
-class Sent:
+class SentChunk:
     """A chunk in flight; ``covered`` of its items have an outcome."""
 
     chunk: Chunk
-    places: list[Place]
+    submits: list[QueuedSubmit]
     covered: int = 0
     is_given: bool = False  # to the session
     ended: queue.SimpleQueue[bool] | None = None  # wakes the thread that kills it
 
 
-class Door:
-    """The sink of a line's session; while the line rests, it does not refer to it.
+class QueueSink:
+    """The sink of a queue's session; while the queue rests, it does not refer to it.
 
-    So a task that is dropped is freed with its line, without a garbage collection.
+    So a task that is dropped is freed with its queue, without a garbage collection.
     """
 
-    __slots__ = ("line",)
+    __slots__ = ("owner",)
 
-    def __init__(self, line: Owner) -> None:
-        self.line: Owner | None = line
+    def __init__(self, owner: QueueOwner) -> None:
+        self.owner: QueueOwner | None = owner
 
     def begun(self, chunk: int) -> bool:
         """See ``Sink``."""
-        return self.line is not None and self.line.begun(chunk)
+        return self.owner is not None and self.owner.begun(chunk)
 
     def report(self, report: Report) -> None:
         """See ``Sink``."""
-        if self.line is None:
+        if self.owner is None:
             report.delivery.discard()
         else:
-            self.line.report(report)
+            self.owner.report(report)

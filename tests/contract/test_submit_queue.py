@@ -23,7 +23,7 @@ from sharedtask import ClosedError, TaskTimeoutError, WorkerDiedError, parallel
 from sharedtask.backends.base import Chunk
 from sharedtask.backends.process import backend as process
 from sharedtask.system import background
-from sharedtask.task.place import Door
+from sharedtask.task.queued_submit import QueueSink
 from sharedtask.testing import count_up, counted
 
 pytestmark = pytest.mark.timeout(90)
@@ -332,17 +332,17 @@ def test_shutdown_ends_what_waits(together: list[list[Any]], tmp_path: Path) -> 
 
 
 def test_dropped_futures_and_tasks_leave_nothing() -> None:
-    """Futures that are dropped are run, and a task that is dropped is freed with its line."""
+    """Futures that are dropped are run, and a task that is dropped is freed with its queue."""
     task = parallel(square).with_options(backend="process", workers=2)
     for k in range(50):
         task.submit(k)
     assert 2500 == task.submit(50).result(60)
     submits: Any = task._submits()
-    line = weakref.ref(submits._last.line)
+    queue = weakref.ref(submits._last.queue)
     gc.disable()
     try:
         del task, submits
-        until(lambda: line() is None)
+        until(lambda: queue() is None)
     finally:
         gc.enable()
 
@@ -378,19 +378,21 @@ def test_kill_at_any_moment_runs_nothing_twice(together: list[list[Any]], tmp_pa
 def test_killed_item_that_ends_late_holds_up_no_other(
     together: list[list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A line does not rest while a chunk is in flight: it would never learn of its end."""
-    monkeypatch.setattr("sharedtask.task.line._KILL_SECONDS", 0.0)  # as on a very busy machine
+    """A queue does not rest while a chunk is in flight: it would never learn of its end."""
+    monkeypatch.setattr(
+        "sharedtask.task.submit_queue._KILL_SECONDS", 0.0
+    )  # as on a very busy machine
     task = parallel(stay).with_options(backend="process", workers=2)
     killed = task.submit("killed", str(tmp_path))
     until((tmp_path / "killed").exists)
     ended: list[Any] = []
-    report = Door.report
+    report = QueueSink.report
 
     def noted(*given: Any) -> None:
         report(*given)
         ended.append(given)
 
-    monkeypatch.setattr(Door, "report", noted)
+    monkeypatch.setattr(QueueSink, "report", noted)
     assert killed.kill()
     until(lambda: ended)
     for k in range(5):
@@ -399,7 +401,7 @@ def test_killed_item_that_ends_late_holds_up_no_other(
 
 
 def test_threads_submit_together(together: list[list[Any]]) -> None:
-    """Threads may submit to one line, wait for each other's futures, and get each its own."""
+    """Threads may submit to one queue, wait for each other's futures, and get each its own."""
     task = parallel(square).with_options(backend="process", workers=2)
     found: dict[int, list[int]] = {}
 

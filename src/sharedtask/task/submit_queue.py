@@ -1,4 +1,4 @@
-"""A line: submits of a task that are alike, in one session. Items that cannot run yet wait in it.
+"""Submits of a task that are alike, in one session. Items that cannot run yet wait in it.
 
     submit -> queue -> (a worker has room) -> chunk -> Session.submit -> report -> futures
 
@@ -31,7 +31,7 @@ from sharedtask.worker.result_format import PLAIN_TYPES
 
 from .futures import TaskFuture, is_past
 from .gathering import gathers, next_size
-from .place import Door, Place, Sent
+from .queued_submit import QueuedSubmit, QueueSink, SentChunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +46,7 @@ _KILL_SECONDS = 0.5
 
 
 def may_wait(call: Call, item: Any) -> bool:
-    """Whether an item may wait in a line: no caller can change it, nor what its call brings."""
+    """Whether an item may wait in a queue: no caller can change it, nor what its call brings."""
     if call.shared or call.bound or call.randomness or call.options.strict is True:
         return False
     if Limits.of(call.options) is not None:
@@ -55,10 +55,10 @@ def may_wait(call: Call, item: Any) -> bool:
     return type(item) in PLAIN_TYPES and PLAIN_TYPES.issuperset(map(type, given))
 
 
-class Line:
+class SubmitQueue:
     """Submits in one session. When all have their outcomes, it is closed, or rests if it is light.
 
-    Not while a chunk is in flight, of items that were killed: a line at rest learns of no end.
+    Not while a chunk is in flight, of items that were killed: a queue at rest learns of no end.
 
     ``open``, ``joins`` and ``add`` are called within a shield of ``interrupts``.
     """
@@ -66,13 +66,13 @@ class Line:
     def __init__(self, backend: Backend, call: Call) -> None:
         self._options = call.options
         self._call = call = replace(call, of_submits=True)
-        self._door = Door(self)
-        self._session: Session = backend.session(call, self._door)
+        self._sink = QueueSink(self)
+        self._session: Session = backend.session(call, self._sink)
         self._awake = self._session  # also when it is closed: a thread may wait in it
-        self._queue: deque[Place] = deque()
-        self._sent: dict[int, Sent] = {}
-        self._places: dict[int, Place] = {}  # those without an outcome
-        self._held = 1  # submits that are about to add a place
+        self._queue: deque[QueuedSubmit] = deque()
+        self._sent: dict[int, SentChunk] = {}
+        self._unfinished: dict[int, QueuedSubmit] = {}  # those without an outcome
+        self._held = 1  # submits that are about to add a submit
         self._numbers = itertools.count(1)
         self._seconds: float | None = None  # of an item, smoothed
         self._sent_at = 0.0  # when the last chunk was sent
@@ -101,7 +101,7 @@ class Line:
             if session is CLOSED_SESSION:
                 return False
             self._held += 1
-            self._door.line = self
+            self._sink.owner = self
         joins = False
         try:
             joins = session.serves(call)
@@ -112,16 +112,16 @@ class Line:
         return joins
 
     def add(self, index: int, item: Any) -> TaskFuture[Any]:
-        """Add a place, which ``joins`` or ``open`` has allowed."""
-        place = Place(self, index, item, self._options.retries)
+        """Add a submit, which ``joins`` or ``open`` has allowed."""
+        submit = QueuedSubmit(self, index, item, self._options.retries)
         with _lock:
             self._held -= 1
-            self._places[index] = place
-            self._queue.append(place)
-            _lines.add(self)
+            self._unfinished[index] = submit
+            self._queue.append(submit)
+            _queues.add(self)
         self._feed(gathers=True)
         self._session.leave()
-        return place.future
+        return submit.future
 
     def _let_go(self) -> None:
         with _lock:
@@ -130,12 +130,12 @@ class Line:
 
     def _close_if_done(self) -> None:
         with _lock:
-            if self._places or self._held or self._sent:
+            if self._unfinished or self._held or self._sent:
                 return
-            _lines.discard(self)
+            _queues.discard(self)
             session = self._session
             if self._may_rest and session.is_light:
-                self._door.line = None
+                self._sink.owner = None
                 return
             self._session = CLOSED_SESSION
         session.close()
@@ -167,21 +167,21 @@ class Line:
         self._is_due = False
         self._feed()
 
-    def _next(self) -> Sent | None:
+    def _next(self) -> SentChunk | None:
         with _lock:
             workers = self._session.concurrency.workers
             size = next_size(len(self._queue), len(self._sent), workers, self._seconds)
             if not size:
                 return None
-            places = [self._queue.popleft()]
-            while len(places) < size and self._queue[0].index == places[-1].index + 1:
-                places.append(self._queue.popleft())
-            items = [place.item for place in places]
-            chunk = Chunk(next(self._numbers), places[0].index, items)
-            sent = self._sent[chunk.number] = Sent(chunk, places)
+            submits = [self._queue.popleft()]
+            while len(submits) < size and self._queue[0].index == submits[-1].index + 1:
+                submits.append(self._queue.popleft())
+            items = [submit.item for submit in submits]
+            chunk = Chunk(next(self._numbers), submits[0].index, items)
+            sent = self._sent[chunk.number] = SentChunk(chunk, submits)
             self._sent_at = time.monotonic()
-            for place in places:
-                place.sent = sent
+            for submit in submits:
+                submit.sent = sent
             return sent
 
     def begun(self, chunk: int) -> bool:
@@ -189,8 +189,8 @@ class Line:
         sent = self._sent.get(chunk)
         if sent is None:  # it was taken back
             return False
-        for place in sent.places:
-            place.set_running()
+        for submit in sent.submits:
+            submit.set_running()
         return True
 
     # ----------------------------------------------------------------------------- outcomes
@@ -198,19 +198,19 @@ class Line:
     def report(self, report: Report) -> None:
         """Called by any thread, which may be one that must not run user code, or wait."""
         with _lock:
-            places = self._covered(report)
-        if not places:
+            submits = self._reported(report)
+        if not submits:
             report.delivery.discard()
         elif report.delivery.is_plain:
-            self._open(report, places)
+            self._open(report, submits)
         else:
-            background.put(functools.partial(self._open_behind, report, places))
+            background.put(functools.partial(self._open_behind, report, submits))
         self._feed(gathers=True)
-        if not places:  # else when their outcomes are taken
+        if not submits:  # else when their outcomes are taken
             self._close_if_done()
 
-    def _covered(self, report: Report) -> list[Place]:
-        """The places that a report is about; what a chunk has not begun goes back to the queue."""
+    def _reported(self, report: Report) -> list[QueuedSubmit]:
+        """The submits of a report; what a chunk has not begun goes back to the queue."""
         sent = self._sent.get(report.chunk)
         if sent is None:
             return []
@@ -221,34 +221,34 @@ class Line:
             self._seconds = seconds if known is None else (known + seconds) / 2
         if report.finished:
             del self._sent[report.chunk]
-            self._put_back(sent.places[sent.covered :])
+            self._put_back(sent.submits[sent.covered :])
             if sent.ended is not None:
                 sent.ended.put(True)
-        places = sent.places[began : sent.covered]
-        for place in places:
-            place.sent = None
-        return places
+        submits = sent.submits[began : sent.covered]
+        for submit in submits:
+            submit.sent = None
+        return submits
 
-    def _put_back(self, places: list[Place]) -> None:
-        again = [place for place in places if not place.is_over]
-        for place in again:
-            place.sent = None
+    def _put_back(self, submits: list[QueuedSubmit]) -> None:
+        again = [submit for submit in submits if not submit.is_over]
+        for submit in again:
+            submit.sent = None
         self._queue.extendleft(reversed(again))
 
-    def _open_behind(self, report: Report, places: list[Place]) -> None:
+    def _open_behind(self, report: Report, submits: list[QueuedSubmit]) -> None:
         """Take outcomes in another thread than the one that serves the workers, and wake that."""
-        self._open(report, places)
+        self._open(report, submits)
         self._awake.wake()
 
-    def _open(self, report: Report, places: list[Place]) -> None:
+    def _open(self, report: Report, submits: list[QueuedSubmit]) -> None:
         """Take outcomes; any error becomes that of their futures."""
         try:
             batch = report.delivery.open()
         except BaseException as error:  # noqa: BLE001
-            for place in places:
-                self._finish(place, None, error)
+            for submit in submits:
+                self._finish(submit, None, error)
         else:
-            self._take(batch, places)
+            self._take(batch, submits)
         if self.calls:
             background.put(self._call_all)
         self._close_if_done()
@@ -257,31 +257,31 @@ class Line:
         while (call := critical_sections.first_of(self.calls)) is not None:
             call()
 
-    def _take(self, batch: Batch, places: list[Place]) -> None:
+    def _take(self, batch: Batch, submits: list[QueuedSubmit]) -> None:
         again = []
-        for offset, place in enumerate(places):
+        for offset, submit in enumerate(submits):
             error = batch.errors.get(offset) if batch.errors else None
-            if error is not None and self._may_be_tried(place, error):
-                again.append(place)
+            if error is not None and self._may_be_tried(submit, error):
+                again.append(submit)
             else:
-                self._finish(place, batch.values[offset], error)
+                self._finish(submit, batch.values[offset], error)
         if again:
             with _lock:
                 self._put_back(again)
             self._feed()
             self._session.leave()
 
-    def _may_be_tried(self, place: Place, error: BaseException) -> bool:
+    def _may_be_tried(self, submit: QueuedSubmit, error: BaseException) -> bool:
         if isinstance(error, ClosedError) or not isinstance(error, self._options.retry_on):
             return False
-        place.was_tried = True
-        place.left -= 1
-        return place.left >= 0 and not place.is_over
+        submit.was_tried = True
+        submit.left -= 1
+        return submit.left >= 0 and not submit.is_over
 
-    def _finish(self, place: Place, value: Any, error: BaseException | None) -> None:
-        if not self._claim(place):
+    def _finish(self, submit: QueuedSubmit, value: Any, error: BaseException | None) -> None:
+        if not self._claim(submit):
             return
-        future = place.future
+        future = submit.future
         try:
             if error is None:
                 future.set_result(value)
@@ -292,45 +292,45 @@ class Line:
         except InvalidStateError:  # resolved by the user
             return
 
-    def _claim(self, place: Place) -> bool:
+    def _claim(self, submit: QueuedSubmit) -> bool:
         """Whether the caller may resolve the future; True for one caller at most."""
         with _lock:
-            if place.is_over:
+            if submit.is_over:
                 return False
-            place.is_over = True
-            del self._places[place.index]
+            submit.is_over = True
+            del self._unfinished[submit.index]
             return True
 
     def _fail(self, error: BaseException) -> None:
         """No more chunks are accepted."""
         with _lock:
-            places = list(self._places.values())
+            submits = list(self._unfinished.values())
             self._queue.clear()
             self._sent.clear()
-        for place in places:
-            self._finish(place, None, error)
+        for submit in submits:
+            self._finish(submit, None, error)
         self._call_all()
         self._close_if_done()
         self._awake.wake()
 
     # ------------------------------------------------------------------------ waiting, ending
 
-    def wait(self, place: Place, until: float | None) -> None:
+    def wait(self, submit: QueuedSubmit, until: float | None) -> None:
         """Wait for an outcome and serve the workers meanwhile.
 
         No effect if another thread waits for it already.
         """
-        if place.news is not None:
+        if submit.news is not None:
             return
         news: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        place.news = news
+        submit.news = news
         self._waiters += 1
         try:
             self._feed()
-            while not (place.is_over or is_past(until)):
+            while not (submit.is_over or is_past(until)):
                 self._awake.wait(news, until, leaves=True)
         finally:
-            place.news = None
+            submit.news = None
             self._waiters -= 1
 
     def leave(self) -> None:
@@ -338,56 +338,60 @@ class Line:
         self._session.leave(at_once=True)
 
     @interrupts.shielded
-    def give_up(self, place: Place, *, running: bool) -> bool:
+    def give_up(self, submit: QueuedSubmit, *, running: bool) -> bool:
         """See ``Pending``. What a worker has not begun is taken back from it."""
-        if place.was_tried and not running:
+        if submit.was_tried and not running:
             return False
-        waited = self._take_out(place)
-        if not (waited or running) or not self._claim(place):
+        waited = self._take_out(submit)
+        if not (waited or running) or not self._claim(submit):
             return False
         try:
             if not waited:
-                self._kill(place)
+                self._kill(submit)
         finally:
-            place.future._set_cancelled()
+            submit.future._set_cancelled()
             self._feed()
             self._close_if_done()
             self._awake.wake()
         return True
 
-    def _take_out(self, place: Place) -> bool:
+    def _take_out(self, submit: QueuedSubmit) -> bool:
         """Take an item that has not begun out of the queue, or back from its worker."""
         patience = time.monotonic() + _GIVEN_SECONDS
-        while (sent := place.sent) is not None:
+        while (sent := submit.sent) is not None:
             if not (sent.is_given or is_past(patience)):
                 time.sleep(0)  # another thread is about to hand it over
                 continue
             begun = self._session.withdraw(sent.chunk.number)
             with _lock:
-                if place.sent is sent:  # else its chunk has ended meanwhile
-                    return self._shorten(sent, begun, place)
+                if submit.sent is sent:  # else its chunk has ended meanwhile
+                    return self._shorten(sent, begun, submit)
         with _lock:
-            waits = place in self._queue
+            waits = submit in self._queue
             if waits:
-                self._queue.remove(place)
+                self._queue.remove(submit)
         return waits
 
-    def _shorten(self, sent: Sent, begun: int, out: Place) -> bool:
+    def _shorten(self, sent: SentChunk, begun: int, out: QueuedSubmit) -> bool:
         """Only ``begun`` items of a chunk are run; the others wait again, ``out`` excepted."""
-        back, sent.places = sent.places[begun:], sent.places[:begun]
+        back, sent.submits = sent.submits[begun:], sent.submits[:begun]
         if not begun:
             self._sent.pop(sent.chunk.number, None)
-        self._put_back([place for place in back if place is not out])
+        self._put_back([submit for submit in back if submit is not out])
         if out not in back:
             return False
         out.sent = None
         return True
 
-    def _kill(self, place: Place) -> None:
+    def _kill(self, submit: QueuedSubmit) -> None:
         """Kill the worker of an item, unless it is past it, and wait for the end of its chunk."""
         with _lock:
-            sent = place.sent
-            if sent is None or sent.chunk.number not in self._sent or sent.places[-1] is not place:
+            sent = submit.sent
+            if (
+                sent is None
+                or sent.chunk.number not in self._sent
+                or sent.submits[-1] is not submit
+            ):
                 return
             ended: queue.SimpleQueue[bool] = queue.SimpleQueue()
             sent.ended = ended
@@ -397,22 +401,22 @@ class Line:
 
     def leave_to_parent(self) -> None:
         """In a forked child: the workers belong to the parent."""
-        for place in list(self._places.values()):
-            place.is_over = True
-            place.future._leave_to_parent()
-        self._places.clear()
+        for submit in list(self._unfinished.values()):
+            submit.is_over = True
+            submit.future._leave_to_parent()
+        self._unfinished.clear()
         self._session = CLOSED_SESSION
 
 
 _lock = critical_sections.table_lock()
-_lines: set[Line] = set()
+_queues: set[SubmitQueue] = set()
 
 
 def _leave_to_parent() -> None:
     """In a forked child: its parent's futures cannot be resolved here."""
-    for line in _lines.copy():
-        line.leave_to_parent()
-    _lines.clear()
+    for each in _queues.copy():
+        each.leave_to_parent()
+    _queues.clear()
 
 
 forks.in_child(Step.OUTCOMES, _leave_to_parent)
