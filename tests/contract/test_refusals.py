@@ -90,3 +90,16 @@ def test_captured_array_is_named(where: Any) -> None:
     with pytest.raises(ValueError, match="read-only") as caught:
         parallel(write).with_options(backend=where).map([1])
     assert "'weights' (captured)" in " ".join(caught.value.__notes__)
+
+
+@parallel(workers=1)
+def careless(_item: int, table: Shared[Any]) -> None:
+    table["numbers"] -= 1
+
+
+def test_advice_is_given_once_for_a_shared_value(backend: Any) -> None:
+    """A Shared value that contains a large array is not told of as unmarked as well."""
+    with pytest.raises(ValueError, match="read-only") as caught:
+        careless.with_options(backend=backend).map([0], table={"numbers": np.ones(300_000)})
+    advice = [note for note in caught.value.__notes__ if "read-only in a task" in note]
+    assert ["'table' of careless() is Shared"] == [note.partition(",")[0] for note in advice]

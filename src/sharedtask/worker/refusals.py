@@ -40,13 +40,14 @@ def readonly_advice(
 ) -> BaseException:
     """The error of a task; with advice if it reports a refused write.
 
-    ``shared`` names the parameters that are Shared; ``given`` are the unmarked arguments.
+    ``shared`` names the parameters that are Shared; ``given`` are the arguments, Shared or not.
     """
     if not is_refusal(error):
         return error
     if shared:
         add_note(error, _of_shared(task, shared))
-    unmarked = [*readonly(given()), *captured(function)]
+    marked = set(map(repr, shared))
+    unmarked = [*(name for name in readonly(given()) if name not in marked), *captured(function)]
     if unmarked:
         add_note(error, _of_unmarked(task, unmarked))
     return error
