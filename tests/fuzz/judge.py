@@ -7,6 +7,7 @@ This text stands at the top of a program that is printed, so that it runs by its
 import asyncio
 import copy
 import ctypes
+import fcntl
 import functools
 import gc
 import hashlib
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import zlib
 from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
@@ -433,14 +435,16 @@ def unfinished(raising: Any, seconds: float) -> None:
     same([1.0], task.map([0], table=value), "a change whose comparison was not finished")
 
 
-def free_until_interrupted(seconds: float) -> None:
-    """Ctrl-C while values are shared and freed, one after the other."""
+def free_until_interrupted(seconds: float, *, closes: bool = False) -> None:
+    """Ctrl-C while values are shared and freed, or closed, one after the other."""
 
     def call() -> None:
         begin_call()
         limit = time.monotonic() + seconds + 5.0
         while time.monotonic() < limit:
-            sharedtask.share(np.zeros(20_000))
+            handle = sharedtask.share(np.zeros(20_000))
+            if closes:
+                handle.close()
 
     interrupted(call, seconds)
 
@@ -513,29 +517,81 @@ def forked(call: Any) -> None:
         raise Mismatch(f"in a forked child: {wrong}")
 
 
-NUMBERS: dict[int, os.stat_result] = {}
+OWN = os.memfd_create("own")  # a file of the program, which it opens again and again
+OWN_STATUS = os.fstat(OWN)
+TAKEN: deque[int] = deque()  # the numbers under which it is open
+TAKING = threading.RLock()
+os.register_at_fork(
+    before=TAKING.acquire, after_in_parent=TAKING.release, after_in_child=TAKING.release
+)
+CLOSED_TWICE: list[str] = []
+CLOSE = getattr(os.close, "plain", os.close)
+
+
+def is_own(number: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(number), OWN_STATUS)
+    except OSError:
+        return False
+
+
+def take(number: int) -> None:
+    """Open the program's file under this number, if it is free; only the last ones stay open."""
+    with TAKING:
+        try:
+            TAKEN.append(fcntl.fcntl(OWN, fcntl.F_DUPFD_CLOEXEC, number))
+        except OSError:  # no more descriptors are allowed
+            return
+        while len(TAKEN) > 32:
+            give_back_number(TAKEN.popleft())
+
+
+def give_back_number(number: int) -> None:
+    if is_own(number):
+        CLOSE(number)
+    else:
+        CLOSED_TWICE.append(f"{number}, not by os.close")
+
+
+def close_and_take(number: int) -> None:
+    """``os.close``: the program opens a file under the number at once: a second close is seen."""
+    if is_own(number):
+        CLOSED_TWICE.append("".join(traceback.format_stack(limit=8)))
+        return
+    try:
+        CLOSE(number)
+    finally:  # also where an interrupt comes when it is closed already
+        take(number)
+
+
+close_and_take.plain = CLOSE  # type: ignore[attr-defined]
+os.close = close_and_take  # type: ignore[assignment]
 
 
 def take_numbers() -> None:
-    """Open files under the numbers that are free: who closes one twice closes one of these."""
+    """Open the program's file under free numbers too: C code closes some as well."""
     check_numbers()
     for _ in range(8):
-        number = os.memfd_create("number")
-        NUMBERS[number] = os.fstat(number)
+        take(0)
 
 
 def check_numbers() -> None:
-    """The program's own files are open, and are what they were; they are closed now."""
+    """Fail if a file of the program was closed by the library."""
     gc.collect()
-    while NUMBERS:
-        number, known = NUMBERS.popitem()
-        try:
-            now = os.fstat(number)
-        except OSError as error:
-            raise Mismatch(f"a file of the program is closed: {error}") from None
-        if not os.path.samestat(now, known):
-            raise Mismatch("the number of a file of the program is another one's")
-        os.close(number)
+    with TAKING:
+        lost = [number for number in TAKEN if not is_own(number)]
+    CLOSED_TWICE.extend(f"{number}, not by os.close" for number in lost)
+    if CLOSED_TWICE:
+        raise Mismatch(f"a file of the program is closed: {CLOSED_TWICE.pop()}")
+
+
+def release_numbers() -> None:
+    """Close the program's file under all numbers, also where an interrupt came before the note."""
+    with TAKING:
+        TAKEN.clear()
+        for name in os.listdir("/proc/self/fd"):
+            if is_own(int(name)) and int(name) != OWN:
+                CLOSE(int(name))
 
 
 def descriptors() -> int:
@@ -548,6 +604,7 @@ def descriptors() -> int:
 
     forget_publications()
     gc.collect()
+    release_numbers()
     tables = sum(guarded._table is not None for guarded in locks._kept.all())
     return len(os.listdir("/proc/self/fd")) - tables
 
@@ -569,4 +626,7 @@ threading.excepthook = lambda told: IGNORED.append(f"in {told.thread}: {told.exc
 def finish() -> None:
     """The end of a program: no exception was lost on the way."""
     check_numbers()
+    release_numbers()
+    os.close = CLOSE
+    os.close(OWN)
     same([], IGNORED, "exceptions that were ignored")

@@ -98,4 +98,5 @@ def tidy() -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.setswitchinterval(0.005)
+    os.close = getattr(os.close, "plain", os.close)
     sys.stdout = sys.stderr

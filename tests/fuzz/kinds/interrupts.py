@@ -49,7 +49,8 @@ def freed(draw: Draw) -> Iterator[str]:
     """Ctrl-C in the middle of what is done for values that are freed."""
     for _ in range(4):
         seconds = round(draw.random.uniform(0.0001, 0.02), 4)
-        yield f"free_until_interrupted({seconds})\ntake_numbers()"
+        closes = ", closes=True" if draw.chance(0.5) else ""
+        yield f"free_until_interrupted({seconds}{closes})\ntake_numbers()"
 
 
 def alarms(draw: Draw) -> Iterator[str]:
