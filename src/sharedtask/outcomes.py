@@ -145,7 +145,7 @@ class RaisedError:
         if error is None:
             return TaskExitError(task, self.class_name, self.text, self.trace, index)
         _set(error, "__cause__", RemoteTraceback(self.trace))
-        return noted(error, task, index)
+        return with_item_note(error, task, index)
 
     def unpacked(self) -> Exception | None:
         """The bare exception, or None if it cannot be rebuilt."""
@@ -173,7 +173,7 @@ def _passes_a_script(error: BaseException) -> bool:
     )
 
 
-def noted(error: BaseException, task: str, index: int) -> BaseException:
+def with_item_note(error: BaseException, task: str, index: int) -> BaseException:
     """``error`` with a note that names the item."""
     note = item_note(task, index)
     if note not in _notes(error):  # one object raised for several items
@@ -219,7 +219,7 @@ def _listed(names: Sequence[str]) -> str:
 def contained(error: BaseException, task: str, index: int) -> BaseException:
     """An error of a task that ran in this process, for the caller."""
     if isinstance(error, Exception):
-        told = noted(error, task, index)
+        told = with_item_note(error, task, index)
         with contextlib.suppress(Exception):  # a class of the user may refuse
             shorten(told)
         return told

@@ -680,7 +680,7 @@ def test_slot_holds_the_recorded_successes(chunks: list[list[str]], data: st.Dat
                 if items[k] == "refused":
                     slot.take_back()
         if end is not None:
-            slot.settle(number, recorded)
+            slot.roll_back_to(number, recorded)
         assert [wanted] * 3 == (slot.current().tolist() if slot.is_used else [0] * 3)
         assert [wanted] * 3 == slot.begin().tolist()
 
@@ -689,11 +689,11 @@ def test_slot_settles_for_its_own_chunk_alone() -> None:
     """A worker that died with a later chunk has left the sums of the earlier ones complete."""
     slot = Slot(layout_of(1), np.zeros(layout_of(1).slot, np.uint8))
     slot.add(np.array([7]), 1, 5)
-    slot.settle(2, 0)
+    slot.roll_back_to(2, 0)
     assert [7] == slot.current().tolist()
-    slot.settle(1, 5)
+    slot.roll_back_to(1, 5)
     assert [7] == slot.current().tolist()
-    slot.settle(1, 4)
+    slot.roll_back_to(1, 4)
     assert [0] == slot.current().tolist()
 
 

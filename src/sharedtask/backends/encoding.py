@@ -57,7 +57,7 @@ def pack_small(
     for k, data in enumerate(encoded):
         if len(data) >= SEGMENT_FROM:
             problem = StoreFullError(f"{task}(): item {first + k} does not fit: {full}")
-            encoded[k] = _told(problem, full)
+            encoded[k] = _encoded_error(problem, full)
     return call_header.EACH, pack(codec.encode(encoded))
 
 
@@ -67,10 +67,10 @@ def _item_or_error(task: str, index: int, item: Any) -> Any:
     except Exception as error:  # noqa: BLE001  pickling runs user code
         where = culprit(item, f"item {index}")
         text = f"{task}(): item {index} cannot be pickled: {where}. ({error})"
-        return _told(SerializationError(text), error)
+        return _encoded_error(SerializationError(text), error)
 
 
-def _told(problem: Exception, cause: Exception) -> tuple[Any, ...]:
+def _encoded_error(problem: Exception, cause: Exception) -> tuple[Any, ...]:
     """The substitute for an item that is not sent: see ``RaisedError``."""
     raised = RaisedError.of(problem)
     return raised.class_name, raised.text, remote_text(cause), raised.pickled

@@ -107,7 +107,7 @@ def lease_all(
     try:
         taken.append(_lease_function(cache, call, captures))
         if not taken[0].hit or call.task in unseen_writes.failed:
-            interrupts.exposed(unseen_writes.tell, call.task, call.function)
+            interrupts.exposed(unseen_writes.warn, call.task, call.function)
         taken.append(cache.lease(settings, verify="identity"))
         shared = []
         for name, value in call.shared.items():

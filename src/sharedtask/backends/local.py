@@ -243,10 +243,10 @@ class _LocalSession(Session):
         self, value: Any, index: int, error: BaseException | None
     ) -> tuple[Any, BaseException | None]:
         """A copy of a result, for later items may change a part of it; and the item's error."""
-        with losses.noted() as lost:
+        with losses.collected() as lost:
             made = copied(value)
         try:
-            missing.tell_of_result(self._call.task, index, value, lost)
+            missing.warn_of_result(self._call.task, index, value, lost)
         except IncompleteValueWarning as warning:  # warnings are errors
             return None, contained(warning, self._call.task, index)
         return made, error

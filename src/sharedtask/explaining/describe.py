@@ -17,7 +17,7 @@ from sharedtask.store.handles import Handle, kind_of
 _SHORT = 100
 
 
-def look(value: Any) -> str:
+def description(value: Any) -> str:
     """The description of a value."""
     cls = type(value)
     if issubclass(cls, np.ndarray):

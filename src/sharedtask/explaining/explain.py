@@ -5,8 +5,8 @@ from __future__ import annotations
 from sharedtask.memory import capacity
 from sharedtask.tracebacks import shortened
 
-from .describe import look
-from .measuring import Measure, told
+from .describe import description
+from .measuring import Measure, explanation_of
 from .report import Explanation
 from .rows import Fold, Transfers
 
@@ -38,5 +38,5 @@ def explain(value: object, name: str = "value") -> Explanation:
     measure, transfers = Measure(), Transfers()
     found = measure.measure(measure.walk(), value, name)
     rows = Fold.of(transfers, found.weight.nbytes).rows(found.node)
-    title = f"{name}: {look(value)}, {capacity.human(found.weight.nbytes)}"
-    return told(title, rows, [(found, transfers)])
+    title = f"{name}: {description(value)}, {capacity.human(found.weight.nbytes)}"
+    return explanation_of(title, rows, [(found, transfers)])

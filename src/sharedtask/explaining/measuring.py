@@ -113,7 +113,9 @@ def _meets_another(node: Node) -> bool:
     return any(part.same_as is not None and id(part.same_as) not in own for part in node.walk())
 
 
-def told(title: str, rows: Sequence[Row], found: Sequence[tuple[Found, Transfers]]) -> Explanation:
+def explanation_of(
+    title: str, rows: Sequence[Row], found: Sequence[tuple[Found, Transfers]]
+) -> Explanation:
     """Build the explanation of a call's values, each with how it is sent."""
     totals, shared, attach = Totals(), Weight(), 0.0
     for each, transfers in found:

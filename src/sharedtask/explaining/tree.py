@@ -23,7 +23,7 @@ from sharedtask.serialization.unpicklable import Culprit, class_name, find_culpr
 from sharedtask.serialization.unshareable import advice_for, cure_for_value
 from sharedtask.store.handles import Handle
 
-from .describe import look
+from .describe import description
 from .sizes import Weight, weigh, weigh_column, weigh_sample
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Walk:
         met = self._met.get(id(value))
         if met is not None and not is_small(value):
             return _met_again(met[0], path)
-        node = Node(path, look(value))
+        node = Node(path, description(value))
         self._met[id(value)] = node, value
         try:
             self._fill(node, value, depth, owner)

@@ -180,7 +180,7 @@ class SharedTaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore
         try:
             return facade.submit(name, numbers, numbers.start, calls, batch_context)
         except Exception as error:  # noqa: BLE001  pickling runs user code
-            return failed(naming.told(error, calls, numbers, batch_context))
+            return failed(naming.with_culprit(error, calls, numbers, batch_context))
 
     def retrieve_result_callback(self, out: TaskFuture[Any]) -> Any:
         """The results of a batch; raises its error."""

@@ -24,7 +24,7 @@ def name_of_all(calls: Sequence[AnyCall]) -> str:
     return names.pop() if len(names) == 1 else "Parallel"
 
 
-def told(
+def with_culprit(
     error: Exception, calls: Sequence[AnyCall], numbers: range, context: BatchContext
 ) -> Exception:
     """The error of calls that cannot be sent, with the unpicklable part."""

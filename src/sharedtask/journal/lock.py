@@ -87,7 +87,7 @@ class Lock:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            finalizers.settle()  # a freed run of this process may still have it
+            finalizers.wait_until_idle()  # a freed run of this process may still have it
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -134,10 +134,10 @@ def _in_use(holder: str, pid: int) -> str:
     return f"it is in use by process {holder}. Wait for its end, or take another file."
 
 
-def _leave_to_parent() -> None:
+def _abandon() -> None:
     """In a forked child: a copy of the descriptor would hold the lock for as long as it lives."""
     for lock in _locks.values():
         lock.release()
 
 
-forks.in_child(Step.HELD, _leave_to_parent)
+forks.in_child(Step.HELD, _abandon)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.errors import JournalError, JournalWarning, SerializationError
-from sharedtask.outcomes import Batch, noted
+from sharedtask.outcomes import Batch, with_item_note
 from sharedtask.serialization.hashing import Fingerprints, joined
 from sharedtask.serialization.unpicklable import culprit
 from sharedtask.system import interrupts
@@ -119,7 +119,7 @@ class Recording:
     def _problem(self, msg: str, error: Exception, place: int) -> BaseException:
         problem = SerializationError(msg)
         problem.__cause__ = error
-        return noted(problem, self._task, place)
+        return with_item_note(problem, self._task, place)
 
     def _there(self, first: int, digests: list[bytes | None]) -> dict[int, database.Row]:
         rows = self._journal.rows(self._run, first, first + len(digests))
@@ -168,7 +168,7 @@ class Recording:
         msg = f"{self._task}(): the result of item {place} cannot be pickled: {where}. ({error})"
         return self._problem(msg, error, place)
 
-    def settle(self, *, more: bool) -> None:
+    def commit_if_due(self, *, more: bool) -> None:
         """Commit the written results; with ``more`` to come, not every time."""
         if more and time.monotonic() - self._committed < _COMMIT_SECONDS:
             return

@@ -168,7 +168,7 @@ class _Tracker:
     def _protect(self, watch: Watch) -> None:
         """Protect its pages; of those in other watches too, only the written ones."""
         others = self._others(watch)
-        for start, end in _apart(watch, others):
+        for start, end in _outside(watch, others):
             _ioctl(self._uffd, _UFFDIO_WRITEPROTECT, start, end - start, 1)
         known = [other.written for other in others]
         for other in others:  # conservative if an interrupt follows
@@ -214,7 +214,7 @@ class _Tracker:
         with self._lock:
             others = self._others(watch)
             self._watches.remove(watch)
-            for start, end in _apart(watch, others):
+            for start, end in _outside(watch, others):
                 try:
                     request = bytearray(struct.pack("2Q", start, end - start))
                     fcntl.ioctl(self._uffd, _UFFDIO_UNREGISTER, request)
@@ -232,7 +232,7 @@ def _scan(start: int, end: int, flags: int, runs: array.array[int]) -> bytes:
     return _SCAN.pack(*words, 0, _PAGE_IS_WRITTEN, 0, _PAGE_IS_WRITTEN)
 
 
-def _apart(watch: Watch, others: list[Watch]) -> Iterator[tuple[int, int]]:
+def _outside(watch: Watch, others: list[Watch]) -> Iterator[tuple[int, int]]:
     """The parts of a watch that are in none of the others, which come in order."""
     start = watch.start
     for other in others:

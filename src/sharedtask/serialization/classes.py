@@ -41,9 +41,9 @@ __all__ = [
     "build_enum",
     "by_key",
     "by_value",
+    "collected_states",
     "find_class",
     "is_built",
-    "noted",
     "renew",
     "set_attributes",
 ]
@@ -319,8 +319,8 @@ def set_attributes(cls: type, state: tuple[bytes, dict[str, Any], dict[str, Any]
 
 
 @contextlib.contextmanager
-def noted() -> Generator[list[tuple[type, State]]]:
-    """Note the states of classes that come with a value.
+def collected_states() -> Generator[list[tuple[type, State]]]:
+    """Collect the states of classes that come with a value.
 
     Without those of an inner value that is decoded by itself, or of other threads.
     """

@@ -109,7 +109,7 @@ def decode(head: bytes | memoryview, buffers: Iterable[Any] = ()) -> Any:
     try:
         return interrupts.exposed(_loaded, head, laid_out(head, buffers))
     except Exception as error:
-        _tell_name_only(error)
+        _warn_name_only(error)
         raise
     except BaseException as error:
         raise _as_exception(error, pickle.UnpicklingError) from error
@@ -164,13 +164,13 @@ def dump(pickler: pickle.Pickler, value: object) -> None:
     try:
         interrupts.exposed(pickler.dump, value)
     except Exception as error:
-        _tell_name_only(error)
+        _warn_name_only(error)
         raise
     except BaseException as error:
         raise _as_exception(error, pickle.PicklingError) from error
 
 
-def _tell_name_only(error: Exception) -> None:
+def _warn_name_only(error: Exception) -> None:
     """The advice for an object that pickles as a name of the script."""
     said = error.args[0] if error.args else None
     kinds = (AttributeError, pickle.PicklingError)

@@ -2,7 +2,7 @@
 
 The thread that begins a call collects the notes of the reducers, and warns the user::
 
-    with noted() as losses:
+    with collected() as losses:
         encode(value)
     tell(losses)
 """
@@ -13,7 +13,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Loss", "note", "noted"]
+__all__ = ["Loss", "add", "collected"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +36,19 @@ class Loss:
 _thread = threading.local()
 
 
-def note(part: object, says: str, cure: str, *, whole: bool = False) -> None:
-    """Note a loss, if this thread collects them."""
+def add(part: object, says: str, cure: str, *, whole: bool = False) -> None:
+    """Record a loss, if this thread collects them."""
     found: list[Loss] | None = getattr(_thread, "found", None)
     if found is not None:
         found.append(Loss(part, says, cure, whole))
 
 
-class noted:  # noqa: N801  used as a function, and entered for each chunk: a generator takes longer
+class collected:  # noqa: N801  used as a function, and entered for each chunk: a generator takes longer
     """Collect the losses of the values that this thread encodes within the block.
 
     Example:
-        >>> with noted() as losses:
-        ...     note([1], "arrives without its first element", "Take it out.")
+        >>> with collected() as losses:
+        ...     add([1], "arrives without its first element", "Take it out.")
         >>> losses[0].part
         [1]
     """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .losses import Loss
 
-__all__ = ["tell", "tell_of_items", "tell_of_result"]
+__all__ = ["warn", "warn_of_items", "warn_of_result"]
 
 # A name and its value.
 _Named = tuple[str, Any]
@@ -27,20 +27,20 @@ _LOOKED_AT = 100_000
 _NUMBERS = re.compile(r"\d+")
 
 # Tasks, places, and what is lost there.
-_told: set[tuple[str, str, str]] = set()
+_warned: set[tuple[str, str, str]] = set()
 
 
-def tell_of_items(task: str, first: int, items: Sequence[Any], losses: Sequence[Loss]) -> None:
+def warn_of_items(task: str, first: int, items: Sequence[Any], losses: Sequence[Loss]) -> None:
     """Warn of the losses of items."""
-    tell(task, losses, lambda: ((f"item {first + k}", item) for k, item in enumerate(items)))
+    warn(task, losses, lambda: ((f"item {first + k}", item) for k, item in enumerate(items)))
 
 
-def tell_of_result(task: str, index: int, value: Any, losses: Sequence[Loss]) -> None:
+def warn_of_result(task: str, index: int, value: Any, losses: Sequence[Loss]) -> None:
     """Warn of the losses of a result."""
-    tell(task, losses, lambda: [(f"the result of item {index}", value)])
+    warn(task, losses, lambda: [(f"the result of item {index}", value)])
 
 
-def tell(task: str, losses: Sequence[Loss], named: Callable[[], Iterable[_Named]]) -> None:
+def warn(task: str, losses: Sequence[Loss], named: Callable[[], Iterable[_Named]]) -> None:
     """Warn of each loss, once for each task and place.
 
     If warnings are errors, the next call is warned of again.
@@ -48,11 +48,11 @@ def tell(task: str, losses: Sequence[Loss], named: Callable[[], Iterable[_Named]
     for loss in losses:
         place = _place(loss, list(named()))
         key = task, _NUMBERS.sub("", place or ""), loss.says  # of a thousand items the first
-        if place is None or key in _told:
+        if place is None or key in _warned:
             continue
         msg = f"{task}(): {place} ({type(loss.part).__name__}) {loss.says}. {loss.cure}"
         warnings.warn(msg, IncompleteValueWarning, stacklevel=level_of_user())
-        _told.add(key)
+        _warned.add(key)
 
 
 def _place(loss: Loss, named: list[_Named]) -> str | None:

@@ -30,7 +30,7 @@ from .composition import names, stored_names
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["failed", "tell"]
+__all__ = ["failed", "warn"]
 
 _CONTAINERS = (list, dict, set, deque, bytearray)
 # Methods of these that return nothing.
@@ -48,7 +48,7 @@ failed: set[str] = set()
 """Tasks whose calls have failed, because warnings are errors: the next one is warned of again."""
 
 
-def tell(task: str, function: Any) -> None:
+def warn(task: str, function: Any) -> None:
     """Warn of each variable to which the function, and those it calls, only write."""
     failed.add(task)
     for name, line in _only_written(function):

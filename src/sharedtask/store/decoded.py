@@ -152,7 +152,7 @@ class Values:
 
     def _decode(self, token: Hashable) -> Decoded:
         store, began = self.stores[token], time.monotonic()
-        with classes.noted() as notes:
+        with classes.collected_states() as notes:
             value = store.value()
         found = Decoded(value, len(store.parts()[0]), time.monotonic() - began, notes)
         self.decoded[token] = found

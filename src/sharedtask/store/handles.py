@@ -256,9 +256,9 @@ def _share(value: T, name: str | None) -> Handle[T]:
         raise UnshareableError(msg)
     if name is not None:
         return _share_named(value, name)
-    with _blamed(value), losses.noted() as lost:
+    with _blamed(value), losses.collected() as lost:
         payload = codec.encode_shared(value)
-    missing.tell("share", lost, lambda: [("value", value)])
+    missing.warn("share", lost, lambda: [("value", value)])
     return Handle(Publication(payload, watched=False), type(value).__name__)
 
 

@@ -165,7 +165,7 @@ def _entry_of(store: SegmentStore, name: str, look: str, nbytes: int) -> Entry:
     return _entry(name, "value", look, nbytes, memory, form, mark.nonce.hex())
 
 
-def _told(fd: int, entry: Entry) -> tuple[Layout, Mark]:
+def _table_of(fd: int, entry: Entry) -> tuple[Layout, Mark]:
     """The layout and the mark from the table of a segment."""
     start, length = entry.form["table"]
     if min(start, length) < 0 or start + length > entry.size:
@@ -257,7 +257,7 @@ def _open_value(entry: Entry, fd: int) -> SegmentStore:
     try:
         with _checked(entry):
             _require_trust(entry, fd)
-            return stores.unseal(fd, *_told(fd, entry))
+            return stores.unseal(fd, *_table_of(fd, entry))
     except BaseException:
         os.close(fd)
         raise

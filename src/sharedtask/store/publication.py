@@ -109,7 +109,7 @@ class Publication:
         """The value over memory of its own."""
         return self.store.private_value()
 
-    def tell_on_release(self, holder: Callable[[int], None]) -> None:
+    def call_on_release(self, holder: Callable[[int], None]) -> None:
         """Call the bound method ``holder(token)`` when the memory is freed."""
         reference = weakref.WeakMethod(holder)
         if reference not in self._holders:

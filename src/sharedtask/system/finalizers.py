@@ -86,14 +86,14 @@ def post(work: Callable[[], object]) -> Callable[[], object]:
     return partial(_due.put, work)
 
 
-def settle() -> None:
+def wait_until_idle() -> None:
     """Wait, for a second at most, until all actions due now are done."""
     done = threading.Event()
     post(done.set)()
-    done.wait(_SETTLE_SECONDS)
+    done.wait(_IDLE_SECONDS)
 
 
-_SETTLE_SECONDS = 1.0
+_IDLE_SECONDS = 1.0
 
 
 class _Thread:

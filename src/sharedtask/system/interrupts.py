@@ -409,7 +409,7 @@ class Leaving:
             # It may stay for a while below another that is removed later. Set only here: before, an
             # interrupt would be raised here, and the handler would never be removed.
             self._over = True
-            self._tell()
+            self._run_pending()
 
     def _put_back(self) -> None:
         try:
@@ -420,14 +420,14 @@ class Leaving:
             self._put_back()
             raise
 
-    def _tell(self) -> None:
+    def _run_pending(self) -> None:
         try:
             while self._pending:
                 number = self._pending.pop(0)
                 self.old[number](number, None)
         finally:
             if self._pending:
-                self._tell()
+                self._run_pending()
 
 
 _CALL = Leaving.__call__.__code__

@@ -82,7 +82,7 @@ class _Later:
         try:
             self._put_back()
         finally:
-            self._tell(frame)
+            self._run_pending(frame)
 
     def _put_back(self) -> None:
         try:
@@ -93,14 +93,14 @@ class _Later:
             self._put_back()  # a restored handler has raised; restore the others as well
             raise
 
-    def _tell(self, frame: FrameType | None) -> None:
+    def _run_pending(self, frame: FrameType | None) -> None:
         try:
             while self._came:
                 number = self._came.popleft()
                 self._old[number](number, frame)
         finally:
             if self._came:
-                self._tell(frame)
+                self._run_pending(frame)
 
 
 def when_loaded(name: str, action: Callable[[Any], object]) -> None:

@@ -36,7 +36,7 @@ class Pace:
     def __init__(self) -> None:
         self.seconds: float | None = None
 
-    def note(self, seconds: float, items: int) -> None:
+    def add(self, seconds: float, items: int) -> None:
         """``items`` items took ``seconds`` seconds in one worker."""
         if items:
             new = seconds / items

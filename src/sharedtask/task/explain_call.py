@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharedtask.annotations import Role
 from sharedtask.errors import ArgumentError
-from sharedtask.explaining.measuring import Found, Measure, told
+from sharedtask.explaining.measuring import Found, Measure, explanation_of
 from sharedtask.explaining.rows import Fold, Transfers
 from sharedtask.explaining.tree import is_small
 from sharedtask.serialization import functions
@@ -116,7 +116,9 @@ def explain_call(
     found = list(zip(arguments, _measured(arguments, capture_from), strict=True))
     whole = sum(each.weight.nbytes for _, each in found)
     rows = [row for argument, each in found for row in _rows(argument, each, whole, capture_from)]
-    return told(spec.shown, rows, [(each, argument.manner.transfers) for argument, each in found])
+    return explanation_of(
+        spec.shown, rows, [(each, argument.manner.transfers) for argument, each in found]
+    )
 
 
 def _refuse_unknown(spec: TaskSpec, given: Mapping[str, Any]) -> None:

@@ -196,7 +196,7 @@ class TaskFuture(Future[R]):
             private._condition.notify_all()
         private._invoke_callbacks()
 
-    def _leave_to_parent(self) -> None:
+    def _abandon(self) -> None:
         """In a forked child: the threads that deliver the outcome and wait for it do not exist."""
         private: Any = self
         private._condition = threading.Condition()  # a thread of the parent may have held it

@@ -333,7 +333,7 @@ class _Map:
             paths = self._run(result_files.numbered(self._items))
         except BaseException as error:
             result_files.name_the_item(error)
-            result_files.leave(folder, error)
+            result_files.clean_up(folder, error)
             raise
         for outcome in paths:
             result_files.name_the_item(outcome)

@@ -314,11 +314,11 @@ class _Arguments:
         shared = {}
         for name, role in self._spec.roles.items():
             there = name in self.kwargs or (name == self._spec.bound and self._bound is not None)
-            if there and not (self._spec.writes and self._leaves_out(name, role)):
+            if there and not (self._spec.writes and self._is_left_out(name, role)):
                 shared[name] = self._take(name, role)
         return shared
 
-    def _leaves_out(self, name: str, role: Role) -> bool:
+    def _is_left_out(self, name: str, role: Role) -> bool:
         """Whether the value is None instead of an array, allowed by a default or ``| None``."""
         if not role.writes or self.kwargs.get(name, self) is not None:
             return False

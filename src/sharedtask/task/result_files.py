@@ -39,7 +39,7 @@ def name_the_item(outcome: object) -> None:
         outcome.args = tuple(held.item if field is held else field for field in outcome.args)
 
 
-def leave(folder: str, error: BaseException) -> None:
+def clean_up(folder: str, error: BaseException) -> None:
     """After an error: remove an empty folder, or name one with results."""
     try:
         os.rmdir(folder)

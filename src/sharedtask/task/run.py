@@ -128,10 +128,10 @@ class Run:
         """Start the run; ``close`` follows, also after an error."""
         (plan, on_shares), session, options = self._wanted, self._session, self._options
         del self._wanted  # the caller's values may be freed while tasks run
-        with losses.noted() as lost:
+        with losses.collected() as lost:
             session.open()
         if lost:
-            missing.tell(self._task, lost, plan.call.named)
+            missing.warn(self._task, lost, plan.call.named)
         on_shares(session.shares)
         concurrency = session.concurrency
         self._limit = 1 if self._in_caller else concurrency.workers * _AHEAD
@@ -169,7 +169,7 @@ class Run:
             return self._absorb(self._next_report())
         change = self._session.last_change()
         if change is not None:
-            self._tell(change)
+            self._report_change(change)
         return None
 
     def raise_failure(self) -> None:
@@ -278,10 +278,10 @@ class Run:
 
     def _submit(self, chunk: Chunk) -> None:
         self._open[chunk.number] = _Open(chunk)
-        with losses.noted() as lost:
+        with losses.collected() as lost:
             self._session.submit(chunk)
         if lost:
-            missing.tell_of_items(self._task, chunk.first, chunk.items, lost)
+            missing.warn_of_items(self._task, chunk.first, chunk.items, lost)
         if self._leaves or time.monotonic() > self._soon:
             self._session.leave()
 
@@ -305,18 +305,18 @@ class Run:
         if report is None:
             return None if self._stopped else []
         if report.change is not None:
-            self._tell(report.change)
+            self._report_change(report.change)
         state = self._open[report.chunk]
         batch = report.delivery.open()
         if self._writes:
             self._session.accept(batch)
         if self._recording is not None:  # before anything else runs, or the caller ends
             self._recording.take(batch)
-            self._recording.settle(more=not self._reports.empty())
+            self._recording.commit_if_due(more=not self._reports.empty())
         state.covered += report.count
         if report.finished:
             del self._open[report.chunk]
-        self._pace.note(report.seconds, report.count)
+        self._pace.add(report.seconds, report.count)
         # A chunk may end with a report without outcomes. An empty piece would have the index
         # of the next one, and must not replace it.
         pieces = [_whole(batch)] if batch.values else []
@@ -328,7 +328,7 @@ class Run:
             interrupts.exposed(self._bar.update, sum(len(piece.values) for piece in pieces))
         return pieces
 
-    def _tell(self, change: Change) -> None:
+    def _report_change(self, change: Change) -> None:
         """Warn, once; a filter may make that an error, which ends the run."""
         callsite, self._callsite = self._callsite, None
         if callsite is not None:

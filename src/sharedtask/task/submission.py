@@ -71,17 +71,17 @@ class Submission:
 
     @interrupts.shielded
     def _begin(self, call: Call, on_shares: Callable[[Any], None]) -> None:
-        with losses.noted() as lost:
+        with losses.collected() as lost:
             self._session.open()
         if lost:
-            missing.tell(call.task, lost, call.named)
+            missing.warn(call.task, lost, call.named)
         on_shares(self._session.shares)
         self.future._submission = self
         _pending.add(self)
-        with losses.noted() as lost:
+        with losses.collected() as lost:
             self._session.submit(self._chunk())
         if lost:
-            missing.tell_of_items(call.task, 0, [self._item], lost)
+            missing.warn_of_items(call.task, 0, [self._item], lost)
         self._session.leave()
 
     def _chunk(self) -> Chunk:
@@ -285,10 +285,10 @@ class Submission:
         except InvalidStateError:  # resolved by the user
             return
 
-    def leave_to_parent(self) -> None:
+    def abandon(self) -> None:
         """In a forked child: the workers belong to the parent."""
         self._is_over = True
-        self.future._leave_to_parent()
+        self.future._abandon()
 
 
 def _kill(session: Session) -> None:
@@ -311,11 +311,11 @@ _claiming = critical_sections.table_lock()  # held to begin or resolve a future
 _pending: set[Submission] = set()  # submissions whose futures have no outcome yet
 
 
-def _leave_to_parent() -> None:
+def _abandon() -> None:
     """In a forked child: its parent's futures cannot be resolved here."""
     for submission in _pending.copy():
-        submission.leave_to_parent()
+        submission.abandon()
     _pending.clear()
 
 
-forks.in_child(Step.OUTCOMES, _leave_to_parent)
+forks.in_child(Step.OUTCOMES, _abandon)

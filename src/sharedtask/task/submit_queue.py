@@ -84,10 +84,10 @@ class SubmitQueue:
     def open(self, on_shares: Callable[[Any], None]) -> None:
         """Open the session; ``add`` must follow."""
         try:
-            with losses.noted() as lost:
+            with losses.collected() as lost:
                 self._session.open()
             if lost:
-                missing.tell(self._call.task, lost, self._call.named)
+                missing.warn(self._call.task, lost, self._call.named)
         except BaseException:
             self._session.close()
             self._session = CLOSED_SESSION
@@ -399,11 +399,11 @@ class SubmitQueue:
         with contextlib.suppress(SharedTaskError):  # this thread must not wait here
             self._session.wait(ended, time.monotonic() + _KILL_SECONDS, leaves=True)
 
-    def leave_to_parent(self) -> None:
+    def abandon(self) -> None:
         """In a forked child: the workers belong to the parent."""
         for submit in list(self._unfinished.values()):
             submit.is_over = True
-            submit.future._leave_to_parent()
+            submit.future._abandon()
         self._unfinished.clear()
         self._session = CLOSED_SESSION
 
@@ -412,11 +412,11 @@ _lock = critical_sections.table_lock()
 _queues: set[SubmitQueue] = set()
 
 
-def _leave_to_parent() -> None:
+def _abandon() -> None:
     """In a forked child: its parent's futures cannot be resolved here."""
     for each in _queues.copy():
-        each.leave_to_parent()
+        each.abandon()
     _queues.clear()
 
 
-forks.in_child(Step.OUTCOMES, _leave_to_parent)
+forks.in_child(Step.OUTCOMES, _abandon)

@@ -79,7 +79,7 @@ class Usage:
         self.tokens: set[int] = set()
         self._lock = critical_sections.object_lock()
 
-    def note(self, shares: Sequence[Share]) -> None:
+    def count(self, shares: Sequence[Share]) -> None:
         """Count the shared values of a call."""
         with self._lock:
             for share in shares:
@@ -263,7 +263,7 @@ class Runs(Generic[P, R]):
         """
         target, explicit, usage = self._parts()
         try:
-            return self._submits().submit(target, explicit, item, args, kwargs, usage.note)
+            return self._submits().submit(target, explicit, item, args, kwargs, usage.count)
         except SHORTENED as error:
             shorten(error)
             raise
@@ -365,7 +365,7 @@ class Runs(Generic[P, R]):
             shorten(error)
             raise
         callsite = callsite_of(options)
-        return lambda: Run(backend, plan, usage.pace, usage.note, callsite), plan
+        return lambda: Run(backend, plan, usage.pace, usage.count, callsite), plan
 
 
 async def _in_thread(function: Callable[..., Any], *args: Any) -> Any:

@@ -84,7 +84,7 @@ class Guard:
             except BaseException as raised:
                 done = self.position() + 1
                 if (self.fail_fast or done == len(self.items)) and not self._is_done:
-                    self._tell(raised, done)
+                    self._add_change_note(raised, done)
                 raise
 
         return guarded
@@ -94,7 +94,7 @@ class Guard:
         done = self.position()
         return self._check(done) if done and not self._is_done else None
 
-    def _tell(self, raised: BaseException, done: int) -> None:
+    def _add_change_note(self, raised: BaseException, done: int) -> None:
         error = self._check(done)
         if error is not None:
             with contextlib.suppress(Exception):  # a class may forbid new attributes

@@ -144,10 +144,10 @@ class Outbox:
 
     def _add_value(self, value: Any) -> None:
         try:
-            with losses.noted() as lost:
+            with losses.collected() as lost:
                 payload = codec.encode(value, back=True)
             if lost:
-                missing.tell_of_result(self.task, self._next_index(), value, lost)
+                missing.warn_of_result(self.task, self._next_index(), value, lost)
         except IncompleteValueWarning as error:  # warnings are errors
             self.add_error(error)
             return

@@ -227,7 +227,7 @@ class Loop:
             turns, watched, near = self._turns, self._watched, self._near
             called = self._permit.acquire(timeout=self._rest_seconds())
             if near and not called:
-                left = self._look_for_left(last=looks_near >= _LEFT_LOOKS)
+                left = self._take_left_work(last=looks_near >= _LEFT_LOOKS)
                 looks_near = 0 if left else looks_near + 1
                 if not self._wanted:
                     continue
@@ -239,7 +239,7 @@ class Loop:
             looks = 0 if called or self._turns != turns else looks + 1
             self._watched = looks < _LOOKS or self._duties.is_busy()
 
-    def _look_for_left(self, *, last: bool) -> bool:
+    def _take_left_work(self, *, last: bool) -> bool:
         """Whether work was left; if no thread waits for it, request the I/O thread."""
         self._near = not last
         left, self._left = self._left, False

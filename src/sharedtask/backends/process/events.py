@@ -216,12 +216,12 @@ class SocketEvents:
         with self._lock:
             if not self._table.remove(worker):
                 return
-            reports = list(self._settle(worker))
+            reports = list(self._results_of_dead(worker))
             worker.close()
             self._scheduler.fill_idle()
         deliver(reports)
 
-    def _settle(self, worker: WorkerLink) -> Iterator[tuple[OpenCall, Report]]:
+    def _results_of_dead(self, worker: WorkerLink) -> Iterator[tuple[OpenCall, Report]]:
         for end in self._deaths.ends(worker):
             for report in end.reports:
                 yield end.work_item.call, report

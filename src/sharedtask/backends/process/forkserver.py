@@ -154,9 +154,9 @@ class _Forkserver:
                 return
             if pid == 0:
                 return
-            self._tell(pid, status)
+            self._report_status(pid, status)
 
-    def _tell(self, pid: int, status: int) -> None:
+    def _report_status(self, pid: int, status: int) -> None:
         serial = next((s for s, p in self._pids.items() if p == pid), None)
         if serial is None:
             return

@@ -45,7 +45,7 @@ def main(socket_fd: int, status_fd: int, tracker_fd: int, birth: bytes) -> int:
     with _crashes_logged(status_fd):
         sock = socket.socket(fileno=socket_fd)
         sender = wire.Sender(sock)
-        _settle(sender, pickle.loads(birth), tracker_fd)
+        _detach(sender, pickle.loads(birth), tracker_fd)
         worker = _Worker(sock, sender, status_fd)
         with contextlib.suppress(ConnectionError):  # the caller is gone
             if worker.serve():
@@ -71,7 +71,7 @@ def _crashes_logged(status_fd: int) -> Generator[None]:
         raise
 
 
-def _settle(sender: wire.Sender, birth: child.Birth, tracker_fd: int) -> None:
+def _detach(sender: wire.Sender, birth: child.Birth, tracker_fd: int) -> None:
     """Detach the forked process from the forkserver's state."""
     child.refuse_other_version(birth)
     context.enter()

@@ -76,7 +76,7 @@ class WorkerTable:
 
     def _attach(self, worker: WorkerLink, publication: Publication, *, private: bool) -> None:
         worker.tokens[publication.token] = private
-        publication.tell_on_release(self.forget)
+        publication.call_on_release(self.forget)
         self._write(worker, attaching.frame_of(publication, private=private))
 
     def forget(self, token: int) -> None:

@@ -88,8 +88,8 @@ class Connection:
         publication = handle.publication
         lease = self.cache.lease(publication, verify="identity", encode=self.payload_of)
         self._of_handles[publication.token] = lease.publication.token
-        publication.tell_on_release(self._drop_handle)
-        lease.publication.tell_on_release(self.dispatcher.note_release)
+        publication.call_on_release(self._drop_handle)
+        lease.publication.call_on_release(self.dispatcher.note_release)
         return lease
 
     def payload_of(self, publication: Any) -> Payload:
@@ -199,7 +199,7 @@ class _RaySession(LeasedSession["OpenCall"]):
             leases.release()
             raise
         for lease in leases.all:
-            lease.publication.tell_on_release(self._dispatcher.note_release)
+            lease.publication.call_on_release(self._dispatcher.note_release)
         self.shares = leases.shares
         environment = options.get("runtime_env") or {}
         moves = connection.moves and not environment.get("working_dir")

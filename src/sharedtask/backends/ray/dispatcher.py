@@ -181,9 +181,11 @@ class Dispatcher:
             del self._flying[work_item.number]
             self._fail(work_item, error)
             return
-        work_item.ref.future().add_done_callback(lambda future: self._hear(work_item, future))
+        work_item.ref.future().add_done_callback(
+            lambda future: self._take_answer(work_item, future)
+        )
 
-    def _hear(self, work_item: WorkItem, future: Any) -> None:
+    def _take_answer(self, work_item: WorkItem, future: Any) -> None:
         """Called by Ray's own thread: pass results on at once, the rest to the dispatcher."""
         call = work_item.call
         try:
@@ -267,22 +269,22 @@ class Dispatcher:
         )
         if crashed:
             self._holders.forget_workers()
-            self._look_into(work_item, lambda: self._died(work_item, error))
+            self._investigate(work_item, lambda: self._died(work_item, error))
         elif isinstance(error, _LOST) and _is_argument(work_item, error):
-            self._look_into(work_item, lambda: self._put_again(work_item, error))
+            self._investigate(work_item, lambda: self._put_again(work_item, error))
         elif isinstance(error, _LOST):
-            self._look_into(work_item, lambda: self._died(work_item, error))
+            self._investigate(work_item, lambda: self._died(work_item, error))
         else:
             del self._flying[work_item.number]
             self._fail(work_item, error)
 
-    def _look_into(self, work_item: WorkItem, work: Callable[[], Callable[[], None]]) -> None:
+    def _investigate(self, work_item: WorkItem, work: Callable[[], Callable[[], None]]) -> None:
         def run() -> None:
             try:
                 then = work()
             except BaseException as error:  # noqa: BLE001  Ray may end meanwhile, by SystemExit
                 failure = error
-                self._inbox.put(lambda: self._settle_failed(work_item, failure))
+                self._inbox.put(lambda: self._fail_unknown(work_item, failure))
             else:
                 self._inbox.put(then)
 
@@ -315,7 +317,7 @@ class Dispatcher:
         else:
             self._fail(work_item, error)
 
-    def _settle_failed(self, work_item: WorkItem, error: BaseException) -> None:
+    def _fail_unknown(self, work_item: WorkItem, error: BaseException) -> None:
         if self._flying.pop(work_item.number, None) is not None:
             self._fail(work_item, error)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING, Any
 
-from sharedtask.serialization.losses import note
+from sharedtask.serialization import losses
 
 from .completed import own_way, reduce_with_attributes
 
@@ -27,7 +27,7 @@ def reduce_image(image: Any, out: Outgoing) -> Any:
     del out
     if _has_frames(image):
         cure = "Pass its path, or a list of copies of its frames."
-        note(image, "arrives without its other frames", cure)
+        losses.add(image, "arrives without its other frames", cure)
     return NotImplemented
 
 
@@ -54,7 +54,7 @@ def reduce_generator(generator: Any, out: Outgoing) -> Any:
     del out
     says = "is copied, and all copies give the same random numbers"
     cure = "Take a parameter annotated Rng: each item gets a generator of its own."
-    note(generator, says, cure, whole=True)
+    losses.add(generator, says, cure, whole=True)
     return NotImplemented
 
 

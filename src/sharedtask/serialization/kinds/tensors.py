@@ -17,8 +17,7 @@ import numpy as np
 
 from sharedtask import context
 from sharedtask.memory import mapping, segments
-from sharedtask.serialization import buffers, reducers
-from sharedtask.serialization.losses import note
+from sharedtask.serialization import buffers, losses, reducers
 
 from .completed import followed, own_way
 
@@ -64,7 +63,7 @@ def _completed(tensor: Any, built: tuple[Any, Any]) -> Any:
 def _left_out(tensor: Any) -> tuple[Any, list[Any], list[Any]] | None:
     """Its gradient and its hooks, None where it has neither. The graph belongs to its process."""
     if not tensor.is_leaf:
-        note(tensor, _GRAPH, _NO_GRAPH)
+        losses.add(tensor, _GRAPH, _NO_GRAPH)
     hooks, late = tensor._backward_hooks, tensor._post_accumulate_grad_hooks
     gradient = tensor.grad if tensor.is_leaf or tensor.retains_grad else None
     if gradient is None and not hooks and not late:

@@ -19,7 +19,7 @@ from . import registry
 from .locked import Locked
 from .regions import Regions
 from .registry import Array, Guarded, guard
-from .rwlock import count_held, held_here, leave_behind
+from .rwlock import abandon_held, count_held, held_here
 
 __all__ = ["Use", "close_all", "leaving_locks", "refuse_held", "use_all"]
 
@@ -44,7 +44,7 @@ class Use:
         self.array = array
         self.order: _Order | None = None
         self._how = name, rules, rank
-        self._twin: Array | None = None
+        self._shared_copy: Array | None = None
         self._pid = os.getpid()
         self.is_open = False
 
@@ -61,17 +61,17 @@ class Use:
         guarded = self.guarded = guard(array, name, rules)
         self.is_open = True
         with registry.making:
-            self._twin = guarded.twin()
-            if self._twin is None and shared and find(array) is None:
+            self._shared_copy = guarded.shared_copy()
+            if self._shared_copy is None and shared and find(array) is None:
                 if any(isinstance(user, Use) for user in guarded.users.values()):
                     raise ArgumentError(
                         f"'{name}' is locked by a call in this process, and other processes cannot"
                         " see it. Make it by sharedtask.array(), or let that call end."
                     )
-                self._twin = arrays.array(array)
-                guarded.twin = weakref.ref(self._twin)
+                self._shared_copy = arrays.array(array)
+                guarded.shared_copy = weakref.ref(self._shared_copy)
             guarded.users.put(id(self), self)
-        base = array if self._twin is None else self._twin
+        base = array if self._shared_copy is None else self._shared_copy
         opening = guarded.opening(name, rank, rules)
         self.locked = Locked.over(base, guarded.cells, opening, guarded)
 
@@ -84,10 +84,10 @@ class Use:
         is copied: the call is its parent's.
         """
         self.order = None
-        twin, self._twin = self._twin, None
-        if twin is not None and wrote and self._pid == os.getpid():
+        copy, self._shared_copy = self._shared_copy, None
+        if copy is not None and wrote and self._pid == os.getpid():
             with self.locked.quiet(_QUIET_SECONDS if gave_up else 0.0) as torn:
-                self.array[...] = twin
+                self.array[...] = copy
             if torn:
                 self.guarded.note_torn(torn, self)
         if self.is_open:
@@ -179,7 +179,7 @@ def leaving_locks(task: str, function: Callable[..., Any]) -> Callable[..., Any]
         try:
             return function(*args, **kwargs)
         finally:
-            left = leave_behind(before)
+            left = abandon_held(before)
             if left:
                 msg = (
                     f"{task}() ended within a block that locks {left}. Enter blocks by `with`, and"

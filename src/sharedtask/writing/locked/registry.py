@@ -107,7 +107,7 @@ class Guarded:
         self._table = Table(cells.count) if memory is None else None
         self._pid = os.getpid()
         self.users: Weak[int, Any] = Weak()
-        self.twin: Callable[[], Array | None] = _none
+        self.shared_copy: Callable[[], Array | None] = _none
 
     @property
     def _is_parents(self) -> bool:
@@ -126,7 +126,7 @@ class Guarded:
         if old.is_open:
             table.take_poison(old)
         self._table, self._pid = table, os.getpid()
-        self.twin = _none
+        self.shared_copy = _none
         self.users.clear()
 
     @property
@@ -158,7 +158,7 @@ class Guarded:
         with making:
             table, users = self._table, self.users.values()
             if table is not None and all(each is user for each in users):
-                self._table, self.twin = table.torn(cells), _none
+                self._table, self.shared_copy = table.torn(cells), _none
 
     def opening(self, name: str, rank: int, rules: Regions) -> Opening:
         """The lock handle for tasks."""

@@ -469,7 +469,7 @@ def count_held() -> int:
     return len(_here.held)
 
 
-def leave_behind(before: int) -> str:
+def abandon_held(before: int) -> str:
     """Leave all blocks but the first ``before``, as death would; returns the first one's text."""
     left = ""
     for hold in reversed(_here.held[before:]):

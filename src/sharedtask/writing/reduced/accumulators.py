@@ -115,7 +115,7 @@ class Slot:
         state = int(self._words[1])
         self._words[1] = (state - 2) ^ 1
 
-    def settle(self, chunk: int, done: int) -> None:
+    def roll_back_to(self, chunk: int, done: int) -> None:
         """Select the buffer after the worker died, with ``done`` results of this chunk."""
         state = int(self._words[1])
         if state >> 32 == chunk & _CHUNK_MASK and (state & _CHUNK_MASK) >> 1 > done:

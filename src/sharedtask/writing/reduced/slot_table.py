@@ -80,7 +80,7 @@ class SlotTable:
     def reap(self, worker: int, work_item: Counted) -> None:
         """A worker died in this chunk; results that it left are counted as received."""
         for slots in self._slots.values():
-            slots[self._taken[self._key(worker, work_item)]].settle(
+            slots[self._taken[self._key(worker, work_item)]].roll_back_to(
                 work_item.number, work_item.received
             )
         self.end(worker, work_item)
