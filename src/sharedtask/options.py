@@ -62,6 +62,7 @@ class OptionsDict(TypedDict, total=False):
     seed: int | Sequence[int] | None
     memory_limit: int | str | None
     tasks_per_worker: int | None
+    logs: bool
     ray_options: Mapping[str, Any] | None
 
 
@@ -96,6 +97,7 @@ class Options:
         memory_limit: Bytes of private memory that a worker process may have; a text such as
             "512MB" or "2GiB" is taken too. None: no limit.
         tasks_per_worker: Items after which a worker process is replaced; None: never.
+        logs: Whether what tasks log, and their warnings, are handled in the caller.
         ray_options: With Ray, the needs of every task: ``{"num_gpus": 0.25, "memory": 2e9}``, the
             options of Ray's own tasks by their names there.
 
@@ -120,6 +122,7 @@ class Options:
     seed: int | tuple[int, ...] | None = None
     memory_limit: int | None = None
     tasks_per_worker: int | None = None
+    logs: bool = True
     ray_options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -332,6 +335,7 @@ _RULES: dict[str, _Rule] = {
         _Reads.WORD,
     ),
     "tasks_per_worker": _optional(_count(1), "a whole number from 1 up, or None", _Reads.INTEGER),
+    "logs": _switch(),
     "ray_options": _optional(
         _ray_options(), "a dict of options of Ray's tasks, or None", _Reads.NEVER
     ),

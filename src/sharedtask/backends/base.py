@@ -297,6 +297,9 @@ class Session(ABC):
         """Called after the last report: a change of a shared value that none has told."""
         return None
 
+    def finish_logs(self) -> None:
+        """Called after the last report: handles what tasks have logged and no report brought."""
+
     def finish(self) -> None:
         """Called at the end of a call that succeeded: completes the caller's totals."""
         for handler in self.handlers:

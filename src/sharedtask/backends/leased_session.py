@@ -24,6 +24,10 @@ class LeasedSession(Session, Generic[C]):
 
     _call: C
 
+    def finish_logs(self) -> None:
+        if self._call.logs is not None:
+            self._call.logs.finish()
+
     def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:
         with undisturbed("sharedtask.backends.fingerprints"):  # needed by a journal only
             from . import fingerprints

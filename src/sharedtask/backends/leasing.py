@@ -145,6 +145,7 @@ def header_of(call: Call, leases: Leases, blas: int, cwd: str) -> bytes:
             randomness=call.randomness,
             settings=leases.settings.publication.token,
             cwd=cwd,
+            logs=options.logs,
         )
     )
 

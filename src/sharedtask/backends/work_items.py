@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sharedtask.worker.envelope import Envelope
 
     from .base import Chunk, Sink
+    from .call_logs import CallLogs
     from .leasing import Leases
 
 numbers = itertools.count(1)
@@ -38,6 +39,7 @@ class OpenCall:
     splits: bool
     sink: Sink
     closed: bool = False
+    logs: CallLogs | None = None  # from the first record on
 
 
 C = TypeVar("C", bound=OpenCall)

@@ -63,7 +63,7 @@ def parallel(
         **options: Defaults for this task: ``backend``, ``workers``, ``chunksize``, ``buffersize``,
             ``progress``, ``desc``, ``timeout`` (seconds per item), ``retries``, ``retry_on``,
             ``return_exceptions``, ``verify``, ``captured``, ``strict``, ``journal``, ``seed``,
-            ``memory_limit`` (bytes per worker), ``tasks_per_worker``, ``ray_options``.
+            ``memory_limit`` (bytes per worker), ``tasks_per_worker``, ``logs``, ``ray_options``.
 
     Returns:
         A task: called, it is the function; ``map``, ``imap``, ``submit`` ... run it for many items.

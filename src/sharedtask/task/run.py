@@ -167,6 +167,7 @@ class Run:
             return known
         if not self._is_over():
             return self._absorb(self._next_report())
+        self._session.finish_logs()
         change = self._session.last_change()
         if change is not None:
             self._report_change(change)

@@ -67,6 +67,7 @@ class CallHeader(NamedTuple):
     randomness: Randomness | None
     settings: int  # the token of the caller's settings: see process_settings.py
     cwd: str  # where relative paths start
+    logs: bool = True  # what tasks log is handled in the caller
 
     @property
     def readonly(self) -> list[str]:

@@ -22,7 +22,7 @@ from sharedtask.system import blas
 from sharedtask.writing import roles
 from sharedtask.writing.handler import Entered
 
-from . import call_header, calling, status_page
+from . import call_header, calling, log_levels, status_page
 from .calling import LoadedCall
 from .context_variables import ChunkContext
 from .mutation_guard import Guard, GuardedValue
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from sharedtask.writing.handler import Part
 
     from .job import Job
+    from .log_hooks import LogHooks
     from .process_settings import SettingsFollower
     from .result_writer import Outbox
 
@@ -48,9 +49,15 @@ class Runner:
     """Runs chunks one after the other."""
 
     def __init__(
-        self, words: memoryview, outbox: Outbox, values: Values, follower: SettingsFollower
+        self,
+        words: memoryview,
+        outbox: Outbox,
+        values: Values,
+        follower: SettingsFollower,
+        hooks: LogHooks,
     ) -> None:
         self._follower = follower
+        self._hooks = hooks
         self._call: int | None = None
         self._words = words
         self._outbox = outbox
@@ -70,8 +77,11 @@ class Runner:
         self._outbox.task, self._outbox.index = header.task, job.first
         try:
             words[Word.PHASE] = Phase.LOADING
-            self._apply_settings(header, job)
+            self._hooks.active = header.logs
+            begins = self._apply_settings(header, job)
             loaded = self._loaded(header, job)
+            if begins:
+                log_levels.settle()
         except BaseException as error:  # noqa: BLE001  user code: imports, __setstate__, ...
             self._fail_all(error, job.items)
             done = True
@@ -103,11 +113,17 @@ class Runner:
         """Check the values of a call that were not checked since another call used them."""
         self._watcher.check_earlier(header, call)
 
-    def _apply_settings(self, header: call_header.CallHeader, job: Job) -> None:
-        """Apply the caller's directory and settings, and the BLAS threads of this call."""
-        if job.call is None or job.call != self._call or header.of_submits:
+    def _apply_settings(self, header: call_header.CallHeader, job: Job) -> bool:
+        """Apply the caller's directory and settings, and the BLAS threads of this call.
+
+        Returns:
+            Whether this is the first chunk of the call here.
+        """
+        begins = job.call is None or job.call != self._call or header.of_submits
+        if begins:
             self._follower.apply(self._values.value(header.settings))
             self._call = job.call
+            self._hooks.begin_call()
         with contextlib.suppress(OSError):
             if os.getcwd() != header.cwd:  # changed by the caller or by an earlier task
                 os.chdir(header.cwd)
@@ -115,6 +131,7 @@ class Runner:
             self._blas_threads = header.blas_threads
             blas.limit(header.blas_threads)
             self._follower.accept_changes()  # it has set variables
+        return begins
 
     def _loaded(self, header: call_header.CallHeader, job: Job) -> LoadedCall:
         captured.use(self._values)

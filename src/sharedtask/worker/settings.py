@@ -16,7 +16,7 @@ import numpy as np
 from sharedtask.system.blas import BLAS_VARIABLES
 from sharedtask.system.loading import undisturbed, when_loaded
 
-from . import import_path
+from . import import_path, log_levels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -280,6 +280,12 @@ SETTINGS = (
     _setting("the decimal context", _read_decimal, _write_decimal),
     _setting("the locale", lambda: _locale.setlocale(_locale.LC_ALL, None), _write_locale),
     _setting("the umask", _read_umask, _write_umask),
+    Setting(
+        "the levels of logging",
+        log_levels.read,
+        log_levels.restore,
+        *[Transfer(log_levels.write)] * 2,
+    ),
 )
 
 

@@ -16,7 +16,10 @@ from sharedtask.system import critical_sections
 OUTBOX_SIZE = 1 << 18
 WORDS_SIZE = mmap.ALLOCATIONGRANULARITY
 CRASH_SIZE = 1 << 14  # faulthandler's report of a worker that crashes
-_CRASH_AT = WORDS_SIZE + OUTBOX_SIZE
+LOG_SIZE = 1 << 19  # what tasks have logged and the caller has not read: see log_box.py
+LOG_AT = WORDS_SIZE + OUTBOX_SIZE
+# At the end: a report that is too long is cut off by the end of the memory.
+_CRASH_AT = LOG_AT + LOG_SIZE
 SIZE = _CRASH_AT + CRASH_SIZE
 
 
@@ -35,6 +38,10 @@ class Word:
     BEFORE: Final = 9  # before the current item
     OVER_MEMORY: Final = 10  # the chunk that was ended because memory exceeded the limit
     BEGUN: Final = 11  # how many items of the current chunk may have begun; if run singly
+    # Bytes of log records, counted from the worker's start.
+    LOGGED: Final = 12  # written by the worker
+    LOG_READ: Final = 13  # ... and read by the caller
+    LOG_DROPPED: Final = 14  # records for which there was no room
 
 
 # The caller's request to a worker about a chunk, polled between two items: a number that is raised
@@ -70,10 +77,11 @@ class StatusPage:
         self.fd = segments.scratch(SIZE)
         self._view = memoryview(mapping.view(self.fd, SIZE, writable=True))
         self.words = self._view[:WORDS_SIZE].cast("Q")
+        self.log = self._view[LOG_AT:_CRASH_AT]
 
     def outbox(self) -> bytes:
         """The results in the outbox of a dead worker."""
-        return bytes(self._view[WORDS_SIZE:_CRASH_AT])
+        return bytes(self._view[WORDS_SIZE:LOG_AT])
 
     def crash(self) -> str:
         """The report of faulthandler from the crash of the worker."""
@@ -95,3 +103,8 @@ def open_crash_log(fd: int) -> int:
     log = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
     os.lseek(log, _CRASH_AT, os.SEEK_SET)
     return log
+
+
+def open_log(fd: int) -> memoryview:
+    """The memory for log records, in the worker."""
+    return memoryview(mmap.mmap(fd, LOG_SIZE, offset=LOG_AT))

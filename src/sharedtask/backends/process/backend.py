@@ -233,6 +233,10 @@ class _ProcessSession(LeasedSession["OpenCall"]):
             return
         self._is_closed = True
         gave_up = self._is_open and self._give_up()
+        logs = self._call.logs if self._is_open else None
+        if logs is not None and logs.is_open:
+            self._pool.left_logs.append(logs)
+            self._pool.wake()
         for handler in self.handlers:
             handler.close(entered=self._is_open and self._call.entered, gave_up=gave_up)
 

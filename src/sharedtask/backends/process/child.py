@@ -45,9 +45,14 @@ def introduce(birth: Birth, tracker: int) -> None:
     when_loaded("multiprocessing.resource_tracker", lambda module: _track(module, tracker))
 
 
+def name_of(serial: int) -> str:
+    """The ``multiprocessing`` name of a worker."""
+    return f"SharedtaskWorker-{serial}"
+
+
 def _name(module: Any, birth: Birth) -> None:
     me = module._current_process
-    me._name, me._identity = f"SharedtaskWorker-{birth.serial}", (birth.serial,)
+    me._name, me._identity = name_of(birth.serial), (birth.serial,)
     me._parent_pid = birth.caller
 
     class Caller(module._ParentProcess):  # type: ignore[misc]

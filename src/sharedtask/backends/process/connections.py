@@ -191,6 +191,7 @@ class WorkerLink(Link):
         self.serial = serial
         self.pid: int | None = None
         self.ran = 0  # items
+        self.logs_dropped = 0  # records that it had no room for, as far as it was told
         self.leaving = False  # it gets no more chunks
         self.leave_by = 0.0  # it was asked to end, and is killed at this time
         self.work_items: deque[WorkItem] = deque()
@@ -199,6 +200,13 @@ class WorkerLink(Link):
         self.stop_reason: StopReason | None = None
         self.kill_reason: StopReason | None = None
         self.exit: tuple[int | None, int | None, int | None] | None = None
+
+    def find(self, number: int) -> WorkItem | None:
+        """The chunk of this number, if the worker has it."""
+        for work_item in self.work_items:  # the first one, nearly always
+            if work_item.number == number:
+                return work_item
+        return None
 
     def free_request_slot(self) -> int:
         """The slot, 0 or 1, of the caller's requests about its next chunk."""

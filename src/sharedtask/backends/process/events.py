@@ -16,7 +16,7 @@ from sharedtask.system import background
 from sharedtask.worker import result_format
 from sharedtask.worker.status_page import Word
 
-from . import forkserver, recycling, stdio, work_items
+from . import forkserver, log_reading, recycling, stdio, work_items
 from .received import SentResults
 from .wire import Kind, close_all
 from .worker_death import Deaths
@@ -117,28 +117,31 @@ class SocketEvents:
                 deliver(self._on_results(worker, frame))
             elif frame.kind == Kind.FAILED:
                 self._resend_each(worker, frame.chunk)
+            elif frame.kind == Kind.LOGS:
+                self.collect_logs()
             elif frame.kind == Kind.CHANGED:
                 deliver(self._on_change(worker, frame))
 
     def _on_change(self, worker: WorkerLink, frame: Frame) -> list[tuple[OpenCall, Report]]:
         with self._lock:
-            work_item = _find(worker, frame.chunk)
+            work_item = worker.find(frame.chunk)
             if work_item is None or work_item.call.closed or work_item.cancelled:
                 return []
         return [(work_item.call, work_item.changed(Change(*marshal.loads(frame.body))))]
 
     def _on_results(self, worker: WorkerLink, frame: Frame) -> list[tuple[OpenCall, Report]]:
         with self._lock:
-            work_item = _find(worker, frame.chunk)
+            logged = log_reading.collect(worker)
+            work_item = worker.find(frame.chunk)
             if work_item is None:
-                return []
+                return logged
             mode = frame.body[0] & ~result_format.FINISHED
             finished = bool(frame.body[0] & result_format.FINISHED)
             work_item.received = frame.first + frame.items
             call = work_item.call
             if finished:
                 if not work_item.received and recycling.reports_over_memory(worker, work_item):
-                    return self._not_begun(worker, work_item)
+                    return [*logged, *self._not_begun(worker, work_item)]
                 self._deaths.note_life(call)
                 call.note(frame.elapsed / 1e9)
                 if call.slot_table is not None:
@@ -148,12 +151,19 @@ class SocketEvents:
                 self._scheduler.end(worker, work_item, is_used_up=is_used_up)
             if call.closed or work_item.cancelled:
                 close_all(frame.fds)
-                return []
+                return logged
         first = work_item.chunk.first + frame.first
-        results_of = SentResults(mode, frame, first, call.task, self._prints)
+        results_of = SentResults(mode, frame, first, call, self._prints)
         seconds = frame.elapsed / 1e9
         report = Report(work_item.chunk.number, results_of, frame.items, finished, seconds)
-        return [(call, report)]
+        return [*logged, (call, report)]
+
+    def collect_logs(self) -> None:
+        """Pass on what tasks have logged, also those whose items last."""
+        with self._lock:
+            workers = filter(log_reading.is_due, self._table.workers.values())
+            reports = [found for worker in workers for found in log_reading.collect(worker)]
+        deliver(reports)
 
     def _not_begun(self, worker: WorkerLink, work_item: WorkItem) -> list[tuple[OpenCall, Report]]:
         """A worker had too much memory before the first item of a chunk.
@@ -175,7 +185,7 @@ class SocketEvents:
     def _resend_each(self, worker: WorkerLink, number: int) -> None:
         """A chunk could not be unpickled as a whole: resend it item by item to name the bad one."""
         with self._lock:
-            work_item = _find(worker, number)
+            work_item = worker.find(number)
             if work_item is None:
                 return
             if not work_item.cancelled:
@@ -216,7 +226,7 @@ class SocketEvents:
         with self._lock:
             if not self._table.remove(worker):
                 return
-            reports = list(self._results_of_dead(worker))
+            reports = [*log_reading.collect(worker), *self._results_of_dead(worker)]
             worker.close()
             self._scheduler.fill_idle()
         deliver(reports)
@@ -232,10 +242,3 @@ def deliver(reports: Iterable[tuple[OpenCall, Report]]) -> None:
     """Hand reports to the sinks of their calls; no lock is held."""
     for call, report in reports:
         call.sink.report(report)
-
-
-def _find(worker: WorkerLink, number: int) -> WorkItem | None:
-    for work_item in worker.work_items:  # the first one, nearly always
-        if work_item.number == number:
-            return work_item
-    return None

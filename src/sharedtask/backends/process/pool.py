@@ -23,10 +23,11 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from sharedtask.backends.call_logs import strays
 from sharedtask.errors import ClosedError, SharedTaskError
 from sharedtask.system import critical_sections, interrupts
 
-from . import reasons
+from . import log_reading, reasons
 from .checks import FLUSH_SECONDS, GRACE_SECONDS, Checks
 from .due import Due
 from .event_loop import Loop
@@ -38,6 +39,8 @@ from .worker_table import WorkerTable
 if TYPE_CHECKING:
     from collections.abc import Callable
     from queue import SimpleQueue
+
+    from sharedtask.backends.call_logs import CallLogs
 
     from .work_items import OpenCall, WorkItem
 
@@ -56,6 +59,8 @@ class Pool:
         self._sweeps = False
         self._lock = critical_sections.table_lock()
         self._to_cancel: deque[OpenCall] = deque()
+        # Logs of calls that ended before all was handled.
+        self.left_logs: deque[CallLogs] = deque()
         self._generation = 0
         # An exception that came in the middle of a change: the tables may be wrong since then.
         self.damage = ""
@@ -188,12 +193,16 @@ class Pool:
             link.end(workers if orderly else None)
         for worker in workers:
             self._events.show(worker.drain() if orderly else ())
+            log_reading.collect(worker)
             worker.close()
         self._table.close()
         self._loop.close()
         self._release_given_up()
         if not self._silent:
             self._due.end()
+        if orderly:
+            for logs in (*self.left_logs, strays):
+                logs.finish_contained()
 
     def _release_given_up(self) -> None:
         """Once the pool has ended, a call that is given up has no chunk anywhere.
@@ -240,6 +249,8 @@ class Pool:
         if self.damage:
             self._lose(reasons.DAMAGED.format(self.damage))
             return
+        while self.left_logs and (logs := critical_sections.first_of(self.left_logs)) is not None:
+            logs.finish_behind()
         while self._to_cancel and (call := critical_sections.first_of(self._to_cancel)) is not None:
             self._cancel(call)
         now = time.monotonic()
@@ -250,6 +261,7 @@ class Pool:
                 self._lose()
             with self._lock:
                 self._checks.request_flushes(now)
+            self._events.collect_logs()
         with self._lock:
             self._checks.enforce_limits(now)
         self._due.call()

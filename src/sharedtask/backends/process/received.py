@@ -16,28 +16,32 @@ if TYPE_CHECKING:
     from . import stdio
     from .connections import WorkerLink
     from .wire import Frame
-    from .work_items import WorkItem
+    from .work_items import OpenCall, WorkItem
 
 
 class SentResults:
     """The body of a RESULTS frame, decoded when it is opened."""
 
-    __slots__ = ("__weakref__", "_close", "_first", "_frame", "_mode", "_prints", "_task")
+    __slots__ = ("__weakref__", "_close", "_first", "_frame", "_logs", "_mode", "_prints", "_task")
 
     def __init__(
-        self, mode: int, frame: Frame, first: int, task: str, prints: stdio.Prints
+        self, mode: int, frame: Frame, first: int, call: OpenCall, prints: stdio.Prints
     ) -> None:
-        self._mode, self._frame, self._first, self._task = mode, frame, first, task
-        self._prints = prints
+        self._mode, self._frame, self._first, self._task = mode, frame, first, call.task
+        self._prints, self._logs = prints, call.logs
         # The waiting thread may be interrupted after taking this and before opening it.
         close = partial(close_all, frame.fds)
         self._close = Ending(self, close).now if frame.fds else close
 
     @property
     def is_plain(self) -> bool:
+        if self._logs is not None and self._logs.pending:
+            return False
         return result_format.is_plain(self._mode) and not self._prints.pending
 
     def open(self) -> Batch:
+        if self._logs is not None:
+            self._logs.handle()
         if self._prints.pending:
             self._prints.wait()
         frame = self._frame

@@ -9,7 +9,7 @@ sides know its chunk::
 
     caller -> worker    ATTACH a value for a token   DROP a token    CHUNK items to run   STOP
     worker -> caller    RESULTS outcomes of items    FAILED body unreadable    OUTPUT printed text
-                        CHANGED a shared value
+                        CHANGED a shared value           LOGS are there to read, many
     caller -> forkserver  SPAWN a worker   SIGNAL to a worker
     forkserver -> caller   SPAWNED   EXITED   STOPPED
 """
@@ -64,6 +64,7 @@ class Kind:
     STOPPED: Final = 12
     END: Final = 13
     CHANGED: Final = 14
+    LOGS: Final = 15
 
 
 class Frame(NamedTuple):

@@ -23,6 +23,8 @@ from sharedtask.store.decoded import Values
 from sharedtask.worker import call_header, envelope, result_format, status_page
 from sharedtask.worker.job import Job
 from sharedtask.worker.limits import ChunkLimits, LimitCheck
+from sharedtask.worker.log_box import LogWriter
+from sharedtask.worker.log_hooks import LogHooks
 from sharedtask.worker.process_settings import SettingsFollower
 from sharedtask.worker.result_writer import Outbox, ResultMessage
 from sharedtask.worker.runner import Runner
@@ -45,8 +47,9 @@ def main(socket_fd: int, status_fd: int, tracker_fd: int, birth: bytes) -> int:
     with _crashes_logged(status_fd):
         sock = socket.socket(fileno=socket_fd)
         sender = wire.Sender(sock)
-        _detach(sender, pickle.loads(birth), tracker_fd)
-        worker = _Worker(sock, sender, status_fd)
+        born: child.Birth = pickle.loads(birth)
+        _detach(sender, born, tracker_fd)
+        worker = _Worker(sock, sender, status_fd, born.serial)
         with contextlib.suppress(ConnectionError):  # the caller is gone
             if worker.serve():
                 child.run_exit_functions()
@@ -111,17 +114,24 @@ class _SocketChannel:
 
 
 class _Worker:
-    def __init__(self, sock: socket.socket, sender: wire.Sender, status_fd: int) -> None:
+    def __init__(
+        self, sock: socket.socket, sender: wire.Sender, status_fd: int, serial: int
+    ) -> None:
         self._sender = sender
         self._reader = wire.Reader(sock)
         self._words = status_page.open_words(status_fd)
         self._outbox = Outbox(
             _SocketChannel(sender), self._words, status_page.open_outbox(status_fd)
         )
+        log = LogWriter(
+            self._words, status_page.open_log(status_fd), lambda: sender.send(Frame(Kind.LOGS))
+        )
+        hooks = LogHooks(log.write, serial, child.name_of(serial))
+        hooks.install()
         os.close(status_fd)
         self._values = Values()
         self._limit_check = LimitCheck(self._words)
-        self._runner = Runner(self._words, self._outbox, self._values, SettingsFollower())
+        self._runner = Runner(self._words, self._outbox, self._values, SettingsFollower(), hooks)
 
     def serve(self) -> bool:
         """Process frames; returns whether STOP ended the loop."""

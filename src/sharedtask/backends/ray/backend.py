@@ -259,6 +259,9 @@ class _RaySession(LeasedSession["OpenCall"]):
         if not self._is_open or self._call.closed:
             return
         self._call.close()
+        logs = self._call.logs
+        if logs is not None and logs.is_open:
+            self._dispatcher.leave(logs)
         if self._call.open_chunks:
             self._dispatcher.close_call(self._call, kill=kill)
         else:

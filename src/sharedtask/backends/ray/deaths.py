@@ -141,7 +141,8 @@ def _all_died(
         at: _died(work_item, at, crash_report, phase, text)
         for at in range(len(work_item.chunk.items))
     }
-    return work_item.partly_arrived([], len(errors), errors)
+    logs = (() if crash_report is None else crash_report.logs), 0
+    return work_item.partly_arrived([], len(errors), errors, None, logs)
 
 
 def recovery_of(work_item: WorkItem, crash_report: CrashReport, error: BaseException) -> Recovery:
@@ -171,7 +172,8 @@ def recovery_of(work_item: WorkItem, crash_report: CrashReport, error: BaseExcep
         errors[done] = _late(work_item, done, crash_report) or _died(
             work_item, done, crash_report, _WHILE.get(phase, ""), str(error)
         )
-    return Recovery(work_item.partly_arrived(frames, begun, errors))
+    logs = crash_report.logs, 0
+    return Recovery(work_item.partly_arrived(frames, begun, errors, None, logs))
 
 
 def _late(work_item: WorkItem, position: int, crash_report: CrashReport) -> BaseException | None:

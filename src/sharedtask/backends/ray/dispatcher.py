@@ -37,6 +37,8 @@ from .runtime import SHUT_DOWN
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sharedtask.backends.call_logs import CallLogs
+
     from .deaths import Recovery
     from .work_items import OpenCall, WorkItem
 
@@ -89,6 +91,10 @@ class Dispatcher:
     def note_release(self, token: int) -> None:
         """A value is not needed any more; workers are told with their next chunk."""
         self._inbox.put(lambda: self._note_release(token))
+
+    def leave(self, logs: CallLogs) -> None:
+        """A call is over, and not all of what its tasks have logged was handled."""
+        self._inbox.put(logs.finish_behind)
 
     def end(self, reason: str) -> None:
         """Fail calls in flight, and end the thread."""
@@ -237,6 +243,8 @@ class Dispatcher:
             self._holders.note_missing(worker, work_item.arguments)
         elif worker:
             self._holders.note(worker, work_item.arguments)
+        if loaded.logs and (work_item.is_unreported or status != RAN):
+            work_item.logged_late(loaded)
         if work_item.call.closed:
             return
         if status == UNREADABLE:

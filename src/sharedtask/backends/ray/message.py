@@ -48,6 +48,9 @@ class Message(NamedTuple):
         return cls(*fields) if fields[0] == VERSION else None
 
 
+# A chunk returns so many records of what its tasks have logged.
+MOST_LOGGED = 10_000
+
 # Results of some items: mode, first item within the chunk, how many, ns, bytes, box.
 Frame: TypeAlias = tuple[int, int, int, int, bytes, Any]
 
@@ -55,7 +58,8 @@ Frame: TypeAlias = tuple[int, int, int, int, bytes, Any]
 class Answer(NamedTuple):
     """The result of a chunk; ``worker`` is the worker's name, ``added`` a box of partial results.
 
-    ``change`` has the fields of a ``Change``.
+    ``change`` has the fields of a ``Change``. ``logs`` are records that its tasks have logged, and
+    ``dropped`` is how many more there were.
     """
 
     status: str
@@ -64,6 +68,8 @@ class Answer(NamedTuple):
     text: str = ""
     added: Any = None
     change: tuple[Any, ...] | None = None
+    logs: tuple[bytes, ...] = ()
+    dropped: int = 0
 
     def dump(self) -> Any:
         """As bytes if there is no large part."""

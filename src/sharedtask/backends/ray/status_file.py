@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sharedtask.worker import status_page
+from sharedtask.worker import log_box, status_page
 from sharedtask.worker.status_page import Phase, Word
 
 from . import runtime
@@ -40,6 +40,7 @@ class CrashReport(NamedTuple):
     words: list[int]
     frames: list[Any]
     text: str
+    logs: list[bytes] = []  # noqa: RUF012  never changed
 
 
 class StatusFile:
@@ -153,10 +154,12 @@ def find(origin: bytes, number: int) -> CrashReport | None:
 def _read(path: Path, data: memoryview, words: memoryview) -> CrashReport:
     size = status_page.SIZE - status_page.CRASH_SIZE
     frames = list(_logged(data[status_page.SIZE : status_page.SIZE + words[_LOGGED]]))
-    outbox = bytes(data[status_page.WORDS_SIZE : size])
+    ring = data[status_page.LOG_AT : status_page.LOG_AT + status_page.LOG_SIZE]
+    outbox = bytes(data[status_page.WORDS_SIZE : status_page.LOG_AT])
     frames.append((words[Word.MODE], words[Word.BASE], words[Word.COUNT], 0, outbox, None))
     crash = bytes(data[size : status_page.SIZE]).rstrip(b"\0").decode("utf-8", "replace")
-    return CrashReport(_pid_of(path), list(words[:16]), frames, crash)
+    logged = [record for _, record in log_box.unread(words, ring, words[Word.LOGGED])]
+    return CrashReport(_pid_of(path), list(words[:16]), frames, crash, logged)
 
 
 def _logged(log: memoryview) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends import work_items
 from sharedtask.backends.base import REPORT_SOON_SECONDS
+from sharedtask.backends.call_logs import CallLogs, strays
 from sharedtask.outcomes import Batch, Change, Report
 from sharedtask.serialization import codec
 from sharedtask.store.stores import BytesStore
@@ -17,7 +18,7 @@ from .message import Message
 from .store import RayStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sharedtask.backends.base import Chunk, Team
     from sharedtask.memory.payload import Payload
@@ -154,17 +155,57 @@ class WorkItem(work_items.WorkItem[OpenCall]):
     def arrived(self, answer: Answer) -> Report:
         """A report of the results in an answer."""
         count = sum(frame[2] for frame in answer.frames)
-        report = self.partly_arrived(answer.frames, count, {}, answer.added)
+        logs = answer.logs, answer.dropped
+        report = self.partly_arrived(answer.frames, count, {}, answer.added, logs)
         report.change = None if answer.change is None else Change(*answer.change)
         return report
 
+    @property
+    def is_unreported(self) -> bool:
+        """Whether the call was closed before its results came."""
+        return self.call.closed and self.chunk.number in self.call.open_chunks
+
+    def logged_late(self, answer: Answer) -> None:
+        """Have a background thread handle records that come with no results."""
+        for record in answer.logs:
+            strays.put(record)
+        strays.dropped += answer.dropped
+        strays.finish_behind()
+
     def partly_arrived(
-        self, frames: list[Frame], count: int, errors: dict[int, BaseException], added: Any = None
+        self,
+        frames: list[Frame],
+        count: int,
+        errors: dict[int, BaseException],
+        added: Any = None,
+        logs: tuple[Sequence[bytes], int] = ((), 0),
     ) -> Report:
         """A report of ``count`` items: results, and errors at the positions that have none."""
         seconds = sum(frame[3] for frame in frames) / 1e9
-        delivery = Arrived(frames, self.chunk.first, count, self.call.task, errors, added)
+        first, call = self.chunk.first, self.call
+        logged = Logged(call, *logs) if logs[0] else None
+        delivery = Arrived(frames, first, count, call.task, errors, added, logged)
         return Report(self.chunk.number, delivery, count, finished=True, seconds=seconds)
+
+
+@dataclass(slots=True)
+class Logged:
+    """Records that came with results, not passed on yet; ``dropped``: how many more there were."""
+
+    call: OpenCall
+    records: Sequence[bytes]
+    dropped: int = 0
+
+    def take(self) -> CallLogs:
+        """Pass them on, once, to the logs of their call."""
+        if self.call.logs is None:
+            self.call.logs = CallLogs(f"{self.call.task}()")
+        logs = self.call.logs
+        records, self.records = self.records, ()
+        for record in records:
+            logs.put(record)
+        logs.dropped, self.dropped = logs.dropped + self.dropped, 0
+        return logs
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,16 +218,19 @@ class Arrived:
     task: str
     errors: dict[int, BaseException]
     added: ReceivedPayload | None
+    logged: Logged | None = None
 
     @property
     def is_plain(self) -> bool:
         """Whether nothing has to be unpickled or retried."""
-        if self.added is not None or self.errors:
+        if self.added is not None or self.errors or self.logged is not None:
             return False
         return all(result_format.is_plain(frame[0]) for frame in self.frames)
 
     def open(self) -> Batch:
         """Decode them in the thread that asked for them, each at its position."""
+        if self.logged is not None:
+            self.logged.take().handle()
         whole = Batch(self.first, [None] * self.count, dict(self.errors))
         for mode, first, items, _, data, opened in self.frames:
             attachments = iter([] if opened is None else [opened])
@@ -200,7 +244,9 @@ class Arrived:
         return whole
 
     def discard(self) -> None:
-        """Nothing to do: memory is freed with the object."""
+        """Handle what was logged; memory is freed with the object."""
+        if self.logged is not None:
+            self.logged.take().finish_behind()
 
 
 def encode(call: OpenCall, chunk: Chunk) -> WorkItem:

@@ -21,15 +21,16 @@ from sharedtask.serialization import codec
 from sharedtask.store.decoded import Values
 from sharedtask.store.stores import ReceivedBytes, SegmentStore, seal
 from sharedtask.version import VERSION
-from sharedtask.worker import envelope, import_path, process_settings
+from sharedtask.worker import envelope, import_path, log_box, process_settings, status_page
 from sharedtask.worker.job import Job
+from sharedtask.worker.log_hooks import LogHooks
 from sharedtask.worker.process_settings import SettingsFollower
 from sharedtask.worker.result_writer import Outbox
 from sharedtask.worker.runner import Runner
 from sharedtask.worker.status_page import Word
 
 from . import runtime
-from .message import MISSING, OTHER_VERSION, RAN, UNREADABLE, Answer, Message
+from .message import MISSING, MOST_LOGGED, OTHER_VERSION, RAN, UNREADABLE, Answer, Message
 from .objects import RayPayload, guarded
 from .status_file import StatusFile
 
@@ -202,6 +203,41 @@ class _StatusChannel:
             )
 
 
+class _Logs:
+    """Records of a chunk, kept in the status file and returned with its results."""
+
+    def __init__(self, status_file: StatusFile, worker: str) -> None:
+        self._words, self._ring = status_file.words, status_page.open_log(status_file.fd)
+        writer = log_box.LogWriter(self._words, self._ring, self._take)
+        self.hooks = LogHooks(writer.write, worker, "RayWorker", apart="ray")
+        self._found: list[bytes] = []
+        self._dropped = 0
+
+    def _take(self) -> None:
+        for _, data in log_box.read(self._words, self._ring):
+            if len(self._found) < MOST_LOGGED:
+                self._found.append(data)
+            else:
+                self._dropped += 1
+
+    @contextlib.contextmanager
+    def hooked(self) -> Generator[None]:
+        """Take what is logged within this block."""
+        self.hooks.install()
+        try:
+            yield
+        finally:
+            self.hooks.remove()
+
+    def taken(self) -> tuple[tuple[bytes, ...], int]:
+        """The records since the last time, and how many more there were."""
+        self._take()
+        found, dropped = tuple(self._found), self._dropped
+        self._found.clear()
+        self._dropped = 0
+        return found, dropped
+
+
 class _CallerWorker:
     def __init__(self, origin: bytes) -> None:
         self.used = time.monotonic()
@@ -210,9 +246,11 @@ class _CallerWorker:
         self._values = Values()
         outbox = Outbox(self._channel, self._status_file.words, self._status_file.outbox)
         follower = SettingsFollower(elsewhere=True)
-        self._runner = Runner(self._status_file.words, outbox, self._values, follower)
-        self._until = self._seconds = self._timeout = 0.0
         self._name = ray.get_runtime_context().get_worker_id()
+        self._logs = logs = _Logs(self._status_file, self._name)
+        words = self._status_file.words
+        self._runner = Runner(words, outbox, self._values, follower, logs.hooks)
+        self._until = self._seconds = self._timeout = 0.0
 
     def is_given_up(self, number: int) -> bool:
         """Whether the caller gave the chunk up before it arrived."""
@@ -243,7 +281,8 @@ class _CallerWorker:
             self._poll_cancel,
         )
         try:
-            ran = self._runner.run(job)
+            with self._logs.hooked():
+                ran = self._runner.run(job)
         finally:
             if message.timeout:
                 faulthandler.cancel_dump_traceback_later()
@@ -251,7 +290,9 @@ class _CallerWorker:
             self.used = time.monotonic()
         status = RAN if ran else UNREADABLE
         added, change = self._added(), self._channel.change
-        return Answer(status, self._channel.frames, self._name, added=added, change=change)
+        logs, dropped = self._logs.taken()
+        frames, name = self._channel.frames, self._name
+        return Answer(status, frames, name, "", added, change, logs, dropped)
 
     def _added(self) -> RayPayload | None:
         partial = self._runner.take_partial()
