@@ -554,16 +554,17 @@ def test_large_record_is_cut_off(backend: str, kept: Kept) -> None:
 
 
 def test_arguments_that_do_not_fit_the_message(
-    backend: str, kept: Kept, capfd: pytest.CaptureFixture[str]
+    kept: Kept, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A wrong message is told on stderr, as logging itself does, and the item goes on."""
+    """A message that cannot be made is told on stderr, as logging itself does."""
 
     def wrong(x: int) -> int:
-        logging.getLogger("jobs").info("%d", str(x))
+        logging.getLogger("jobs").info("%d", Mine(x))
         return x
 
-    del capfd
-    assert [1] == task(backend, wrong).map([1])
+    assert [1] == task("process", wrong).map([1])
+    assert [] == kept.records
+    assert "--- Logging error ---" in capsys.readouterr().err
 
 
 def test_what_a_filter_raises_ends_the_call(backend: str, kept: Kept) -> None:
@@ -580,6 +581,79 @@ def test_what_a_filter_raises_ends_the_call(backend: str, kept: Kept) -> None:
     finally:
         logger.removeFilter(refuse)
     assert [2] == task(backend, say).map([2])
+
+
+@pytest.mark.parametrize("backend", IN_WORKERS, indirect=True)
+def test_interrupted_handler(backend: str) -> None:
+    """A Ctrl-C that comes while a handler runs ends the call, and the next one works."""
+
+    class Interrupted(Kept):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise KeyboardInterrupt
+
+    handler = Interrupted()
+    logging.getLogger("jobs").addHandler(handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            task(backend, say).map(range(3), level=logging.ERROR)
+    finally:
+        logging.getLogger("jobs").removeHandler(handler)
+    assert [0, 1, 2] == task(backend, say).map(range(3))
+
+
+def test_records_of_a_call_that_is_over(kept: Kept) -> None:
+    """What is logged by items of a call that has failed meanwhile is handled nevertheless."""
+
+    def late(x: int) -> int:
+        if x:
+            time.sleep(0.2)
+            logging.getLogger("jobs").info("late")
+            return x
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        task("process", late, chunksize=1, workers=2).map(range(2))
+    while "late" not in kept.texts:
+        time.sleep(0.01)
+
+
+def test_records_come_while_the_item_runs(kept: Kept, tmp_path: Path) -> None:
+    """A long item is heard as it runs."""
+
+    def wait_for_answer(x: int) -> int:
+        logging.getLogger("jobs").info("listening")
+        while not (tmp_path / "answer").exists():
+            time.sleep(0.01)
+        return x
+
+    class Answers(Kept):
+        def emit(self, record: logging.LogRecord) -> None:
+            (tmp_path / "answer").touch()
+
+    handler = Answers()
+    logging.getLogger("jobs").addHandler(handler)
+    try:
+        assert [1] == task("process", wait_for_answer).map([1])
+        (tmp_path / "answer").unlink()
+        assert 2 == task("process", wait_for_answer).submit(2).result(30)
+    finally:
+        logging.getLogger("jobs").removeHandler(handler)
+
+
+def test_forked_child_of_a_task_logs_to_its_own_handlers(kept: Kept) -> None:
+    """A process that a task forks does not write where the worker writes."""
+
+    def fork(x: int) -> int:
+        pid = os.fork()
+        if pid == 0:
+            logging.getLogger("jobs").info("from the child")
+            os._exit(0)
+        os.waitpid(pid, 0)
+        logging.getLogger("jobs").info("from the worker")
+        return x
+
+    assert [1] == task("process", fork).map([1])
+    assert ["from the worker"] == kept.texts
 
 
 # --------------------------------------------------------------------------------- warnings

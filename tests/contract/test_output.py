@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 from sharedtask import parallel, shutdown
 from sharedtask.backends.process.wire import Frame, Kind, Sender
@@ -288,3 +290,61 @@ def test_print_in_the_middle_of_a_send_waits_for_its_end() -> None:
     socket.sender.send(large)
     frames = b"".join(frame.header() + bytes(frame.body) for frame in (large, small))
     assert frames == socket.sent
+
+
+def screen(text: str) -> list[str]:
+    """The lines that a terminal would show."""
+    lines = []
+    for line in text.split("\n"):
+        shown = ""
+        for part in line.split("\r"):
+            shown = part + shown[len(part) :]
+        lines.append(shown.rstrip())
+    return lines
+
+
+def say_slowly(x: int) -> int:
+    print(f"item {x}")
+    print("half ", end="", flush=True)
+    time.sleep(0.05)
+    print(f"of {x}")
+    return x
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_prints_stand_above_a_bar(ours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a bar of ours or of the program is shown, each printed line is one of its own."""
+    terminal = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    task = parallel(say_slowly).with_options(backend="process", workers=1, progress=ours)
+    with contextlib.nullcontext() if ours else tqdm(total=1):
+        assert [0, 1, 2] == task.map(range(3))
+    shown = screen(terminal.getvalue())
+    wanted = [line for x in range(3) for line in (f"item {x}", f"half of {x}")]
+    assert wanted == [line for line in shown if line.startswith(("item", "half"))]
+    assert not [line for line in shown if "%" in line and "item " in line]
+
+
+def test_line_without_an_end_stands_above_a_bar_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that is not ended is shown after a while, or when the bar is gone."""
+    terminal = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with tqdm(total=1, file=sys.stdout):
+        parallel(lambda x: print("no end", end="")).with_options(backend="process").map([1])
+        while "no end" not in terminal.getvalue():
+            time.sleep(0.01)
+    assert "no end" in screen(terminal.getvalue())
+
+
+def test_print_while_the_program_holds_the_lock_of_bars(capsys: pytest.CaptureFixture[str]) -> None:
+    """The results do not wait for a program that holds tqdm's lock while it waits for them."""
+    with tqdm(total=1), tqdm.get_lock():
+        other = threading.Thread(
+            target=parallel(say).with_options(backend="process").map, args=([7],)
+        )
+        other.start()
+        other.join(30)
+        assert not other.is_alive()
+    while "item 7" not in capsys.readouterr().out:
+        time.sleep(0.01)

@@ -16,7 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from sharedtask.outcomes import Batch, Report
-from sharedtask.system import background, critical_sections, interrupts
+from sharedtask.system import background, critical_sections, forks, interrupts
 from sharedtask.worker import log_records
 
 if TYPE_CHECKING:
@@ -110,6 +110,11 @@ class CallLogs:
             else:
                 return
 
+    def abandon(self) -> None:
+        """In a forked child: the records are the parent's."""
+        self._waiting.clear()
+        self._handles, self.dropped = False, 0
+
     def report(self, chunk: Chunk) -> Report:
         """A report that wakes the thread that waits for results of this chunk."""
         return Report(chunk.number, _Logged(self, chunk.first), 0, finished=False)
@@ -142,3 +147,4 @@ class _Logged:
 
 strays = CallLogs("a call that is over")
 """What came when its call was over, or that a thread of a task has logged between two chunks."""
+forks.abandon_in_child(strays, forks.Step.OUTCOMES)

@@ -52,11 +52,12 @@ class Prints:
 
     A terminal or a file is written at once. Another stream may run user code, as a notebook's does:
     it is written by a background thread, in order, and results that came later wait for it, up to a
-    time limit.
+    time limit. So it is while tqdm shows bars: lines are written above them, whole.
     """
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[Any, str]] = deque()
+        self._begun: dict[int, tuple[Any, str]] = {}  # by stream: lines without an end, below a bar
         self._lock = critical_sections.object_lock()
         self._writer = 0  # the thread that writes
         self._since = 0.0
@@ -66,7 +67,7 @@ class Prints:
         """Write a worker's output, or queue it for the background thread."""
         stream = sys.stdout if frame.first == 1 else sys.stderr
         text = bytes(frame.body).decode("utf-8", "replace")
-        if _is_plain(stream) and not self.pending:
+        if _is_plain(stream) and not (self.pending or self._begun or _bars()):
             _write(stream, text)
             return
         self._waiting.append((stream, text))
@@ -81,7 +82,31 @@ class Prints:
         while self._has_more():
             self._since = time.monotonic()
             with contextlib.suppress(BaseException):  # errors of the stream must not end the thread
-                _write(*self._waiting.popleft())
+                self._write_lines(*self._waiting.popleft())
+        if self._begun:
+            self._end_lines()
+
+    def _write_lines(self, stream: Any, text: str) -> None:
+        """Write text; while there is a bar, a line that has begun waits for its end."""
+        text = self._begun.pop(id(stream), (stream, ""))[1] + text
+        lines, end, begun = text.rpartition("\n")
+        if begun and "\r" not in begun and _bars():  # else it is a bar of the task's own
+            self._begun[id(stream)] = stream, begun
+            text = lines + end
+        if text:
+            _write(stream, text)
+
+    def _end_lines(self) -> None:
+        """Write the lines that have begun when the bars are gone, or if no more of them comes."""
+        until = time.monotonic() + _LINE_SECONDS
+        while _bars() and time.monotonic() < until:
+            if self.pending:
+                return
+            time.sleep(_LOOK_SECONDS)
+        end = "\n" if _bars() else ""
+        while self._begun and not self.pending:
+            stream, begun = self._begun.popitem()[1]
+            _write(stream, begun + end)
 
     def _has_more(self) -> bool:
         with self._lock:
@@ -92,6 +117,8 @@ class Prints:
 
     def wait(self) -> None:
         """Wait until it is written, up to the time limit of a write; not inside a write."""
+        if self._begun and not self.pending and not _bars():
+            self._end_lines()
         while self.pending and self._writer != threading.get_ident():
             if time.monotonic() > self._since + _WRITE_SECONDS:
                 return
@@ -101,6 +128,7 @@ class Prints:
 # A stream that takes longer may itself wait for the results: avoid that deadlock.
 _WRITE_SECONDS = 0.25
 _LOOK_SECONDS = 0.0005
+_LINE_SECONDS = 1.0
 
 
 def _is_plain(stream: Any) -> bool:
@@ -115,7 +143,17 @@ _NAMES = {"write", "flush"}
 _BUFFERS = {io.BufferedWriter, io.FileIO}
 
 
+def _bars() -> Any:
+    """The class of the bars that tqdm shows now; None if there are none."""
+    module = sys.modules.get("tqdm.std")
+    bars = getattr(module, "tqdm", None)
+    return bars if len(getattr(bars, "_instances", ())) else None
+
+
 def _write(stream: Any, text: str) -> None:
-    with contextlib.suppress(Exception):
+    bars = _bars()
+    # It takes a lock of tqdm's, which the user's threads take too.
+    above = contextlib.nullcontext() if bars is None else bars.external_write_mode(stream)
+    with contextlib.suppress(Exception), above:
         stream.write(text)
         stream.flush()
