@@ -339,7 +339,8 @@ def test_line_without_an_end_stands_above_a_bar_at_last(monkeypatch: pytest.Monk
 
 def test_print_while_the_program_holds_the_lock_of_bars(capsys: pytest.CaptureFixture[str]) -> None:
     """The results do not wait for a program that holds tqdm's lock while it waits for them."""
-    with tqdm(total=1), tqdm.get_lock():
+    bars: Any = tqdm
+    with tqdm(total=1), bars.get_lock():
         other = threading.Thread(
             target=parallel(say).with_options(backend="process").map, args=([7],)
         )
