@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from sharedtask.store.handles import attach as attach
     from sharedtask.store.handles import share as share
     from sharedtask.task.decorator import parallel as parallel
+    from sharedtask.task.executor import Executor as Executor
     from sharedtask.task.futures import TaskFuture as TaskFuture
     from sharedtask.task.multi_process import multi_process as multi_process
     from sharedtask.task.rng import Rng as Rng
@@ -108,6 +109,7 @@ _MODULES = {
     ),
     "explaining.explain": ("explain",),
     "explaining.report": ("Explanation",),
+    "task.executor": ("Executor",),
     "task.futures": ("TaskFuture",),
     "writing.locked.locked": ("Locked",),
     "task.multi_process": ("multi_process",),
@@ -149,6 +151,7 @@ __all__ = [
     "ClosedError",
     "CopyOnWrite",
     "DefinitionError",
+    "Executor",
     "Explanation",
     "Handle",
     "IncompleteValueWarning",

@@ -42,6 +42,7 @@ __all__ = [
     "UnshareableError",
     "WorkerDiedError",
     "item_note",
+    "set_fields",
 ]
 
 
@@ -69,6 +70,14 @@ class _Fields(Exception):  # noqa: N818 - not raised itself
 
 
 _REQUIRED = object()
+
+
+def set_fields(error: Exception, **values: object) -> None:
+    """Set fields of an error of ours, and so its text; those that it does not have are left out."""
+    assert isinstance(error, _Fields)  # noqa: S101  no other has fields
+    for name in values.keys() & error._defaults.keys():
+        setattr(error, name, values[name])
+    error.args = tuple(getattr(error, name) for name in error._defaults)
 
 
 class SharedTaskError(Exception):

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from sharedtask.errors import (
     ChangedValueWarning,
     RemoteTraceback,
+    SharedTaskError,
     TaskExitError,
     WorkerDiedError,
     item_note,
+    set_fields,
 )
 from sharedtask.serialization import codec, exceptions
 from sharedtask.tracebacks import shorten, user_frames
@@ -179,6 +181,26 @@ def with_item_note(error: BaseException, task: str, index: int) -> BaseException
     if note not in _notes(error):  # one object raised for several items
         add_note(error, note)
     return error
+
+
+def told_of(error: BaseException, task: str, index: int, function: str) -> BaseException:
+    """An error of an item as one of a call of ``function``, which has no items."""
+    item, call = item_note(task, index), item_note(function, None)
+    notes = _notes(error)
+    if item in notes:
+        _set(error, "__notes__", [call if note == item else note for note in notes])
+    if isinstance(error, SharedTaskError):
+        _name_call(error, task, index, function)
+    return error
+
+
+def _name_call(error: SharedTaskError, task: str, index: int, function: str) -> None:
+    """Not in an error of another task, which the call has raised."""
+    if getattr(error, "function", None) == task:
+        set_fields(error, function=function, index=None, item=None)
+    elif str(error).startswith(f"{task}()"):
+        text = str(error).replace(f"the result of item {index}", "its result")
+        error.args = (text.replace(f"{task}()", f"{function}()", 1),)
 
 
 def _notes(error: BaseException) -> list[Any]:

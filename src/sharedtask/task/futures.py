@@ -26,6 +26,7 @@ _log = logging.getLogger("concurrent.futures")
 
 # Interval of checks for an interrupt while another thread opens the outcome.
 _LOOK_SECONDS = 0.1
+_SOON_SECONDS = 0.001
 
 
 class Pending(Protocol):
@@ -77,6 +78,8 @@ class TaskFuture(Future[R]):
         self._submission: Pending | None = None
         self._callbacks: deque[Callable[[Future[R]], object]] = deque()
         self._canceller = 0  # the thread that has cancelled it
+        self._calling = 0  # the thread that calls its callbacks
+        self._kept: object = None  # lives at least as long as this
 
     # Each of these takes the future's lock by instructions of Python: an interrupt between those
     # and the block that gives the lock back would leave it locked.
@@ -206,11 +209,22 @@ class TaskFuture(Future[R]):
         self.set_exception(ClosedError(FORKED))
 
     def _call_back(self) -> None:
-        while (call := critical_sections.first_of(self._callbacks)) is not None:
-            try:
-                interrupts.exposed(call, self)
-            except Exception:  # noqa: BLE001  logged, as the standard library does
-                _log.exception("exception calling callback for %r", self)
+        self._calling = threading.get_ident()
+        try:
+            while (call := critical_sections.first_of(self._callbacks)) is not None:
+                try:
+                    interrupts.exposed(call, self)
+                except Exception:  # noqa: BLE001  logged, as the standard library does
+                    _log.exception("exception calling callback for %r", self)
+        finally:
+            self._calling = 0
+
+    def settle(self) -> None:
+        """Wait until it is done and its callbacks were called, unless one of them calls this."""
+        self._wait(None)
+        here = threading.get_ident()
+        while self._calling != here and (self._callbacks or self._calling):
+            time.sleep(_SOON_SECONDS)
 
 
 def _waits_for_none(callback: Callable[..., object]) -> bool:

@@ -43,10 +43,14 @@ class QueueOwner(Protocol):
 class QueuedSubmit:
     """One submitted item in a queue, as its future sees it."""
 
-    __slots__ = ("future", "index", "is_over", "item", "left", "news", "owner", "sent", "was_tried")
+    __slots__ = (
+        *("future", "index", "is_over", "item", "left", "name", "news", "owner", "sent"),
+        "was_tried",
+    )
 
-    def __init__(self, owner: QueueOwner, index: int, item: Any, left: int) -> None:
+    def __init__(self, owner: QueueOwner, index: int, item: Any, left: int, name: str) -> None:
         self.owner, self.index, self.item = owner, index, item
+        self.name = name  # of the function that errors name, if the item is a packed call
         self.left = left  # how often it may be tried again
         self.future: TaskFuture[Any] = TaskFuture()
         self.future._submission = self

@@ -351,7 +351,7 @@ class Run:
             if self._tries_again(index, error):
                 self._submit(self._chunker.again(index, [chunk.items[index - chunk.first]]))
             elif self._options.return_exceptions:
-                batch.values[offset] = error
+                batch.values[offset] = self._in_place(error)
                 continue
             else:
                 self._fail(index, error)
@@ -359,6 +359,10 @@ class Run:
             start = offset + 1
         pieces.append(Piece(batch.first + start, batch.values[start:]))
         return [piece for piece in pieces if piece.values]
+
+    def _in_place(self, error: BaseException) -> Any:
+        """What the caller gets for an item that failed."""
+        return error
 
     def _tries_again(self, index: int, error: BaseException) -> bool:
         options = self._options

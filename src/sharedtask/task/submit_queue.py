@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends.base import CLOSED_SESSION, Chunk, Limits
 from sharedtask.errors import ClosedError, SharedTaskError
+from sharedtask.outcomes import told_of
 from sharedtask.serialization import losses, missing
 from sharedtask.system import background, critical_sections, forks, interrupts
 from sharedtask.system.forks import Step
@@ -96,6 +97,8 @@ class SubmitQueue:
 
     def joins(self, call: Call) -> bool:
         """Whether a submit of ``call`` may be added; then ``add`` must follow."""
+        if call.options is not self._options:
+            return False
         with _lock:
             session = self._session
             if session is CLOSED_SESSION:
@@ -111,9 +114,9 @@ class SubmitQueue:
                 self._let_go()
         return joins
 
-    def add(self, index: int, item: Any) -> TaskFuture[Any]:
-        """Add a submit, which ``joins`` or ``open`` has allowed."""
-        submit = QueuedSubmit(self, index, item, self._options.retries)
+    def add(self, index: int, item: Any, name: str = "") -> TaskFuture[Any]:
+        """Add a submit, which ``joins`` or ``open`` has allowed; ``name``: see ``QueuedSubmit``."""
+        submit = QueuedSubmit(self, index, item, self._options.retries, name)
         with _lock:
             self._held -= 1
             self._unfinished[index] = submit
@@ -282,6 +285,8 @@ class SubmitQueue:
         if not self._claim(submit):
             return
         future = submit.future
+        if error is not None and submit.name:
+            error = told_of(error, self._call.task, submit.index, submit.name)
         try:
             if error is None:
                 future.set_result(value)

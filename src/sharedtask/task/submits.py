@@ -85,26 +85,27 @@ class Submits:
         backend = registry.get(options.backend)
         if backend.joins and may_wait(call, item):
             with interrupts.shield():
-                queue = self._queue_for(backend, call, on_shares)
+                known = None if last is None else last.queue
+                queue = queue_for(known, backend, call, on_shares)
                 self._last = _Last(target, options, args, kwargs, call, queue)
                 return queue.add(next(self._indices), item)
         if call.randomness is not None:
             call = self._counted(call, options)
         return Submission(backend, call, item, options, on_shares, callsite_of(options)).future
 
-    def _queue_for(
-        self, backend: Backend, call: Call, on_shares: Callable[[Any], None]
-    ) -> SubmitQueue:
-        """The queue of the submit before, if this one is like it; else a new one."""
-        last = self._last
-        if last is not None and last.call.options is call.options and last.queue.joins(call):
-            return last.queue
-        queue = SubmitQueue(backend, call)
-        queue.open(on_shares)
-        return queue
-
     def _counted(self, call: Call, options: Options) -> Call:
         """With a seed, items get the numbers of items 0, 1, 2 ... of a map."""
         if call.randomness is None or options.seed is None or context.a_task():
             return call
         return replace(call, randomness=call.randomness.after(next(self._numbers)))
+
+
+def queue_for(
+    last: SubmitQueue | None, backend: Backend, call: Call, on_shares: Callable[[Any], None]
+) -> SubmitQueue:
+    """The queue of the submit before, if this one is like it; else a new one."""
+    if last is not None and last.joins(call):
+        return last
+    queue = SubmitQueue(backend, call)
+    queue.open(on_shares)
+    return queue

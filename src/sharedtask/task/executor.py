@@ -1,0 +1,272 @@
+"""``Executor``: the library's workers behind the interface of ``concurrent.futures``."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import time
+from collections import deque
+from concurrent import futures
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeVar
+
+from sharedtask.backends import registry
+from sharedtask.errors import OptionsError
+from sharedtask.options import Options, check_options, resolve
+from sharedtask.system.cpus import available_cpus
+from sharedtask.system.finalizers import Known
+from sharedtask.task.signature.spec import name_of
+from sharedtask.tracebacks import shortened
+
+from .callsite import callsite_of
+from .chunking import Pace
+from .function_calls import FunctionCalls, call_of
+from .futures import TaskFuture
+from .mapped import LastingRun, Mapped
+from .plan import Plan
+from .run import Run
+from .unfinished import Unfinished
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Options that are said in another way here.
+_ELSEWHERE = {
+    "workers": "say max_workers=",
+    "chunksize": "give it to map()",
+    "buffersize": "give it to map()",
+    "journal": "a task keeps results: sharedtask.parallel(function).with_options(journal=...)",
+    "seed": "a function of an executor has no parameter annotated Rng",
+}
+
+
+class Executor(futures.Executor):
+    """A ``concurrent.futures.Executor`` on the workers that all tasks of the process share.
+
+    It runs functions of any kind, those of scripts, lambdas and closures too. Large arrays in
+    arguments, and those that a function captures, are put into shared memory by themselves, once
+    while they live and are unchanged, and are read-only in a call. A worker that dies fails its own
+    call and no other, and the executor goes on.
+
+    Args:
+        max_workers: How many calls run at once, of all that this executor submits and maps; None
+            for all CPUs that this process may use.
+        **options: ``backend``, ``timeout`` (seconds per call), ``retries``, ``retry_on``,
+            ``return_exceptions``, ``verify``, ``captured``, ``strict``, ``progress`` and ``desc``
+            (of ``map``), ``memory_limit``, ``tasks_per_worker``, ``ray_options``: see ``parallel``.
+
+    Raises:
+        OptionsError: An option is unknown, out of range, or said in another way here.
+
+    Example:
+        >>> import sharedtask
+        >>> with sharedtask.Executor(max_workers=2) as executor:
+        ...     future = executor.submit(pow, 2, 10)
+        ...     squares = list(executor.map(lambda x: x * x, range(4)))
+        >>> future.result(), squares
+        (1024, [0, 1, 4, 9])
+    """
+
+    @shortened
+    def __init__(self, max_workers: int | None = None, **options: Any) -> None:
+        self._explicit = _checked(max_workers, options)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._unfinished, self._calls = Unfinished(), FunctionCalls()
+        self._paces: Known[Pace] = Known()
+
+    @property
+    def _max_workers(self) -> int:
+        """Under this name libraries ask the standard library's executors for it."""
+        return self._options().workers or available_cpus()
+
+    def _options(self) -> Options:
+        return _of_calls(resolve(self._explicit))
+
+    def _here(self) -> Unfinished:
+        """What was begun in this process; a forked child begins with nothing."""
+        if self._unfinished.pid != os.getpid():
+            was_shut = self._unfinished.is_shut
+            self._begin()
+            self._unfinished.is_shut = was_shut
+        return self._unfinished
+
+    @shortened
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]:
+        """Begin ``fn(*args, **kwargs)`` and return its future, which has a ``kill()`` as well.
+
+        Raises:
+            RuntimeError: The executor, or the interpreter, is shut down.
+        """
+        here = self._here()
+        with here.entering():
+            future = self._calls.submit(name_of(fn), fn, args, kwargs, self._options())
+            here.add(future)
+        return future
+
+    @shortened
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | Literal["auto"] = "auto",
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Like the builtin ``map``: the calls begin at once, results come in order.
+
+        Args:
+            fn: Called with one element of each iterable, to the end of the shortest.
+            *iterables: Read to their end before this returns, unless there is a ``buffersize``.
+            timeout: Seconds from now, after which a result that is not there is a TimeoutError.
+            chunksize: How many calls are sent together; "auto" decides by the time that they take.
+            buffersize: At most so many calls are begun whose results were not taken: the iterables
+                are read on as results are taken, and may be endless.
+
+        Returns:
+            An iterator of the results. The error of a call is raised when it is its turn, and ends
+            the iterator. What has not begun then, or when it is closed, is not begun any more.
+
+        Raises:
+            OptionsError: ``chunksize`` or ``buffersize`` is out of range.
+            RuntimeError: The executor, or the interpreter, is shut down.
+            SerializationError: The function cannot be encoded.
+
+        Example:
+            >>> import sharedtask
+            >>> with sharedtask.Executor() as executor:
+            ...     list(executor.map(pow, [2, 3], [3, 2]))
+            [8, 9]
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        given = {"chunksize": chunksize, "buffersize": buffersize}
+        checked = check_options(given, "Executor.map()")
+        if buffersize is not None:
+            waiting = zip(*iterables, strict=False)
+            begun = [self.submit(fn, *args) for args in itertools.islice(waiting, buffersize)]
+            return _buffered(deque(begun), functools.partial(self.submit, fn), waiting, until)
+        here = self._here()
+        with here.entering():
+            mapped = Mapped(here)
+            here.add_map(mapped)
+            self._map(mapped, fn, iterables, checked["chunksize"])
+        return mapped.results(until)
+
+    def _map(
+        self,
+        mapped: Mapped,
+        fn: Callable[..., Any],
+        iterables: Sequence[Iterable[Any]],
+        chunksize: int | Literal["auto"],
+    ) -> None:
+        given = self._options()
+        options = replace(given, return_exceptions=True)
+        if chunksize != "auto":
+            options = replace(options, chunksize=chunksize)
+        star = len(iterables) != 1
+        items = list(zip(*iterables, strict=False)) if star else _items(*iterables)
+        call = call_of(name_of(fn), fn, options, self._calls.team, star=star)
+        backend = registry.get(options.backend)
+        plan = Plan(call, items, len(items), streams=False)
+        kind = Run if given.return_exceptions else LastingRun
+        callsite = callsite_of(options)
+        mapped.begin(kind(backend, plan, self._pace_of(fn), _count_nothing, callsite), backend)
+
+    def _pace_of(self, fn: Callable[..., Any]) -> Pace:
+        """How long a function takes, as known from maps before."""
+        pace = self._paces.get(fn) or Pace()
+        try:
+            self._paces.put(fn, pace)
+        except TypeError:  # it cannot be referred to weakly
+            return pace
+        return pace
+
+    def kill(self, future: futures.Future[Any]) -> bool:
+        """End a call, waiting or running; its worker is replaced. See ``TaskFuture.kill``.
+
+        Returns:
+            Whether this has ended it. False if it was done, or is no call of this library.
+
+        Example:
+            >>> import sharedtask, time
+            >>> with sharedtask.Executor() as executor:
+            ...     executor.kill(executor.submit(time.sleep, 60))
+            True
+        """
+        return future.kill() if isinstance(future, TaskFuture) else False
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Begin no more calls. The workers stay: they are those of all tasks of the process.
+
+        Args:
+            wait: Whether to wait for the calls that were begun. They are finished in any case.
+            cancel_futures: Whether calls that wait, and maps, are cancelled.
+        """
+        here = self._here()
+        here.is_shut = True
+        if cancel_futures:
+            here.cancel()
+        if wait:
+            here.wait()
+
+    def __reduce__(self) -> NoReturn:
+        msg = "an Executor belongs to its process: make one where it is needed"
+        raise TypeError(msg)
+
+
+def _checked(max_workers: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options in the form that ``resolve`` takes.
+
+    Raises:
+        OptionsError: One of them cannot be given here, or not with this value.
+    """
+    for name in options.keys() & _ELSEWHERE.keys():
+        msg = f"Executor() has no {name}=: {_ELSEWHERE[name]}."
+        raise OptionsError(msg)
+    checked = check_options(options, "Executor()")
+    if max_workers is None:
+        return checked
+    try:
+        return {**checked, **check_options({"workers": max_workers}, "Executor()")}
+    except OptionsError as error:
+        reason = str(error).replace("workers must be", "max_workers must be greater than 0,")
+        raise OptionsError(reason) from None
+
+
+@functools.lru_cache(maxsize=64)
+def _of_calls(options: Options) -> Options:
+    """Without what only maps of tasks have; equal options give the same object."""
+    return replace(options, journal=None, seed=None, buffersize=None)
+
+
+def _items(given: Iterable[Any]) -> Sequence[Any]:
+    """The elements of an iterable as they are now."""
+    return given if isinstance(given, (tuple, range)) else list(given)
+
+
+def _buffered(
+    begun: deque[TaskFuture[Any]],
+    submit: Callable[..., TaskFuture[Any]],
+    waiting: Iterator[tuple[Any, ...]],
+    until: float | None,
+) -> Generator[Any, None, None]:
+    """The results of calls; for each that the caller takes, the next one is begun."""
+    try:
+        while begun:
+            seconds = None if until is None else max(until - time.monotonic(), 0.0)
+            result = [begun[0].result(seconds)]
+            begun.popleft()
+            begun.extend(submit(*args) for args in itertools.islice(waiting, 1))
+            yield result.pop()
+    finally:
+        for future in begun:
+            future.cancel()
+
+
+def _count_nothing(shares: Any) -> None:
+    """These values belong to no task's statistics."""

@@ -1,0 +1,148 @@
+"""Calls of any functions in one queue: they wait together, and each has its own outcome.
+
+fn, args -> packed -> SubmitQueue                  small calls, on a backend whose submits join
+fn, args -> Submission, with a session of its own   others: large arrays in them are shared
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import TYPE_CHECKING, Any
+
+from sharedtask.backends import registry
+from sharedtask.backends.base import Call, Team
+from sharedtask.outcomes import told_of
+from sharedtask.serialization import losses, missing
+from sharedtask.system import critical_sections, interrupts
+from sharedtask.worker import packed_calls
+
+from .calling import failed
+from .callsite import callsite_of
+from .packing import pack
+from .plan import CAPTURE_FROM
+from .submission import Submission
+from .submit_queue import SubmitQueue, may_wait
+from .submits import queue_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sharedtask.options import Options
+
+    from .futures import TaskFuture
+
+_TASK = "Executor.submit"
+
+
+def call_of(
+    name: str,
+    function: Callable[..., Any],
+    options: Options,
+    team: Team,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    star: bool = True,
+) -> Call:
+    """A call of any function, which need not be a task: nothing is marked.
+
+    Large arrays that it captures, or that stand in ``args`` and ``kwargs``, are shared, each by
+    itself.
+    """
+    return Call(
+        task=name,
+        function=function,
+        bound=(),
+        args=args,
+        kwargs={} if kwargs is None else kwargs,
+        shared={},
+        options=options,
+        bound_name=None,
+        handlers=(),
+        randomness=None,
+        block=None,
+        star=star,
+        capture_from=shared_from(options),
+        uncopied=False,
+        team=team,
+    )
+
+
+def shared_from(options: Options) -> int | None:
+    """The size from which arrays are shared; None for none."""
+    return CAPTURE_FROM if options.captured == "share" else None
+
+
+class FunctionCalls:
+    """The submits of one executor. Their ``team`` bounds them together."""
+
+    def __init__(self) -> None:
+        self.team = Team()
+        self._indices = itertools.count()
+        self._queue: SubmitQueue | None = None
+
+    def submit(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: Options,
+    ) -> TaskFuture[Any]:
+        """Begin a call. One that cannot be encoded is a failed future, as in other executors.
+
+        Raises:
+            Warning: Something of it is lost on its way, and warnings are errors.
+        """
+        critical_sections.reserve_stack()
+        call = functools.partial(call_of, name, function, options, self.team, args, kwargs)
+        backend = registry.get(options.backend)
+        item = None
+        if backend.joins and options.timeout is None:  # loading the function takes time as well
+            item = _packed(name, function, args, kwargs, options, lambda: call().named())
+        common = call_of(_TASK, packed_calls.run, options, self.team, star=False)
+        if item is not None and may_wait(common, item):
+            with interrupts.shield():
+                self._queue = queue_for(self._queue, backend, common, _count_nothing)
+                return self._queue.add(next(self._indices), item, name)
+        try:
+            return _Alone(backend, call(), (), options, _count_nothing, callsite_of(options)).future
+        except Warning:
+            raise
+        except Exception as error:  # noqa: BLE001  pickling runs user code
+            return failed(told_of(error, name, 0, name))
+
+
+def _packed(
+    name: str,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    options: Options,
+    named: Callable[[], Any],
+) -> bytes | None:
+    """The call as an item, if it may be one. If it cannot be pickled, its own session says why."""
+    try:
+        with losses.collected() as lost:
+            item = pack(name, function, args, kwargs, shared_from(options))
+        if lost and item is not None:
+            missing.warn(name, lost, named)
+    except Warning:
+        raise
+    except Exception:  # noqa: BLE001  pickling runs user code
+        return None
+    return item
+
+
+class _Alone(Submission):
+    """A call in a session of its own; its errors name no item."""
+
+    def _resolve(self, value: Any, error: BaseException | None) -> None:
+        if error is not None:
+            told_of(error, self._task, 0, self._task)
+        super()._resolve(value, error)
+
+
+def _count_nothing(shares: Any) -> None:
+    """These values belong to no task's statistics."""

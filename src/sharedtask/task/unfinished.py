@@ -1,0 +1,108 @@
+"""What executors have begun, and is finished at the end of the interpreter."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sharedtask.system.finalizers import Weak
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from .futures import TaskFuture
+
+_LOOK_SECONDS = 0.001
+
+
+class Mapping(Protocol):
+    """A map of an executor that goes on by itself."""
+
+    def wait(self) -> None:
+        """Wait for its end."""
+
+    def cancel(self) -> None:
+        """End it, and tell who asks for its results."""
+
+
+class Unfinished:
+    """The futures and maps of one executor.
+
+    Each of them refers to this, not the other way round: so results that are dropped are freed,
+    and what a dropped executor has begun is still found here.
+    """
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.is_shut = False
+        self._futures: Weak[int, TaskFuture[Any]] = Weak()
+        self._maps: Weak[int, Mapping] = Weak()
+        self._entering: list[int] = []  # threads that are about to begin a call
+        _all.put(id(self), self)
+
+    @contextlib.contextmanager
+    def entering(self) -> Generator[None]:
+        """A block that begins a call.
+
+        Raises:
+            RuntimeError: The executor, or the interpreter, is shut down.
+        """
+        thread = threading.get_ident()
+        self._entering.append(thread)  # before the look: see ``wait``
+        try:
+            if self.is_shut:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            if _ended:
+                raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+            yield
+        finally:
+            self._entering.remove(thread)
+
+    def add(self, future: TaskFuture[Any]) -> None:
+        """A call was begun."""
+        future._kept = self
+        self._futures.put(id(future), future)
+
+    def add_map(self, mapping: Mapping) -> None:
+        """A map was begun, which refers to this."""
+        self._maps.put(id(mapping), mapping)
+
+    def cancel(self) -> None:
+        """Cancel what has not begun."""
+        for mapping in self._maps.values():
+            mapping.cancel()
+        for future in self._futures.values():
+            future.cancel()
+
+    def wait(self) -> None:
+        """Wait for all that has begun; in a forked child that is the parent's."""
+        if self.pid != os.getpid():
+            return
+        while self._enters_elsewhere():
+            time.sleep(_LOOK_SECONDS)
+        for future in self._futures.values():
+            future.settle()
+        for mapping in self._maps.values():
+            mapping.wait()
+
+    def _enters_elsewhere(self) -> bool:
+        """Whether another thread begins a call, which it may have done before the shutdown."""
+        here = threading.get_ident()
+        return any(thread != here for thread in tuple(self._entering))
+
+
+_all: Weak[int, Unfinished] = Weak()
+_ended: list[bool] = []
+
+
+def _finish() -> None:
+    _ended.append(True)
+    for each in _all.values():
+        each.wait()
+
+
+# Before the interpreter waits for threads, as the executors of the standard library do.
+threading._register_atexit(_finish)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
