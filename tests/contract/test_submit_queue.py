@@ -20,6 +20,7 @@ from processes import slowness
 
 import sharedtask
 from sharedtask import ClosedError, TaskTimeoutError, WorkerDiedError, parallel
+from sharedtask.backends import registry
 from sharedtask.backends.base import Chunk
 from sharedtask.backends.process import backend as process
 from sharedtask.system import background
@@ -128,6 +129,21 @@ def test_items_that_gather_need_no_thread_that_waits(
     assert set(futures) == done
     assert [k * k for k in range(40)] == [future.result() for future in futures]
     assert list(range(40)) == [item for chunk in together[before:] for item in chunk]
+
+
+@pytest.mark.usefixtures("together")
+def test_queue_that_is_closed_gathers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue that is closed with its last outcome asks for no later look, and the pool lives."""
+    monkeypatch.setattr("sharedtask.task.gathering.GATHER_SECONDS", 1e9)
+    heavy = "x" * (1 << 17)  # its session does not stay open
+    task = parallel(lambda x: x + len(heavy)).with_options(backend="process", workers=2)
+    backend: Any = registry.get("process")
+    pool = backend.pool
+    for k in range(3):
+        future = task.submit(k)
+        assert {future} == concurrent.futures.wait([future], timeout=40).done
+        assert k + len(heavy) == future.result()
+    assert pool is backend.pool
 
 
 def test_shutdown_ends_what_gathers(

@@ -46,7 +46,7 @@ def _is_ours(node: ast.ImportFrom) -> bool:
 
 OWNED = {(name, file) for file, tree in TREES.items() for name in defined(tree)}
 # Of namedtuple, Future, RLock, mmap and numba, which some of ours are named like.
-FOREIGN = {"_make", "_fields", "_replace", "_condition", "_state", "_is_owned", "_mmap"}
+FOREIGN = {"_make", "_fields", "_replace", "_condition", "_state", "_waiters", "_is_owned", "_mmap"}
 FOREIGN |= {"_reduce_class"}
 # A future is the user's own: what its submission does with it is not among its methods.
 FOREIGN |= {"_set_cancelled"}

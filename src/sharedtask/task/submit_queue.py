@@ -159,7 +159,8 @@ class SubmitQueue:
 
     def _gathers(self) -> bool:
         since = time.monotonic() - self._sent_at
-        if self._waiters or not gathers(len(self._queue), since, self._seconds):
+        waiting = len(self._queue)  # none: this may have been closed with its last outcome
+        if not waiting or self._waiters or not gathers(waiting, since, self._seconds):
             return False
         if not self._is_due:
             self._is_due = True
