@@ -138,6 +138,8 @@ class ShareCache:
         """
         entry = self._entry(value)
         lease = self._lease_known(entry, composition, verify)
+        if lease is None and verify == "content":
+            lease = self._lease_recognised(entry, value)
         if lease is None and not entry.is_published():
             self.sweep()
         while lease is None:
@@ -148,6 +150,8 @@ class ShareCache:
                 interrupts.acquire(entry.lock)
                 try:  # if two threads lease the same value, one publishes
                     lease = self._leased(entry, value, payload, composition, verify=verify)
+                    if lease is not None and lease.hit and verify == "content":
+                        lease.publication.recognise(value, payload, encode)
                 finally:
                     entry.lock.release()
             finally:
@@ -194,6 +198,27 @@ class ShareCache:
             return Lease(publication, self, hit=True)
         finally:
             entry.lock.release()
+
+    def _lease_recognised(self, entry: _Entry, value: Any) -> Lease | None:
+        """The publication, if the value is seen to be the same without being encoded."""
+        if not entry.is_published():
+            return None
+        critical_sections.enter(entry.lock)
+        try:
+            interrupts.acquire(entry.lock)
+            try:
+                publication = entry.publication
+                if publication is None or publication.released:
+                    return None
+                stores.restore(publication.store)
+                if not publication.is_recognised(value):
+                    return None
+                self._pin(entry, publication)
+                return Lease(publication, self, hit=True)
+            finally:
+                entry.lock.release()
+        finally:
+            critical_sections.leave(entry.lock)
 
     def _leased(
         self,
