@@ -197,7 +197,7 @@ def test_cache_recognises_a_value_and_sees_its_change() -> None:
     assert changed.publication.value()["w5"][0] == -1.0
     changed.release()
     for verify in ("compare", "identity"):
-        cache.lease(value, encode=encode, verify=verify).release()  # type: ignore[arg-type]
+        cache.lease(value, encode=encode, verify=verify).release()
     cache.clear()
 
 
