@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sharedtask.errors import ChangedValueWarning as ChangedValueWarning
     from sharedtask.errors import ClosedError as ClosedError
     from sharedtask.errors import DefinitionError as DefinitionError
+    from sharedtask.errors import HintWarning as HintWarning
     from sharedtask.errors import IncompleteValueWarning as IncompleteValueWarning
     from sharedtask.errors import InvalidNameError as InvalidNameError
     from sharedtask.errors import JournalError as JournalError
@@ -87,6 +88,7 @@ _MODULES = {
         "ChangedValueWarning",
         "ClosedError",
         "DefinitionError",
+        "HintWarning",
         "IncompleteValueWarning",
         "InvalidNameError",
         "JournalError",
@@ -154,6 +156,7 @@ __all__ = [
     "Executor",
     "Explanation",
     "Handle",
+    "HintWarning",
     "IncompleteValueWarning",
     "InvalidNameError",
     "JournalError",
@@ -201,7 +204,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        msg = f"module 'sharedtask' has no attribute {name!r}"
+        from sharedtask.habits import OTHER_NAMES
+
+        hint = f". {OTHER_NAMES[name]}" if name in OTHER_NAMES else ""
+        msg = f"module 'sharedtask' has no attribute {name!r}{hint}"
         raise AttributeError(msg)
     home = f"sharedtask.{_HOMES[name]}"
     with _loading.undisturbed(home):

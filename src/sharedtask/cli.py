@@ -1,7 +1,7 @@
 """The command line: names, entries of dead owners, available features, journals' contents.
 
-    sharedtask ls [--json]   sharedtask clean   sharedtask info   sharedtask --version
-    sharedtask journal FILE [--json | --recover NEW]
+    sharedtask ls [--json]   sharedtask clean   sharedtask info [--json]   sharedtask --version
+    sharedtask journal FILE [--json | --recover NEW]   sharedtask demo
 
 On a terminal ``ls`` and ``journal`` show a table for people. Into a pipe they write a line for each
 name or run, with tabs between plain fields and no heading.
@@ -41,7 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     A wrong command line exits with 2, as argparse does.
     """
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if given.command is None:
+        parser.print_help()
+        return 0
     command: _Command = given.command
     try:
         command(given)
@@ -57,11 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sharedtask", description=_ABOUT, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"sharedtask {VERSION}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    parser.set_defaults(command=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     ls = _add(commands, "ls", _ls, "list the names that values are shared under")
     ls.add_argument("--json", action="store_true", help="as JSON, every field")
     _add(commands, "clean", _clean, "remove names whose owners have ended")
-    _add(commands, "info", _info, "show versions, defaults, and what works here")
+    info = _add(commands, "info", _info, "show versions, defaults, and what works here")
+    info.add_argument("--json", action="store_true", help="as JSON")
+    _add(commands, "demo", _demo, "do one real job in several ways, with time and memory")
     journal = _add(commands, "journal", _journal, "show what a journal has recorded")
     journal.add_argument("file", metavar="FILE", help="as given to journal=")
     how = journal.add_mutually_exclusive_group()
@@ -255,8 +262,11 @@ def _ago(when: float) -> str:
 # ----------------------------------------------------------------------------------------- info
 
 
-def _info(_given: argparse.Namespace) -> None:
+def _info(given: argparse.Namespace) -> None:
     facts = {**_versions(), **_defaults(), **_machine(), "names": name_registry.directory()}
+    if given.json:
+        _say(json.dumps(facts, indent=2))
+        return
     width = max(map(len, facts))
     _say(*(f"{name.ljust(width)}  {value}" for name, value in facts.items()))
 
@@ -340,3 +350,14 @@ def _has_huge_pages() -> bool:
         return huge is not None and huge.ready > 0
     finally:
         os.close(fd)
+
+
+# ----------------------------------------------------------------------------------------- demo
+
+
+def _demo(_given: argparse.Namespace) -> None:
+    from sharedtask import demo
+
+    for line in demo.run():
+        _say(line)
+        sys.stdout.flush()

@@ -20,6 +20,7 @@ __all__ = [
     "ChangedValueWarning",
     "ClosedError",
     "DefinitionError",
+    "HintWarning",
     "IncompleteValueWarning",
     "InvalidNameError",
     "ItemNote",
@@ -508,6 +509,13 @@ class IncompleteValueWarning(UserWarning):
 
     It names the task, the place of the value, what is lost, and what to do: once for each task and
     kind of loss.
+    """
+
+
+class HintWarning(UserWarning):
+    """Issued once for a task where a call is right, and often meant in another way.
+
+    Mapping over a dict, which gives its keys, is such a call, and so is ``map([1, 2], [3, 4])``.
     """
 
 

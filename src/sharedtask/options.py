@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeAlias, TypedDict, Unpack, cast
 from pydantic_core import SchemaValidator, ValidationError, core_schema
 
 from sharedtask.errors import OptionsError
+from sharedtask.habits import OTHER_BACKENDS, OTHER_SPELLINGS
 from sharedtask.text import did_you_mean
 from sharedtask.tracebacks import shortened
 
@@ -341,30 +342,6 @@ _RULES: dict[str, _Rule] = {
     ),
 }
 
-# Names of the same option in joblib, concurrent.futures, torch, Ray, multiprocessing,
-# mpire and others.
-OTHER_SPELLINGS: dict[str, str] = {
-    "n_jobs": "workers",
-    "max_workers": "workers",
-    "num_workers": "workers",
-    "num_cpus": "workers",
-    "processes": "workers",
-    "batch_size": "chunksize",
-    "chunk_size": "chunksize",
-    "pre_dispatch": "buffersize",
-    "max_tasks_active": "buffersize",
-    "max_retries": "retries",
-    "maxtasksperchild": "tasks_per_worker",
-    "max_tasks_per_child": "tasks_per_worker",
-    "worker_lifespan": "tasks_per_worker",
-    "random_state": "seed",
-    "rng": "seed",
-    "task_timeout": "timeout",
-    "timeout_seconds": "timeout",
-    "checkpoint": "journal",
-    "resume": "journal",
-}
-
 _VALIDATOR = SchemaValidator(
     core_schema.typed_dict_schema(
         {
@@ -417,7 +394,8 @@ def _unknown_option(name: str, where: str) -> str:
 
 def _bad_value(name: str, value: object, where: str) -> str:
     rule = _RULES[name]
-    hint = did_you_mean(value, rule.words) if isinstance(value, str) else ""
+    word = OTHER_BACKENDS.get(value, value) if isinstance(value, str) else None
+    hint = did_you_mean(word, rule.words) if word else ""
     return f"{where}: {name} must be {rule.allowed}, got {_short(value)}.{hint}"
 
 

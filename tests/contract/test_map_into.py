@@ -260,7 +260,7 @@ def test_map_into_is_assignment(backend: str, data: st.DataObject, rows: Any) ->
     wanted, out = np.zeros(rows.shape, rows.dtype), makers[layout]()
     for k in range(len(rows)):
         wanted[k] = rows[k]
-    on(backend, row_of).map_into(out, range(len(rows)), rows)
+    on(backend, row_of).map_into(out, range(len(rows)), rows=rows)
     assert wanted.tobytes() == out.tobytes()
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import sharedtask
-from sharedtask import cli, share, zeros
+from sharedtask import cli, demo, share, zeros
 from sharedtask.store import name_registry
 
 ROOT = Path(__file__).parents[2]
@@ -153,7 +153,7 @@ def test_error_is_one_line(place: Path, command: str) -> None:
     place.unlink()
 
 
-@pytest.mark.parametrize("arguments", [(), ("lss",), ("clean", "--all"), ("ls", "--js")])
+@pytest.mark.parametrize("arguments", [("lss",), ("clean", "--all"), ("ls", "--js")])
 def test_wrong_command_line(arguments: tuple[str, ...]) -> None:
     """What is not understood is refused with the usage, and exit code 2."""
     ran = call(*arguments)
@@ -254,3 +254,28 @@ def test_the_installed_command() -> None:
 def test_age(seconds: int, text: str) -> None:
     """An age is told in the largest unit that it fills."""
     assert text == cli._age(seconds)
+
+
+def test_command_alone_shows_the_commands() -> None:
+    """Without a command, the commands are listed, and that is no mistake."""
+    shown = said()
+    for name in ("ls", "clean", "info", "journal", "demo"):
+        assert f"    {name} " in shown
+
+
+def test_info_as_json() -> None:
+    """JSON has the facts of the table."""
+    told = json.loads(said("info", "--json"))
+    assert sharedtask.__version__ == told["sharedtask"]
+    assert {"python", "CPUs", "memory", "memfd", "names"} <= set(told)
+
+
+def test_demo_names_what_it_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job runs with what the library itself needs, and says what is missing."""
+    monkeypatch.setattr(demo.search, "has_joblib", lambda: False)
+    monkeypatch.setattr(demo.search, "with_futures", lambda work, items: [work(i) for i in items])
+    lines = list(demo.run(rows=500))
+    assert ["a loop", "concurrent.futures", "sharedtask, first call", "sharedtask, again"] == [
+        line[:24].strip() for line in lines[2:6]
+    ]
+    assert "pip install joblib" in lines[6]

@@ -17,6 +17,7 @@ from sharedtask.errors import (
     ChangedValueWarning,
     ClosedError,
     DefinitionError,
+    HintWarning,
     IncompleteValueWarning,
     InvalidNameError,
     ItemNote,
@@ -76,6 +77,7 @@ ONE_OF_EACH = [
     JournalError("a/file", "it is full"),
     JournalWarning("text"),
     IncompleteValueWarning("text"),
+    HintWarning("text"),
     ChangedValueWarning("task", "model", "model['a']", range(3)),
 ]
 
@@ -149,7 +151,7 @@ def test_every_error_is_ours_and_what_other_pools_raise(class_: Any) -> None:
             raise next(error for error in ONE_OF_EACH if type(error) is class_)
 
 
-WARNINGS = (ChangedValueWarning, IncompleteValueWarning, JournalWarning)
+WARNINGS = (ChangedValueWarning, HintWarning, IncompleteValueWarning, JournalWarning)
 
 
 def test_one_of_each_error_is_tried() -> None:

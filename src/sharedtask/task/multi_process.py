@@ -11,7 +11,8 @@ from typing import Any, Concatenate, Literal, TypeAlias, TypeVar, overload
 
 from sharedtask.annotations import Role
 from sharedtask.errors import OptionsError
-from sharedtask.options import OTHER_SPELLINGS, check_options, resolve
+from sharedtask.habits import OTHER_SPELLINGS
+from sharedtask.options import check_options, resolve
 from sharedtask.task.signature.spec import TaskSpec
 from sharedtask.text import did_you_mean, one_of
 from sharedtask.tracebacks import SHORTENED, shorten

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sized
 from dataclasses import dataclass, replace
 from inspect import Parameter, Signature
@@ -13,7 +14,8 @@ from sharedtask import context
 from sharedtask.annotations import Role
 from sharedtask.backends.base import Call, SharedValue
 from sharedtask.errors import ArgumentError, OptionsError
-from sharedtask.options import OPTION_NAMES, OTHER_SPELLINGS, Options
+from sharedtask.habits import OTHER_SPELLINGS
+from sharedtask.options import OPTION_NAMES, Options
 from sharedtask.store.handles import Handle
 from sharedtask.system import critical_sections
 from sharedtask.task.signature.spec import TaskSpec, refuse_unshareable
@@ -22,6 +24,8 @@ from sharedtask.worker.randomness import Randomness
 from sharedtask.writing import roles
 from sharedtask.writing.handler import Wanted
 from sharedtask.writing.partitioned.partitions import INTO
+
+from . import call_hints
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -79,9 +83,11 @@ def plan_map(
         OptionsError: A journal is set, and results are written into arrays.
     """
     options = _journalled(target.spec, options, into=into is not None)
-    if type(items) not in _PLAIN:
+    if type(items) not in PLAIN:
         _check_items(target.spec.name, items)
         items = _countable(items)
+    if options.progress and isinstance(items, _FINITE) and not streams:
+        items = list(items)  # the bar shows a total; the results take as much memory anyhow
     if target.spec.writes and roles.knows_items(target.spec.roles.values()):
         items = list(items)
     if into is not None and not isinstance(items, (list, tuple, range, np.ndarray)):
@@ -91,14 +97,21 @@ def plan_map(
         items = handler.separated(items)
     if call.block is not None:
         call = replace(call, options=replace(options, chunksize=call.block))
-    counted = type(items) in _PLAIN or isinstance(items, Sized)
+    counted = type(items) in PLAIN or isinstance(items, Sized)
     return Plan(call, items, len(cast("Sized", items)) if counted else None, streams)
 
 
 # Smaller arrays in the function or its object are pickled with them.
 CAPTURE_FROM = 1 << 20
 # Most items come in one of these. A check against an abstract class takes a microsecond.
-_PLAIN = frozenset((list, tuple, range))
+PLAIN = frozenset((list, tuple, range))
+# They have an end, and hold all that they are made of, so they may be read early.
+_FINITE = (
+    itertools.product,
+    itertools.permutations,
+    itertools.combinations,
+    itertools.combinations_with_replacement,
+)
 
 
 def plan_call(
@@ -269,7 +282,11 @@ class _Arguments:
             else:
                 found = signature.bind(*bound, _ITEM, *args, **kwargs).arguments
         except TypeError as error:
-            hint = _hint(kwargs, signature) or _hint_at_made(str(error), self._spec.generators)
+            hint = (
+                _hint(kwargs, signature)
+                or _hint_at_made(str(error), self._spec.generators)
+                or _hint_at_starmap(args)
+            )
             msg = f"{name}(): {error}. It is {self._spec.shown}.{hint}"
             raise ArgumentError(msg) from None
         self._refuse_missing_shared(found, star=star)
@@ -353,6 +370,12 @@ def _hint(kwargs: Mapping[str, Any], signature: Signature) -> str:
 def _hint_at_made(error: str, made: tuple[str, ...]) -> str:
     found = (name for name in made if f"values for argument {name!r}" in error)
     return "".join(f" {n!r} is made for each item: give those after it by name." for n in found)
+
+
+def _hint_at_starmap(args: tuple[Any, ...]) -> str:
+    if not any(call_hints.may_be_items(value) for value in args):
+        return ""
+    return " For items from several collections: starmap(zip(a, b, strict=True))."
 
 
 _ITEM = object()

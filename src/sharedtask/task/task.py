@@ -36,11 +36,12 @@ from sharedtask.task.signature.spec import build_spec
 from sharedtask.tracebacks import SHORTENED, shorten, shortened
 from sharedtask.writing.partitioned.partitions import TAKEN
 
+from . import call_hints
 from .callsite import callsite_of
 from .chunking import Pace
 from .direct_call import call_directly
 from .futures import TaskFuture
-from .plan import CAPTURE_FROM, Plan, Target, plan_map
+from .plan import CAPTURE_FROM, PLAIN, Plan, Target, plan_map
 from .run import Run, as_completed, collect, in_order
 from .submits import Submits
 
@@ -360,6 +361,8 @@ class Runs(Generic[P, R]):
             plan = plan_map(
                 target, items, args, kwargs, options, star=star, streams=streams, into=into
             )
+            if args or type(items) not in PLAIN:
+                call_hints.tell(target.spec, items, args)
             backend = registry.get(options.backend)
         except SHORTENED as error:
             shorten(error)

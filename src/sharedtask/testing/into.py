@@ -159,7 +159,7 @@ class IntoContract:
         for k, value in enumerate(values):
             wanted[k] = value
         out = empty((4, 3), dtype) if born_shared else np.empty((4, 3), dtype)
-        on_backend(backend, _value_of, chunksize=2).map_into(out, range(4), values)
+        on_backend(backend, _value_of, chunksize=2).map_into(out, range(4), values=values)
         assert_same(wanted, out)
 
     @pytest.mark.parametrize("name", UNFITTING)
@@ -172,7 +172,9 @@ class IntoContract:
             out[2] = value
         out[...] = 9
         with pytest.raises(numpys.type, match=re.escape(str(numpys.value))) as caught:
-            on_backend(backend, _value_of, chunksize=1).map_into(out, range(4), [1, 1, value, 1])
+            on_backend(backend, _value_of, chunksize=1).map_into(
+                out, range(4), values=[1, 1, value, 1]
+            )
         assert [2] == [note.index for note in notes_of(caught.value)]
         assert [9] * 3 == out[2].tolist()
 
@@ -197,7 +199,7 @@ class IntoContract:
     def test_rows_without_elements(self, backend: str) -> None:
         """Rows of no elements take results of no elements."""
         out = np.ones((4, 0))
-        assert out is on_backend(backend, _value_of).map_into(out, range(4), [()] * 4)
+        assert out is on_backend(backend, _value_of).map_into(out, range(4), values=[()] * 4)
 
     @pytest.mark.parametrize("shape", [(3,), (5,), (0,), (), (1, 4)])
     @pytest.mark.parametrize("as_generator", [False, True])

@@ -114,6 +114,7 @@ SCALARS: dict[str, Any] = {
 class ResultsContract:
     """Results are those of a plain loop."""
 
+    @pytest.mark.filterwarnings("ignore:.*maps over the keys of a dict")
     @pytest.mark.parametrize("kind", [list, tuple, iter, np.array, dict.fromkeys, range], ids=str)
     def test_map_equals_a_loop(self, backend: str, kind: Any) -> None:
         """A map over any iterable returns what a loop would, in its order."""

@@ -215,11 +215,20 @@ def _refuse_wrong_targets(function: object) -> None:
     if isinstance(function, type):
         raise DefinitionError(f"{name} is a class; decorate a function that uses it.")
     if not callable(function):
-        raise DefinitionError(f"only a function can be a task, got {_short(function)}.")
+        raise DefinitionError(
+            f"only a function can be a task, got {_short(function)}.{_hint_at_calls(function)}"
+        )
     for code in (function, getattr(function, "__call__", None)):  # noqa: B004 - its code is read
         for refuses, what in _CODE_REFUSALS:
             if refuses(code):
                 raise DefinitionError(f"{name}() {what}.")
+
+
+def _hint_at_calls(given: object) -> str:
+    """Where to go with ``parallel(f(x) for x in items)``, as joblib's ``Parallel`` is called."""
+    if not isinstance(given, Iterable) or isinstance(given, str):
+        return ""
+    return " Make a task of the function, task = parallel(f), and map it: task.map(items)."
 
 
 _CODE_REFUSALS: tuple[tuple[Callable[[Any], bool], str], ...] = (

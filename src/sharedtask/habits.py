@@ -1,0 +1,63 @@
+"""What users of other libraries type by habit, and what it is called here."""
+
+__all__ = ["OTHER_BACKENDS", "OTHER_NAMES", "OTHER_SPELLINGS"]
+
+# Names of the same option in joblib, concurrent.futures, torch, Ray, multiprocessing,
+# mpire and others.
+OTHER_SPELLINGS: dict[str, str] = {
+    "n_jobs": "workers",
+    "max_workers": "workers",
+    "num_workers": "workers",
+    "num_cpus": "workers",
+    "processes": "workers",
+    "batch_size": "chunksize",
+    "chunk_size": "chunksize",
+    "pre_dispatch": "buffersize",
+    "max_tasks_active": "buffersize",
+    "max_retries": "retries",
+    "maxtasksperchild": "tasks_per_worker",
+    "max_tasks_per_child": "tasks_per_worker",
+    "worker_lifespan": "tasks_per_worker",
+    "random_state": "seed",
+    "rng": "seed",
+    "task_timeout": "timeout",
+    "timeout_seconds": "timeout",
+    "checkpoint": "journal",
+    "resume": "journal",
+}
+
+# Values of ``backend`` in joblib, Dask and others.
+OTHER_BACKENDS: dict[str, str] = {
+    "loky": "process",
+    "mp": "process",
+    "multiprocessing": "process",
+    "processes": "process",
+    "spawn": "process",
+    "fork": "process",
+    "forkserver": "process",
+    "threading": "thread",
+    "threadpool": "thread",
+    "threads": "thread",
+    "sequential": "serial",
+    "seq": "serial",
+    "sync": "serial",
+    "synchronous": "serial",
+}
+
+_DECORATED = "Decorate the function with @sharedtask.parallel, and call"
+# Names in other libraries: of the module, as in ``sharedtask.Parallel``.
+OTHER_NAMES: dict[str, str] = {
+    "Parallel": f"{_DECORATED} f.map(items, ...) in the place of Parallel()(delayed(f)(...)).",
+    "delayed": f"{_DECORATED} f.map(items, ...), or f.starmap(pairs).",
+    "Pool": f"There is no pool to open. {_DECORATED} f.map(items).",
+    "ThreadPool": f"{_DECORATED} f.with_options(backend='thread').map(items).",
+    "WorkerPool": f"There is no pool to open. {_DECORATED} f.map(items).",
+    "ProcessPoolExecutor": f"{_DECORATED} f.map(items) or f.submit(item).",
+    "ThreadPoolExecutor": f"{_DECORATED} f.with_options(backend='thread').submit(item).",
+    "remote": f"{_DECORATED} f.map(items), on Ray with backend='ray'.",
+    "put": "Mark the parameter Shared[...], and pass the value; share(value) keeps it by hand.",
+    "scatter": "Mark the parameter Shared[...], and pass the value; share(value) keeps it by hand.",
+    "map": f"{_DECORATED} f.map(items); multi_process(f, items) maps in one call.",
+    "starmap": f"{_DECORATED} f.starmap(pairs).",
+    "SharedMemory": "zeros(shape), empty(shape) and array(values) make arrays in shared memory.",
+}

@@ -1,0 +1,115 @@
+"""What users of other libraries type by habit leads on, in one line."""
+
+import itertools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import sharedtask
+from sharedtask import ArgumentError, DefinitionError, HintWarning, OptionsError, parallel
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@parallel(backend="serial")
+def double(x: Any) -> Any:
+    return 2 * x
+
+
+@parallel(backend="serial")
+def join(x: Any, y: Any = None) -> Any:
+    return x, y
+
+
+WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
+    "map of two": (
+        lambda: double.map([1, 2], [3, 4]),  # type: ignore[call-arg]
+        ArgumentError,
+        r"too many positional arguments.*starmap\(zip\(a, b, strict=True\)\)",
+    ),
+    "calls": (
+        lambda: parallel(double(i) for i in range(3)),  # type: ignore[call-overload]
+        DefinitionError,
+        r"only a function can be a task.*parallel\(f\).*task\.map\(items\)",
+    ),
+    "loky": (
+        lambda: double.with_options(backend="loky"),  # type: ignore[arg-type]
+        OptionsError,
+        "Did you mean 'process'",
+    ),
+    "threading": (
+        lambda: double.with_options(backend="threading"),  # type: ignore[arg-type]
+        OptionsError,
+        "Did you mean 'thread'",
+    ),
+    "Parallel": (lambda: sharedtask.Parallel, AttributeError, r"@sharedtask.parallel.*f\.map"),
+    "delayed": (lambda: sharedtask.delayed, AttributeError, r"@sharedtask.parallel.*f\.starmap"),
+    "Pool": (lambda: sharedtask.Pool, AttributeError, "no pool to open"),
+    "put": (lambda: sharedtask.put, AttributeError, r"Shared\[...\]"),
+}
+
+
+@pytest.mark.parametrize("habit", WRONG)
+def test_habit_of_another_library_leads_on(habit: str) -> None:
+    """The error names what to write here."""
+    do, error, says = WRONG[habit]
+    with pytest.raises(error, match=says):
+        do()
+
+
+FRAME = pd.DataFrame({"a": [1, 2, 3], "b": [4, 5, 6]})
+HINTS: dict[str, tuple[Callable[[Any], Any], Any, str]] = {
+    "dict": (lambda task: task.map({"a": 1}), [("a", None)], "keys of a dict, 1 of them.*items"),
+    "frame": (
+        lambda task: task.map(FRAME),
+        [("a", None), ("b", None)],
+        "columns of a DataFrame, 2 of them.*itertuples",
+    ),
+    "second": (
+        lambda task: task.map([1, 2], [3, 4]),
+        [(1, [3, 4]), (2, [3, 4])],
+        r"given to every item.*starmap\(zip\(",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HINTS)
+def test_call_that_is_often_meant_otherwise_is_told_once(name: str) -> None:
+    """The call gives what a loop gives; the hint comes at the user's line, once for a task."""
+    call, results, says = HINTS[name]
+    with pytest.warns(HintWarning, match=says) as told:
+        assert results == call(join)
+    assert __file__ == told[0].filename
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert results == call(join)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: join.map([1, 2], [3, 4, 5]),
+        lambda: join.map([1, 2], y=[3, 4]),
+        lambda: join.map([1, 2], "ab"),
+        lambda: join.map(iter([1, 2]), [3, 4]),
+    ],
+)
+def test_call_that_is_clear_gets_no_hint(call: Callable[[], Any]) -> None:
+    """A second argument that cannot be a second collection of items is no reason for a hint."""
+    assert 2 == len(call())
+
+
+def test_bar_of_a_product_has_a_total(capsys: pytest.CaptureFixture[str]) -> None:
+    """A product, like the other finite iterators of itertools, is counted for the bar."""
+    join.with_options(progress=True).starmap(itertools.product([1, 2], [3, 4]))
+    assert "4/4" in capsys.readouterr().err
+
+
+def test_stream_of_a_product_is_read_as_it_is_needed() -> None:
+    """A stream takes no more of a product than it has room for."""
+    stream = join.with_options(progress=True).imap(itertools.product(range(10), repeat=12))
+    assert ((0,) * 12, None) == next(stream)
+    stream.close()
