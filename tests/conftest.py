@@ -199,7 +199,7 @@ def common_check(request: pytest.FixtureRequest) -> Iterator[None]:
 def _start_threads() -> None:
     """Those of the thread backend stay for the next call."""
     both = threading.Barrier(2)
-    parallel(lambda _: both.wait(10)).with_options(backend="thread", workers=2).map(range(2))
+    parallel(lambda _: both.wait(60)).with_options(backend="thread", workers=2).map(range(2))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -23,7 +23,7 @@ class Told:
         self.batch, self.may, self.then = batch, may, then
 
     def open(self) -> Batch:
-        assert self.may.wait(20)
+        assert self.may.wait(60)
         self.then.set()
         return self.batch
 
@@ -76,7 +76,7 @@ def test_reports_may_be_opened_in_any_order() -> None:
     may.set()
     made.report(report(last, ended, Batch(0, ["a"]), finished=False))
     made.report(report(may, last, Batch(1, ["b"]), finished=True))
-    assert ["a", "b"] == made.future.result(20)
+    assert ["a", "b"] == made.future.result(60)
 
 
 def test_what_was_not_begun_is_begun_elsewhere() -> None:
@@ -85,11 +85,11 @@ def test_what_was_not_begun_is_begun_elsewhere() -> None:
     may, then = threading.Event(), threading.Event()
     may.set()
     made.report(report(may, then, Batch(0, ["a"]), finished=True))
-    assert sessions.submitted.acquire(timeout=20)
-    assert sessions.submitted.acquire(timeout=20)
+    assert sessions.submitted.acquire(timeout=60)
+    assert sessions.submitted.acquire(timeout=60)
     assert [range(3), range(1, 3)] == [chunk.items for chunk in sessions.chunks]
     made.report(report(may, then, Batch(1, ["b", "c"]), chunk=2, finished=True))
-    assert ["a", "b", "c"] == made.future.result(20)
+    assert ["a", "b", "c"] == made.future.result(60)
 
 
 def test_nothing_is_begun_after_an_error_that_is_not_opened_yet() -> None:
@@ -100,7 +100,7 @@ def test_nothing_is_begun_after_an_error_that_is_not_opened_yet() -> None:
     made.report(report(last, ended, Batch(0, [None], {0: KeyError("a")}), finished=False))
     made.report(report(may, last, Batch(1, ["b"]), finished=True))
     with pytest.raises(KeyError):
-        made.future.result(20)
+        made.future.result(60)
     assert 1 == len(sessions.chunks)
 
 
@@ -110,8 +110,8 @@ def test_call_that_failed_is_tried_again_alone() -> None:
     may, then = threading.Event(), threading.Event()
     may.set()
     made.report(report(may, then, Batch(0, [None, "b"], {0: KeyError("a")}), finished=True))
-    assert sessions.submitted.acquire(timeout=20)
-    assert sessions.submitted.acquire(timeout=20)
+    assert sessions.submitted.acquire(timeout=60)
+    assert sessions.submitted.acquire(timeout=60)
     assert range(1) == sessions.chunks[1].items
     made.report(report(may, then, Batch(0, ["a"]), chunk=2, finished=True))
-    assert ["a", "b"] == made.future.result(20)
+    assert ["a", "b"] == made.future.result(60)

@@ -41,7 +41,7 @@ def everything():
     called = threading.Event()
     future = on(double).submit(5)
     future.add_done_callback(lambda f: called.set())
-    assert called.wait(20)
+    assert called.wait(60)
     assert concurrent.futures.wait([on(double).submit(6)], 20).done.pop().result() == 12
 
 def forked(work):
@@ -93,7 +93,7 @@ def test_child_made_by_multiprocessing(run: Run, backend: str) -> None:
 everything()
 child = multiprocessing.get_context("fork").Process(target=everything)
 child.start()
-child.join(40)
+child.join(60)
 assert child.exitcode == 0
 """
     passes(run, text, backend)

@@ -361,7 +361,7 @@ def test_script_in_a_package(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=120,
     )
     assert ("[1, 2, 3]\n", "") == (ran.stdout, ran.stderr)
     assert "run\n" == counter.read_text()
@@ -408,7 +408,7 @@ print("TWO", task.map(range(3)))
 """
     ran = subprocess.run(
         [sys.executable, "-i", "-q"], input=code, capture_output=True, text=True, check=False,
-        timeout=30, cwd=tmp_path,
+        timeout=120, cwd=tmp_path,
     )  # fmt: skip
     assert "ONE [1, 2, 3]" in ran.stdout
     assert "TWO [5, 6, 7]" in ran.stdout

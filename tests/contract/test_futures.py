@@ -28,7 +28,7 @@ from sharedtask import (
     parallel,
     zeros,
 )
-from sharedtask.testing import count_up, counted
+from sharedtask.testing import count_up, counted, until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -99,13 +99,6 @@ def on(backend: Any, function: Any, workers: int = 1, **options: Any) -> Any:
     return parallel(function).with_options(backend=backend, workers=workers, **options)
 
 
-def until(what: Callable[[], Any]) -> None:
-    limit = time.monotonic() + 30
-    while not what():
-        assert time.monotonic() < limit
-        time.sleep(0.002)
-
-
 def running(backend: Any, folder: Path, name: str = "first", **options: Any) -> Any:
     """The future of an item that is being run."""
     future = on(backend, hang, **options).submit(name, folder=str(folder))
@@ -137,11 +130,11 @@ def test_future_is_one_of_the_standard_library(backend: Any) -> None:
 def test_finished_future_cannot_be_ended(backend: Any) -> None:
     """``kill`` and ``cancel`` of a future that is done change nothing, and say so."""
     future = on(backend, square).submit(3)
-    assert 9 == future.result(30)
+    assert 9 == future.result(60)
     assert (False, False) == (future.kill(), future.cancel())
     assert 9 == future.result(0)
     failed = on(backend, square).submit("x")
-    assert isinstance(failed.exception(30), TypeError)
+    assert isinstance(failed.exception(60), TypeError)
     assert not failed.kill()
     assert isinstance(failed.exception(0), TypeError)
 
@@ -187,8 +180,8 @@ def test_kill_of_what_waits(backend: Any, tmp_path: Path) -> None:
     assert future.kill()
     assert future.cancelled()
     (tmp_path / "gate").touch()
-    assert "first" == first.result(30)
-    assert 16 == on(backend, square).submit(4).result(30)
+    assert "first" == first.result(60)
+    assert 16 == on(backend, square).submit(4).result(60)
     assert not (tmp_path / "second").exists()
 
 
@@ -235,7 +228,7 @@ def test_kill_at_any_moment() -> None:
         else:
             assert future.result(0) is None
     stop.set()
-    thread.join(30)
+    thread.join(60)
     assert found
     assert all(result == [k * k for k in range(10)] for result in found)
 
@@ -251,8 +244,8 @@ def test_waiting_threads_see_a_kill(backend: Any, tmp_path: Path) -> None:
         await asyncio.wrap_future(future)
 
     ways: list[Callable[[], Any]] = [
-        lambda: future.result(30),
-        lambda: future.exception(30),
+        lambda: future.result(60),
+        lambda: future.exception(60),
         lambda: next(concurrent.futures.as_completed([future], 30)).result(0),
         lambda: concurrent.futures.wait([future], 30).done.pop().result(0),
     ]
@@ -261,8 +254,8 @@ def test_waiting_threads_see_a_kill(backend: Any, tmp_path: Path) -> None:
         awaits = pool.submit(asyncio.run, wait())
         time.sleep(0.1)
         assert future.kill()
-        assert all(isinstance(each.exception(20), CancelledError) for each in waits)
-        assert isinstance(awaits.exception(20), asyncio.CancelledError)
+        assert all(isinstance(each.exception(60), CancelledError) for each in waits)
+        assert isinstance(awaits.exception(60), asyncio.CancelledError)
     assert [future] == called
     (tmp_path / "gate").touch()
 
@@ -274,13 +267,13 @@ def test_kill_in_callbacks_and_handlers(tmp_path: Path) -> None:
     first = on("process", square, 3).submit(3)
     first.add_done_callback(lambda _: second.kill())
     with pytest.raises(CancelledError):
-        second.result(20)
+        second.result(60)
     old = signal.signal(signal.SIGUSR1, lambda *_: third.kill())
     try:
         threading.Timer(0.2, signal.raise_signal, [signal.SIGUSR1]).start()
         threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGUSR1]).start()
         with pytest.raises(CancelledError):
-            third.result(20)
+            third.result(60)
         time.sleep(0.3)
     finally:
         signal.signal(signal.SIGUSR1, old)
@@ -327,7 +320,7 @@ def test_submits_of_a_task_share_its_limit(backend: Any) -> None:
     """``workers`` bounds what runs at once of all submits of one task, and each is run."""
     with_many_workers(backend)
     task = on(backend, stay, 2)
-    stays = [each.result(30) for each in [task.submit(k) for k in range(8)]]
+    stays = [each.result(60) for each in [task.submit(k) for k in range(8)]]
     assert at_once(stays) <= 2
 
 
@@ -335,7 +328,7 @@ def test_submits_with_other_arguments_share_the_limit(backend: Any) -> None:
     """Submits of one task that differ in their arguments count together."""
     with_many_workers(backend)
     task = on(backend, stay, 2)
-    stays = [each.result(30) for each in [task.submit(k, k % 3) for k in range(8)]]
+    stays = [each.result(60) for each in [task.submit(k, k % 3) for k in range(8)]]
     assert at_once(stays) <= 2
 
 
@@ -346,7 +339,7 @@ def test_submits_of_a_method_share_the_limit(backend: Any) -> None:
         stay = parallel(backend=backend, workers=2)(Stays.stay)
 
     with_many_workers(backend)
-    stays = [each.result(30) for each in [Staying().stay.submit(k) for k in range(8)]]
+    stays = [each.result(60) for each in [Staying().stay.submit(k) for k in range(8)]]
     assert at_once(stays) <= 2
 
 
@@ -359,8 +352,8 @@ def test_submits_go_on_after_a_shutdown(backend: Any, tmp_path: Path) -> None:
     until((tmp_path / "1").exists)
     sharedtask.shutdown()
     (tmp_path / "gate").touch()
-    concurrent.futures.wait(first, 30)
-    assert "next" == task.submit("next", folder=str(tmp_path)).result(30)
+    concurrent.futures.wait(first, 60)
+    assert "next" == task.submit("next", folder=str(tmp_path)).result(60)
 
 
 def test_submits_go_on_in_a_forked_child(run: Callable[..., str]) -> None:
@@ -378,7 +371,7 @@ while not first.running():
     time.sleep(0.001)
 child = os.fork()
 if not child:
-    print(task.submit(3).result(20), flush=True)
+    print(task.submit(3).result(60), flush=True)
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
 first.result()
@@ -449,8 +442,8 @@ def test_dead_workers_and_forkserver_resolve_every_future(tmp_path: Path) -> Non
     pool: Any = registry.get("process")
     forkserver = pool.pool._table.forkserver._process.pid
     os.kill(forkserver, signal.SIGKILL)
-    assert isinstance(first.exception(30), WorkerDiedError)
-    assert [0, 1, 4, 9, 16] == [each.result(30) for each in waits]
+    assert isinstance(first.exception(60), WorkerDiedError)
+    assert [0, 1, 4, 9, 16] == [each.result(60) for each in waits]
 
 
 def test_kill_after_shutdown(tmp_path: Path) -> None:
@@ -484,7 +477,7 @@ while not running.running():
     time.sleep(0.001)
 child = os.fork()
 if not child:
-    assert not concurrent.futures.wait(both, 10).not_done
+    assert not concurrent.futures.wait(both, 60).not_done
     error = waits.exception()
     print(running.kill(), type(error).__name__, error)
     print(called, flush=True)

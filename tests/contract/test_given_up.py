@@ -22,6 +22,7 @@ from sharedtask import (
     SerializationError,
     parallel,
 )
+from sharedtask.testing import until
 from sharedtask.writing.locked.acquire import Use
 
 pytestmark = pytest.mark.timeout(60)
@@ -77,14 +78,7 @@ def all_busy(backend: Any, folder: Path) -> Iterator[None]:
         yield
     finally:
         gate.touch()
-        busy.result(20)
-
-
-def until(what: Callable[[], Any]) -> None:
-    limit = time.monotonic() + 20
-    while not what():
-        assert time.monotonic() < limit
-        time.sleep(0.001)
+        busy.result(60)
 
 
 class Interrupts:
@@ -147,7 +141,7 @@ def test_cancelled_beside_one_that_writes(backend: Any, tmp_path: Path) -> None:
     first = on(backend, fill).submit(7.0, a=array)
     with all_busy(backend, tmp_path):
         future = on(backend, look).submit(0, a=array)
-        assert 7.0 == first.result(20)
+        assert 7.0 == first.result(60)
         array[:] = 8
         assert future.cancel()
         assert [8.0] * 3 == array.tolist()
@@ -165,7 +159,7 @@ def test_cancelled_submit_that_writes_otherwise(backend: Any, task: Any, tmp_pat
         cancelled = [future.cancel() for future in futures]
     for future, gone in zip(futures, cancelled, strict=True):
         if not gone:
-            future.result(20)
+            future.result(60)
     kept = [k for k, gone in enumerate(cancelled) if not gone]
     assert True in cancelled
     expected = np.zeros_like(array)
@@ -206,7 +200,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     "map": lambda task, item, **kwargs: task.map([item], **kwargs),
     "starmap": lambda task, item, **kwargs: task.starmap([(item,)], **kwargs),
     "imap": lambda task, item, **kwargs: list(task.imap([item], **kwargs)),
-    "submit": lambda task, item, **kwargs: task.submit(item, **kwargs).result(20),
+    "submit": lambda task, item, **kwargs: task.submit(item, **kwargs).result(60),
     "amap": lambda task, item, **kwargs: asyncio.run(task.amap([item], **kwargs)),
 }
 
@@ -278,7 +272,7 @@ def test_shutdown_resolves_what_waits(backend: Any, retries: int, tmp_path: Path
     until(busy.running)
     future = on(backend, look, retries=retries).submit(0, a=array)
     sharedtask.shutdown()
-    assert isinstance(future.exception(20), ClosedError)
+    assert isinstance(future.exception(60), ClosedError)
     (tmp_path / "gate").touch()
     assert_left_alone(backend, array)
 
@@ -326,6 +320,6 @@ if not child:
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
 Path(gate).touch()
-future.result(20)
+future.result(60)
 print(array.tolist())
 """

@@ -16,7 +16,7 @@ from interrupting import interrupted_at, places_of
 
 import sharedtask
 from sharedtask import CopyOnWrite, Locked, Partitioned, Reduced, Shared, attach, parallel, share
-from sharedtask.testing.leaks import warm_up
+from sharedtask.testing import Deadline, warm_up
 
 
 @parallel(workers=2)
@@ -321,10 +321,10 @@ def _target_of(name: str) -> str:
 
 def settled(base: tuple[int, int]) -> tuple[int, int]:
     """What is held when it is no more than this, or after some seconds."""
-    limit = time.monotonic() + 5
+    deadline = Deadline(5)
     while True:
         now = held()
-        if (now[0] <= base[0] and now[1] <= base[1]) or time.monotonic() > limit:
+        if (now[0] <= base[0] and now[1] <= base[1]) or deadline.is_over:
             return now
         time.sleep(0.01)
 
@@ -346,13 +346,13 @@ def run_case(case: Case, places: int, offset: int = 0) -> list[str]:
             continue
         if type(outcome.raised) is not KeyboardInterrupt or outcome.ignored:
             wrong.append(f"{place}: {outcome}")
-        began = time.monotonic()
+        late = Deadline(5)
         try:
             case.check()
         except BaseException as error:
             wrong.append(f"{place}: the next call: {error!r}")
-        if time.monotonic() - began > 5:
-            wrong.append(f"{place}: the next call took {time.monotonic() - began} s")
+        if late.is_over:
+            wrong.append(f"{place}: the next call took more than 5 s")
         now = settled(base)
         if any(each in str(place) for each in case.keeps):
             base = now

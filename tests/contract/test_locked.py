@@ -36,7 +36,7 @@ from sharedtask import (
     parallel,
     zeros,
 )
-from sharedtask.testing import Belongings, LockedContract, count_up, counted
+from sharedtask.testing import Belongings, Deadline, LockedContract, count_up, counted, until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -56,9 +56,9 @@ def on(backend: Any, function: Any, **options: Any) -> Any:
 def meet(folder: str, name: str, count: int, seconds: float) -> bool:
     """Whether so many are here under this name at the same time, within this time."""
     count_up(folder, name)
-    limit = time.monotonic() + seconds
+    deadline = Deadline(seconds)
     while counted(folder)[name] < count:
-        if time.monotonic() > limit:
+        if deadline.is_over:
             return False
         os.sched_yield()
     return True
@@ -167,7 +167,7 @@ def add_in_threads(_k: int, grid: Locked[Any]) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         for future in [pool.submit(work) for _ in range(4)]:
-            future.result(30)
+            future.result(60)
 
 
 def move_one(_k: int, grid: Locked[Any]) -> None:
@@ -211,7 +211,7 @@ def as_any(value: Any) -> Any:
 
 def in_thread(function: Callable[[], Any]) -> Any:
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(function).result(30)
+        return pool.submit(function).result(60)
 
 
 @contextlib.contextmanager
@@ -222,28 +222,21 @@ def holding(grid: Locked[Any], how: str, index: Any) -> Iterator[None]:
     def hold() -> None:
         with getattr(grid, how)(index):
             inside.set()
-            leave.wait(30)
+            leave.wait(60)
 
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(hold)
-        assert inside.wait(20)
+        assert inside.wait(60)
         try:
             yield
         finally:
             leave.set()
-            future.result(20)
+            future.result(60)
 
 
 def waiting(grid: Locked[Any]) -> bool:
     """Whether somebody waits for a region of this array."""
     return bool(grid._locks().waited_for.any())
-
-
-def until(what: Callable[[], Any]) -> None:
-    limit = time.monotonic() + 20
-    while not what():
-        assert time.monotonic() < limit
-        time.sleep(0.001)
 
 
 def descriptors() -> int:
@@ -324,7 +317,7 @@ def test_who_meets_waits(backend: str, name: str, mine: str, theirs: str, tmp_pa
         until(lambda: waiting(held) or future.done())
         assert not future.done()
         assert {} == counted(tmp_path)
-    future.result(20)
+    future.result(60)
     assert {"inside": 1} == counted(tmp_path)
 
 
@@ -349,9 +342,9 @@ def test_who_is_apart_does_not_wait(backend: str, name: str, tmp_path: Path) -> 
     function, rule, one, two = APART[name]
     grid, folder = zeros((8, 8)), str(tmp_path)
     with holding(Locked(grid, rule), "write", one):
-        on(backend, function).submit(two, grid=grid, folder=folder).result(20)
+        on(backend, function).submit(two, grid=grid, folder=folder).result(60)
     with holding(Locked(grid, rule), "write", two):
-        on(backend, function).submit(one, grid=grid, folder=folder).result(20)
+        on(backend, function).submit(one, grid=grid, folder=folder).result(60)
     assert {"inside": 2} == counted(tmp_path)
 
 
@@ -389,7 +382,7 @@ def test_call_from_inside_a_block_is_refused(backend: str, method: str, tmp_path
     run = getattr(on(backend, count_entered), method)
     with Locked(grid).write(3), pytest.raises(LockOrderError, match="wait for itself"):
         told = run(1 if method == "submit" else [1], grid=grid, folder=folder)
-        told.result(20) if method == "submit" else list(told)
+        told.result(60) if method == "submit" else list(told)
     assert {} == counted(tmp_path)
     on(backend, count_entered).map([1], grid=grid, folder=folder)
     assert {"entered": 1} == counted(tmp_path)
@@ -762,7 +755,7 @@ def test_array_goes_after_a_call(backend: str, method: str, make: Any) -> None:
     there = weakref.ref(grid)
     run = getattr(on(backend, add), method)
     if method == "submit":
-        run(1, grid=grid).result(10)
+        run(1, grid=grid).result(60)
     else:
         list(run(range(4), grid=grid))
     del grid
@@ -777,7 +770,7 @@ def test_nothing_is_left(make: Any) -> None:
     for _ in range(3):
         grid = make((100, 10))
         task.map(range(200), grid=grid)
-        task.submit(3, grid=grid).result(10)
+        task.submit(3, grid=grid).result(60)
         with pytest.raises(ArgumentError):
             task.map([0], grid=[1])
         with pytest.raises(TypeError):
@@ -846,7 +839,7 @@ def test_ray_says_what_to_use(method: str, make: Any, ray_runtime: None, tmp_pat
     items = {"submit": 0, "starmap": [(0,)]}.get(method, [0])
     with pytest.raises(OptionsError, match=r"count_entered\(\): 'grid' is Locked") as caught:
         told = run(items, grid=make(3), folder=str(tmp_path))
-        told.result(10) if method == "submit" else list(told)
+        told.result(60) if method == "submit" else list(told)
     for word in ("no other machine", "backend='process'", "Partitioned", "Reduced", "actor"):
         assert word in str(caught.value)
     assert {} == counted(tmp_path)
@@ -880,7 +873,7 @@ def test_threads_and_processes_take_turns() -> None:
             for backend in TWO_AT_ONCE
         ]
         for each in maps:
-            each.result(30)
+            each.result(60)
     assert [400] == grid.tolist()
 
 

@@ -36,7 +36,7 @@ def test_method_whose_first_parameter_is_not_called_self(backend: Any) -> None:
     score: Any = Model().score
     assert [11, 12] == score.with_options(backend=backend).map([1, 2])
     assert [16, 17] == score.with_options(backend=backend).map([1, 2], y=5)
-    assert 11 == score.with_options(backend=backend).submit(1).result(10)
+    assert 11 == score.with_options(backend=backend).submit(1).result(60)
     double: Any = Model.double
     assert [2, 4] == double.with_options(backend=backend).map([1, 2])
 

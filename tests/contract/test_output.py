@@ -64,7 +64,7 @@ def test_prints_reach_the_caller(
 
 def test_print_of_a_submitted_item(backend: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """What a submitted task prints is there when its future is done."""
-    parallel(say).with_options(backend=backend).submit(7).result(10)
+    parallel(say).with_options(backend=backend).submit(7).result(60)
     assert "item 7\n" == capsys.readouterr().out
 
 

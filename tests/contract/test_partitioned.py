@@ -32,7 +32,7 @@ from sharedtask import (
     zeros,
 )
 from sharedtask.memory import mapping, proc_maps
-from sharedtask.testing import Belongings
+from sharedtask.testing import Belongings, slowness, until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -201,10 +201,8 @@ def test_memory_of_the_copy_goes_with_the_call() -> None:
     out = np.zeros(LARGE // 4)
     for shared, _ in task.map(partition(len(out), 4), out=out, caller=os.getpid()):
         assert out.nbytes <= shared - before < 1.5 * out.nbytes
-    limit = time.monotonic() + 5  # the last word of the worker may come after its results
-    while shared_bytes(os.getpid()) > before + 1_000_000:
-        assert time.monotonic() < limit
-        time.sleep(0.01)
+    # The last word of the worker may come after its results.
+    until(lambda: shared_bytes(os.getpid()) <= before + 1_000_000)
 
 
 @pytest.mark.parametrize("method", ["map", "imap", "submit"])
@@ -217,14 +215,11 @@ def test_array_goes_after_a_call(backend: str, method: str, make: Any) -> None:
     gc.disable()
     try:
         if method == "submit":
-            run(slice(0, 50), out=out).result(10)
+            run(slice(0, 50), out=out).result(60)
         else:
             list(run(partition(100, 2), out=out))
         del out
-        limit = time.monotonic() + 5
-        while there() is not None and time.monotonic() < limit:
-            time.sleep(0.01)
-        assert there() is None
+        until(lambda: there() is None)
     finally:
         gc.enable()
 
@@ -358,7 +353,7 @@ def test_many_blocks() -> None:
     out = zeros(100_000, "i8")
     began = time.monotonic()
     on("process", add).map(partition(100_000, 50_000), out=out)
-    assert 10 > time.monotonic() - began
+    assert 10 * slowness() > time.monotonic() - began
     assert 100_000 == out.sum() == out.max() * 100_000
 
 

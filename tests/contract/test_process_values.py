@@ -102,7 +102,7 @@ def test_queue_of_a_manager(backend: Any, manager: Any) -> None:
     parallel(put).with_options(backend=backend).map(["argument"], queue=queue)
     parallel(put_itself).with_options(backend=backend).map([[queue]])
     parallel(put_shared).with_options(backend=backend).map(["shared"], queue={"a": queue})
-    assert ["argument", "item", "shared"] == [queue.get(timeout=10) for _ in range(3)]
+    assert ["argument", "item", "shared"] == [queue.get(timeout=60) for _ in range(3)]
 
 
 def total(x: Any, extra: Any) -> int:

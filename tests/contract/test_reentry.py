@@ -204,7 +204,7 @@ def make(x, work):
 
 def waits():
     opened.set()
-    assert may_end.wait(20)
+    assert may_end.wait(60)
     return "waited"
 
 def maps():
@@ -222,7 +222,7 @@ def test_result_that_waits_as_it_is_unpickled(run: Run, way: str) -> None:
     text = f"""
 mapper = threading.Thread(target=lambda: on(make).{way.format("waits")})
 mapper.start()
-assert opened.wait(20)
+assert opened.wait(60)
 assert on(nap).map(range(4)) == [0, 1, 2, 3]
 late = on(nap, timeout=0.2, return_exceptions=True)
 assert isinstance(late.map([0], seconds=20)[0], sharedtask.TaskTimeoutError)
@@ -268,7 +268,7 @@ assert isinstance(second, sharedtask.TaskTimeoutError)
     [
         "map([0], work={!r}) == ['mapped']",
         "submit(0, work={!r}).result() == 'mapped'",
-        "submit(0, work={!r}).result(30) == 'mapped'",
+        "submit(0, work={!r}).result(60) == 'mapped'",
         "submit(0, work={!r}).exception() is None",
     ],
 )
@@ -285,7 +285,7 @@ while not future.done():
     time.sleep(0.01)
 assert future.result() == "mapped"
 futures = [on(make).submit(0, work="maps") for _ in range(5)]
-done, left = concurrent.futures.wait(futures, 30)
+done, left = concurrent.futures.wait(futures, 60)
 assert not left and {f.result() for f in done} == {"mapped"}
 assert {f.result() for f in concurrent.futures.as_completed(futures)} == {"mapped"}
 async def awaited():
@@ -433,7 +433,7 @@ class Value:
     def __reduce__(self):
         if threading.current_thread() is not threading.main_thread():
             here.set()
-            assert may_end.wait(20)
+            assert may_end.wait(60)
         return list, ([5],)
 def first(x, value: Shared):
     return value[0] + x
@@ -442,7 +442,7 @@ inner()
 value = Value()
 other = threading.Thread(target=lambda: on(first).map([2], value=value))
 other.start()
-assert here.wait(20)
+assert here.wait(60)
 assert on(first).map([2], value=value) == [7]
 may_end.set()
 other.join()
@@ -578,7 +578,7 @@ seen = []
 def call(future):
     inner()
     seen.append(on(double).submit(future.result()).result())
-    seen.append(on(double).submit(1).result(20) + concurrent.futures.wait(
+    seen.append(on(double).submit(1).result(60) + concurrent.futures.wait(
         [on(double).submit(2)]).done.pop().result())
 futures = [on(double).submit(x) for x in range(8)]
 for f in futures:
@@ -627,7 +627,7 @@ for k in range(5):
     future.add_done_callback(lambda f, k=k: seen.append(k))
     future.add_done_callback(lambda f: 1 / 0)
 future.add_done_callback(lambda f: ended.set())
-assert ended.wait(20) and seen == [0, 1, 2, 3, 4], seen
+assert ended.wait(60) and seen == [0, 1, 2, 3, 4], seen
 future.add_done_callback(lambda f: seen.append(threading.current_thread()))
 assert seen[-1] is threading.main_thread()
 assert future.result() == 3

@@ -110,7 +110,7 @@ def test_results_into_an_array(backend: str) -> None:
 def test_submitted_item_is_the_first_of_a_map(backend: str) -> None:
     """``submit(x)`` draws what item 0 of a map draws, and so does the call itself."""
     task = on(backend, draw)
-    assert EXPECTED[0] == task.submit(0).result(30)
+    assert EXPECTED[0] == task.submit(0).result(60)
     assert EXPECTED[0] == task(0)
 
 
@@ -119,9 +119,9 @@ def test_submitted_items_count_up(backend: str) -> None:
     for _ in range(2):
         task = on(backend, draw, workers=2)
         futures = [task.submit(x) for x in range(5)]
-        assert EXPECTED[:5] == [future.result(30) for future in futures]
+        assert EXPECTED[:5] == [future.result(60) for future in futures]
         assert EXPECTED[:3] == task.map(range(3))
-        assert EXPECTED[5] == task.submit(5).result(30)
+        assert EXPECTED[5] == task.submit(5).result(60)
 
 
 def test_submits_of_threads_have_numbers_of_their_own(backend: str) -> None:
@@ -129,7 +129,7 @@ def test_submits_of_threads_have_numbers_of_their_own(backend: str) -> None:
     task = on(backend, draw)
     with ThreadPoolExecutor(4) as threads:
         futures = list(threads.map(lambda _: task.submit(0), range(20)))
-    drawn = [future.result(30)[1] for future in futures]
+    drawn = [future.result(60)[1] for future in futures]
     assert sorted(numbers_of(7, 20)) == sorted(drawn)
 
 
@@ -137,7 +137,7 @@ def test_tried_again_item_has_the_same_numbers(backend: str, tmp_path: Path) -> 
     """An item counts once, however often it is tried."""
     task = on(backend, draw_at_last, retries=2, seed=7)
     for k in range(3):
-        assert EXPECTED[k][1] == task.submit(k, str(tmp_path)).result(30)[1]
+        assert EXPECTED[k][1] == task.submit(k, str(tmp_path)).result(60)[1]
 
 
 def draw_at_last(x: int, folder: str, rng: Rng = per_item) -> tuple[int, int]:

@@ -162,9 +162,9 @@ def test_threads_say_that_it_may_have_been_another() -> None:
 
     @parallel(backend="thread", chunksize=1, return_exceptions=True)
     def meet(i: int, value: Shared[dict[int, int]]) -> int:
-        both.wait(20)
+        both.wait(60)
         value[i] = i
-        both.wait(20)
+        both.wait(60)
         return i
 
     errors: Any = meet.map(range(2), value={})

@@ -25,7 +25,7 @@ from sharedtask.backends.base import Chunk
 from sharedtask.backends.process import backend as process
 from sharedtask.system import background
 from sharedtask.task.queued_submit import QueueSink
-from sharedtask.testing import count_up, counted
+from sharedtask.testing import count_up, counted, until
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -73,13 +73,6 @@ def square(x: int) -> int:
     return x * x
 
 
-def until(what: Callable[[], Any]) -> None:
-    limit = time.monotonic() + 40
-    while not what():
-        assert time.monotonic() < limit
-        time.sleep(0.002)
-
-
 def staying(folder: Path, names: str, how: str = "", **options: Any) -> list[Any]:
     """Futures of items that were sent in one chunk, of which the first one runs.
 
@@ -90,7 +83,7 @@ def staying(folder: Path, names: str, how: str = "", **options: Any) -> list[Any
     until((folder / "before").exists)
     futures = [task.submit(name, str(folder), how) for name in names]
     end(folder, "before")
-    assert "before" == before.result(30)
+    assert "before" == before.result(60)
     until((folder / names[0]).exists)
     return futures
 
@@ -177,7 +170,7 @@ def test_awaits_of_items_that_travel_together_wake_the_loop_once(
         return await asyncio.gather(*map(asyncio.wrap_future, futures))
 
     task = parallel(square).with_options(backend="process", workers=1)
-    assert 4 == task.submit(2).result(30)
+    assert 4 == task.submit(2).result(60)
     monkeypatch.setattr(background, "put", noted)
     assert [k * k for k in range(200)] == asyncio.run(main())
     assert len(batches) <= len(together) < 150
@@ -190,8 +183,8 @@ def test_slow_items_travel_one_by_one(sent: list[list[Any]], tmp_path: Path) -> 
     until((tmp_path / "a").exists)
     time.sleep(0.05)
     end(tmp_path, *"abcdef")
-    assert "a" == first.result(30)
-    assert list("bcdef") == [task.submit(name, str(tmp_path)).result(30) for name in "bcdef"]
+    assert "a" == first.result(60)
+    assert list("bcdef") == [task.submit(name, str(tmp_path)).result(60) for name in "bcdef"]
     assert all(1 == len(items) for items in sent)
 
 
@@ -232,7 +225,7 @@ def test_each_submit_is_as_its_caller_was(
         wanted.append((str(k // 3), folder.name, str(k // 5)))
     end(tmp_path, "busy")
     assert wanted == [each.result(60) for each in futures]
-    assert "busy" == busy.result(30)
+    assert "busy" == busy.result(60)
 
 
 def test_function_that_changes_between_submits(backend: Any) -> None:
@@ -279,7 +272,7 @@ def test_cancel_of_what_waits_in_a_worker(together: list[list[Any]], tmp_path: P
     assert ["before", *"abcd"] == [item for items in together for item in items]
     assert (False, True) == (a.cancel(), c.cancel())
     end(tmp_path, *"abcd")
-    assert ["a", "b", "d"] == [each.result(30) for each in (a, b, d)]
+    assert ["a", "b", "d"] == [each.result(60) for each in (a, b, d)]
     assert c.cancelled()
     assert {"a": 1, "b": 1, "d": 1} == began(tmp_path)
 
@@ -289,7 +282,7 @@ def test_kill_of_what_waits_in_a_worker(together: list[list[Any]], tmp_path: Pat
     a, b, c = staying(tmp_path, "abc")
     assert b.kill()
     end(tmp_path, *"abc")
-    assert ["a", "c"] == [each.result(30) for each in (a, c)]
+    assert ["a", "c"] == [each.result(60) for each in (a, c)]
     with pytest.raises(CancelledError):
         b.result(0)
     assert {"a": 1, "c": 1} == began(tmp_path)
@@ -301,7 +294,7 @@ def test_kill_of_what_runs_with_others_behind_it(together: list[list[Any]], tmp_
     assert a.kill()
     assert a.cancelled()
     end(tmp_path, *"abc")
-    assert ["b", "c"] == [each.result(30) for each in (b, c)]
+    assert ["b", "c"] == [each.result(60) for each in (b, c)]
     assert {"a": 1, "b": 1, "c": 1} == began(tmp_path)
 
 
@@ -314,8 +307,8 @@ def test_failure_is_of_its_own_item(
     """An item that fails, or ends its worker, fails alone; the others are run once."""
     a, b, c = staying(tmp_path, "abc", how)
     end(tmp_path, *"abc")
-    assert isinstance(a.exception(30), error)
-    assert ["b", "c"] == [each.result(30) for each in (b, c)]
+    assert isinstance(a.exception(60), error)
+    assert ["b", "c"] == [each.result(60) for each in (b, c)]
     assert {"a": 1, "b": 1, "c": 1} == began(tmp_path)
 
 
@@ -323,8 +316,8 @@ def test_failed_item_is_tried_again(together: list[list[Any]], tmp_path: Path) -
     """``retries`` counts for each item, and only what failed is run again."""
     a, b, c = staying(tmp_path, "abc", "b raises", retries=2)
     end(tmp_path, *"abc")
-    assert isinstance(b.exception(30), KeyError)
-    assert ["a", "c"] == [each.result(30) for each in (a, c)]
+    assert isinstance(b.exception(60), KeyError)
+    assert ["a", "c"] == [each.result(60) for each in (a, c)]
     assert {"a": 1, "b": 3, "c": 1} == began(tmp_path)
 
 
@@ -333,7 +326,7 @@ def test_timeout_is_of_its_own_item(together: list[list[Any]], tmp_path: Path) -
     a, b, c = staying(tmp_path, "abc", timeout=1.0 * slowness())
     end(tmp_path, *"bc")
     assert isinstance(a.exception(60), TaskTimeoutError)
-    assert ["b", "c"] == [each.result(30) for each in (b, c)]
+    assert ["b", "c"] == [each.result(60) for each in (b, c)]
 
 
 def test_shutdown_ends_what_waits(together: list[list[Any]], tmp_path: Path) -> None:
@@ -342,9 +335,9 @@ def test_shutdown_ends_what_waits(together: list[list[Any]], tmp_path: Path) -> 
     task = parallel(square).with_options(backend="process", workers=1)
     futures += [task.submit(k) for k in range(20)]
     sharedtask.shutdown()
-    assert set(futures) == concurrent.futures.wait(futures, 30).done
+    assert set(futures) == concurrent.futures.wait(futures, 60).done
     assert all(isinstance(each.exception(0), ClosedError) for each in futures)
-    assert 9 == task.submit(3).result(30)
+    assert 9 == task.submit(3).result(60)
 
 
 def test_dropped_futures_and_tasks_leave_nothing() -> None:
@@ -413,7 +406,7 @@ def test_killed_item_that_ends_late_holds_up_no_other(
     until(lambda: ended)
     for k in range(5):
         (tmp_path / f"{k} may end").touch()
-        assert str(k) == task.submit(str(k), str(tmp_path)).result(30)
+        assert str(k) == task.submit(str(k), str(tmp_path)).result(60)
 
 
 def test_threads_submit_together(together: list[list[Any]]) -> None:

@@ -56,8 +56,14 @@ def children(pid: int) -> list[int]:
 
 
 def workers() -> list[int]:
-    """The children of the forkserver, which is a child of this process."""
-    return [worker for forkserver in children(os.getpid()) for worker in children(forkserver)]
+    """The children of our forkserver, which is a child of this process, as a Ray may be."""
+    return [pid for child in children(os.getpid()) if is_ours(child) for pid in children(child)]
+
+
+def is_ours(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return b"backends.process.forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
 
 
 @contextlib.contextmanager
@@ -99,7 +105,7 @@ def turn(number: int, serial: list[Any]) -> None:
     elif number % 3 == 1:
         results = list(task.imap(iter(range(40)), table=table))
     else:
-        results = [f.result(30) for f in [task.submit(x, table=table) for x in range(40)]]
+        results = [f.result(60) for f in [task.submit(x, table=table) for x in range(40)]]
     assert all(map(same, serial, results))
     blocks, total = np.zeros(60), np.zeros(8)
     out = FILL.with_options(**options).map_into(np.zeros(60), range(60), out=blocks)

@@ -85,7 +85,7 @@ all_of_it()
 others = [close_all()]
 began = time.monotonic()
 all_of_it()
-assert 5 > time.monotonic() - began
+assert 30 > time.monotonic() - began
 others[0].check()
 others.append(close_all())
 all_of_it()
@@ -191,7 +191,7 @@ for number in range(3, 40):
             assert [200_000.0 + x for x in range(4)] == use.map(range(4), table=handle, mine=mine)
         except ClosedError:
             failed += 1
-        assert 2 > time.monotonic() - began, number
+        assert 30 > time.monotonic() - began, number
     assert [200_000.0 + x for x in range(4)] == values()
     others.check()
     tried += 1

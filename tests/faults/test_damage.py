@@ -71,8 +71,8 @@ def test_chunk_that_was_noted_and_not_sent(
     assert [0, 1, 4, 9] == plain.map(range(4))
     fail_once(monkeypatch, WorkerTable, "send", error)
     with pytest.raises(error):
-        plain.submit(3).result(20)
-    assert [9, 16] == [future.result(20) for future in [plain.submit(3), plain.submit(4)]]
+        plain.submit(3).result(60)
+    assert [9, 16] == [future.result(60) for future in [plain.submit(3), plain.submit(4)]]
     process: Any = registry.get("process")
     workers = process.pool._workers.values()
     assert [[], []] == [list(worker.work_items) for worker in workers]
@@ -88,9 +88,9 @@ def test_others_learn_that_the_pool_was_ended(
     with pytest.raises((error, ClosedError)):
         plain.map(range(4))
     with pytest.raises(ClosedError, match=error.__name__):
-        other.result(20)
+        other.result(60)
     gate.touch()
-    assert 1 == slow.submit(1, path=str(gate)).result(20)
+    assert 1 == slow.submit(1, path=str(gate)).result(60)
 
 
 def test_io_thread_survives_it(
@@ -102,10 +102,10 @@ def test_io_thread_survives_it(
     done = threading.Event()
     future = plain.submit(3)
     future.add_done_callback(lambda _: done.set())
-    assert done.wait(20)
+    assert done.wait(60)
     with pytest.raises(ClosedError, match=error.__name__):
         future.result(0)
-    assert 9 == plain.submit(3).result(20)
+    assert 9 == plain.submit(3).result(60)
 
 
 def test_thread_that_cannot_be_started_is_an_error_once(
@@ -121,7 +121,7 @@ def test_thread_that_cannot_be_started_is_an_error_once(
         with pytest.raises(RuntimeError, match="new thread"):
             task.submit(3)
     assert [0, 1, 4, 9] == task.map(range(4))
-    assert 9 == task.submit(3).result(20)
+    assert 9 == task.submit(3).result(60)
     shutdown()
 
 

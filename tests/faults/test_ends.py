@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from budget import with_long
 
+from sharedtask.testing import slowness
+
 Start = Callable[..., Any]
 
 HEAD = """\
@@ -103,9 +105,9 @@ print("TOOK", time.monotonic() - began, flush=True)
     sent = time.monotonic()
     os.killpg(ran.pid, signal.SIGINT)
     caught = float(ran.wait_for("CAUGHT").split()[0])
-    assert 1 > caught - sent
+    assert 1 * slowness() > caught - sent
     assert "[0, 1, 2, 3]" == ran.wait_for("AGAIN")
-    assert 2 > float(ran.wait_for("TOOK"))
+    assert 2 * slowness() > float(ran.wait_for("TOOK"))
     assert (0, "") == (ran.end(), ran.err)
     ran.assert_gone(1)
 
@@ -118,7 +120,7 @@ def test_ctrl_c_that_nobody_catches(script: Start, task: str) -> None:
     sent = time.monotonic()
     os.killpg(ran.pid, signal.SIGINT)
     code = ran.end()
-    assert 2 > time.monotonic() - sent
+    assert 2 * slowness() > time.monotonic() - sent
     assert -signal.SIGINT == code
     assert 1 == ran.err.count("Traceback")
     assert ran.err.rstrip().endswith("KeyboardInterrupt")
@@ -315,7 +317,7 @@ def test_end_of_the_interpreter(script: Start, name: str) -> None:
     ran.wait_for("END")
     began = time.monotonic()
     code = ran.end()
-    assert 2 > time.monotonic() - began
+    assert 2 * slowness() > time.monotonic() - began
     assert (0 if name == "nothing special" else 7, "") == (code, ran.err)
     ran.assert_gone(1)
 
@@ -390,7 +392,7 @@ assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
 import multiprocessing
 process = multiprocessing.get_context("fork").Process(target=child)
 process.start()
-process.join(20)
+process.join(60)
 assert process.exitcode == 0, process.exitcode
 """,
     "subprocess": """
@@ -467,7 +469,7 @@ for thread in threads:
 found = []
 first = threading.Thread(target=lambda: found.append(parallel(use).map(range(3), table=rows)))
 first.start()
-first.join(20)
+first.join(60)
 go_on = False
 print(found == [[float(rows.sum()) + x for x in range(3)]])
 """
@@ -483,8 +485,8 @@ def test_pipe_of_a_shell_ends(tmp_path: Any) -> None:
     path.write_text(text)
     began = time.monotonic()
     ran = subprocess.run(
-        f"{sys.executable} {path} | cat", shell=True, timeout=20, capture_output=True, text=True,
+        f"{sys.executable} {path} | cat", shell=True, timeout=60, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
     assert ("out\n", "") == (ran.stdout, ran.stderr)
-    assert 10 > time.monotonic() - began
+    assert 10 * slowness() > time.monotonic() - began

@@ -1,6 +1,7 @@
 """What surrounds the processes: streams, /proc, folders, what tasks change, leave and switch on."""
 
 import bdb
+import contextlib
 import decimal
 import faulthandler
 import gc
@@ -24,6 +25,7 @@ import pytest
 from programs import EVERYTHING
 
 from sharedtask import Locked, Shared, WorkerDiedError, parallel, shutdown, zeros
+from sharedtask.testing import slowness
 
 Run = Callable[..., str]
 
@@ -240,7 +242,7 @@ def test_child_that_a_task_leaves_behind() -> None:
     def fork_and_die(x: int, table: Shared[Any]) -> Any:
         child = os.fork()
         if child == 0:
-            time.sleep(3)
+            time.sleep(20)
             os._exit(0)
         if x == 1:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -253,39 +255,36 @@ def test_child_that_a_task_leaves_behind() -> None:
     )
     began = time.monotonic()
     results = task.map(range(4), table=np.ones(200_000))
-    assert 3 > time.monotonic() - began
+    assert 3 * slowness() > time.monotonic() - began
     assert [0, 2, 3] == [results[0], *results[2:]]
     assert isinstance(results[1], WorkerDiedError)
 
 
-def write_and_fork(x: int, grid: Locked[Any]) -> int:
+def write_and_fork(x: int, grid: Locked[Any], gate: Path) -> int:
     with grid.write(0) as row:
         row[...] += 1
         if x % 2 and os.fork() == 0:
-            time.sleep(1.0)
+            while not gate.exists():
+                time.sleep(0.01)
             os._exit(0)
     return x
 
 
-def test_lock_whose_holder_forks() -> None:
+def test_lock_whose_holder_forks(tmp_path: Path) -> None:
     """A child that is forked within a locked block does not hold the lock when the block ends."""
     grid = zeros((2, 4))
     task = parallel(write_and_fork).with_options(backend="process", workers=2, chunksize=1)
-    began = time.monotonic()
     given: Any = grid
-    task.map(range(6), grid=given)
-    assert 1 > time.monotonic() - began
+    task.map(range(6), grid=given, gate=tmp_path / "gate")
     assert [6.0] * 4 == grid[0].tolist()
-    time.sleep(1.0)  # the children end by themselves
+    (tmp_path / "gate").touch()
     in_every_worker(reap)
 
 
 def reap(_: int) -> None:
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        pass
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.wait()
 
 
 # ---------------------------------------------------------------- what a task may switch on

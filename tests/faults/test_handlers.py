@@ -99,7 +99,7 @@ def is_ours(each):
         return False
 
 def settled(base):
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 60
     while True:
         other(), quick(), account_again()
         now = held()

@@ -102,7 +102,7 @@ def held():  # Ray connects to new workers at any moment
     return len([name for name in os.listdir("/proc/self/fd") if is_ours(name)]), mappings
 
 def settled(base):
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + 60
     while True:
         rest.map(range(2))  # both workers are up
         quick(other)
@@ -148,10 +148,10 @@ def interrupt_at_random(ran: Script, rounds: int, seed: int, next_late: float = 
         sent = time.monotonic()
         os.killpg(ran.pid, signal.SIGINT)
         what, *when = ran.wait_for("RAISED").split()
-        if what != "KeyboardInterrupt" or float(when[0]) - sent > LATE:
+        if what != "KeyboardInterrupt" or float(when[0]) - sent > LATE * slowness():
             wrong.append(f"{number}: {kind} raised {what} after {when}")
         waited = float(ran.wait_for("NEXT"))
-        if waited > next_late:
+        if waited > next_late * slowness():
             wrong.append(f"{number}: the call after {kind} took {waited} s")
     assert [] == wrong
     assert "True" == ran.wait_for("HELD")
@@ -174,7 +174,7 @@ def test_ctrl_c_at_random(script: Start, backend: str) -> None:
 def test_ctrl_c_many_times(script: Start, backend: str) -> None:
     """Of a hundred each is caught; ``SHAREDTASK_TEST_INTERRUPTS`` says of how many."""
     count = int(os.environ.get("SHAREDTASK_TEST_INTERRUPTS", "100"))
-    late = LATE_ON_RAY * slowness() if backend == "ray" else LATE
+    late = LATE_ON_RAY if backend == "ray" else LATE
     interrupt_at_random(script(PROGRAM, backend, count, 2), count, 2, late)
 
 
@@ -227,7 +227,7 @@ try:
     WAY
 except Own as error:
     print(error, error.__cause__, error.__context__, getattr(error, "__notes__", []), flush=True)
-assert time.monotonic() - began < 10
+assert time.monotonic() - began < 45
 assert signal.getsignal(signal.SIGINT) is refuse
 print(task.map(range(2), seconds=0.0), flush=True)
 """
@@ -245,11 +245,11 @@ except KeyboardInterrupt:
     print("cancelled", flush=True)
 """
 WAYS = {
-    "map": "task.map(range(4), seconds=20.0)",
-    "imap": "list(task.imap(range(4), seconds=20.0))",
-    "submit": "task.submit(1, seconds=20.0).result()",
-    "items": "task.map((time.sleep(0.01) or x for x in range(10_000)), seconds=0.0)",
-    "exceptions": "task.with_options(return_exceptions=True, retries=1).map([1], seconds=20.0)",
+    "map": "task.map(range(4), seconds=60.0)",
+    "imap": "list(task.imap(range(4), seconds=60.0))",
+    "submit": "task.submit(1, seconds=60.0).result()",
+    "items": "task.map((time.sleep(0.01) or x for x in range(100_000)), seconds=0.0)",
+    "exceptions": "task.with_options(return_exceptions=True, retries=1).map([1], seconds=60.0)",
 }
 ALL = ["serial", "thread", "process"]
 
@@ -286,7 +286,7 @@ def test_handler_that_raises(run: Callable[..., str], backend: str, way: str) ->
     """
     text = REFUSED.replace("WAY", WAYS[way])
     if backend == "thread":
-        text = text.replace("seconds=20.0", "seconds=2.0")
+        text = text.replace("seconds=60.0", "seconds=2.0")
     assert "by the program None None []\n[0, 1]\n" == run(HANDLES + text, backend)
 
 

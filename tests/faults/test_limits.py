@@ -23,6 +23,7 @@ from sharedtask import (
     parallel,
     shutdown,
 )
+from sharedtask.testing import until
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("common_check")]
 
@@ -64,7 +65,7 @@ def test_worker_filled_by_another_call_is_replaced(tmp_path: Path) -> None:
     hoarding = on_processes(hoard, workers=1, chunksize=1)
     ((old, _),) = hoarding.map([0], folder=str(tmp_path), size=200)
     limited = hoarding.with_options(memory_limit="100MB")
-    results = [limited.submit(1, folder=str(tmp_path), size=1).result(20)]
+    results = [limited.submit(1, folder=str(tmp_path), size=1).result(60)]
     results += limited.map([2, 3], folder=str(tmp_path), size=1)
     assert old not in {pid for pid, _ in results}
     assert dict.fromkeys(range(4), 1) == entered(tmp_path)
@@ -101,8 +102,8 @@ def test_submitted_item_that_is_too_large(tmp_path: Path) -> None:
     """The future of an item that is too large has the error; others on the pool have results."""
     task = on_processes(gorge, memory_limit="200MB")
     futures = [task.submit(x, folder=str(tmp_path), bad=[1]) for x in range(3)]
-    assert isinstance(futures[1].exception(20), MemoryLimitError)
-    assert [0, 2] == [futures[0].result(20), futures[2].result(20)]
+    assert isinstance(futures[1].exception(60), MemoryLimitError)
+    assert [0, 2] == [futures[0].result(60), futures[2].result(60)]
 
 
 def test_retries_of_an_item_that_is_too_large(tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_limit_below_a_fresh_worker(retries: int, tmp_path: Path) -> None:
     assert 0 == one.value.index
     told = task.with_options(return_exceptions=True).map(range(9), folder=str(tmp_path), size=1)
     assert list(range(9)) == [error.index for error in told]
-    assert isinstance(task.submit(0, folder=str(tmp_path), size=1).exception(20), MemoryLimitError)
+    assert isinstance(task.submit(0, folder=str(tmp_path), size=1).exception(60), MemoryLimitError)
     assert not entered(tmp_path)
 
 
@@ -172,10 +173,7 @@ def test_worker_that_does_not_leave_is_killed() -> None:
 
 
 def wait_until_gone(pid: int) -> None:
-    limit = time.monotonic() + 20
-    while Path(f"/proc/{pid}").exists():
-        assert time.monotonic() < limit
-        time.sleep(0.001)
+    until(lambda: not Path(f"/proc/{pid}").exists())
 
 
 @pytest.mark.parametrize("lifespan", [1, 3, 7])
@@ -199,7 +197,7 @@ def test_items_count_from_call_to_call() -> None:
     pids = plain.map(range(20))
     limited = plain.with_options(tasks_per_worker=4)
     pids += [pid for _ in range(6) for pid in limited.map(range(2))]
-    pids += [limited.submit(1).result(20) for _ in range(4)]
+    pids += [limited.submit(1).result(60) for _ in range(4)]
     assert {20: 1, 4: 4} == Counter(Counter(pids).values())
 
 
@@ -209,7 +207,7 @@ WAYS: dict[str, Callable[[Any, str], Any]] = {
     "starmap": lambda task, folder: task.starmap(((x,) for x in range(30)), folder=folder),
     "amap": lambda task, folder: asyncio.run(task.amap(range(30), folder=folder)),
     "submit": lambda task, folder: [
-        future.result(20) for future in [task.submit(x, folder=folder) for x in range(30)]
+        future.result(60) for future in [task.submit(x, folder=folder) for x in range(30)]
     ],
 }
 

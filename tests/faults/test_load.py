@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from sharedtask import ClosedError, Shared, TaskTimeoutError, parallel, shutdown
-from sharedtask.testing import count_up, counted
+from sharedtask.testing import count_up, counted, slowness
 
 
 def use(x: int, table: Shared[Any]) -> float:
@@ -64,7 +64,7 @@ def test_timeout_ends_whatever_hangs(hold: str) -> None:
     )
     began = time.monotonic()
     results = task.map(range(8), bad=3, how=hold)
-    assert 5 > time.monotonic() - began
+    assert 5 * slowness() > time.monotonic() - began
     error = results.pop(3)
     assert [0, 1, 2, 4, 5, 6, 7] == results
     assert isinstance(error, TaskTimeoutError)
@@ -100,8 +100,8 @@ def test_timeout_on_a_warm_idle_pool() -> None:
         time.sleep(0.6)  # everything is at rest
         began = time.monotonic()
         with pytest.raises(TaskTimeoutError):
-            task.submit(0, bad=0, how="sleep").result(10)
-        assert 3 > time.monotonic() - began
+            task.submit(0, bad=0, how="sleep").result(60)
+        assert 3 * slowness() > time.monotonic() - began
 
 
 def test_timeout_and_retries(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_threads_futures_and_a_loop_on_one_pool() -> None:
 
     def by_future(k: int) -> Any:
         return [
-            [future.result(30) for future in [task.submit(x, table=tables[k]) for x in range(20)]]
+            [future.result(60) for future in [task.submit(x, table=tables[k]) for x in range(20)]]
             for _ in range(5)
         ]
 
@@ -282,7 +282,7 @@ def test_source_that_raises_half_way() -> None:
     began = time.monotonic()
     with pytest.raises(LookupError):
         parallel(nap).with_options(backend="process").map(source())
-    assert 3 > time.monotonic() - began
+    assert 3 * slowness() > time.monotonic() - began
 
 
 def nap(seconds: float) -> int:
@@ -298,7 +298,7 @@ def test_break_in_the_middle_frees_the_workers() -> None:
         break
     began = time.monotonic()
     assert 4 == len(task.map([0.0] * 4))
-    assert 8 > time.monotonic() - began
+    assert 8 * slowness() > time.monotonic() - began
 
 
 def test_error_in_the_middle_frees_the_workers() -> None:
@@ -315,7 +315,7 @@ def test_error_in_the_middle_frees_the_workers() -> None:
     with pytest.raises(KeyError):
         task.map(range(8))
     assert 4 == len(parallel(nap).with_options(backend="process").map([0.0] * 4))
-    assert 8 > time.monotonic() - began
+    assert 8 * slowness() > time.monotonic() - began
 
 
 @pytest.mark.parametrize("size", [10, 300_000])
@@ -346,6 +346,6 @@ def test_shutdown_while_a_map_runs() -> None:
     thread.start()
     time.sleep(0.4)
     shutdown()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
     assert [ClosedError] == [type(error) for error in errors]

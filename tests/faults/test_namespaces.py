@@ -86,7 +86,7 @@ NO_LOCK = """
 def run(*parts: str) -> None:
     code = "\n".join(map(textwrap.dedent, parts))
     ran = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
     )
     assert ("", "", 0) == (ran.stdout, ran.stderr, ran.returncode)
 

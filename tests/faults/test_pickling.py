@@ -110,8 +110,8 @@ def test_item_of_a_submit_that_will_not_travel() -> None:
     """The future of an item that cannot be pickled holds SerializationError."""
     task = look.with_options(return_exceptions=False)
     for when in ("pickle", "worker"):
-        assert isinstance(task.submit(Grenade(when, "raise")).exception(10), SerializationError)
-    assert isinstance(task.submit(Grenade("worker", "kill")).exception(10), WorkerDiedError)
+        assert isinstance(task.submit(Grenade(when, "raise")).exception(60), SerializationError)
+    assert isinstance(task.submit(Grenade("worker", "kill")).exception(60), WorkerDiedError)
 
 
 def test_argument_that_cannot_be_pickled() -> None:
@@ -155,7 +155,7 @@ def test_pickling_that_would_end_the_program(backend: Any, how: str) -> None:
     ):
         with pytest.raises(SerializationError, match="Grenade"):
             call()
-    assert isinstance(task.submit(bad).exception(10), SerializationError)
+    assert isinstance(task.submit(bad).exception(60), SerializationError)
     assert [1] == task.map([1])
 
 
@@ -238,7 +238,7 @@ def pickled_at(place: str, value: Any) -> Any:
         return task.map([1], extra=value)
     if place == "shared":
         return parallel(take).with_options(backend="process").map([1], value=value)
-    return task.submit(value).result(10)
+    return task.submit(value).result(60)
 
 
 @pytest.mark.parametrize("how", ["raise", "exit", "interrupt"])
@@ -350,7 +350,7 @@ def test_result_of_a_submit_that_will_not_travel() -> None:
     task = give.with_options(return_exceptions=False)
     for how in ("raise", "exit", "interrupt"):
         future = task.submit(1, bad=1, when="caller", how=how, caller=os.getpid())
-        assert isinstance(future.exception(10), SerializationError)
+        assert isinstance(future.exception(60), SerializationError)
 
 
 def test_exception_that_misbehaves_when_rebuilt() -> None:

@@ -426,7 +426,7 @@ def test_caller_with_hardly_any_stack_left(backend: Any) -> None:
     table = np.ones(100_000)
     calls = [
         (lambda: plain.map(range(4)), [0, 1, 4, 9]),
-        (lambda: plain.submit(3).result(20), 9),
+        (lambda: plain.submit(3).result(60), 9),
         (lambda: list(plain.imap(range(4))), [0, 1, 4, 9]),
         (lambda: shared.map(range(4), table=table), [1.0, 2.0, 3.0, 4.0]),
     ]

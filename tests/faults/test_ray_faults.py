@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import slowness
 
 import sharedtask
 from sharedtask import (
@@ -28,6 +27,7 @@ from sharedtask import (
     WorkerDiedError,
     parallel,
 )
+from sharedtask.testing import Deadline, slowness, until
 
 pytestmark = [pytest.mark.timeout(90), pytest.mark.usefixtures("right_again")]
 
@@ -178,7 +178,7 @@ def test_all_workers_killed_at_once(tmp_path: Path) -> None:
         pids = [int(written(tmp_path / name)) for name in ("100", "101")]
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        results: Any = mapped.result(30)
+        results: Any = mapped.result(60)
     assert [0, 1] == [r.index for r in results if isinstance(r, WorkerDiedError)]
     assert pids == [r.pid for r in results[:2]]
     assert [2, 3, 4, 5] == results[2:]
@@ -189,10 +189,7 @@ def test_all_workers_killed_at_once(tmp_path: Path) -> None:
 
 def written(path: Path) -> str:
     """What somebody else writes into a file."""
-    limit = time.monotonic() + 20
-    while not (path.exists() and path.stat().st_size):
-        assert time.monotonic() < limit
-        time.sleep(0.005)
+    until(lambda: path.exists() and path.stat().st_size)
     return path.read_text()
 
 
@@ -223,8 +220,8 @@ def test_death_of_a_submitted_item(tmp_path: Path) -> None:
     task = risky.with_options(return_exceptions=False)
     kwargs: Any = {"bad": [3], "how": "SIGKILL", "folder": str(tmp_path)}
     futures = [task.submit(x, **kwargs) for x in range(8)]
-    assert isinstance(futures[3].exception(30), WorkerDiedError)
-    assert [0, 1, 2, 4, 5, 6, 7] == [f.result(30) for k, f in enumerate(futures) if k != 3]
+    assert isinstance(futures[3].exception(60), WorkerDiedError)
+    assert [0, 1, 2, 4, 5, 6, 7] == [f.result(60) for k, f in enumerate(futures) if k != 3]
     assert once(range(8)) == entered(tmp_path)
 
 
@@ -358,9 +355,9 @@ def test_shared_value_that_kills_every_worker() -> None:
 
 
 def gone_within(seconds: float, pid: int) -> bool:
-    limit = time.monotonic() + seconds
+    deadline = Deadline(seconds)
     while Path(f"/proc/{pid}").exists():
-        if time.monotonic() > limit:
+        if deadline.is_over:
             return False
         time.sleep(0.02)
     return True
@@ -378,10 +375,7 @@ def test_stream_left_early_stops_its_worker(tmp_path: Path) -> None:
 
     stream = parallel(slow).with_options(backend="ray", chunksize=1).imap(range(3))
     assert 0 == next(stream)
-    limit = time.monotonic() + 20
-    while not entered(tmp_path):
-        assert time.monotonic() < limit
-        time.sleep(0.01)
+    until(lambda: entered(tmp_path))
     (pid, *_) = entered(tmp_path)
     stream.close()
     assert gone_within(10, pid)
@@ -405,13 +399,10 @@ def test_given_up_items_are_ended_without_another_process(
 
     stream = parallel(slow).with_options(backend="ray", chunksize=1).imap(range(8))
     assert 0 == next(stream)
-    limit = time.monotonic() + 20 * slowness()
-    while not entered(tmp_path):
-        assert time.monotonic() < limit
-        time.sleep(0.01)
+    until(lambda: entered(tmp_path))
     (pid, *_) = entered(tmp_path)
     stream.close()
-    assert gone_within(20 * slowness(), pid)
+    assert gone_within(20, pid)
     assert [] == sent
 
 
@@ -465,13 +456,10 @@ def test_shutdown_in_mid_call(tmp_path: Path) -> None:
     task = parallel(slow).with_options(backend="ray", chunksize=1)
     with ThreadPoolExecutor() as pool:
         calls: list[Any] = [pool.submit(task.map, [1]), pool.submit(lambda: list(task.imap([1])))]
-        limit = time.monotonic() + 20
-        while len(entered(tmp_path)) < 2:
-            assert time.monotonic() < limit
-            time.sleep(0.01)
+        until(lambda: len(entered(tmp_path)) >= 2)
         calls.append(task.submit(1))  # waits for a worker
         sharedtask.shutdown()
-        assert [ClosedError] * 3 == [type(call.exception(10)) for call in calls]
+        assert [ClosedError] * 3 == [type(call.exception(60)) for call in calls]
     assert ray.is_initialized()
     assert all(gone_within(10, pid) for pid in entered(tmp_path))
 
@@ -518,8 +506,8 @@ with ThreadPoolExecutor() as pool:
     ray.shutdown()
     began = time.monotonic()
     for call in calls:
-        print(type(call.exception(20)).__name__, call.exception())
-    print(time.monotonic() - began < 10)
+        print(type(call.exception(60)).__name__, call.exception())
+    print(time.monotonic() - began < 25)
 print(use.map([2], table=table), use.cache_info().misses)
 """,
         RAY_AUTH_MODE="disabled",
@@ -556,7 +544,7 @@ task.map(range(8))
         sent = time.monotonic()
         os.kill(ran.pid, signal.SIGINT)
         ran.wait_for("CAUGHT")
-        assert 5 > time.monotonic() - sent
+        assert 5 * slowness() > time.monotonic() - sent
     assert "[0, 1, 2, 3]" == ran.wait_for("AGAIN")
     ran.wait_for("STARTED")
     os.killpg(ran.pid, signal.SIGINT)  # as a terminal sends it
@@ -587,10 +575,7 @@ task.map(range(8))
     assert 4 < len(ran.survivors())
     os.kill(ran.pid, signal.SIGKILL)
     assert -signal.SIGKILL == ran.end()
-    limit = time.monotonic() + 30
-    while left := [pid for pid in ran.survivors() if not is_agent(pid)]:
-        assert time.monotonic() < limit, f"processes {left} still live"
-        time.sleep(0.05)
+    until(lambda: all(map(is_agent, ran.survivors())), 30, "processes of it still live")
 
 
 # --------------------------------------------------------------------------- a full store

@@ -133,7 +133,7 @@ while time.monotonic() < end:
         assert error is not None
     began = time.monotonic()
     assert task.map(range(3), table=table) == [2.0, 3.0, 4.0]
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 assert rung > 5, rung
 fault_and_all()
 print("OK")

@@ -102,7 +102,7 @@ def call(k: int, table: Any) -> None:
             parallel(fail).with_options(**options).map([1, 0])
         next(parallel(square).with_options(**options).imap(iter(range(99))))
     else:
-        assert k == parallel(give).with_options(**options).submit(k).result(20)[-1]
+        assert k == parallel(give).with_options(**options).submit(k).result(60)[-1]
 
 
 def soak(calls: int) -> None:

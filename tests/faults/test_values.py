@@ -10,7 +10,7 @@ import pytest
 from budget import with_long
 
 from sharedtask import Shared, parallel, share, shutdown
-from sharedtask.testing import Belongings, assert_nothing_left, forget_publications
+from sharedtask.testing import Belongings, assert_nothing_left, forget_publications, until
 
 _KEPT: list[Any] = []
 
@@ -82,7 +82,7 @@ def test_submitted_value_dropped() -> None:
     """A future needs nothing of its caller's: the value may go right after ``submit``."""
     futures = [sums.submit(x, table=np.full(300_000, 3.0)) for x in range(8)]
     gc.collect()
-    assert [6.0 + x for x in range(8)] == [future.result(20) for future in futures]
+    assert [6.0 + x for x in range(8)] == [future.result(60) for future in futures]
 
 
 def test_result_is_the_shared_array() -> None:
@@ -148,7 +148,7 @@ def test_writer_beside_many_maps(size: int) -> None:
         for _ in range(15):
             task.map(range(2), table=table)  # beside the writer: any mix, but nothing breaks
             pause.set()
-            assert paused.wait(10)
+            assert paused.wait(60)
             now = float(table[0])
             assert [(now, now)] * 2 == task.map(range(2), table=table)
             paused.clear()
@@ -210,6 +210,4 @@ def test_workers_give_back_what_is_forgotten() -> None:
     for k in range(30):
         sums.map(range(2), table=np.full(200_000, float(k)))
     gc.collect()
-    limit = time.monotonic() + 5
-    while max(look.map(range(6))) > before + 4:
-        assert time.monotonic() < limit
+    until(lambda: max(look.map(range(6))) <= before + 4)

@@ -46,7 +46,7 @@ def modules_after(code: str) -> set[str]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=120,
     )
     return set(ran.stdout.split())
 
@@ -88,7 +88,7 @@ import numpy as np
 assert parallel(shared=["t"])(lambda x, t: float(t[x])).map(range(3), t=np.ones(5)) == [1.0] * 3
 """
     ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=30,
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120,
         check=False,
     )  # fmt: skip
     assert (0, "") == (ran.returncode, ran.stderr)
@@ -107,7 +107,7 @@ except sharedtask.BackendUnavailableError as error:
     print(error)
 """
     ran = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
     )
     assert 'pip install "sharedtask[ray]"' in ran.stdout
 

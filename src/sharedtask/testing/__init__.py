@@ -32,6 +32,7 @@ from .leaks import (
 from .locked import LockedContract
 from .options import OptionsContract
 from .partitioned import PartitionedContract
+from .patience import Deadline, slowness, until
 from .reduced import ReducedContract
 from .results import ResultsContract
 from .sharing import SharingContract
@@ -44,6 +45,7 @@ __all__ = [
     "DTYPES",
     "BackendContract",
     "Belongings",
+    "Deadline",
     "ErrorsContract",
     "FunctionsContract",
     "IntoContract",
@@ -65,6 +67,8 @@ __all__ = [
     "nested_values",
     "no_leaks",
     "no_leaks_warm",
+    "slowness",
     "unharmed",
+    "until",
     "warm_up",
 ]

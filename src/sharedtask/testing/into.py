@@ -340,7 +340,7 @@ class IntoContract:
         with ThreadPoolExecutor(2) as pool:
             maps = [pool.submit(task.map_into, half, range(100)) for half in out]
             for each in maps:
-                each.result(20)
+                each.result(60)
         assert [[k * k for k in range(100)]] * 2 == out.tolist()
 
     def test_parameter_may_be_called_out(self, backend: str) -> None:

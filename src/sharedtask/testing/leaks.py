@@ -13,6 +13,8 @@ from sharedtask import parallel, shutdown
 from sharedtask.backends import registry
 from sharedtask.resources import Belongings, nap, report
 
+from .patience import Deadline
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -20,11 +22,14 @@ if TYPE_CHECKING:
 def assert_nothing_left(
     before: Belongings, *, same_children: bool = False, seconds: float = 5.0
 ) -> None:
-    """Wait until all new resources are released; fail with a list of the others."""
-    limit = time.monotonic() + seconds
+    """Wait until all new resources are released; fail with a list of the others.
+
+    For so many seconds on an idle machine, and longer on a busy one.
+    """
+    deadline = Deadline(seconds)
     forget_publications()
     while left := Belongings.now().more_than(before, same_children=same_children):
-        assert time.monotonic() < limit, f"left behind: {'; '.join(left)}"
+        assert not deadline.is_over, f"left behind: {'; '.join(left)}"
         time.sleep(0.02)
 
 
@@ -40,9 +45,9 @@ def warm_up(workers: int = 2) -> None:
     """Start the pool with this many workers, and all that is created once per process."""
     task = parallel(nap).with_options(workers=workers, chunksize=1, backend="process")
     big = np.ones(1 << 18)
-    limit = time.monotonic() + 10
+    deadline = Deadline(10.0)
     while len(set(task.map([0.01] * 2 * workers, big=big))) < workers:
-        assert time.monotonic() < limit, f"no {workers} workers came up"
+        assert not deadline.is_over, f"no {workers} workers came up"
 
 
 @pytest.fixture
@@ -68,7 +73,7 @@ def no_leaks_warm() -> Iterator[None]:
     assert_nothing_left(before, same_children=True)
 
 
-# On a busy machine a new pool, with all that its workers import, may take several seconds.
+# A new pool, with all that its workers import, may take several seconds.
 _TIMEOUT_SECONDS = 20.0
 
 
@@ -85,11 +90,11 @@ def unharmed() -> Iterator[None]:
     yield
     try:
         forget_publications()
-        limit = time.monotonic() + _TIMEOUT_SECONDS
+        deadline = Deadline(_TIMEOUT_SECONDS)
         after = _in_workers()
-        assert time.monotonic() < limit, f"the next map took more than {_TIMEOUT_SECONDS} seconds"
+        assert not deadline.is_over, f"the next map took more than {_TIMEOUT_SECONDS} seconds"
         while left := _grown(in_workers, after):
-            assert time.monotonic() < limit, f"left behind in the workers: {'; '.join(left)}"
+            assert not deadline.is_over, f"left behind in the workers: {'; '.join(left)}"
             after = _in_workers()
         assert_nothing_left(before, same_children=True)
     except BaseException:
@@ -100,10 +105,10 @@ def unharmed() -> Iterator[None]:
 def _in_workers(workers: int = 2) -> list[Belongings]:
     """The resources of each worker, found by maps over a shared value, which must be right."""
     task = parallel(report).with_options(workers=workers, chunksize=1, backend="process")
-    limit = time.monotonic() + _TIMEOUT_SECONDS
+    deadline = Deadline(_TIMEOUT_SECONDS)
     found: dict[int, Belongings] = {}
     while len(found) < workers:
-        assert time.monotonic() < limit, f"no {workers} workers came up"
+        assert not deadline.is_over, f"no {workers} workers came up"
         for k, (square, total, pid, held) in enumerate(task.map(range(workers), big=_BIG)):
             assert (k * k, float(_BIG.size)) == (square, total)
             found[pid] = held

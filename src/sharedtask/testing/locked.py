@@ -302,7 +302,7 @@ class LockedContract:
         task = on_backend(backend, _count_plain_locked)
         for done in range(2):
             futures = [task.submit(k, grid=grid, times=10) for k in range(20)]
-            assert list(range(20)) == [future.result(20) for future in futures]
+            assert list(range(20)) == [future.result(60) for future in futures]
             assert [200 * (done + 1)] == grid.tolist()
 
     def test_threads_lock_one_array(self, backend: str, make: Any) -> None:
@@ -311,7 +311,7 @@ class LockedContract:
         task = on_backend(backend, _count_plain_locked, chunksize=1)
         with ThreadPoolExecutor(2) as pool:
             maps = [pool.submit(task.map, range(20), grid=grid, times=10) for _ in range(2)]
-            assert [list(range(20))] * 2 == [each.result(30) for each in maps]
+            assert [list(range(20))] * 2 == [each.result(60) for each in maps]
         assert [400] == grid.tolist()
 
     @pytest.mark.parametrize("name", LAYOUTS)

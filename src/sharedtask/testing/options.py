@@ -52,7 +52,7 @@ class OptionsContract:
         """``submit`` honours ``retries``."""
         task = on_backend(backend, attempt, retries=1)
         future = task.submit(4, folder=str(tmp_path), fails=1, error=(ValueError, "again"))
-        assert 4 == future.result(10)
+        assert 4 == future.result(60)
 
     @pytest.mark.parametrize("method", ["imap", "imap_unordered"])
     def test_retries_in_a_stream(self, backend: str, method: str, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ class OptionsContract:
     def test_timeout_of_a_submitted_item(self, backend: str) -> None:
         """``submit`` honours ``timeout``."""
         future = on_backend(backend, sleep_for, timeout=0.1).submit(0.4)
-        assert isinstance(future.exception(10), TaskTimeoutError)
+        assert isinstance(future.exception(60), TaskTimeoutError)
 
     def test_users_timeout_is_the_users(self, backend: str) -> None:
         """A keyword of a map always belongs to the user's function."""
@@ -98,7 +98,7 @@ class OptionsContract:
     def test_submit_with_return_exceptions(self, backend: str) -> None:
         """With ``return_exceptions`` a future's result is the exception."""
         task = on_backend(backend, fail_on, return_exceptions=True)
-        assert isinstance(task.submit(1, bad=[1], error=(KeyError, 1)).result(10), KeyError)
+        assert isinstance(task.submit(1, bad=[1], error=(KeyError, 1)).result(60), KeyError)
 
     def test_defaults_reach_the_map(self, backend: Any) -> None:
         """Options of an enclosing ``defaults`` block hold for tasks that set none."""
@@ -119,7 +119,7 @@ class OptionsContract:
         assert late.cancel()
         with pytest.raises(CancelledError):
             late.result()
-        assert [0, 1, 2] == [future.result(10) for future in busy]
+        assert [0, 1, 2] == [future.result(60) for future in busy]
         assert [5] == task.map([5], folder=str(tmp_path), seconds=0.0)
         assert {"0": 1, "1": 1, "2": 1, "5": 1} == counted(tmp_path)
 

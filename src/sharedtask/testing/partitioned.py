@@ -277,7 +277,7 @@ class PartitionedContract:
         array = zeros(10) if born_shared else np.zeros(10)
         task = on_backend(backend, _add)
         if method == "submit":
-            results = [task.submit(k, k, out=array).result(10) for k in range(10)]
+            results = [task.submit(k, k, out=array).result(60) for k in range(10)]
         elif method == "starmap":
             results = task.starmap([(k, k) for k in range(10)], out=array)
         else:
@@ -480,5 +480,5 @@ class PartitionedContract:
         task = on_backend(backend, _add)
         with ThreadPoolExecutor(2) as pool:
             maps = [pool.submit(task.map, range(40), k + 1, out=array[k]) for k in range(2)]
-            assert [[1] * 40, [2] * 40] == [each.result(20) for each in maps]
+            assert [[1] * 40, [2] * 40] == [each.result(60) for each in maps]
         assert [[1] * 40, [2] * 40] == array.tolist()

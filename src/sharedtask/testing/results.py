@@ -204,17 +204,17 @@ class ResultsContract:
         """``submit`` returns a future of one result."""
         futures = [on_backend(backend, square).submit(x) for x in range(20)]
         assert all(isinstance(future, Future) for future in futures)
-        assert not wait(futures, timeout=10).not_done
+        assert not wait(futures, timeout=60).not_done
         assert [x * x for x in range(20)] == [future.result() for future in futures]
 
     def test_submit_takes_shared_values_and_extras(self, backend: str) -> None:
         """A submitted item gets the same arguments as a mapped one."""
-        assert 6.0 == on_backend(backend, add_up).submit(3, model=np.ones(3)).result(10)
+        assert 6.0 == on_backend(backend, add_up).submit(3, model=np.ones(3)).result(60)
 
     def test_submit_raises_the_tasks_error(self, backend: str) -> None:
         """The future of a failed item holds the exception itself."""
         future = on_backend(backend, fail_on).submit(1, bad=[1], error=(TwoArgumentsError, 1, "x"))
-        error = future.exception(10)
+        error = future.exception(60)
         assert isinstance(error, TwoArgumentsError)
         assert (1, "x") == (error.code, error.reason)
 

@@ -259,7 +259,7 @@ def notes_of(error: BaseException) -> list[Any]:
 def drained(results: Any) -> list[Any]:
     """What any of the map methods gives, as a list."""
     if hasattr(results, "__aiter__") or hasattr(results, "__await__"):
-        return asyncio.run(asyncio.wait_for(_gathered(results), 10))
+        return asyncio.run(asyncio.wait_for(_gathered(results), 60))
     return list(results)
 
 
@@ -267,7 +267,7 @@ def all_of(task: Any, method: str, numbers: Iterable[int], **values: Any) -> lis
     """The results of some numbers, by any of the methods."""
     if method == "submit":
         futures = [task.submit(k, **values) for k in numbers]
-        return [future.result(20) for future in futures]
+        return [future.result(60) for future in futures]
     items = [(k,) for k in numbers] if method == "starmap" else numbers
     return drained(getattr(task, method)(items, **values))
 

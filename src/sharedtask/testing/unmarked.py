@@ -125,7 +125,7 @@ class UnmarkedContract:
         seen: list[int] = []
         task = on_backend(backend, _count)
         futures = [task.submit(k, seen) for k in range(4)]
-        assert [1] * 4 == [future.result(20) for future in futures]
+        assert [1] * 4 == [future.result(60) for future in futures]
         assert not seen
 
     @pytest.mark.parametrize("size", [5, 100_000])
@@ -199,7 +199,7 @@ class UnmarkedContract:
         items: list[list[int]] = [[], [1], []]
         assert [1, 2, 1] == on_backend(backend, _grow).map(items)
         assert [2, 3, 2] == on_backend(backend, _grow_both).starmap([(i, []) for i in items])
-        assert 1 == on_backend(backend, _grow).submit(items[0]).result(20)
+        assert 1 == on_backend(backend, _grow).submit(items[0]).result(60)
         assert [[], [1], []] == items
 
     def test_item_that_comes_twice_in_a_chunk(self, backend: str) -> None:

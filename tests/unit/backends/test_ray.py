@@ -32,20 +32,12 @@ from sharedtask import (
     parallel,
     share,
 )
+from sharedtask.testing import until
 
 pytestmark = pytest.mark.timeout(90)
 
 Start = Callable[..., Any]
 ours = pytest.mark.usefixtures("ray_runtime")
-
-
-def eventually(condition: Callable[[], Any], seconds: float = 20) -> Any:
-    """What the condition gives as soon as that is true."""
-    limit = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < limit
-        time.sleep(0.02)
-    return found
 
 
 # ------------------------------------------------------------------------------- runtime
@@ -299,7 +291,7 @@ def test_a_value_is_put_once(puts: list[int]) -> None:
     for _ in range(3):
         assert [400_000.0, 400_001.0] == add_on_ray.map(range(2), table=table)
         assert [1.0, 1.0] == other.map(range(2), table=table)
-        assert 400_005.0 == add_on_ray.submit(5, table=table).result(20)
+        assert 400_005.0 == add_on_ray.submit(5, table=table).result(60)
         assert [400_000.0] == list(add_on_ray.imap([0], table=table))
     assert 1 == len(puts)
 
@@ -344,7 +336,7 @@ def test_dead_values_are_freed() -> None:
         table = np.full(150_000_000, k, np.uint8)
         assert [150_000_000.0 * k] == add_on_ray.map([0], table=table)
         del table
-    eventually(lambda: used_store() < 100_000_000)
+    until(lambda: used_store() < 100_000_000)
     assert before == set(spilled())
 
 
@@ -352,14 +344,14 @@ def test_dead_values_are_freed() -> None:
 def test_handles_on_ray(puts: list[int]) -> None:
     """A value behind a handle is put once, stays as it was, and is freed as the handle closes."""
     table = np.ones(40_000_000, np.uint8)
-    eventually(lambda: used_store() < 20_000_000)
+    until(lambda: used_store() < 20_000_000)
     with share(table) as handle:
         table[:] = 2
         for _ in range(3):
             assert [4e7] == add_on_ray.map([0], table=handle)
         assert 1 == len(puts)
-        eventually(lambda: used_store() > 20_000_000)
-    eventually(lambda: used_store() < 20_000_000)
+        until(lambda: used_store() > 20_000_000)
+    until(lambda: used_store() < 20_000_000)
     with pytest.raises(ClosedError):
         add_on_ray.map([0], table=handle)
 
@@ -392,7 +384,7 @@ def test_a_value_is_decoded_once_in_each_worker(tmp_path: Path) -> None:
     pids: set[int] = set()
     for _ in range(3):
         pids.update(task.map(range(6), value=value), task.imap(range(4), value=value))
-        pids.add(task.submit(1, value=value).result(20))
+        pids.add(task.submit(1, value=value).result(60))
     found = {int(path.name): path.stat().st_size for path in tmp_path.iterdir()}
     assert dict.fromkeys(pids, 1) == {pid: n for pid, n in found.items() if pid != os.getpid()}
 
@@ -504,9 +496,9 @@ def test_a_value_is_let_go_with_its_call() -> None:
         alive = weakref.ref(table)
         assert [400_000.0] == add_on_ray.map([0], table=table)
         assert [400_000.0] == list(add_on_ray.imap([0], table=table))
-        assert 400_000.0 == add_on_ray.submit(0, table=table).result(20)
+        assert 400_000.0 == add_on_ray.submit(0, table=table).result(60)
         del table
-        eventually(lambda: alive() is None)
+        until(lambda: alive() is None)
     finally:
         gc.enable()
 
@@ -523,7 +515,7 @@ def lost_reference() -> Any:
     (reference,) = ray.get(owner.put.remote())
     ray.kill(owner)
     lost = functools.partial(ray.get, reference, timeout=1)
-    eventually(lambda: raises(lost, ray.exceptions.ObjectLostError))
+    until(lambda: raises(lost, ray.exceptions.ObjectLostError))
     return reference
 
 
@@ -616,7 +608,7 @@ def test_an_endless_stream_keeps_few_chunks_under_way() -> None:
         most = max(most, len(backend.connect().dispatcher.in_flight()))
     stream.close()
     assert 6 >= most
-    eventually(lambda: not backend.connect().dispatcher.in_flight())
+    until(lambda: not backend.connect().dispatcher.in_flight())
 
 
 @ours
@@ -628,7 +620,7 @@ def test_large_results_are_the_callers() -> None:
         result[:] = 0
     del result, results
     gc.collect()
-    eventually(lambda: used_store() < 100_000_000)
+    until(lambda: used_store() < 100_000_000)
 
 
 @ours
@@ -654,7 +646,7 @@ def test_submit_in_tasks_of_the_users_own() -> None:
     inner = on_ray(lambda x: x * x)
 
     def outer(x: int) -> Any:
-        return inner.submit(x).result(40)
+        return inner.submit(x).result(60)
 
     refs = [ray.remote(outer).remote(x) for x in (3, 4)]
     assert [9, 16] == ray.get(refs, timeout=60)
@@ -687,7 +679,7 @@ def test_threads_with_one_value(puts: list[int]) -> None:
     with ThreadPoolExecutor(6) as pool:
         calls = [pool.submit(add_on_ray.map, range(k, k + 20), table=table) for k in range(6)]
         for k, call in enumerate(calls):
-            assert [400_000.0 + x for x in range(k, k + 20)] == call.result(40)
+            assert [400_000.0 + x for x in range(k, k + 20)] == call.result(60)
     assert 1 == len(puts)
 
 
@@ -824,7 +816,7 @@ places = {{where for _, where in special.map(range(6), table=table)}}
 (right,) = [n["NodeID"] for n in ray.nodes() if n["Resources"].get("special")]
 assert places == {{right}}, places
 table[:] = me + 10
-assert seen.submit(1, table=table).result(20)[0] == (me + 10) * 1e6 + 1
+assert seen.submit(1, table=table).result(60)[0] == (me + 10) * 1e6 + 1
 sharedtask.shutdown()
 say("DOWN", ray.is_initialized())
 """
@@ -896,7 +888,7 @@ say("AGAIN", [total for total, _ in seen.map(range(3), table=table)])
         ran.wait_for("NODE")
     node = cluster.add()
     assert node == ran.wait_for("NODE")
-    eventually(lambda: [p for p in begun.iterdir() if node in p.read_text()])
+    until(lambda: [p for p in begun.iterdir() if node in p.read_text()])
     cluster.remove(node)
     died = ran.wait_for("DIED")
     assert died == ran.wait_for("INDEX")

@@ -35,7 +35,7 @@ from sharedtask import (
 from sharedtask.explaining import advice
 from sharedtask.serialization import codec
 from sharedtask.serialization.unpicklable import culprit
-from sharedtask.testing import nested_values
+from sharedtask.testing import nested_values, slowness
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -342,7 +342,7 @@ def test_culprit_among_many_is_found_fast() -> None:
     """The last of 200,000 items does not cost a pickler for each before it."""
     before = time.monotonic()
     assert "v[200000] is a _thread.lock" == culprit([*range(200_000), LOCK], "v")
-    assert 5 > time.monotonic() - before
+    assert 5 * slowness() > time.monotonic() - before
 
 
 # ------------------------------------------------------------------------------- odd values
@@ -470,7 +470,7 @@ def test_large_values_are_told_from_a_sample(make: Any) -> None:
     value = make()
     before = time.monotonic()
     told = explain(value)
-    assert 20 > time.monotonic() - before
+    assert 20 * slowness() > time.monotonic() - before
     payload = codec.encode_shared(value)
     totals = told.totals
     assert payload.nbytes == pytest.approx(totals.zero_copy + totals.once_per_worker, rel=0.5)

@@ -42,7 +42,7 @@ from sharedtask import (
 from sharedtask.backends import fingerprints
 from sharedtask.journal import database, recovery
 from sharedtask.serialization import hashing
-from sharedtask.testing import Belongings, assert_nothing_left, assert_same
+from sharedtask.testing import Belongings, assert_nothing_left, assert_same, until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -937,10 +937,7 @@ print("done", len(results), flush=True)
 
 def wait_for_items(log: Any, count: int) -> None:
     """Until so many items of another process are entered."""
-    limit = time.monotonic() + 30
-    while not os.path.exists(log.path) or len(Path(log.path).read_text().split()) < count:
-        assert time.monotonic() < limit
-        time.sleep(0.005)
+    until(lambda: os.path.exists(log.path) and len(Path(log.path).read_text().split()) >= count)
 
 
 @pytest.mark.parametrize("backend", with_long(["serial", "thread", "process"], "serial"))
@@ -1012,10 +1009,7 @@ def test_interrupt_keeps_what_was_finished(script: Any, file: str, log: Any) -> 
     """Ctrl-C ends the run; what was finished is there."""
     first = script(MAPS, file, log.path, "process", 100)
     first.wait_for("mapping")
-    limit = time.monotonic() + 30
-    while not os.path.exists(log.path) or len(Path(log.path).read_text().split()) < 30:
-        assert time.monotonic() < limit
-        time.sleep(0.005)
+    wait_for_items(log, 30)
     os.kill(first.pid, signal.SIGINT)
     assert 0 != first.end()
     assert "KeyboardInterrupt" in first.err

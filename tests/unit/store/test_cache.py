@@ -7,7 +7,6 @@ import pickle
 import resource
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from sharedtask.memory import capacity, dirty_pages
 from sharedtask.serialization import codec
 from sharedtask.store.cache import ShareCache
 from sharedtask.store.publication import Publication
+from sharedtask.testing import until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -324,13 +324,6 @@ def test_object_that_changes_is_seen() -> None:
 # --------------------------------------------------------------------------- what it holds
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 5) -> None:
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit
-        time.sleep(0.01)
-
-
 def segments() -> int:
     """Segments of our own that this process has mapped."""
     lines = Path("/proc/self/maps").read_text().splitlines()
@@ -344,8 +337,8 @@ def test_value_that_dies_is_freed() -> None:
     before = segments()
     assert 1 == read.cache_info().currsize
     del table
-    wait_for(lambda: read.cache_info().currsize == 0)
-    wait_for(lambda: segments() < before)
+    until(lambda: read.cache_info().currsize == 0)
+    until(lambda: segments() < before)
 
 
 @pytest.mark.parametrize(
@@ -357,7 +350,7 @@ def test_container_that_dies_is_freed(make: Callable[[Any], Any]) -> None:
     parallel(ignore).with_options(backend="process").map([0, 1], value=value)
     before = segments()
     del value
-    wait_for(lambda: segments() < before)
+    until(lambda: segments() < before)
 
 
 def ignore(_x: int, value: Shared[Any]) -> None:
@@ -373,7 +366,7 @@ def test_value_is_not_kept_alive() -> None:
     for each in (table, box, value):
         parallel(ignore).with_options(backend="process").map([0], value=each)
     del table, box, inner, value, each
-    wait_for(lambda: all(reference() is None for reference in references))
+    until(lambda: all(reference() is None for reference in references))
 
 
 def test_bound_in_bytes() -> None:
@@ -480,7 +473,7 @@ def test_cache_clear_gives_the_memory_back() -> None:
     before = segments()
     read.cache_clear()
     assert (0, 0, 0, 0) == tuple(read.cache_info()[k] for k in (0, 1, 3, 4))
-    wait_for(lambda: segments() < before)
+    until(lambda: segments() < before)
     assert [[0]] == read.map([[0]], table=table)
     assert 1 == read.cache_info().misses
 
@@ -721,8 +714,8 @@ def test_handle_that_is_dropped_gives_its_memory_back() -> None:
     files = len(os.listdir("/proc/self/fd"))
     del handle
     gc.collect()
-    wait_for(lambda: segments() == before)
-    wait_for(lambda: len(os.listdir("/proc/self/fd")) < files)
+    until(lambda: segments() == before)
+    until(lambda: len(os.listdir("/proc/self/fd")) < files)
 
 
 def test_threads_close_one_handle() -> None:
@@ -756,7 +749,7 @@ def test_reference_counts_are_kept() -> None:
     parallel(ignore).with_options(backend="process").map([0], value=value)
     read.cache_clear()
     gc.collect()
-    wait_for(lambda: sys.getrefcount(table) <= before)
+    until(lambda: sys.getrefcount(table) <= before)
 
 
 def test_bound_in_files(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ def test_task_of_a_script_goes_to_other_pools(start: str, script: Any) -> None:
     """ProcessPoolExecutor and multiprocessing's Pool run tasks, methods too, of the script."""
     ran = script(SCRIPT, start)
     ran.wait_for("all right")
-    assert 0 == ran.process.wait(20)
+    assert 0 == ran.process.wait(60)
 
 
 IN_MAIN = """
@@ -88,4 +88,4 @@ def test_scipy_and_cloudpickle_take_a_task_of_a_script(script: Any) -> None:
     pytest.importorskip("scipy")
     ran = script(IN_MAIN)
     ran.wait_for("found True")
-    assert 0 == ran.process.wait(20)
+    assert 0 == ran.process.wait(60)

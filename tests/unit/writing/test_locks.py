@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
@@ -23,7 +22,7 @@ import pytest
 import sharedtask
 from sharedtask.errors import ClosedError, LockOrderError, RegionPoisonedError
 from sharedtask.memory import locations
-from sharedtask.testing import Belongings, assert_nothing_left
+from sharedtask.testing import Belongings, assert_nothing_left, until
 from sharedtask.writing.locked import rwlock
 from sharedtask.writing.locked.rwlock import Locks, Span, Table
 
@@ -139,7 +138,7 @@ def opened(table: Table) -> Iterator[Callable[..., Locks]]:
 def in_thread(function: Callable[[], Any]) -> Any:
     """What ``function`` gives in a thread of its own."""
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(function).result(30)
+        return pool.submit(function).result(60)
 
 
 def is_free(table: Table, start: int = 0, stop: int = CELLS, *, write: bool = True) -> bool:
@@ -164,14 +163,6 @@ def is_free(table: Table, start: int = 0, stop: int = CELLS, *, write: bool = Tr
 def queued(table: Table, cell: int) -> bool:
     """Whether somebody is through the turnstile of this cell, and waits."""
     return bool(np.fromfile(f"/proc/self/fd/{table.memory.fd}", np.uint8)[4 * CELLS + cell])
-
-
-def until(what: Callable[[], bool]) -> None:
-    """Come back when it is so."""
-    limit = time.monotonic() + 20
-    while not what():
-        assert time.monotonic() < limit
-        time.sleep(0.001)
 
 
 ALL = [Span(0, CELLS)]
@@ -313,7 +304,7 @@ def test_waiting_ends_with_the_holder(
         until(lambda: queued(table, 5))
         assert not future.done()
         one.go()
-        assert future.result(20)
+        assert future.result(60)
 
 
 def test_nothing_to_lock(table: Table, opened: Callable[..., Locks]) -> None:
@@ -352,14 +343,14 @@ def test_writer_among_overlapping_readers(table: Table, opened: Callable[..., Lo
     with ThreadPoolExecutor(4) as pool:
         futures = [pool.submit(read, number) for number in range(4)]
         for _ in range(8):
-            inside.acquire(timeout=20)
+            inside.acquire(timeout=60)
         for _ in range(10):
             before = list(entries)
             with mine.hold([Span(6, 7)], write=True):
                 waits.append(max(np.subtract(entries, before)))
         over.set()
         for future in futures:
-            future.result(20)
+            future.result(60)
     assert 10 > max(waits)
 
 
@@ -384,7 +375,7 @@ def test_reader_among_writers(opened: Callable[..., Locks]) -> None:
                 waits.append(entries[0] - before)
         over.set()
         for future in futures:
-            future.result(20)
+            future.result(60)
     assert 30 > max(waits)
 
 
@@ -404,7 +395,7 @@ def test_second_lock_does_not_queue_behind_who_waits_for_the_first(
             until(lambda: queued(table, 1))
             with mine.hold([Span(1, 2)], write=True):
                 assert not future.done()
-        assert "in" == future.result(20)
+        assert "in" == future.result(60)
 
 
 def test_dead_waiter_leaves_the_turnstile(table: Table, other: Callable[..., Other]) -> None:
