@@ -28,7 +28,7 @@ endif
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 
-.PHONY: help demo test lint docs bench faults dist clean
+.PHONY: help tools demo test lint docs bench faults dist clean
 
 help:
 	@sed -n '3,10s/^# *//p' Makefile
@@ -65,6 +65,9 @@ $(VENV)/.torch: $(VENV)/.dev
 test: $(VENV)/.dev $(if $(CI),$(VENV)/.torch)
 	@$(BIN)/python -m compileall -q src
 	$(if $(CI),.ci/halves $(BIN)/python,$(BIN)/python -m pytest -m "not long")
+
+# The environment alone, for those who run several of these at the same time.
+tools: $(VENV)/.dev $(if $(CI),$(VENV)/.torch)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.contestants import CONTESTANTS, missing
 from benchmarks.goals import Results, goals
+from benchmarks.kept import Hosts
 from benchmarks.measure import MEMORY, QUICK, Failure, Host, Timing, hosting, ratio
 from benchmarks.ray_rows import OURS, RAY_ROWS, OneRay, RayRow, installed, one_ray
 from benchmarks.report import (
@@ -130,14 +131,20 @@ def test_ray_row_is_run_in_turns(ray: OneRay) -> None:
     assert all(isinstance(cell, Timing) for each in cells.values() for cell in each.values())
 
 
+@pytest.fixture(scope="module")
+def rooms() -> Iterator[Hosts]:
+    """One host for each contestant, for all rows."""
+    with Hosts(lambda name: Room(name, tiny=True)) as hosts:
+        yield hosts
+
+
 @pytest.mark.parametrize("row", [*one_short(WRITING_ROWS, "writing3")], ids=lambda row: row.key)
-def test_writers_agree(row: WritingRow) -> None:
+def test_writers_agree(rooms: Hosts, row: WritingRow) -> None:
     """Every contestant of every row leaves the right array and answer, twice where it can stay."""
     for name in row.contestants:
         if missing(name):
             continue
-        with room(name, tiny=True) as host:
-            host.ask("open")
+        with rooms.asked(name) as host:
             host.ask("load", job=row.job)
             assert host.ask("check")["equal"], name
             assert host.ask("turn", budget=0.0)["ms"][0] > 0
@@ -146,13 +153,12 @@ def test_writers_agree(row: WritingRow) -> None:
             assert host.ask("check")["equal"], name
 
 
-def test_bytes_that_travel_are_counted() -> None:
+def test_bytes_that_travel_are_counted(rooms: Hosts) -> None:
     """A queue carries the array; who shares it sends less than a hundredth of that."""
     size = writings(tiny=True)["statistics"].nbytes
     sent = {}
     for name in SENDERS:
-        with room(name, tiny=True) as host:
-            host.ask("open")
+        with rooms.asked(name) as host:
             host.ask("load", job="statistics")
             sent[name] = host.ask("travel")["bytes"]
     assert size < sent.pop("Queue")

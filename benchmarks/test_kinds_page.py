@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.goals import Results, goals
+from benchmarks.kept import Hosts
 from benchmarks.kinds_page import (
     BLOCK,
     END,
@@ -113,20 +114,23 @@ def test_private_bytes_are_counted() -> None:
     del held
 
 
+@pytest.fixture(scope="module")
+def booths() -> Iterator[Hosts]:
+    """One host for all kinds."""
+    with Hosts(lambda name: Booth(name, tiny=True)) as hosts:
+        yield hosts
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", HERE)
-def test_kind_is_answered_like_serial(name: str) -> None:
+def test_kind_is_answered_like_serial(booths: Hosts, name: str) -> None:
     """Ours gives serial's results for every kind, twice, and a worker can be weighed."""
-    host = Booth(OURS, tiny=True)
-    try:
-        host.ask("open")
+    with booths.asked(OURS) as host:
         host.ask("load", job=name)
         assert host.ask("check")["equal"]
         assert host.ask("private")["bytes"] < 8 << 20
         assert len(host.ask("first")["ms"]) == 1
         assert host.ask("check")["equal"]
-    finally:
-        host.close()
 
 
 @pytest.mark.long
@@ -156,18 +160,14 @@ def test_row_is_run_on_ray(ray: OneRay) -> None:
 
 
 @pytest.mark.long
-def test_network_is_the_same_in_all_workers() -> None:
+def test_network_is_the_same_in_all_workers(booths: Hosts) -> None:
     """Results of a network in four workers are those of one process, bit for bit."""
     if not installed(KINDS["module"]):
         pytest.skip("torch is not installed: the line is left out")
-    host = Booth(OURS, tiny=True)
-    try:
-        host.ask("open")
+    with booths.asked(OURS) as host:
         host.ask("load", job=MLP)
         assert host.ask("check")["equal"]
         ran = Network(1.0, **host.ask("spread"))
-    finally:
-        host.close()
     assert ran.bits
     assert ran.relative < 1e-4
 

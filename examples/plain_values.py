@@ -1,12 +1,13 @@
 """A table of a million words as a dict, a list, and as arrays: what sharing each costs.
 
-All three answer the same questions. A dict or a list is built anew in each worker, once; arrays are
-shared as they are.
+All answer the same questions. A dict or a list is built anew in each worker, once; arrays are
+shared as they are. An argument is another number of words.
 """
 
 import importlib.util
 import os
 import statistics
+import sys
 import time
 from bisect import bisect_left
 from pathlib import Path
@@ -16,7 +17,8 @@ import numpy as np
 
 from sharedtask import Shared, parallel, share, shutdown
 
-SIZE, WORKERS, REPEATS = 1_000_000, 4, 5
+SIZE = int(sys.argv[1]) if sys.argv[1:] else 1_000_000
+WORKERS, REPEATS = 4, 5
 
 
 @parallel

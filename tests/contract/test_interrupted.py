@@ -379,7 +379,7 @@ def test_interrupted_anywhere(tmp_path: Path, name: str) -> None:
 
     A hundred thousand for SHAREDTASK_TEST_PLACES tries all places, in minutes.
     """
-    places = int(os.environ.get("SHAREDTASK_TEST_PLACES", "40" if os.environ.get("CI") else "10"))
+    places = int(os.environ.get("SHAREDTASK_TEST_PLACES", "20" if os.environ.get("CI") else "8"))
     warm_up()
     assert [] == run_case(CASES[name]("process", tmp_path), places)
 
@@ -401,4 +401,4 @@ ON_RAY = ("Changed", "First", "Stream", "Single", "Written")
 @pytest.mark.parametrize("name", ON_RAY)
 def test_interrupted_anywhere_on_ray(ray_runtime: None, tmp_path: Path, name: str) -> None:
     """The same holds on Ray."""
-    assert [] == run_case(CASES[name]("ray", tmp_path), 15)
+    assert [] == run_case(CASES[name]("ray", tmp_path), 8)

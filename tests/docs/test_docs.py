@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from budget import with_long
 
+from sharedtask.testing import slowness
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 LIMIT = 90  # seconds
@@ -82,7 +84,7 @@ def test_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
-        timeout=LIMIT,
+        timeout=LIMIT * slowness(),
         check=False,
     )
     assert 0 == ran.returncode, f"{page.name}, line numbers as in the page:\n{ran.stderr}"

@@ -1,4 +1,4 @@
-"""Every file in examples/ runs as it stands and shows what it says."""
+"""Every file in examples/ runs and shows what it says."""
 
 import importlib.util
 import os
@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from sharedtask.testing import slowness
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -42,6 +44,16 @@ EXPECTED = {
     "write_by_name.py": r"all of it is here: True",
 }
 
+# Comparisons that take a minute each, and show as much of how they work over small values.
+# Threads that wait for each other busily are many on few cores: each process has one.
+SMALL = {"EXAMPLES_SMALL": "1", "OMP_NUM_THREADS": "1"}
+SMALLER: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
+    "dataframe.py": ((), SMALL),
+    "fitted_model.py": ((), SMALL),
+    "plain_values.py": (("100000",), {}),
+    "torch_model.py": ((), SMALL),
+}
+
 # Where a library is missing, the example says how it is installed, and prints nothing else.
 WITHOUT = {"torch_model.py": ("torch", r"pip install torch --index-url \S+")}
 
@@ -60,15 +72,15 @@ def test_every_example_has_an_expected_line() -> None:
     assert sorted(EXPECTED) == sorted(path.name for path in EXAMPLES.glob("*.py"))
 
 
-def check(name: str, folder: Path, **variables: str) -> None:
+def check(name: str, folder: Path, *arguments: str, **variables: str) -> None:
     """Run an example in an empty folder; it prints its line and nothing on stderr."""
     ran = subprocess.run(
-        [sys.executable, EXAMPLES / name],
+        [sys.executable, EXAMPLES / name, *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **variables},
         capture_output=True,
         text=True,
-        timeout=LIMIT,
+        timeout=LIMIT * slowness(),
         check=False,
     )
     assert 0 == ran.returncode, ran.stderr
@@ -122,6 +134,16 @@ def test_pages_take_code_and_figures_from_examples() -> None:
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_example_runs_and_prints_its_line(name: str, tmp_path: Path) -> None:
     """From a foreign folder, an example exits with 0, prints its line and is quiet on stderr."""
+    arguments, variables = SMALLER.get(name, ((), {}))
+    check(name, tmp_path, *arguments, **variables)
+
+
+@pytest.mark.long
+@pytest.mark.besides
+@pytest.mark.timeout(LIMIT + 20)
+@pytest.mark.parametrize("name", SMALLER)
+def test_long_example_runs_as_it_stands(name: str, tmp_path: Path) -> None:
+    """The same over the values whose figures the pages show."""
     check(name, tmp_path)
 
 

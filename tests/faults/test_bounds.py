@@ -24,7 +24,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 def add(x: int, table: Shared[np.ndarray]) -> float:
     return float(table[x] + table[-1])
 
-tables = [np.full(20_000, float(k)) for k in range(300)]
+tables = [np.full(20_000, float(k)) for k in range(100)]
 for _ in range(2):
     for k, table in enumerate(tables):
         assert [2.0 * k] * 3 == add.map(range(3), table=table)
@@ -33,15 +33,15 @@ for _ in range(2):
 def add_all(x: int, tables: Shared[dict]) -> float:
     return sum(float(table[x]) for table in tables.values())
 
-assert [sum(range(300))] * 2 == add_all.map(range(2), tables=dict(enumerate(tables)))
-results = parallel(lambda x: np.full(200_000, x)).with_options(backend="process").map(range(300))
+assert [sum(range(100))] * 2 == add_all.map(range(2), tables=dict(enumerate(tables)))
+results = parallel(lambda x: np.full(200_000, x)).with_options(backend="process").map(range(100))
 assert all((result == k).all() for k, result in enumerate(results))
 print("all right")
 """
 
 
 def test_few_descriptors_are_enough(run: Callable[..., str]) -> None:
-    """300 values are shared in turn and at once where a process may open 64 files."""
+    """A hundred values are shared in turn and at once where a process may open 64 files."""
     assert "all right" == run(FEW_DESCRIPTORS).strip()
 
 
@@ -68,13 +68,13 @@ def held_here() -> dict[str, int]:
 
 
 @pytest.mark.long
-def test_a_thousand_values_in_turn_are_not_kept() -> None:
+def test_hundreds_of_values_in_turn_are_not_kept() -> None:
     """Of values that are gone nothing stays, in no worker and not here."""
     task = parallel(held).with_options(backend="process", workers=2, chunksize=1)
     for k in range(20):
         task.map(range(4), table=np.full(125_000, float(k)))
     before, here, spans = _most(task), held_here(), len(segment_spans())
-    for k in range(1000):
+    for k in range(300):
         told = task.map(range(4), table=np.full(125_000, float(k)))
         assert 30_000 > max(each["kB shared"] for each in told) - before["kB shared"]
     after, now = _most(task), held_here()
@@ -107,7 +107,8 @@ def test_a_million_items_in_bounded_memory() -> None:
     assert [0, 1] == task.map(range(2))
     before, here = _most(weigh), held_here()
     results = task.map(range(1_000_000))
-    assert 333_332_833_333_500_000 == sum(results)
+    assert all(x * x == result for x, result in enumerate(results))
+    assert 1_000_000 == len(results)
     now, after = held_here(), _most(weigh)
     assert 50_000 > after["kB private"] - before["kB private"]
     assert 8_000 + 36_000 + 60_000 > now["kB private"] - here["kB private"]  # list, numbers, more
@@ -116,9 +117,14 @@ def test_a_million_items_in_bounded_memory() -> None:
 GIB = 1 << 30
 
 
-def need(gigabytes: int) -> None:
+def available() -> float:
+    """Gigabytes of free memory."""
     found = re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())
-    if found is None or int(found[1]) < gigabytes * 1_000_000:
+    return int(found[1]) / 1e6 if found else 0.0
+
+
+def need(gigabytes: int) -> None:
+    if available() < gigabytes:
         pytest.skip(f"needs {gigabytes} GB of free memory")
 
 
@@ -132,11 +138,13 @@ def sent_back(data: Any, returns: bool) -> tuple[list[int], Any]:
 
 @pytest.mark.long
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("returns", [False, True])
-def test_argument_of_more_than_four_gigabytes(returns: bool) -> None:
-    """An item and a result of 4.1 GiB arrive whole, and their memory is free afterwards."""
-    need(19 if returns else 11)
-    size = int(4.1 * GIB)
+def test_argument_of_more_than_four_gigabytes() -> None:
+    """An item and a result of 4.1 GiB arrive whole, and their memory is free afterwards.
+
+    Without the result where there is not enough memory for both.
+    """
+    need(11)
+    size, returns = int(4.1 * GIB), available() > 19
     data = np.zeros(size, np.uint8)
     data[[0, GIB, 4 * GIB, size - 1]] = [1, 2, 3, 4]
     task = parallel(sent_back).with_options(backend="process", workers=1)

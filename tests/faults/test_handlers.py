@@ -164,12 +164,11 @@ print("HELD", base == settled(base) or (base, held()), flush=True)
     ("backend", "name"),
     with_long(
         [
-            (backend, name)
-            for backend in ("process", "thread", "serial", "ray")
-            for name in ("SIGALRM", "SIGUSR1")
+            *[(backend, "SIGALRM") for backend in ("process", "thread", "serial", "ray")],
+            ("process", "SIGUSR1"),
         ],
-        *[(backend, "SIGUSR1") for backend in ("process", "thread", "serial", "ray")],
         ("ray", "SIGALRM"),
+        ("process", "SIGUSR1"),
     ),
 )
 def test_handlers_that_raise_at_random(script: Start, backend: str, name: str) -> None:

@@ -224,7 +224,7 @@ def test_signal_that_ends_a_worker(name: str) -> None:
     def hit(x: int) -> int:
         if x == 2:
             os.kill(os.getpid(), number)
-            time.sleep(10)
+            time.sleep(4)
         return x
 
     task = parallel(hit).with_options(backend="process", return_exceptions=True, chunksize=2)
@@ -315,7 +315,7 @@ def test_worker_that_somebody_stops(timeout: float | None, tmp_path: Path) -> No
 
 @pytest.mark.long
 def test_worker_that_is_stopped_for_long(tmp_path: Path) -> None:
-    """A worker that is stopped for ten seconds finishes its item when it goes on."""
+    """A worker that is stopped for some seconds finishes its item when it goes on."""
 
     def stop_myself(x: int) -> int:
         if x == 1:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from budget import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -31,7 +32,9 @@ from sharedtask.testing.strategies import views
 
 pytestmark = pytest.mark.timeout(110)
 
-some = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+some = settings(
+    deadline=None, max_examples=examples(150), suppress_health_check=[HealthCheck.too_slow]
+)
 PAGE = 4096
 COUNT = 1 << 20  # elements of the base: a quarter of them is watched where the kernel can
 
@@ -431,5 +434,5 @@ class Watches(RuleBasedStateMachine):
 
 
 TestWatches = Watches.TestCase
-TestWatches.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)
+TestWatches.settings = settings(deadline=None, max_examples=examples(60), stateful_step_count=30)
 TestWatches = pytest.mark.usefixtures("watching")(TestWatches)

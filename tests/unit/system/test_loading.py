@@ -78,13 +78,24 @@ print(failed, calls.count([1, 2, 3]) == len(calls) > 2)
 """
 
 
+WAYS = {"handler": HANDLER, "finalizer": FINALIZER}
+
+
 @pytest.mark.parametrize(
-    "backend", with_long(["serial", "thread", "process", "ray"], "serial", "ray")
+    ("way", "backend"),
+    [
+        *with_long(
+            [(way, backend) for way in WAYS for backend in ("serial", "thread", "process")],
+            *[(way, "serial") for way in WAYS],
+        ),
+        pytest.param("handler", "ray", marks=pytest.mark.long),
+        # With a collection at every object, Ray takes half a minute.
+        pytest.param("finalizer", "ray", marks=[pytest.mark.long, pytest.mark.besides]),
+    ],
 )
-@pytest.mark.parametrize("way", [HANDLER, FINALIZER], ids=["handler", "finalizer"])
 def test_first_calls_are_interrupted_by_others(run: Run, way: str, backend: str) -> None:
     """A handler or finalizer that uses the library finds no module of it half loaded."""
-    assert "[] True" == run(HEAD + way + FIRST_STEPS, backend).splitlines()[-1]
+    assert "[] True" == run(HEAD + WAYS[way] + FIRST_STEPS, backend).splitlines()[-1]
 
 
 # ------------------------------------------------------------------------------ the block
