@@ -78,7 +78,7 @@ class SubmitQueue:
         self._seconds: float | None = None  # of an item, smoothed
         self._sent_at = 0.0  # when the last chunk was sent
         self._is_due = False  # what has gathered is sent soon
-        self._waiters = 0  # threads that wait for an outcome: then nothing gathers
+        self._awaited_by = 0  # threads that wait for an outcome: then nothing gathers
         self._may_rest = True
         self.calls: deque[Callable[[], object]] = deque()  # of callbacks, after a batch
 
@@ -160,7 +160,7 @@ class SubmitQueue:
     def _gathers(self) -> bool:
         since = time.monotonic() - self._sent_at
         waiting = len(self._queue)  # none: this may have been closed with its last outcome
-        if not waiting or self._waiters or not gathers(waiting, since, self._seconds):
+        if not waiting or self._awaited_by or not gathers(waiting, since, self._seconds):
             return False
         if not self._is_due:
             self._is_due = True
@@ -330,14 +330,14 @@ class SubmitQueue:
             return
         news: queue.SimpleQueue[bool] = queue.SimpleQueue()
         submit.news = news
-        self._waiters += 1
+        self._awaited_by += 1
         try:
             self._feed()
             while not (submit.is_over or is_past(until)):
                 self._awake.wait(news, until, leaves=True)
         finally:
             submit.news = None
-            self._waiters -= 1
+            self._awaited_by -= 1
 
     def leave(self) -> None:
         """See ``Pending``."""
