@@ -1,5 +1,6 @@
 """What tasks log, and warn of, is handled in the caller."""
 
+import asyncio
 import logging
 import os
 import threading
@@ -15,6 +16,7 @@ import pytest
 import sharedtask
 from sharedtask import parallel
 from sharedtask.backends import call_logs
+from sharedtask.joblib import register
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -581,6 +583,29 @@ def test_what_a_filter_raises_ends_the_call(backend: str, kept: Kept) -> None:
     finally:
         logger.removeFilter(refuse)
     assert [2] == task(backend, say).map([2])
+
+
+def test_records_of_awaited_calls(backend: str, kept: Kept) -> None:
+    """``amap`` and ``aimap`` handle records as the other ways do."""
+
+    async def both() -> list[int]:
+        jobs = task(backend, say)
+        return [*await jobs.amap(range(2)), *[x async for x in jobs.aimap(range(2, 4))]]
+
+    assert [0, 1, 2, 3] == asyncio.run(both())
+    assert [f"item {x}" for x in range(4)] == sorted(kept.texts)
+
+
+def test_records_and_warnings_of_joblib(kept: Kept) -> None:
+    """A function that joblib runs is heard too, if its backend is ours."""
+    joblib = pytest.importorskip("joblib")
+    register()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with joblib.parallel_config(backend="sharedtask", n_jobs=2):
+            joblib.Parallel()(joblib.delayed(function)(4) for function in (say, warn))
+    assert ["item 4"] == kept.texts
+    assert ["a place", "number 4"] == [str(each.message) for each in seen]
 
 
 @pytest.mark.parametrize("backend", IN_WORKERS, indirect=True)
