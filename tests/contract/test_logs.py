@@ -213,6 +213,7 @@ def test_record_names_its_worker(backend: str, kept: Kept) -> None:
         return x
 
     task(backend, tell_pid).map(range(2))
+    assert 2 == len(kept.records)
     for record in kept.records:
         found: Any = record
         assert found.asked == found.process != os.getpid()
@@ -226,6 +227,7 @@ def test_time_of_a_record(backend: str, kept: Kept) -> None:
     before = time.time()
     task(backend, say).map(range(2))
     own = logging.makeLogRecord({})
+    assert 2 == len(kept.records)
     for record in kept.records:
         assert before <= record.created <= time.time()
         assert 0 < record.relativeCreated <= own.relativeCreated

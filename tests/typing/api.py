@@ -201,7 +201,7 @@ def other_options() -> None:
     """``with_options`` changes nothing about the arguments."""
     faster = score.with_options(backend="thread", workers=None, verify="identity", retries=1)
     assert_type(faster.map(numbers, model=model), list[float])
-    limited = score.with_options(memory_limit="2GiB", tasks_per_worker=100)
+    limited = score.with_options(memory_limit="2GiB", tasks_per_worker=100, logs=False)
     assert_type(limited.with_options(memory_limit=10**9).map(numbers, model), list[float])
     with sharedtask.defaults(chunksize=10, progress=True, retry_on=OSError):
         assert_type(score.map(numbers, model), list[float])

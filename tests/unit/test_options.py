@@ -38,6 +38,7 @@ BAD = [
     *[("retry_on", value) for value in (None, (ValueError, int), [BaseException])],
     *[("progress", value) for value in (1, 0, "yes", None)],
     *[("return_exceptions", value) for value in (1, "no", None)],
+    *[("logs", value) for value in (1, "no", None)],
     *[("strict", value) for value in (1, "yes", None)],
     *[("desc", value) for value in (3, b"text", True)],
     *[("backend", value) for value in ("proces", "", None, 3, ["process"])],

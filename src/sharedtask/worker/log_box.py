@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _HEADER = struct.Struct("<IQ")  # the length of the record, and the chunk that has logged it
 # A record of more bytes is shortened by its author, or dropped.
 LARGEST = LOG_SIZE // 4
+_HALF = LOG_SIZE // 2
 # A flood slows a worker down by so many seconds, and by this share of its time.
 _MOST_SECONDS, _SHARE = 1.0, 0.02
 _LOOK_SECONDS = 0.001
@@ -37,47 +38,43 @@ class LogWriter:
         """``on_half`` is called when half of the room is taken: the caller should read."""
         self._words, self._ring, self._on_half = words, ring, on_half
         self._lock = threading.RLock()
-        self._later: deque[bytes] | None = None  # not None while a record is being written
+        self._writes = False
+        self._later: deque[bytes] = deque()  # what a signal handler logs while a record is written
         self._seconds, self._counted = _MOST_SECONDS, time.monotonic()  # it may wait so long
 
     def write(self, data: bytes) -> None:
         """Write a record; a signal handler that logs in the middle of this is served after it."""
         with self._lock:
-            if self._later is not None:
+            if self._writes:
                 self._later.append(data)
                 return
-            self._later = later = deque((data,))
+            self._writes = True
             try:
-                while later:
-                    self._write(later.popleft())
+                self._write(data)
+                while self._later:
+                    self._write(self._later.popleft())
             finally:
-                self._later = None
+                self._writes = False
 
     def _write(self, data: bytes) -> None:
+        # Each line here costs every record.
         words = self._words
-        size = _HEADER.size + len(data)
-        if not self._has_room(size):
+        record = _HEADER.pack(len(data), words[Word.CHUNK]) + data
+        size, end = len(record), words[Word.LOGGED]
+        taken = end - words[Word.LOG_READ] + size
+        if taken > LOG_SIZE and not (size <= LARGEST + _HEADER.size and self._waited_for(size)):
             words[Word.LOG_DROPPED] += 1
             return
-        end = words[Word.LOGGED]
-        self._put(end, _HEADER.pack(len(data), words[Word.CHUNK]) + data)
+        at = end % LOG_SIZE
+        if at + size <= LOG_SIZE:
+            self._ring[at : at + size] = record
+        else:
+            fits = LOG_SIZE - at
+            self._ring[at:], self._ring[: size - fits] = record[:fits], record[fits:]
         fence()
         words[Word.LOGGED] = end + size
-        before = end - words[Word.LOG_READ]
-        if before < LOG_SIZE // 2 <= before + size:
+        if taken >= _HALF > taken - size:
             self._on_half()
-
-    def _put(self, at: int, data: bytes) -> None:
-        at %= LOG_SIZE
-        fits = LOG_SIZE - at
-        self._ring[at : at + min(fits, len(data))] = data[:fits]
-        if fits < len(data):
-            self._ring[: len(data) - fits] = data[fits:]
-
-    def _has_room(self, size: int) -> bool:
-        if self._room() >= size:
-            return True
-        return size <= LARGEST + _HEADER.size and self._waited_for(size)
 
     def _waited_for(self, size: int) -> bool:
         """Wait for room as long as the worker may."""

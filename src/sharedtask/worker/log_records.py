@@ -40,6 +40,9 @@ _FIELDS = (
 _OF_ANY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", *_FIELDS}
 _PLAIN = frozenset((str, int, float, bool, type(None)))
 _RECORD, _WARNING = 0, 1
+_LENGTH = 5  # how many fields both have
+# The fields that a record of the caller's would have of the caller.
+_OF_THE_WORKER = _FIELDS[9:]
 _MOST_TEXT = LARGEST // 8
 _CUT = " ... [cut off: {} characters]"
 
@@ -142,20 +145,21 @@ def warning_as_bytes(
 # ------------------------------------------------------------------------- the caller's side
 
 
-def is_whole(data: bytes) -> bool:
-    """Whether the bytes are a record or a warning; a crash may have overwritten them."""
+def fields_of(data: bytes) -> tuple[Any, ...] | None:
+    """A record or a warning, to be handled; None if a crash has overwritten it."""
     try:
-        return marshal.loads(data)[0] in (_RECORD, _WARNING)
-    except (ValueError, TypeError, LookupError, EOFError):
-        return False
+        fields: Any = marshal.loads(data)
+    except (ValueError, TypeError, EOFError):
+        return None
+    is_known = type(fields) is tuple and len(fields) == _LENGTH and fields[0] in (_RECORD, _WARNING)
+    return fields if is_known else None
 
 
-def handle(data: bytes) -> None:
+def handle(kind: int, *fields: Any) -> None:
     """Handle a record, or show a warning, as if it came up in this process.
 
     Runs handlers, filters and factories of the user, which may raise anything.
     """
-    kind, *fields = marshal.loads(data)
     if kind == _WARNING:
         _show(*fields)
     else:
@@ -163,19 +167,20 @@ def handle(data: bytes) -> None:
 
 
 def _log(had: bool, worker: Any, values: list[Any], extra: bytes) -> None:
-    name = values[0]
-    logger = logging.getLogger(None if name == "root" else name)
+    logger: Any = _loggers.get(values[0])
+    if not isinstance(logger, logging.Logger):
+        logger = logging.getLogger(values[0])
     if had and not logger.hasHandlers():
         return  # handlers that the task has set up had it, and here there are none
     record = _record(values)
-    record.__dict__.update({"worker": worker, **_added(extra)})
+    record.__dict__["worker"] = worker
+    if extra:
+        record.__dict__.update(_added(extra))
     logger.handle(record)
 
 
 def _added(extra: bytes) -> dict[str, Any]:
     """The fields that the user has added."""
-    if not extra:
-        return {}
     try:
         added: dict[str, Any] = _decoded(extra)
     except Exception as error:  # noqa: BLE001  unpickling runs user code
@@ -189,14 +194,14 @@ def _record(values: list[Any]) -> logging.LogRecord:
     record = logging.getLogRecordFactory()(
         name, level, path, line, msg, given, None, function, stack
     )
-    started = record.created - record.relativeCreated / 1000
+    now, since = record.created, record.relativeCreated
     fields = record.__dict__
-    fields.update(zip(_FIELDS[9:], values[9:], strict=True))
+    fields.update(zip(_OF_THE_WORKER, values[9:], strict=True))
     if sys.version_info < (3, 12):
         del fields["taskName"]
     if level_name != f"Level {level}":
         record.levelname = level_name
-    record.relativeCreated = (record.created - started) * 1000
+    record.relativeCreated = since - (now - record.created) * 1000
     return record
 
 
@@ -207,6 +212,8 @@ def _show(data: bytes, filename: str, line: int, module: str) -> None:
     registry = variables.setdefault("__warningregistry__", {})
     warnings.warn_explicit(warning, type(warning), filename, line, module, registry)
 
+
+_loggers: dict[str, Any] = logging.root.manager.loggerDict
 
 # What was shown of modules that only workers have.
 _elsewhere: dict[str, dict[str, Any]] = {}
