@@ -344,6 +344,9 @@ class _ClosedSession(Session):
     def submit(self, chunk: Chunk) -> None:
         """Ignore the chunk."""
 
+    def soon(self, call: Callable[[], object]) -> None:
+        """Nothing is left to do."""
+
     def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:
         """Nothing is shared."""
         del shared

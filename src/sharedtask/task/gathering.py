@@ -18,7 +18,7 @@ def gathers(waiting: int, since: float, seconds: float | None) -> bool:
     """Whether quick items wait for others: the last chunk was sent ``since`` seconds ago."""
     if seconds is None or seconds > QUICK_SECONDS or since >= GATHER_SECONDS:
         return False
-    return waiting < LARGEST and waiting * seconds < CHUNK_SECONDS
+    return 0 < waiting < LARGEST and waiting * seconds < CHUNK_SECONDS
 
 
 def next_size(waiting: int, flying: int, workers: int, seconds: float | None) -> int:

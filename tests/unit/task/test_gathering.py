@@ -2,6 +2,7 @@
 
 import pytest
 
+from sharedtask.backends.base import CLOSED_SESSION
 from sharedtask.task.gathering import (
     AHEAD,
     GATHER_SECONDS,
@@ -54,6 +55,7 @@ def test_chunk_is_bounded_by_time_and_count() -> None:
     ("expected", "waiting", "since", "seconds"),
     [
         (True, 1, 0.0, 1e-5),
+        (False, 0, 0.0, 1e-5),
         (False, 1, 0.0, None),
         (False, 1, 0.0, 2 * QUICK_SECONDS),
         (False, 1, GATHER_SECONDS, 1e-5),
@@ -66,3 +68,10 @@ def test_quick_items_wait_a_moment_for_others(
 ) -> None:
     """Not unknown or slow ones, nor longer than the moment, nor with enough work for a chunk."""
     assert expected == gathers(waiting, since, seconds)
+
+
+def test_closed_session_schedules_nothing() -> None:
+    """A late report may find the session closed: the thread that serves the workers goes on."""
+    called: list[int] = []
+    CLOSED_SESSION.soon(lambda: called.append(1))
+    assert [] == called
