@@ -106,11 +106,11 @@ class Known:
 
 @dataclass(slots=True)
 class Report:
-    """A backend's report about a chunk.
+    """A backend's report about ``count`` items of a chunk, from position ``first`` on.
 
-    With ``finished`` the chunk is over; items of it that no report covered were not begun.
-    ``seconds`` is how long the worker was busy with the items of this report. ``change`` is of
-    which the caller is to be warned.
+    The items before ``stop`` have their outcomes. With ``finished`` the chunk is over, and the
+    others were not begun. ``seconds`` is how long the worker was busy with the items of this
+    report. The caller is to be warned of ``change``.
     """
 
     chunk: int
@@ -119,6 +119,12 @@ class Report:
     finished: bool
     seconds: float = 0.0
     change: Change | None = None
+    first: int = 0
+
+    @property
+    def stop(self) -> int:
+        """The position in the chunk after the last item of this report."""
+        return self.first + self.count
 
 
 # ------------------------------------------------------------------------------ transport

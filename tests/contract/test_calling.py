@@ -66,6 +66,7 @@ def several(count: int, **options: Any) -> tuple[Several, Sessions]:
 
 
 def report(may: threading.Event, then: threading.Event, batch: Batch, **said: Any) -> Report:
+    said.setdefault("first", batch.first)
     return Report(said.pop("chunk", 1), Told(batch, may, then), len(batch.values), **said)
 
 
@@ -88,7 +89,7 @@ def test_what_was_not_begun_is_begun_elsewhere() -> None:
     assert sessions.submitted.acquire(timeout=60)
     assert sessions.submitted.acquire(timeout=60)
     assert [range(3), range(1, 3)] == [chunk.items for chunk in sessions.chunks]
-    made.report(report(may, then, Batch(1, ["b", "c"]), chunk=2, finished=True))
+    made.report(report(may, then, Batch(1, ["b", "c"]), chunk=2, first=0, finished=True))
     assert ["a", "b", "c"] == made.future.result(60)
 
 
@@ -113,5 +114,5 @@ def test_call_that_failed_is_tried_again_alone() -> None:
     assert sessions.submitted.acquire(timeout=60)
     assert sessions.submitted.acquire(timeout=60)
     assert range(1) == sessions.chunks[1].items
-    made.report(report(may, then, Batch(0, ["a"]), chunk=2, finished=True))
+    made.report(report(may, then, Batch(0, ["a"]), chunk=2, first=0, finished=True))
     assert ["a", "b"] == made.future.result(60)

@@ -70,8 +70,10 @@ class WorkItem(Generic[C]):
         return cls(call, chunk, *encoding.pack_each(call.task, chunk.first, chunk.items, pack))
 
     def report(self, batch: Batch, *, finished: bool, seconds: float = 0.0) -> Report:
-        """A report of outcomes that the caller's process knows."""
-        return Report(self.chunk.number, Known(batch), len(batch.values), finished, seconds)
+        """A report of outcomes that the caller's process knows, the last that were received."""
+        count = len(batch.values)
+        first = self.received - count
+        return Report(self.chunk.number, Known(batch), count, finished, seconds, first=first)
 
     def failed(self, error: BaseException, *, finished: bool = True) -> Report:
         """A report that the next item ended with ``error``."""

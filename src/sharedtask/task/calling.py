@@ -8,17 +8,16 @@ dead worker had not begun are begun elsewhere.
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends import registry
 from sharedtask.backends.base import Chunk, Team
-from sharedtask.errors import ClosedError
 from sharedtask.system import background, critical_sections
 
 from .futures import TaskFuture
 from .plan import plan_call
+from .retries import runs_again
 from .submission import Submission
 
 if TYPE_CHECKING:
@@ -99,8 +98,7 @@ class Several(Submission):
     def __init__(self, backend: Backend, call: Call, numbers: range, options: Options) -> None:
         self._numbered = numbers
         self._found: dict[int, Any] = {}
-        self._tried: Counter[int] = Counter()
-        self._open_chunks: dict[int, tuple[range, int]] = {}  # and the number of their outcomes
+        self._open_chunks: dict[int, range] = {}
         self._rests: list[range] = []  # calls that workers had not begun at the end of a chunk
         self._unopened = 0  # reports that were received
         self._lock = critical_sections.object_lock()
@@ -111,19 +109,15 @@ class Several(Submission):
 
     def _chunk_of(self, numbers: range) -> Chunk:
         number = next(self._numbers)
-        self._open_chunks[number] = numbers, 0
+        self._open_chunks[number] = numbers
         return Chunk(number, numbers.start, numbers)
 
     def report(self, report: Report) -> None:
         """Called in the order of arrival; reports are opened in any order."""
         with self._lock:
             self._unopened += report.change is None or bool(report.count)
-            numbers, covered = self._open_chunks.pop(report.chunk)
-            covered += report.count
             if report.finished:
-                self._rests.append(numbers[covered:])
-            else:
-                self._open_chunks[report.chunk] = numbers, covered
+                self._rests.append(self._open_chunks.pop(report.chunk)[report.stop :])
         super().report(report)
 
     def _take(self, batch: Batch) -> None:
@@ -150,20 +144,13 @@ class Several(Submission):
             number, error = batch.first + offset, batch.errors.get(offset)
             if error is None:
                 self._found[number] = value
-            elif self._may_be_tried(number, error):
+            elif runs_again(self._options, self._failures, number, error):
                 again.append(range(number, number + 1))
             elif self._options.return_exceptions:
                 self._found[number] = error
             elif first is None:
                 first = error
         return again, first
-
-    def _may_be_tried(self, number: int, error: BaseException) -> bool:
-        options = self._options
-        if isinstance(error, ClosedError) or not isinstance(error, options.retry_on):
-            return False
-        self._tried[number] += 1
-        return self._tried[number] <= options.retries
 
     def _run_again(self, parts: Iterable[range]) -> None:
         try:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from sharedtask.system import interrupts
 
-from .run import Piece, Run
+from .run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from sharedtask.backends.base import Backend
+    from sharedtask.outcomes import Batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Mapped:
     def __init__(self, kept: object) -> None:
         self._kept = kept
         self._run: Run | None = None
-        self._pieces: queue.SimpleQueue[list[Piece] | BaseException | None] = queue.SimpleQueue()
+        self._pieces: queue.SimpleQueue[list[Batch] | BaseException | None] = queue.SimpleQueue()
         self._ended = threading.Event()
         self._is_cancelled = False
 
@@ -121,7 +122,7 @@ class Mapped:
         finally:
             self._stop()
 
-    def _next(self, until: float | None) -> list[Piece] | None:
+    def _next(self, until: float | None) -> list[Batch] | None:
         seconds = None if until is None else max(until - time.monotonic(), 0.0)
         try:
             found = self._pieces.get(timeout=seconds)

@@ -44,14 +44,13 @@ class QueuedSubmit:
     """One submitted item in a queue, as its future sees it."""
 
     __slots__ = (
-        *("future", "index", "is_over", "item", "left", "name", "news", "owner", "sent"),
+        *("future", "index", "is_over", "item", "name", "news", "owner", "sent"),
         "was_tried",
     )
 
-    def __init__(self, owner: QueueOwner, index: int, item: Any, left: int, name: str) -> None:
+    def __init__(self, owner: QueueOwner, index: int, item: Any, name: str) -> None:
         self.owner, self.index, self.item = owner, index, item
         self.name = name  # of the function that errors name, if the item is a packed call
-        self.left = left  # how often it may be tried again
         self.future: TaskFuture[Any] = TaskFuture()
         self.future._submission = self
         self.sent: SentChunk | None = None  # its chunk in flight
@@ -91,11 +90,10 @@ class QueuedSubmit:
 
 @dataclass(eq=False, slots=True)
 class SentChunk:
-    """A chunk in flight; ``covered`` of its items have an outcome."""
+    """A chunk in flight."""
 
     chunk: Chunk
     submits: list[QueuedSubmit]
-    covered: int = 0
     is_given: bool = False  # to the session
     ended: queue.SimpleQueue[bool] | None = None  # wakes the thread that kills it
 

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends.base import CLOSED_SESSION, Chunk, Session, require_process
-from sharedtask.errors import ClosedError
-from sharedtask.outcomes import Known, Report
+from sharedtask.outcomes import Batch, Known, Report
 from sharedtask.serialization import losses, missing
 from sharedtask.system import interrupts
 from sharedtask.system.finalizers import Ending
@@ -28,13 +27,14 @@ from sharedtask.tracebacks import SHORTENED, shorten
 
 from .chunking import Chunker, Pace
 from .progress import Bar, open_bar, skip
+from .retries import runs_again
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from sharedtask.backends.base import Backend
     from sharedtask.journal.recording import Recording
-    from sharedtask.outcomes import Batch, Change
+    from sharedtask.outcomes import Change
 
     from .callsite import Callsite
     from .plan import Plan
@@ -49,19 +49,11 @@ _AHEAD = 3
 
 
 @dataclass(slots=True)
-class Piece:
-    """Results of consecutive items."""
-
-    first: int
-    values: list[Any]
-
-
-@dataclass(slots=True)
 class _Open:
-    """A chunk in flight, and the number of its items with an outcome."""
+    """A chunk in flight, and the position after its last item with an outcome."""
 
     chunk: Chunk
-    covered: int = 0
+    stop: int = 0
 
 
 class _Inbox:
@@ -109,10 +101,10 @@ class Run:
         self._pace = pace
         self._in_caller = backend.in_caller
         self._recording: Recording | None = None
-        self._known: list[Piece] = []  # results found in the journal
+        self._known: list[Batch] = []  # results found in the journal
         self._fresh: deque[Chunk] = deque()  # chunks to run between these
         self._open: dict[int, _Open] = {}
-        self._attempts: dict[int, int] = {}
+        self._failures: dict[int, int] = {}
         self._bar: Bar | None = None
         self._failure: tuple[int, BaseException] | None = None
         self._patience = 0.0
@@ -156,7 +148,7 @@ class Run:
 
     # --------------------------------------------------------------------- the caller's side
 
-    def advance(self) -> list[Piece] | None:
+    def advance(self) -> list[Batch] | None:
         """Feed, wait for reports, and return finished results; None at the end."""
         require_process(self._pid)
         self._soon = time.monotonic() + _SOON_SECONDS
@@ -255,7 +247,7 @@ class Run:
         found = recording.sort_out(chunk)
         self._fresh.extend(self._chunker.again(first, items) for first, items in found.fresh)
         for batch in found.known:
-            self._known.append(_whole(batch))
+            self._known.append(batch)
             if self._bar is not None:
                 skip(self._bar, len(batch.values))
         for batch in found.failed:
@@ -294,7 +286,7 @@ class Run:
         if self._failure is None:
             return False
         index = self._failure[0]
-        earlier = any(o.chunk.first + o.covered < index for o in self._open.values())
+        earlier = any(o.chunk.first + o.stop < index for o in self._open.values())
         return not earlier or time.monotonic() > self._patience
 
     def _next_report(self) -> Report | None:
@@ -302,7 +294,7 @@ class Run:
         report: Report | None = self._session.wait(self._reports, until, leaves=self._leaves)
         return report
 
-    def _absorb(self, report: Report | None) -> list[Piece] | None:
+    def _absorb(self, report: Report | None) -> list[Batch] | None:
         if report is None:
             return None if self._stopped else []
         if report.change is not None:
@@ -314,16 +306,16 @@ class Run:
         if self._recording is not None:  # before anything else runs, or the caller ends
             self._recording.take(batch)
             self._recording.commit_if_due(more=not self._reports.empty())
-        state.covered += report.count
+        state.stop = max(state.stop, report.stop)  # a log has no items
         if report.finished:
             del self._open[report.chunk]
         self._pace.add(report.seconds, report.count)
         # A chunk may end with a report without outcomes. An empty piece would have the index
         # of the next one, and must not replace it.
-        pieces = [_whole(batch)] if batch.values else []
+        pieces = [batch] if batch.values else []
         if batch.errors:
             pieces = self._pieces(batch, state.chunk)
-        if report.finished and state.covered < len(state.chunk.items):
+        if report.finished and state.stop < len(state.chunk.items):
             self._begin_rest(state)  # now it is known whether the run has failed
         if self._bar is not None:
             interrupts.exposed(self._bar.update, sum(len(piece.values) for piece in pieces))
@@ -337,13 +329,13 @@ class Run:
 
     def _begin_rest(self, state: _Open) -> None:
         """Items that a worker had not begun, as it died or gave them back, are begun elsewhere."""
-        chunk, covered = state.chunk, state.covered
+        chunk, stop = state.chunk, state.stop
         if self._failure is None:
-            singly = self._block is not None and covered > 0
-            for part in self._chunker.parts(chunk.first + covered, chunk.items[covered:], singly):
+            singly = self._block is not None and stop > 0
+            for part in self._chunker.parts(chunk.first + stop, chunk.items[stop:], singly):
                 self._submit(part)
 
-    def _pieces(self, batch: Batch, chunk: Chunk) -> list[Piece]:
+    def _pieces(self, batch: Batch, chunk: Chunk) -> list[Batch]:
         """The results of a batch without the items that are retried."""
         pieces, start = [], 0
         for offset, error in sorted(batch.errors.items()):
@@ -355,9 +347,9 @@ class Run:
                 continue
             else:
                 self._fail(index, error)
-            pieces.append(Piece(batch.first + start, batch.values[start:offset]))
+            pieces.append(Batch(batch.first + start, batch.values[start:offset]))
             start = offset + 1
-        pieces.append(Piece(batch.first + start, batch.values[start:]))
+        pieces.append(Batch(batch.first + start, batch.values[start:]))
         return [piece for piece in pieces if piece.values]
 
     def _in_place(self, error: BaseException) -> Any:
@@ -365,23 +357,15 @@ class Run:
         return error
 
     def _tries_again(self, index: int, error: BaseException) -> bool:
-        options = self._options
-        if isinstance(error, ClosedError) or not isinstance(error, options.retry_on):
-            return False
         if self._failure is not None and index > self._failure[0]:
             return False  # an earlier item may still raise the first error
-        tried = self._attempts[index] = self._attempts.get(index, 0) + 1
-        return tried <= options.retries
+        return runs_again(self._options, self._failures, index, error)
 
     def _fail(self, index: int, error: BaseException) -> None:
         if self._failure is None:
             self._patience = time.monotonic() + _GRACE_SECONDS
         if self._failure is None or index < self._failure[0]:
             self._failure = (index, error)
-
-
-def _whole(batch: Batch) -> Piece:
-    return Piece(batch.first, batch.values)
 
 
 def _part_with(report: Report, recording: Recording | None) -> None:

@@ -16,13 +16,13 @@ from concurrent.futures import InvalidStateError
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends.base import CLOSED_SESSION, Chunk
-from sharedtask.errors import ClosedError
 from sharedtask.outcomes import add_note
 from sharedtask.serialization import losses, missing
 from sharedtask.system import background, critical_sections, forks, interrupts
 from sharedtask.system.forks import Step
 
 from .futures import TaskFuture, is_past
+from .retries import runs_again
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +51,7 @@ class Submission:
         self._change: Change | None = None
         self.future: TaskFuture[Any] = TaskFuture()
         self._options = options
-        self._left = options.retries
+        self._failures: dict[int, int] = {}
         self._item = item
         self._numbers = itertools.count(1)  # of its attempts, each its own chunk
         self._arrived: deque[Report] = deque()
@@ -215,11 +215,8 @@ class Submission:
         error = batch.errors.get(0)
         if error is None:
             return False
-        if isinstance(error, ClosedError) or not isinstance(error, self._options.retry_on):
+        if self._is_over or not runs_again(self._options, self._failures, 0, error):
             return False
-        if not self._left or self._is_over:
-            return False
-        self._left -= 1
         self._session.submit(self._chunk())
         self._session.leave()
         return True

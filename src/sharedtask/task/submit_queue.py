@@ -23,7 +23,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends.base import CLOSED_SESSION, Chunk, Limits
-from sharedtask.errors import ClosedError, SharedTaskError
+from sharedtask.errors import SharedTaskError
 from sharedtask.outcomes import told_of
 from sharedtask.serialization import losses, missing
 from sharedtask.system import background, critical_sections, forks, interrupts
@@ -33,6 +33,7 @@ from sharedtask.worker.result_format import PLAIN_TYPES
 from .futures import TaskFuture, is_past
 from .gathering import gathers, next_size
 from .queued_submit import QueuedSubmit, QueueSink, SentChunk
+from .retries import runs_again
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,6 +75,7 @@ class SubmitQueue:
         self._sent: dict[int, SentChunk] = {}
         self._unfinished: dict[int, QueuedSubmit] = {}  # those without an outcome
         self._held = 1  # submits that are about to add a submit
+        self._failures: dict[int, int] = {}  # of unfinished items
         self._numbers = itertools.count(1)
         self._seconds: float | None = None  # of an item, smoothed
         self._sent_at = 0.0  # when the last chunk was sent
@@ -116,7 +118,7 @@ class SubmitQueue:
 
     def add(self, index: int, item: Any, name: str = "") -> TaskFuture[Any]:
         """Add a submit, which ``joins`` or ``open`` has allowed; ``name``: see ``QueuedSubmit``."""
-        submit = QueuedSubmit(self, index, item, self._options.retries, name)
+        submit = QueuedSubmit(self, index, item, name)
         with _lock:
             self._held -= 1
             self._unfinished[index] = submit
@@ -218,17 +220,16 @@ class SubmitQueue:
         sent = self._sent.get(report.chunk)
         if sent is None:
             return []
-        began, sent.covered = sent.covered, sent.covered + report.count
         if report.count:
             seconds = report.seconds / report.count
             known = self._seconds
             self._seconds = seconds if known is None else (known + seconds) / 2
         if report.finished:
             del self._sent[report.chunk]
-            self._put_back(sent.submits[sent.covered :])
+            self._put_back(sent.submits[report.stop :])
             if sent.ended is not None:
                 sent.ended.put(True)
-        submits = sent.submits[began : sent.covered]
+        submits = sent.submits[report.first : report.stop]
         for submit in submits:
             submit.sent = None
         return submits
@@ -276,11 +277,9 @@ class SubmitQueue:
             self._session.leave()
 
     def _may_be_tried(self, submit: QueuedSubmit, error: BaseException) -> bool:
-        if isinstance(error, ClosedError) or not isinstance(error, self._options.retry_on):
-            return False
-        submit.was_tried = True
-        submit.left -= 1
-        return submit.left >= 0 and not submit.is_over
+        again = runs_again(self._options, self._failures, submit.index, error)
+        submit.was_tried = submit.was_tried or again
+        return again and not submit.is_over
 
     def _finish(self, submit: QueuedSubmit, value: Any, error: BaseException | None) -> None:
         if not self._claim(submit):
@@ -305,6 +304,7 @@ class SubmitQueue:
                 return False
             submit.is_over = True
             del self._unfinished[submit.index]
+            self._failures.pop(submit.index, None)
             return True
 
     def _fail(self, error: BaseException) -> None:

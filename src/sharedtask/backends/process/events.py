@@ -152,10 +152,9 @@ class SocketEvents:
             if call.closed or work_item.cancelled:
                 close_all(frame.fds)
                 return logged
-        first = work_item.chunk.first + frame.first
-        results_of = SentResults(mode, frame, first, call, self._prints)
-        seconds = frame.elapsed / 1e9
-        report = Report(work_item.chunk.number, results_of, frame.items, finished, seconds)
+        chunk, at, seconds = work_item.chunk, frame.first, frame.elapsed / 1e9
+        results_of = SentResults(mode, frame, chunk.first + at, call, self._prints)
+        report = Report(chunk.number, results_of, frame.items, finished, seconds, first=at)
         return [*logged, (call, report)]
 
     def collect_logs(self) -> None:

@@ -98,4 +98,5 @@ def saved_results(worker: WorkerLink, work_item: WorkItem) -> Report | None:
     if count <= 0:
         return None
     saved = SavedResults(worker, work_item, skip)
-    return Report(work_item.chunk.number, saved, count, finished=False)
+    first = words[Word.BASE] + skip
+    return Report(work_item.chunk.number, saved, count, finished=False, first=first)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends import encoding, work_items
 from sharedtask.backends.work_items import numbers
-from sharedtask.outcomes import Batch, Change, Known, Report
+from sharedtask.outcomes import Batch, Change, Report
 from sharedtask.worker import call_header, envelope
 from sharedtask.worker.envelope import Envelope
 from sharedtask.worker.limits import ANY
@@ -122,8 +122,9 @@ class WorkItem(work_items.WorkItem[OpenCall]):
 
     def changed(self, change: Change) -> Report:
         """A report that an item has changed a shared value."""
-        nothing = Known(Batch(self.chunk.first, []))
-        return Report(self.chunk.number, nothing, 0, finished=False, change=change)
+        report = self.report(Batch(self.chunk.first, []), finished=False)
+        report.change = change
+        return report
 
 
 def encode(call: OpenCall, chunk: Chunk) -> WorkItem:
