@@ -1,7 +1,7 @@
 """The command line: names, entries of dead owners, available features, journals' contents.
 
     sharedtask ls [--json]   sharedtask clean   sharedtask info [--json]   sharedtask --version
-    sharedtask journal FILE [--json | --recover NEW]   sharedtask demo
+    sharedtask journal FILE [--json | --recover NEW]   sharedtask demo   sharedtask bench
 
 On a terminal ``ls`` and ``journal`` show a table for people. Into a pipe they write a line for each
 name or run, with tabs between plain fields and no heading.
@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "clean", _clean, "remove names whose owners have ended")
     info = _add(commands, "info", _info, "show versions, defaults, and what works here")
     info.add_argument("--json", action="store_true", help="as JSON")
+    _add(commands, "bench", _bench, "measure what a call costs here, and where a loop is faster")
     _add(commands, "demo", _demo, "do one real job in several ways, with time and memory")
     journal = _add(commands, "journal", _journal, "show what a journal has recorded")
     journal.add_argument("file", metavar="FILE", help="as given to journal=")
@@ -356,8 +357,18 @@ def _has_huge_pages() -> bool:
 
 
 def _demo(_given: argparse.Namespace) -> None:
-    from sharedtask import demo
+    from sharedtask.demo import search
 
-    for line in demo.run():
+    _say_at_once(search.run())
+
+
+def _bench(_given: argparse.Namespace) -> None:
+    from sharedtask.demo import bench
+
+    _say_at_once(bench.run())
+
+
+def _say_at_once(lines: Iterable[str]) -> None:
+    for line in lines:
         _say(line)
         sys.stdout.flush()

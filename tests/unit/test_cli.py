@@ -15,6 +15,7 @@ import pytest
 
 import sharedtask
 from sharedtask import cli, demo, share, zeros
+from sharedtask.demo import bench
 from sharedtask.store import name_registry
 
 ROOT = Path(__file__).parents[2]
@@ -259,7 +260,7 @@ def test_age(seconds: int, text: str) -> None:
 def test_command_alone_shows_the_commands() -> None:
     """Without a command, the commands are listed, and that is no mistake."""
     shown = said()
-    for name in ("ls", "clean", "info", "journal", "demo"):
+    for name in ("ls", "clean", "info", "journal", "demo", "bench"):
         assert f"    {name} " in shown
 
 
@@ -279,3 +280,23 @@ def test_demo_names_what_it_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
         line[:24].strip() for line in lines[2:6]
     ]
     assert "pip install joblib" in lines[6]
+
+
+def test_bench_tells_where_a_loop_is_faster() -> None:
+    """The work that a map needs is what it costs, over the share of it that other CPUs take."""
+    found = bench.Constants(0.3, 0.0003, 1e-7, 5e-4, 2e-6, 0.0003)
+    assert 0.5 == bench.work_needed(0.25, 2)
+    assert bench.work_needed(0.25, 1) is None
+    lines = list(bench.told(found, 4))
+    assert "a GB unchanged, again       2 ms" in lines
+    assert "       10 items  401 us (400 ms for the first call of a program)" in lines
+    assert "always faster" in list(bench.told(found, 1))[-1]
+
+
+def test_bench_measures_all_constants() -> None:
+    """Each constant is a time, measured here, and a start takes longer than a call."""
+    found = bench.measured(repeats=2, many=1000, large=1)
+    assert 0 < found.call < found.start
+    assert 0 < found.put
+    assert 0 < found.submit
+    assert 0 <= min(found.item, found.again)

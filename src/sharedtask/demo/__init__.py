@@ -1,6 +1,7 @@
-"""``sharedtask demo``: one real job, done in the usual ways and with the library.
+"""What the command line shows: ``sharedtask demo`` and ``sharedtask bench``.
 
-It needs nothing but what the library itself needs; joblib takes part where it is installed.
+The demo does one real job in the usual ways and with the library, bench measures what a call costs.
+Both need nothing but what the library itself needs; joblib takes part where it is installed.
 """
 
 from .search import run
