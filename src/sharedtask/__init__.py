@@ -18,6 +18,7 @@ from sharedtask.system import loading as _loading
 if TYPE_CHECKING:
     from sharedtask.annotations import CopyOnWrite as CopyOnWrite
     from sharedtask.annotations import Partitioned as Partitioned
+    from sharedtask.annotations import PerWorker as PerWorker
     from sharedtask.annotations import Reduced as Reduced
     from sharedtask.annotations import Shared as Shared
     from sharedtask.errors import ArgumentError as ArgumentError
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from sharedtask.memory.arrays import empty as empty
     from sharedtask.memory.arrays import zeros as zeros
     from sharedtask.options import defaults as defaults
+    from sharedtask.recipes import per_worker as per_worker
     from sharedtask.serialization.kinds import register as register
     from sharedtask.store.cache import CacheInfo as CacheInfo
     from sharedtask.store.handles import Handle as Handle
@@ -65,6 +67,8 @@ if TYPE_CHECKING:
     from sharedtask.task.rng import per_item as per_item
     from sharedtask.task.shutdown import shutdown as shutdown
     from sharedtask.task.task import Task as Task
+    from sharedtask.worker.info import WorkerInfo as WorkerInfo
+    from sharedtask.worker.info import worker_info as worker_info
     from sharedtask.writing.locked.locked import Locked as Locked
     from sharedtask.writing.locked.regions import Regions as Regions
     from sharedtask.writing.partitioned.partitions import Partition as Partition
@@ -75,9 +79,11 @@ _MODULES = {
     "annotations": (
         "CopyOnWrite",
         "Partitioned",
+        "PerWorker",
         "Reduced",
         "Shared",
     ),
+    "recipes": ("per_worker",),
     "writing.locked.regions": ("Regions",),
     "task.shutdown": ("shutdown",),
     "task.decorator": ("parallel",),
@@ -138,6 +144,10 @@ _MODULES = {
     ),
     "serialization.kinds": ("register",),
     "task.task": ("Task",),
+    "worker.info": (
+        "WorkerInfo",
+        "worker_info",
+    ),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -170,6 +180,7 @@ __all__ = [
     "OverlapError",
     "Partition",
     "Partitioned",
+    "PerWorker",
     "Reduced",
     "Reduction",
     "RegionPoisonedError",
@@ -186,6 +197,7 @@ __all__ = [
     "UnknownNameError",
     "UnshareableError",
     "WorkerDiedError",
+    "WorkerInfo",
     "array",
     "attach",
     "defaults",
@@ -195,9 +207,11 @@ __all__ = [
     "parallel",
     "partition",
     "per_item",
+    "per_worker",
     "register",
     "share",
     "shutdown",
+    "worker_info",
     "zeros",
 ]
 

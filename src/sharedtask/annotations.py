@@ -3,7 +3,7 @@
 import enum
 from typing import Annotated, TypeVar
 
-__all__ = ["CopyOnWrite", "Made", "Partitioned", "Reduced", "Role", "Shared"]
+__all__ = ["CopyOnWrite", "Made", "Partitioned", "PerWorker", "Reduced", "Role", "Shared"]
 
 T = TypeVar("T")
 
@@ -16,12 +16,13 @@ class Role(enum.Enum):
     PARTITIONED = "partitioned"
     REDUCED = "reduced"
     LOCKED = "locked"
+    PER_WORKER = "per_worker"
 
     writes: bool
     """Whether the caller sees what tasks write."""
 
     def __init__(self, keyword: str) -> None:
-        self.writes = keyword not in {"shared", "copy_on_write"}
+        self.writes = keyword in {"partitioned", "reduced", "locked"}
 
     @property
     def word(self) -> str:
@@ -51,3 +52,6 @@ Partitioned = Annotated[T, Role.PARTITIONED]
 
 Reduced = Annotated[T, Role.REDUCED]
 """In the task an array of its worker alone, to add to; all are combined into the caller's array."""
+
+PerWorker = Annotated[T, Role.PER_WORKER]
+"""In the task a value that its worker has made for itself and keeps; see ``per_worker``."""

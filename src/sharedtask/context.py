@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
 
+class Place(NamedTuple):
+    """Where code runs: the number of the worker, of how many of the call, and the backend."""
+
+    number: int
+    of: int
+    backend: str
+
+
 class _Process:
-    """This process; a plain attribute, for each call asks."""
+    """This process; plain attributes, for each call asks."""
 
     is_worker = False
+    place: Place | None = None
 
 
 _process = _Process()
@@ -28,6 +37,28 @@ def enter() -> None:
 def leave() -> None:
     """Mark this process as no worker, until it enters again."""
     _process.is_worker = False
+    _process.place = None
+
+
+def set_place(place: Place) -> None:
+    """Set the place of all code in this process, which is a worker."""
+    _process.place = place
+
+
+def place() -> Place | None:
+    """The place of the calling code; None outside of a worker."""
+    return _process.place or getattr(_thread, "place", None)
+
+
+@contextlib.contextmanager
+def placed(place: Place) -> Generator[None]:
+    """Set the place of this thread within the block."""
+    before = getattr(_thread, "place", None)
+    _thread.place = before or place  # code of a worker stays there
+    try:
+        yield
+    finally:
+        _thread.place = before
 
 
 def enter_thread() -> None:

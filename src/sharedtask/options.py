@@ -11,7 +11,7 @@ import enum
 import functools
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from numbers import Integral
 from types import TracebackType
@@ -21,6 +21,7 @@ from pydantic_core import SchemaValidator, ValidationError, core_schema
 
 from sharedtask.errors import OptionsError
 from sharedtask.habits import OTHER_BACKENDS, OTHER_SPELLINGS
+from sharedtask.recipes import Recipe
 from sharedtask.text import did_you_mean
 from sharedtask.tracebacks import shortened
 
@@ -38,6 +39,9 @@ Backend: TypeAlias = Literal["auto", "process", "thread", "serial", "ray"]
 Verify: TypeAlias = Literal["content", "compare", "identity"]
 Captured: TypeAlias = Literal["share", "copy"]
 Strict: TypeAlias = Literal["auto"] | bool
+Initializer: TypeAlias = (
+    Callable[[], object] | tuple[Callable[..., object], tuple[Any, ...] | list[Any]]
+)
 Items: TypeAlias = tuple[tuple[str, Any], ...]
 
 MAX_WORKERS = 1000
@@ -64,6 +68,7 @@ class OptionsDict(TypedDict, total=False):
     memory_limit: int | str | None
     tasks_per_worker: int | None
     logs: bool
+    initializer: Initializer | None
     ray_options: Mapping[str, Any] | None
 
 
@@ -99,6 +104,8 @@ class Options:
             "512MB" or "2GiB" is taken too. None: no limit.
         tasks_per_worker: Items after which a worker process is replaced; None: never.
         logs: Whether what tasks log, and their warnings, are handled in the caller.
+        initializer: Called once in each worker before its first item of the task: a callable
+            without arguments, or ``(callable, args)``. Held as a ``Recipe``.
         ray_options: With Ray, the needs of every task: ``{"num_gpus": 0.25, "memory": 2e9}``, the
             options of Ray's own tasks by their names there.
 
@@ -124,6 +131,7 @@ class Options:
     memory_limit: int | None = None
     tasks_per_worker: int | None = None
     logs: bool = True
+    initializer: Recipe | None = None
     ray_options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -202,6 +210,19 @@ def _file_path() -> core_schema.CoreSchema:
 
     path = core_schema.str_schema(min_length=1, strict=True, pattern=r"^[^\x00]+$")
     return core_schema.no_info_before_validator_function(as_text, path)
+
+
+def _initializer() -> core_schema.CoreSchema:
+    def as_recipe(value: object) -> object:
+        if isinstance(value, Recipe):
+            return value
+        function, args = value if isinstance(value, tuple) and len(value) == 2 else (value, ())
+        if not callable(function) or not isinstance(args, tuple | list):
+            msg = "no initializer"
+            raise ValueError(msg)  # noqa: TRY004  pydantic takes no TypeError for a refusal
+        return Recipe(function, tuple(args))
+
+    return core_schema.no_info_plain_validator_function(as_recipe)
 
 
 class RayOptions(dict[str, Any]):
@@ -337,6 +358,11 @@ _RULES: dict[str, _Rule] = {
     ),
     "tasks_per_worker": _optional(_count(1), "a whole number from 1 up, or None", _Reads.INTEGER),
     "logs": _switch(),
+    "initializer": _optional(
+        _initializer(),
+        "a callable without arguments, a pair (callable, args), or None",
+        _Reads.NEVER,
+    ),
     "ray_options": _optional(
         _ray_options(), "a dict of options of Ray's tasks, or None", _Reads.NEVER
     ),

@@ -686,3 +686,36 @@ def test_emcee_samples_with_it() -> None:
 
     with Executor(2, backend="process") as executor:
         assert np.array_equal(sampled(None), sampled(executor))
+
+
+# ------------------------------------------------------------------------------ initializer
+
+
+def note_worker(folder: str) -> None:
+    with open(Path(folder, f"{os.getpid()}-{threading.get_ident()}"), "a") as file:
+        file.write("set-up\n")
+
+
+def test_initializer_runs_once_in_each_worker(backend: Any, tmp_path: Path) -> None:
+    """Before its first call of the executor, of ``submit`` or ``map``; another one has its own."""
+    for _ in range(2):
+        with sharedtask.Executor(
+            2, initializer=note_worker, initargs=(str(tmp_path),), backend=backend
+        ) as executor:
+            assert 4 == executor.submit(pow, 2, 2).result()
+            assert [0, 1, 4] == list(executor.map(pow, range(3), [2] * 3))
+    counts = [file.read_text().split().count("set-up") for file in tmp_path.iterdir()]
+    assert 2 == max(counts)
+    assert len(counts) <= 2
+
+
+def fail_to_begin() -> None:
+    raise LookupError("no such device")
+
+
+def test_error_of_an_initializer_is_that_of_the_calls(backend: Any) -> None:
+    """It is raised as itself by the calls that needed it."""
+    with sharedtask.Executor(1, initializer=fail_to_begin, backend=backend) as executor:
+        for _ in range(2):
+            with pytest.raises(LookupError, match="no such device"):
+                executor.submit(pow, 2, 2).result()

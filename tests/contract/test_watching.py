@@ -588,6 +588,8 @@ def header_of(*, current: bool) -> CallHeader:
         randomness=None,
         settings=3,
         cwd="/",
+        workers=1,
+        retries=False,
     )
 
 

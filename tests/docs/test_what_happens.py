@@ -11,7 +11,7 @@ from sharedtask import testing
 HERE = Path(__file__).parents[1]
 KIT = Path(testing.__file__).parent
 DOCS = HERE.parent / "docs"
-PAGES = ("what-happens.md", "worker.md", "kinds/losses.md")
+PAGES = ("what-happens.md", "worker.md", "how-to/per-worker.md", "kinds/losses.md")
 
 
 def rows_of(page: str) -> list[str]:

@@ -1,6 +1,8 @@
 """What type checkers see of the library: every line is right, and both of them have to agree."""
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from pathlib import Path
 from typing import Annotated, assert_type
@@ -15,17 +17,21 @@ from sharedtask import (
     Handle,
     Partition,
     Partitioned,
+    PerWorker,
     Reduced,
     Reduction,
     Rng,
     Shared,
     Task,
     TaskFuture,
+    WorkerInfo,
     multi_process,
     parallel,
     partition,
     per_item,
+    per_worker,
     share,
+    worker_info,
 )
 
 Floats = npt.NDArray[np.float64]
@@ -69,6 +75,36 @@ def paint(
     """A task whose items hold the index of their block."""
     assert_type(image, Floats)
     image += tile[1] * mask
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Generator[sqlite3.Connection]:
+    """A context manager, of which a task gets what ``with`` would."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        yield db
+
+
+@parallel(initializer=(print, ["a worker"]))
+def rows(number: int, db: PerWorker[sqlite3.Connection], scale: float = 1.0) -> float:
+    """A task with a value that each worker makes."""
+    assert_type(db, sqlite3.Connection)
+    return scale * len(db.execute("select ?", (number,)).fetchall())
+
+
+def makes_values(path: str) -> None:
+    """A recipe has the type of what it makes."""
+    assert_type(per_worker(sqlite3.connect, path, timeout=3.0), sqlite3.Connection)
+    assert_type(per_worker(opened, path), sqlite3.Connection)
+    assert_type(per_worker(lambda: {"a": 1}), dict[str, int])
+    assert_type(rows.map([1], db=per_worker(sqlite3.connect, path)), list[float])
+    assert_type(rows.map([1], per_worker(opened, path), scale=2.0), list[float])
+    assert_type(rows(1, db=per_worker(sqlite3.connect, path)), float)
+    rows.map([1], db=per_worker(sqlite3.connect, path, close=sqlite3.Connection.close))
+    rows.with_options(initializer=print).submit(1, per_worker(sqlite3.connect, path))
+    info = worker_info()
+    if info is not None:
+        assert_type(info, WorkerInfo)
+        assert_type(info.count, int)
 
 
 @parallel(seed=7)

@@ -20,6 +20,7 @@ from sharedtask import (
     multi_process,
     parallel,
     partition,
+    per_worker,
     share,
 )
 
@@ -169,6 +170,9 @@ def options() -> None:
     score.with_options(chunksize="large")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     score.with_options(retry_on=KeyboardInterrupt)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     score.with_options(seed="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    score.with_options(initializer=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    score.map(numbers, model=per_worker(list))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    per_worker(3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     score.with_options(verify=True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     score.with_options(shared=["model"])  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     one.predict.with_options(worker=2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

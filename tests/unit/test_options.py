@@ -43,6 +43,7 @@ BAD = [
     *[("desc", value) for value in (3, b"text", True)],
     *[("backend", value) for value in ("proces", "", None, 3, ["process"])],
     *[("verify", value) for value in ("contents", None, True)],
+    *[("initializer", value) for value in (3, "set_up", (print, 3), [print, ()])],
     *[("journal", value) for value in ("", 3, True, b"run.sqlite", "a\0b")],
 ]
 

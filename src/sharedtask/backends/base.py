@@ -16,7 +16,9 @@ from time import monotonic
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from sharedtask.annotations import Role
 from sharedtask.errors import ClosedError
+from sharedtask.recipes import INITIALIZER, Slots
 from sharedtask.serialization.traversal import captured
 from sharedtask.system import interrupts
 
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from sharedtask.annotations import Role
     from sharedtask.options import Options
     from sharedtask.outcomes import Batch, Change, Report
     from sharedtask.worker.randomness import Randomness
@@ -39,6 +40,13 @@ class SharedValue:
 
     value: Any
     role: Role
+
+
+def with_initializer(shared: Mapping[str, SharedValue], options: Options) -> Mapping[str, Any]:
+    """What a call shares, with what each worker calls before its first item."""
+    if options.initializer is None:
+        return shared
+    return {INITIALIZER: SharedValue(options.initializer, Role.PER_WORKER), **shared}
 
 
 # See ``Call.report_soon``.
@@ -88,7 +96,7 @@ class Call:
     Calls of one ``team`` share their limit of workers. If ``of_submits``, each item is a submit of
     its own, and ``Session.withdraw`` may be asked for the rest of a chunk.
     ``inner_threads`` is the number of numerical libraries' threads in a worker; None: its share
-    of the CPUs.
+    of the CPUs. ``slots`` are those of the task: what its workers have made belongs to them.
     """
 
     task: str
@@ -105,6 +113,7 @@ class Call:
     star: bool
     capture_from: int | None
     uncopied: bool
+    slots: Slots = field(default_factory=Slots)
     team: Team | None = None
     inner_threads: int | None = None
     of_submits: bool = False

@@ -114,7 +114,7 @@ def lease_all(
             if value.role.writes:
                 lease = _lease_lent(cache, lend(name))
             else:
-                lease = _lease_value(cache, call, name, of_handle, encode)
+                lease = lease_value(cache, call, name, of_handle, encode)
             taken.append(lease)
             current = call.options.verify != "identity" and not isinstance(value.value, Handle)
             token = lease.publication.token
@@ -127,7 +127,7 @@ def lease_all(
     return Leases(taken[0], taken[1], tuple(shared), captures)
 
 
-def header_of(call: Call, leases: Leases, blas: int, cwd: str) -> bytes:
+def header_of(call: Call, leases: Leases, workers: int, blas: int, cwd: str) -> bytes:
     """The encoded call header for workers; see ``CallHeader``."""
     options = call.options
     return call_header.dump_header(
@@ -146,6 +146,8 @@ def header_of(call: Call, leases: Leases, blas: int, cwd: str) -> bytes:
             settings=leases.settings.publication.token,
             cwd=cwd,
             logs=options.logs,
+            workers=workers,
+            retries=options.retries > 0,
         )
     )
 
@@ -191,15 +193,21 @@ def _lease_lent(cache: ShareCache, lent: Any) -> Lease:
     return cache.lease_once(codec.encode(lent))
 
 
-def _lease_value(
+def lease_value(
     cache: ShareCache,
     call: Call,
     name: str,
-    of_handle: Callable[[Handle[Any]], Lease],
-    encode: Callable[[Any], Payload],
+    of_handle: Callable[[Handle[Any]], Lease] = Handle.lease,
+    encode: Callable[[Any], Payload] = codec.encode_shared,
 ) -> Lease:
-    value = call.shared[name].value
+    """Publish a value that tasks do not write; a recipe in the slot of its parameter.
+
+    So an equal recipe is found published, and another one replaces it.
+    """
+    value, role = call.shared[name].value, call.shared[name].role
     try:
+        if role is Role.PER_WORKER:
+            return cache.lease(call.slots.of(name), encode=lambda _: encode(value))
         if isinstance(value, Handle):
             return of_handle(value)
         return cache.lease(value, verify=call.options.verify, encode=encode)

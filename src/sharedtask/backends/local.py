@@ -9,17 +9,19 @@ costs as much as pickling everything but the arrays. Unmarked values are copied 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import contextvars
-import threading
+import sys
 import time
-from collections import deque
+import weakref
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from sharedtask import context
+from sharedtask.annotations import Role
 from sharedtask.backends.base import (
     REPORT_SOON_SECONDS,
     Backend,
@@ -33,19 +35,19 @@ from sharedtask.backends.base import (
 )
 from sharedtask.errors import (
     ChangedValueError,
-    ClosedError,
     IncompleteValueWarning,
     TaskTimeoutError,
 )
 from sharedtask.outcomes import Batch, Known, Report, contained
 from sharedtask.serialization import losses, missing
-from sharedtask.system import critical_sections, forks, interrupts
+from sharedtask.system import forks, interrupts
 from sharedtask.system.cpus import available_cpus
 from sharedtask.system.loading import undisturbed
 from sharedtask.worker.refusals import readonly_advice
 from sharedtask.writing import roles
 from sharedtask.writing.handler import COUNT, Entered, Reach, Stage
 
+from .local_threads import Threads, set_up_of
 from .local_views import LocalView
 from .local_watch import StrictViews, WatchedViews
 from .private_copies import Unmarked, copied, with_copies
@@ -53,10 +55,11 @@ from .private_copies import Unmarked, copied, with_copies
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from sharedtask.annotations import Role
     from sharedtask.outcomes import Change
     from sharedtask.worker.call_header import Constants
     from sharedtask.writing.handler import Part
+
+    from .local_set_up import SetUp
 
 
 class _LocalBackend(Backend):
@@ -70,9 +73,6 @@ class _LocalBackend(Backend):
     def limit(self) -> int:
         return 0
 
-    def close(self) -> None:
-        """Nothing to close."""
-
 
 class SerialBackend(_LocalBackend):
     """Runs every chunk at once, in the thread that submits it."""
@@ -83,6 +83,11 @@ class SerialBackend(_LocalBackend):
     def session(self, call: Call, sink: Sink) -> Session:
         return _LocalSession(call, sink)
 
+    def close(self) -> None:
+        module = sys.modules.get("sharedtask.backends.local_set_up")
+        if module is not None:
+            module.close_callers()
+
 
 class ThreadBackend(_LocalBackend):
     """Runs chunks in threads of this process."""
@@ -90,19 +95,24 @@ class ThreadBackend(_LocalBackend):
     name: ClassVar[str] = "thread"
 
     def __init__(self) -> None:
-        self._threads = _Threads()
+        self._threads = Threads()
         forks.abandon_in_child(self)
+        _alive.add(self)
 
     def abandon(self) -> None:
         """In a forked child no threads exist: reset the counts."""
-        self._threads = _Threads()
+        self._threads = Threads()
 
     def session(self, call: Call, sink: Sink) -> Session:
         return _ThreadSession(call, sink, self._threads)
 
     def close(self) -> None:
-        threads, self._threads = self._threads, _Threads()
+        threads, self._threads = self._threads, Threads()
         threads.close()
+
+    def close_made(self) -> None:
+        """At exit: have the threads close what they have made."""
+        self._threads.close_made()
 
 
 class _LocalSession(Session):
@@ -118,6 +128,7 @@ class _LocalSession(Session):
         self._unmarked = Unmarked(call)
         self._strict: StrictViews | None = None
         self._watched: WatchedViews | None = None
+        self._set_up: SetUp | None = None
         self._closed = False
 
     def open(self) -> None:
@@ -125,8 +136,10 @@ class _LocalSession(Session):
         self._views = [
             LocalView.of(call, name, value)
             for name, value in call.shared.items()
-            if not value.role.writes
+            if not (value.role.writes or value.role is Role.PER_WORKER)
         ]
+        if any(value.role is Role.PER_WORKER for value in call.shared.values()):
+            self._set_up = self._set_up_of()
         common = [view for view in self._views if not view.private]
         self._readonly = [view.name for view in common]
         self._small = [view for view in common if view.memory is not None]
@@ -140,10 +153,18 @@ class _LocalSession(Session):
         self._unmarked.open()
         self._context = _Context()
 
+    def _set_up_of(self) -> SetUp:
+        """What the call sets up, opened."""
+        return set_up_of(self._call, None)
+
     def submit(self, chunk: Chunk) -> None:
         if self._sink.begun(chunk.number):
             with context.recorded() if self._call.report_soon else contextlib.nullcontext():
-                self._run(with_copies(self._call, chunk))
+                self._run_placed(with_copies(self._call, chunk), _ALONE)
+
+    def _run_placed(self, chunk: Chunk, place: context.Place) -> None:
+        with context.placed(place):
+            self._run(chunk)
 
     def fail(self, chunk: Chunk, error: BaseException) -> None:
         """Report that no item of the chunk was run."""
@@ -156,17 +177,37 @@ class _LocalSession(Session):
             constants = self._unmarked.constants()
         except Exception as error:  # noqa: BLE001  unpickling runs user code, and may find no room
             self.fail(chunk, error)
+            return
+        if self._set_up is None or self._closed:
+            self._run_with(constants, chunk, self._values, self._call.function)
         else:
-            self._run_with(constants, chunk)
+            self._run_set_up(self._set_up, constants, chunk)
 
-    def _run_with(self, constants: Constants, chunk: Chunk) -> None:
+    def _run_set_up(self, set_up: SetUp, constants: Constants, chunk: Chunk) -> None:
+        try:
+            made = set_up.values()
+        except BaseException as error:
+            if interrupts.is_real(error):
+                raise
+            self.fail(chunk, contained(error, self._call.task, chunk.first))
+        else:
+            function = set_up.around(self._call.function)
+            self._run_with(constants, chunk, {**self._values, **made}, function)
+
+    def _run_with(
+        self,
+        constants: Constants,
+        chunk: Chunk,
+        values: Mapping[str, Any],
+        function: Callable[..., Any],
+    ) -> None:
         began = time.monotonic()
         batch = Batch(chunk.first, [])
         run = self._run_watched if self._strict is None else self._run_guarded
         words = [0] * (COUNT + 1)
         parts = self._entered(chunk, words) if self.handlers else ()
-        values = {**self._values, **{k: v for part in parts for k, v in part.common.items()}}
-        turn = _Turn(self._call.function, constants, values, parts, words)
+        values = {**values, **{k: v for part in parts for k, v in part.common.items()}}
+        turn = _Turn(function, constants, values, parts, words)
         left_out, change = run(chunk, batch, turn)
         if parts:
             batch.partial = roles.leave(parts, len(batch.values))
@@ -299,9 +340,12 @@ class _LocalSession(Session):
         for handler in self.handlers:
             handler.close(entered=True, gave_up=False)
         self._unmarked.close()
-        for watched in (self._strict, self._watched):
-            if watched is not None:
-                watched.close()
+        for closing in (self._strict, self._watched, self._set_up):
+            if closing is not None:
+                closing.close()
+
+
+_ALONE = context.Place(0, 1, "serial")
 
 
 class _Context:
@@ -349,7 +393,7 @@ class _Turn:
 
 
 class _ThreadSession(_LocalSession):
-    def __init__(self, call: Call, sink: Sink, threads: _Threads) -> None:
+    def __init__(self, call: Call, sink: Sink, threads: Threads) -> None:
         super().__init__(call, sink)
         self._threads = threads
         cpus = available_cpus()
@@ -368,91 +412,21 @@ class _ThreadSession(_LocalSession):
     def submit(self, chunk: Chunk) -> None:
         self._threads.put(self, with_copies(self._call, chunk))
 
-    def run(self, chunk: Chunk) -> None:
-        """Run a chunk; called by one of the threads."""
+    def run(self, chunk: Chunk, number: int) -> None:
+        """Run a chunk; called by the thread with this number."""
         if not self._closed and self._sink.begun(chunk.number):
-            self._run(chunk)
+            self._run_placed(chunk, context.Place(number, self.concurrency.workers, "thread"))
+
+    def _set_up_of(self) -> SetUp:
+        return set_up_of(self._call, self._threads.own_table)
 
 
-class _Threads:
-    """Daemon threads that serve all sessions; no session has more of them than it asked for."""
+_alive: weakref.WeakSet[ThreadBackend] = weakref.WeakSet()
 
-    def __init__(self) -> None:
-        self._changed = threading.Condition(critical_sections.table_lock())
-        self._queue: deque[tuple[_ThreadSession, Chunk]] = deque()
-        self._count = self._idle = 0
-        self._closed = False
 
-    def put(self, session: _ThreadSession, chunk: Chunk) -> None:
-        with self._changed:
-            if self._closed:
-                msg = "the thread backend was shut down while this call was running."
-                raise ClosedError(msg)
-            self._queue.append((session, chunk))
-            # A thread that was notified counts as idle until it wakes.
-            if len(self._queue) > self._idle and self._count < session.concurrency.workers:
-                self._start_thread()
-            self._changed.notify()
+def _close_made() -> None:
+    for backend in list(_alive):
+        backend.close_made()
 
-    def _start_thread(self) -> None:
-        """Start one more thread. If none can be started, those that run serve the queue."""
-        try:
-            critical_sections.reserve_stack()
-            name = f"sharedtask-{self._count + 1}"
-            threading.Thread(target=self._serve, name=name, daemon=True).start()
-            self._count += 1
-        except RuntimeError:
-            if not self._count:
-                self._queue.pop()
-                raise
 
-    def close(self) -> None:
-        with self._changed:
-            self._closed = True
-            left = list(self._queue)
-            self._queue.clear()
-            self._changed.notify_all()
-        for session, chunk in left:
-            session.fail(chunk, ClosedError("the thread backend was shut down."))
-
-    def _serve(self) -> None:
-        context.enter_thread()
-        while self._serve_one():
-            pass
-
-    def _serve_one(self) -> bool:
-        """Run a chunk and keep no reference to it while the thread waits for the next one."""
-        work = self._take()
-        if work is None:
-            return False
-        session, chunk = work
-        try:
-            session.run(chunk)
-        finally:
-            self._end(session)
-        return True
-
-    def _take(self) -> tuple[_ThreadSession, Chunk] | None:
-        with self._changed:
-            while True:
-                work = self._next_work()
-                if work is not None or self._closed:
-                    return work
-                self._idle += 1
-                self._changed.wait()
-                self._idle -= 1
-
-    def _next_work(self) -> tuple[_ThreadSession, Chunk] | None:
-        """A chunk that may run now. A waiting thread keeps no reference to a session."""
-        for work in self._queue:
-            session = work[0]
-            if session.running < session.concurrency.workers:
-                self._queue.remove(work)
-                session.note(1)
-                return work
-        return None
-
-    def _end(self, session: _ThreadSession) -> None:
-        with self._changed:
-            session.note(-1)
-            self._changed.notify()
+atexit.register(_close_made)

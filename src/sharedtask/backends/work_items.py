@@ -39,6 +39,7 @@ class OpenCall:
     splits: bool
     sink: Sink
     closed: bool = False
+    number: int = field(default_factory=numbers.__next__)
     logs: CallLogs | None = None  # from the first record on
 
 

@@ -5,8 +5,6 @@ Parallel.dispatch -> submit(batch) -> Facade.submit -> workers -> callback -> Pa
 
 from __future__ import annotations
 
-import itertools
-import os
 from typing import TYPE_CHECKING, Any
 
 import joblib
@@ -21,12 +19,13 @@ from sharedtask import context
 from sharedtask.backends import registry
 from sharedtask.errors import OptionsError
 from sharedtask.options import MAX_WORKERS, check_options, resolve
+from sharedtask.recipes import Recipe
 from sharedtask.task.calling import Facade, failed, when_done
 from sharedtask.task.decorator import parallel
 from sharedtask.task.task import parts_of
 
 from . import files, naming, worker
-from .batches import BatchContext, SetUp
+from .batches import BatchContext
 from .registering import NAME, is_default
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ _NOT_HERE = {
 _OF_JOBLIB = frozenset(
     ("temp_folder", "max_nbytes", "mmap_mode", "prefer", "require", "verbose", "context")
 )
-_SET_UP = ("initializer", "initargs")
+_INITARGS = "initargs"
 _SHARED_FROM = 1 << 20  # joblib's own default of max_nbytes
 
 
@@ -83,7 +82,6 @@ class SharedTaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore
         super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
         self._params = _checked(params)
         self._facade: Facade | None = None
-        self._set_up: SetUp | None = None
         self._open: set[TaskFuture[Any]] = set()
         self._numbers = 0
         self.parallel: Any = None
@@ -130,9 +128,7 @@ class SharedTaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore
 
     def _facade_of(self, n_jobs: int, params: Mapping[str, Any]) -> Facade:
         given = {name: value for name, value in params.items() if name not in _OF_JOBLIB}
-        merged = {**self._params, **_checked(given)}
-        self._set_up = _set_up_of(merged)
-        options = {name: value for name, value in merged.items() if name not in _SET_UP}
+        options = _with_initargs({**self._params, **_checked(given)})
         decided = resolve({**options, "workers": n_jobs})
         self._refuse_threads(decided)
         shared_from = _shared_from(params) if decided.captured == "share" else None
@@ -175,12 +171,12 @@ class SharedTaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore
     def _sent(self, batch: Any, numbers: range) -> TaskFuture[Any]:
         facade, calls = self._facade, files.opened_for_writing(batch.items)
         assert facade is not None  # noqa: S101  made by configure()
-        batch_context = BatchContext(batch._backend, batch._n_jobs, is_default(), self._set_up)
+        batch_context = BatchContext(batch._backend, batch._n_jobs, is_default())
         name = naming.name_of_all(calls)
         try:
             return facade.submit(name, numbers, numbers.start, calls, batch_context)
         except Exception as error:  # noqa: BLE001  pickling runs user code
-            return failed(naming.with_culprit(error, calls, numbers, batch_context))
+            return failed(naming.with_culprit(error, calls, numbers))
 
     def retrieve_result_callback(self, out: TaskFuture[Any]) -> Any:
         """The results of a batch; raises its error."""
@@ -210,7 +206,7 @@ def _rebuilt(
 
 
 def _checked(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The options in the library's form, and the function to call in each worker.
+    """The options in the library's form, and ``initargs``.
 
     Raises:
         OptionsError: A name is unknown, or a value is out of range.
@@ -222,13 +218,15 @@ def _checked(params: Mapping[str, Any]) -> dict[str, Any]:
         if name in _NOT_HERE:
             msg = f"backend {NAME!r} has no {name}=: {_NOT_HERE[name]}."
             raise OptionsError(msg)
-    options = {name: value for name, value in params.items() if name not in _SET_UP}
-    own = {name: params[name] for name in _SET_UP if name in params}
-    function = own.get("initializer")
-    if function is not None and not callable(function):
-        msg = f"backend {NAME!r}: initializer must be a function, got {function!r}."
-        raise OptionsError(msg)
+    options = {name: value for name, value in params.items() if name != _INITARGS}
+    own = {_INITARGS: params[_INITARGS]} if _INITARGS in params else {}
     return {**check_options(options, f"backend {NAME!r}"), **own}
+
+
+def _with_initargs(params: dict[str, Any]) -> dict[str, Any]:
+    """The options, the initializer with its arguments."""
+    args, recipe = tuple(params.pop(_INITARGS, ())), params.get("initializer")
+    return {**params, "initializer": Recipe(recipe.function, args)} if recipe and args else params
 
 
 def _shared_from(params: Mapping[str, Any]) -> int | None:
@@ -245,21 +243,3 @@ def _shared_from(params: Mapping[str, Any]) -> int | None:
         return None
     size: int | None = params.get("max_nbytes", _SHARED_FROM)
     return size
-
-
-# The initializers of this program by number: workers outlive a ``Parallel``.
-_known: list[SetUp] = []
-_MOST_KNOWN = 64
-_count = itertools.count(1)
-
-
-def _set_up_of(params: Mapping[str, Any]) -> SetUp | None:
-    function, args = params.get("initializer"), tuple(params.get("initargs", ()))
-    if function is None:
-        return None
-    for known in _known:
-        if known.function is function and list(map(id, known.args)) == list(map(id, args)):
-            return known
-    made = SetUp((os.getpid(), next(_count)), function, args)
-    _known[:] = [made, *_known[: _MOST_KNOWN - 1]]
-    return made

@@ -11,19 +11,9 @@ AnyCall: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class SetUp:
-    """A function to call once in each worker, identified by its number."""
-
-    number: tuple[int, int]
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class BatchContext:
     """Context of calls: joblib's backend and number of jobs for nested calls."""
 
     backend: Any
     n_jobs: Any
     is_default: bool
-    set_up: SetUp | None = None

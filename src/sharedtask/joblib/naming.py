@@ -14,7 +14,7 @@ from sharedtask.worker.refusals import captured, is_refusal, readonly
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from .batches import AnyCall, BatchContext
+    from .batches import AnyCall
 
 
 def name_of_all(calls: Sequence[AnyCall]) -> str:
@@ -24,17 +24,10 @@ def name_of_all(calls: Sequence[AnyCall]) -> str:
     return names.pop() if len(names) == 1 else "Parallel"
 
 
-def with_culprit(
-    error: Exception, calls: Sequence[AnyCall], numbers: range, context: BatchContext
-) -> Exception:
+def with_culprit(error: Exception, calls: Sequence[AnyCall], numbers: range) -> Exception:
     """The error of calls that cannot be sent, with the unpicklable part."""
     if not isinstance(error, SerializationError):
         return error
-    set_up = context.set_up
-    parts = [] if set_up is None else [("initializer", (set_up.function, set_up.args))]
-    for name, value in parts:
-        if not encodes(value):
-            return _unsendable(f"{name}()", culprit(value, name), error)
     for number, call in zip(numbers, calls, strict=True):
         for name, value in _parts(call):
             if not encodes(value):

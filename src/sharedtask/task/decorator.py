@@ -34,6 +34,7 @@ def parallel(
     partitioned: Sequence[str] = (),
     locked: Sequence[str] = (),
     reduced: Sequence[str] | Mapping[str, Any] = (),
+    per_worker: Sequence[str] = (),
     **options: Unpack[OptionsDict],
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 @shortened
@@ -46,6 +47,7 @@ def parallel(
     partitioned: Sequence[str] = (),
     locked: Sequence[str] = (),
     reduced: Sequence[str] | Mapping[str, Any] = (),
+    per_worker: Sequence[str] = (),
     **options: Any,
 ) -> Any:
     """Make a function a task that can be mapped over many items.
@@ -60,10 +62,13 @@ def parallel(
         locked: Names of parameters that tasks read and write under locks, as ``Locked[T]`` says.
         reduced: Names of parameters that tasks add to, as ``Reduced[T]`` says, with the operation:
             ``{"best": "max"}``.
+        per_worker: Names of parameters whose value each worker makes for itself, as
+            ``PerWorker[T]`` says.
         **options: Defaults for this task: ``backend``, ``workers``, ``chunksize``, ``buffersize``,
             ``progress``, ``desc``, ``timeout`` (seconds per item), ``retries``, ``retry_on``,
             ``return_exceptions``, ``verify``, ``captured``, ``strict``, ``journal``, ``seed``,
-            ``memory_limit`` (bytes per worker), ``tasks_per_worker``, ``logs``, ``ray_options``.
+            ``memory_limit`` (bytes per worker), ``tasks_per_worker``, ``logs``, ``initializer``,
+            ``ray_options``.
 
     Returns:
         A task: called, it is the function; ``map``, ``imap``, ``submit`` ... run it for many items.
@@ -89,6 +94,7 @@ def parallel(
         "partitioned": partitioned,
         "locked": locked,
         "reduced": reduced,
+        "per_worker": per_worker,
     }
     if function is not None:
         return define(function, lists, options)

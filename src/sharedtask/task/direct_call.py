@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from sharedtask.annotations import Role
+from sharedtask.errors import ArgumentError
 from sharedtask.options import resolve
+from sharedtask.recipes import PerWorkerValue, refusal_of_recipe
 from sharedtask.store.handles import Handle
+from sharedtask.system.loading import undisturbed
 from sharedtask.worker.randomness import Randomness
 from sharedtask.writing.locked.acquire import Use, close_all, use_all
 
@@ -30,17 +34,45 @@ def call_directly(
 ) -> R:
     """A direct call of a task: calls the function with the values of handles.
 
-    A locked array is passed behind locks here as well, and a parameter for random numbers gets
-    those of the first item.
+    A locked array is passed behind locks here as well, a parameter for random numbers gets those
+    of the first item, and what a worker would keep is made for this call and closed.
     """
     if any(type(value) is Handle for value in (*args, *kwargs.values())):
         args = tuple(map(value_behind, args))
         kwargs = {name: value_behind(value) for name, value in kwargs.items()}
     if spec().generators:
         kwargs = {**_made(spec(), explicit, _by_place(spec(), instance, args)), **kwargs}
+    if any(type(value) is PerWorkerValue for value in (*args, *kwargs.values())):
+        with contextlib.ExitStack() as made:
+            by_place = _by_place(spec(), instance, args)
+            names = [*by_place, *[""] * (len(args) - len(by_place))]
+            pairs = list(zip(names, args, strict=True))
+            return call_directly(
+                spec,
+                explicit,
+                wrapped,
+                instance,
+                tuple(_made_here(spec(), made, name, value) for name, value in pairs),
+                {name: _made_here(spec(), made, name, v) for name, v in kwargs.items()},
+            )
     if Role.LOCKED in spec().roles.values():
         return _call_locked(spec(), wrapped, _by_place(spec(), instance, args), args, kwargs)
     return wrapped(*args, **kwargs)
+
+
+def _made_here(spec: TaskSpec, made: contextlib.ExitStack, name: str, value: Any) -> Any:
+    """The value that is made for this call and closed with ``made``; others as they are."""
+    if type(value) is not PerWorkerValue:
+        return value
+    if spec.roles.get(name) is not Role.PER_WORKER:
+        raise ArgumentError(refusal_of_recipe(spec.name, name, value))
+    with undisturbed("sharedtask.worker.making"):  # needed by few calls
+        from sharedtask.worker.making import made_by
+
+    result, close = made_by(value.recipe)
+    if close is not None:
+        made.callback(close)
+    return result
 
 
 def _by_place(spec: TaskSpec, instance: Any, args: tuple[Any, ...]) -> dict[str, Any]:

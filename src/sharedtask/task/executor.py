@@ -55,6 +55,9 @@ class Executor(futures.Executor):
     Args:
         max_workers: How many calls run at once, of all that this executor submits and maps; None
             for all CPUs that this process may use.
+        initializer: Called once in each worker before its first call of this executor. An error in
+            it is that of the calls that needed it, and the next call tries again.
+        initargs: Its arguments.
         **options: ``backend``, ``timeout`` (seconds per call), ``retries``, ``retry_on``,
             ``return_exceptions``, ``verify``, ``captured``, ``strict``, ``progress`` and ``desc``
             (of ``map``), ``memory_limit``, ``tasks_per_worker``, ``ray_options``: see ``parallel``.
@@ -72,7 +75,16 @@ class Executor(futures.Executor):
     """
 
     @shortened
-    def __init__(self, max_workers: int | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        *,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        **options: Any,
+    ) -> None:
+        if initializer is not None:
+            options["initializer"] = (initializer, tuple(initargs))
         self._explicit = _checked(max_workers, options)
         self._begin()
 
@@ -170,7 +182,8 @@ class Executor(futures.Executor):
             options = replace(options, chunksize=chunksize)
         star = len(iterables) != 1
         items = list(zip(*iterables, strict=False)) if star else _items(*iterables)
-        call = call_of(name_of(fn), fn, options, self._calls.team, star=star)
+        calls = self._calls
+        call = call_of(name_of(fn), fn, options, calls.team, calls.slots, star=star)
         backend = registry.get(options.backend)
         plan = Plan(call, items, len(items), streams=False)
         kind = Run if given.return_exceptions else LastingRun

@@ -11,6 +11,7 @@ from sharedtask.errors import ArgumentError
 from sharedtask.explaining.measuring import Found, Measure, explanation_of
 from sharedtask.explaining.rows import Fold, Transfers
 from sharedtask.explaining.tree import is_small
+from sharedtask.recipes import PerWorkerValue
 from sharedtask.serialization import functions
 from sharedtask.serialization.traversal import captured
 from sharedtask.text import did_you_mean
@@ -77,6 +78,9 @@ _MANNERS: dict[Role | None, _Manner] = {
         Transfers("copied", "copied", said="into shared memory when a call begins, and back"),
         _BORN_SHARED,
     ),
+    Role.PER_WORKER: _Manner(
+        "PerWorker", Transfers(said="each worker makes its own by this, once, and keeps it")
+    ),
     None: _Manner(
         "not marked",
         Transfers("copied", "copied", "copied", "pickled, and sent with each chunk"),
@@ -134,8 +138,14 @@ def _arguments(
 ) -> Iterator[_Argument]:
     named = [(spec.bound or "self", value) for value in bound if not issubclass(type(value), type)]
     for name, value in (*named, *given.items()):
-        array = value.array if type(value) is Locked else value
-        yield _Argument(name, array, _MANNERS[spec.roles.get(name)], _marking(spec, name))
+        yield _Argument(name, _behind(value), _MANNERS[spec.roles.get(name)], _marking(spec, name))
+
+
+def _behind(value: Any) -> Any:
+    """What is sent for an argument that is passed in a form of ours."""
+    if type(value) is Locked:
+        return value.array
+    return value.recipe if type(value) is PerWorkerValue else value
 
 
 def _marking(spec: TaskSpec, name: str) -> str:

@@ -11,8 +11,9 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends import registry
-from sharedtask.backends.base import Call, Team
+from sharedtask.backends.base import Call, Team, with_initializer
 from sharedtask.outcomes import told_of
+from sharedtask.recipes import Slots
 from sharedtask.serialization import losses, missing
 from sharedtask.system import critical_sections, interrupts
 from sharedtask.worker import packed_calls
@@ -40,6 +41,7 @@ def call_of(
     function: Callable[..., Any],
     options: Options,
     team: Team,
+    slots: Slots,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
@@ -56,7 +58,7 @@ def call_of(
         bound=(),
         args=args,
         kwargs={} if kwargs is None else kwargs,
-        shared={},
+        shared=with_initializer({}, options),
         options=options,
         bound_name=None,
         handlers=(),
@@ -65,6 +67,7 @@ def call_of(
         star=star,
         capture_from=shared_from(options),
         uncopied=False,
+        slots=slots,
         team=team,
     )
 
@@ -75,10 +78,10 @@ def shared_from(options: Options) -> int | None:
 
 
 class FunctionCalls:
-    """The submits of one executor. Their ``team`` bounds them together."""
+    """The submits of one executor. Their ``team`` bounds them together; see ``Call`` for slots."""
 
     def __init__(self) -> None:
-        self.team = Team()
+        self.team, self.slots = Team(), Slots()
         self._indices = itertools.count()
         self._queue: SubmitQueue | None = None
 
@@ -96,12 +99,13 @@ class FunctionCalls:
             Warning: Something of it is lost on its way, and warnings are errors.
         """
         critical_sections.reserve_stack()
-        call = functools.partial(call_of, name, function, options, self.team, args, kwargs)
+        of_executor = options, self.team, self.slots
+        call = functools.partial(call_of, name, function, *of_executor, args, kwargs)
         backend = registry.get(options.backend)
         item = None
         if backend.joins and options.timeout is None:  # loading the function takes time as well
             item = _packed(name, function, args, kwargs, options, lambda: call().named())
-        common = call_of(_TASK, packed_calls.run, options, self.team, star=False)
+        common = call_of(_TASK, packed_calls.run, *of_executor, star=False)
         if item is not None and may_wait(common, item):
             with interrupts.shield():
                 self._queue = queue_for(self._queue, backend, common, _count_nothing)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sized
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,10 +12,11 @@ import numpy as np
 
 from sharedtask import context
 from sharedtask.annotations import Role
-from sharedtask.backends.base import Call, SharedValue
+from sharedtask.backends.base import Call, SharedValue, with_initializer
 from sharedtask.errors import ArgumentError, OptionsError
 from sharedtask.habits import OTHER_SPELLINGS
 from sharedtask.options import OPTION_NAMES, Options
+from sharedtask.recipes import PerWorkerValue, Slots, recipe_of, refusal_of_recipe
 from sharedtask.store.handles import Handle
 from sharedtask.system import critical_sections
 from sharedtask.task.signature.spec import TaskSpec, refuse_unshareable
@@ -40,13 +41,14 @@ if TYPE_CHECKING:
 class Target:
     """The target of a call: the plain function, its spec, and the object it is bound to.
 
-    For ``uncopied`` see ``Call``.
+    For ``uncopied`` and ``slots`` see ``Call``.
     """
 
     spec: TaskSpec
     function: Callable[..., Any]
     bound: tuple[Any, ...] = ()
     uncopied: bool = False
+    slots: Slots = field(default_factory=Slots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,7 @@ def plan_call(
     spec = target.spec
     values = _Arguments(spec, target.bound, args, kwargs, star=star)
     shared = values.take_all()
+    values.refuse_unmarked_recipes()
     handlers: tuple[Handler, ...] = ()
     if spec.writes or into is not None:
         handlers = _plan_written(spec, shared, items, options, star=star, into=into)
@@ -144,7 +147,7 @@ def plan_call(
         bound=() if spec.bound in shared else target.bound,
         args=values.args,
         kwargs=values.kwargs,
-        shared=shared,
+        shared=shared if options.initializer is None else with_initializer(shared, options),
         options=options,
         bound_name=spec.bound,
         handlers=handlers,
@@ -153,6 +156,7 @@ def plan_call(
         star=star,
         capture_from=CAPTURE_FROM if options.captured == "share" else None,
         uncopied=target.uncopied,
+        slots=target.slots,
         team=team,
     )
 
@@ -331,19 +335,33 @@ class _Arguments:
         shared = {}
         for name, role in self._spec.roles.items():
             there = name in self.kwargs or (name == self._spec.bound and self._bound is not None)
-            if there and not (self._spec.writes and self._is_left_out(name, role)):
+            if there and not (self._spec.may_leave_out and self._is_left_out(name, role)):
                 shared[name] = self._take(name, role)
         return shared
 
+    def refuse_unmarked_recipes(self) -> None:
+        """Refuse ``per_worker(...)`` for a parameter that is not annotated so."""
+        if not (self.kwargs or self.args):
+            return
+        for value in (*self.args, *self.kwargs.values()):
+            if type(value) is PerWorkerValue:
+                name = next((k for k, v in self.kwargs.items() if v is value), "")
+                raise ArgumentError(refusal_of_recipe(self._spec.name, name, value))
+
     def _is_left_out(self, name: str, role: Role) -> bool:
         """Whether the value is None instead of an array, allowed by a default or ``| None``."""
-        if not role.writes or self.kwargs.get(name, self) is not None:
+        can_be_none = role.writes or role is Role.PER_WORKER
+        if not can_be_none or self.kwargs.get(name, self) is not None:
             return False
         self._spec.check_value(name, None)
         return True
 
     def _take(self, name: str, role: Role) -> SharedValue:
         value = self._bound if name == self._spec.bound else self.kwargs.pop(name)
+        if role is Role.PER_WORKER:
+            return SharedValue(recipe_of(self._spec.name, name, value), role)
+        if type(value) is PerWorkerValue:
+            raise ArgumentError(refusal_of_recipe(self._spec.name, name, value))
         if role.writes:
             value = roles.HANDLERS[role].array_of(value)
         if isinstance(value, Handle):

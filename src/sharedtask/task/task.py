@@ -28,6 +28,7 @@ import wrapt
 
 from sharedtask.backends import registry
 from sharedtask.options import check_options, resolve
+from sharedtask.recipes import Slots
 from sharedtask.serialization import functions
 from sharedtask.store.cache import CacheInfo
 from sharedtask.system import critical_sections
@@ -72,9 +73,10 @@ A = TypeVar("A", bound="np.ndarray[Any, Any]")
 
 
 class Usage:
-    """Statistics of a task: its shared values, and the time of its items."""
+    """Statistics of a task: its shared values, and the time of its items; and its slots."""
 
     def __init__(self) -> None:
+        self.slots = Slots()
         self.pace = Pace()
         self.hits = self.misses = 0
         self.tokens: set[int] = set()
@@ -538,7 +540,8 @@ class Task(Runs[P, R], _TaskBase[P, R]):
 
     def _parts(self) -> Parts:
         if self._self_parts is None:
-            target = Target(self.spec, functions.bare(self.__wrapped__))
+            function, slots = functions.bare(self.__wrapped__), self._self_usage.slots
+            target = Target(self.spec, function, slots=slots)
             self._self_parts = Parts(target, self._self_options, self._self_usage)
         return self._self_parts
 
@@ -553,7 +556,8 @@ class Task(Runs[P, R], _TaskBase[P, R]):
             values = ()
         else:
             values, spec = (instance,), spec.on_object()
-        target = Target(spec, functions.bare(wrapped), values)
+        slots = self._self_usage.slots
+        target = Target(spec, functions.bare(wrapped), values, slots=slots)
         return Parts(target, self._self_options, self._self_usage)
 
     # A task pickles as its name if it is found by it, else as its parts.

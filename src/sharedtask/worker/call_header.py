@@ -67,7 +67,14 @@ class CallHeader(NamedTuple):
     randomness: Randomness | None
     settings: int  # the token of the caller's settings: see process_settings.py
     cwd: str  # where relative paths start
+    workers: int  # how many items of the call may run at once
+    retries: bool  # failed items are tried again
     logs: bool = True  # what tasks log is handled in the caller
+
+    @property
+    def recipes(self) -> list[SharedParameter]:
+        """What a worker makes or runs for itself before its first item."""
+        return [shared for shared in self.shared if shared.role is Role.PER_WORKER]
 
     @property
     def readonly(self) -> list[str]:

@@ -14,7 +14,7 @@ class Job(NamedTuple):
     ``attachments`` gives the descriptors or payloads sent with the message; ``poll_cancel`` is
     called between items, with ``singly`` before each item, and returns whether the chunk ends here.
     ``slot`` is the accumulator slot. ``call`` is the number of the call, None if each chunk begins
-    as a call does.
+    as a call does; ``within`` is that number in any case.
     """
 
     number: int
@@ -28,3 +28,4 @@ class Job(NamedTuple):
     slot: int = 0
     singly: bool = False
     call: int | None = None
+    within: int = 0

@@ -12,13 +12,15 @@ import functools
 import os
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sharedtask.annotations import Role
+from sharedtask.context import Place, set_place
 from sharedtask.errors import SerializationError
 from sharedtask.outcomes import RaisedError
 from sharedtask.store import captured
 from sharedtask.system import blas
+from sharedtask.system.loading import undisturbed
 from sharedtask.writing import roles
 from sharedtask.writing.handler import Entered
 
@@ -30,7 +32,7 @@ from .status_page import Phase, Word
 from .watching import Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from sharedtask.outcomes import Partial
     from sharedtask.store.decoded import Values
@@ -38,11 +40,19 @@ if TYPE_CHECKING:
 
     from .job import Job
     from .log_hooks import LogHooks
+    from .making import Table
     from .process_settings import SettingsFollower
     from .result_writer import Outbox
 
 _SLOW_BLOCK_NS, _LARGEST_BLOCK = 100_000, 64
 _MAX_HEADERS = 64
+
+
+class Identity(NamedTuple):
+    """The backend of a worker, and its number there."""
+
+    backend: str
+    number: int
 
 
 class Runner:
@@ -55,7 +65,10 @@ class Runner:
         values: Values,
         follower: SettingsFollower,
         hooks: LogHooks,
+        identity: Identity,
     ) -> None:
+        self._identity = identity
+        self._made: Table | None = None
         self._follower = follower
         self._hooks = hooks
         self._call: int | None = None
@@ -75,6 +88,7 @@ class Runner:
         self._outbox.begin(job.number)
         header = self.header(job.header)
         self._outbox.task, self._outbox.index = header.task, job.first
+        set_place(Place(self._identity.number, header.workers, self._identity.backend))
         try:
             words[Word.PHASE] = Phase.LOADING
             self._hooks.active = header.logs
@@ -109,6 +123,23 @@ class Runner:
             header = self._headers[data] = call_header.load_header(data)
         return header
 
+    def drop(self, token: Hashable) -> None:
+        """Forget a published value, and close what was made by it, if it is a recipe."""
+        self._values.drop(token)
+        if self._made is not None:
+            self._made.drop(token)
+            self._made.close_due()
+
+    def drop_those(self, is_over: Callable[[Hashable], bool]) -> None:
+        """Between chunks, in another thread: close what was made by recipes that are over."""
+        if self._made is not None:
+            self._made.drop_those(is_over)
+
+    def close(self) -> None:
+        """The worker ends: close what it has made."""
+        if self._made is not None:
+            self._made.close_all()
+
     def check_earlier(self, header: call_header.CallHeader, call: int | None) -> None:
         """Check the values of a call that were not checked since another call used them."""
         self._watcher.check_earlier(header, call)
@@ -131,6 +162,8 @@ class Runner:
             self._blas_threads = header.blas_threads
             blas.limit(header.blas_threads)
             self._follower.accept_changes()  # it has set variables
+        if self._made is not None:
+            self._made.restore_settings(header.recipes)
         return begins
 
     def _loaded(self, header: call_header.CallHeader, job: Job) -> LoadedCall:
@@ -251,12 +284,46 @@ class Runner:
                 return False
             self._outbox.add_error(calling.unreadable(loaded.header, job.first, error))
         else:
+            if loaded.header.recipes and not self._is_set_up(job, loaded):
+                return True
             began = time.monotonic()
             self._loop(job, items, loaded)
             if loaded.header.watched:
                 self._check(job, loaded.header, began)
         self._outbox.flush(finished=True)
         return True
+
+    def _is_set_up(self, job: Job, loaded: LoadedCall) -> bool:
+        """Make what the items need of this worker; False if that fails, which they report.
+
+        Nothing is made for a chunk that was given up. Where items have a time limit, a look at that
+        would start it.
+        """
+        header, words = loaded.header, self._words
+        if not header.timed and job.poll_cancel():
+            self._outbox.flush(finished=True)
+            return False
+        words[Word.PHASE] = Phase.LOADING
+        try:
+            loaded.constants.kwargs.update(self._made_for(header, job))
+        except BaseException as error:  # noqa: BLE001  user code
+            self._fail_all(error, job.items)
+            return False
+        if header.timed:
+            self._start_anew(job)
+        words[Word.PHASE] = Phase.UNPACKING
+        return True
+
+    def _made_for(self, header: call_header.CallHeader, job: Job) -> dict[str, Any]:
+        if self._made is None:
+            with undisturbed("sharedtask.worker.making"):  # needed by few calls
+                from .making import Table
+
+            self._made = Table()
+        self._made.close_due()
+        values = self._values.value
+        wanted = [(p.name, p.token, functools.partial(values, p.token)) for p in header.recipes]
+        return self._made.values(header.task, wanted, None if header.retries else job.within)
 
     def _loop(self, job: Job, items: Sequence[Any], loaded: LoadedCall) -> None:
         """Run the items, in blocks that take some 0.1 ms or one item each."""

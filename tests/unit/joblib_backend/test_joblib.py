@@ -396,7 +396,7 @@ def test_exceptions_are_returned_where_that_is_wanted() -> None:
         ({"journal": "x"}, "has no journal="),
         ({"retrys": 2}, "Did you mean retries=?"),
         ({"retries": -1}, "retries must be a whole number from 0 up, got -1"),
-        ({"initializer": 3}, "initializer must be a function, got 3"),
+        ({"initializer": 3}, "initializer must be a callable without arguments, a pair"),
     ],
 )
 def test_options_that_cannot_be_are_refused_at_the_block(params: Any, said: str) -> None:

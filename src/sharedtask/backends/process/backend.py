@@ -147,7 +147,7 @@ class _ProcessSession(LeasedSession["OpenCall"]):
         # BLAS threads for each worker: its share of the cores, unless the user has decided.
         share = max(cpus // workers, 1) if here.limits_blas else 0
         blas = call.inner_threads or share
-        header = header_of(call, leases, blas, self._place[0])
+        header = header_of(call, leases, workers, blas, self._place[0])
         self._call = OpenCall(
             task=call.task,
             header=header,

@@ -22,6 +22,7 @@ class Birth:
     caller: int
     caller_name: str
     cwd: str
+    number: int  # counted from 0, unique among the workers that live
     version: str = VERSION  # of the library that the caller has imported
 
 

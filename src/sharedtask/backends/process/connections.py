@@ -81,19 +81,22 @@ class ForkserverLink(Link):
                 env=_environment(),
             )
 
-    def spawn(self, serial: int, tracker: int) -> WorkerLink:
+    def spawn(self, serial: int, number: int, tracker: int) -> WorkerLink:
         """Ask for a worker to be forked; frames may be sent to it at once.
 
-        The worker notes in ``tracker`` the names that must be removed in the end.
+        It has this ``number`` among those that live, and notes in ``tracker`` the names that must
+        be removed in the end.
         """
         ours, theirs = socket.socketpair()
         with theirs, _closed_on_error(ours):
             page = StatusPage()
             fds = (theirs.fileno(), page.fd, tracker)
-            birth = child.Birth(serial, os.getpid(), child.caller_name(), working_directory())
+            birth = child.Birth(
+                serial, os.getpid(), child.caller_name(), working_directory(), number
+            )
             self.writer.send(Frame(Kind.SPAWN, chunk=serial, body=pickle.dumps(birth), fds=fds))
         os.close(page.fd)
-        return WorkerLink(ours, page, serial)
+        return WorkerLink(ours, page, serial, number)
 
     def signal(self, serial: int, number: int) -> None:
         """Send a signal to a worker; no effect if it has ended already."""
@@ -185,10 +188,11 @@ class StopReason:
 class WorkerLink(Link):
     """The caller's view of a worker: its chunks, its published values, its status page."""
 
-    def __init__(self, sock: socket.socket, page: StatusPage, serial: int) -> None:
+    def __init__(self, sock: socket.socket, page: StatusPage, serial: int, number: int) -> None:
         super().__init__(sock)
         self.status_page = page
         self.serial = serial
+        self.number = number
         self.pid: int | None = None
         self.ran = 0  # items
         self.logs_dropped = 0  # records that it had no room for, as far as it was told

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends import encoding, work_items
-from sharedtask.backends.work_items import numbers
 from sharedtask.outcomes import Batch, Change, Report
 from sharedtask.worker import call_header, envelope
 from sharedtask.worker.envelope import Envelope
@@ -42,7 +41,6 @@ class OpenCall(work_items.OpenCall):
     entered: bool = False  # a worker got a chunk: tasks may have written since
     seconds: float | None = None  # how long a chunk takes, smoothed
     stillborn: int = 0  # workers that died loading its values since the last finished chunk
-    number: int = field(default_factory=numbers.__next__)
     killed: SimpleQueue[None] | None = None  # set by kill; woken when all chunks have ended
     unreleased: list[bool] = field(default_factory=[True].copy)
 

@@ -27,7 +27,7 @@ from sharedtask.worker.log_box import LogWriter
 from sharedtask.worker.log_hooks import LogHooks
 from sharedtask.worker.process_settings import SettingsFollower
 from sharedtask.worker.result_writer import Outbox, ResultMessage
-from sharedtask.worker.runner import Runner
+from sharedtask.worker.runner import Identity, Runner
 from sharedtask.worker.status_page import Word
 
 from . import attaching, child, wire
@@ -49,9 +49,10 @@ def main(socket_fd: int, status_fd: int, tracker_fd: int, birth: bytes) -> int:
         sender = wire.Sender(sock)
         born: child.Birth = pickle.loads(birth)
         _detach(sender, born, tracker_fd)
-        worker = _Worker(sock, sender, status_fd, born.serial)
+        worker = _Worker(sock, sender, status_fd, born)
         with contextlib.suppress(ConnectionError):  # the caller is gone
             if worker.serve():
+                worker.close()
                 child.run_exit_functions()
     return 0
 
@@ -115,7 +116,7 @@ class _SocketChannel:
 
 class _Worker:
     def __init__(
-        self, sock: socket.socket, sender: wire.Sender, status_fd: int, serial: int
+        self, sock: socket.socket, sender: wire.Sender, status_fd: int, born: child.Birth
     ) -> None:
         self._sender = sender
         self._reader = wire.Reader(sock)
@@ -126,12 +127,13 @@ class _Worker:
         log = LogWriter(
             self._words, status_page.open_log(status_fd), lambda: sender.send(Frame(Kind.LOGS))
         )
-        hooks = LogHooks(log.write, serial, child.name_of(serial))
+        hooks = LogHooks(log.write, born.serial, child.name_of(born.serial))
         hooks.install()
         os.close(status_fd)
         self._values = Values()
         self._limit_check = LimitCheck(self._words)
-        self._runner = Runner(self._words, self._outbox, self._values, SettingsFollower(), hooks)
+        follower, identity = SettingsFollower(), Identity("process", born.number)
+        self._runner = Runner(self._words, self._outbox, self._values, follower, hooks, identity)
 
     def serve(self) -> bool:
         """Process frames; returns whether STOP ended the loop."""
@@ -148,7 +150,11 @@ class _Worker:
         elif frame.kind == Kind.ATTACH:
             self._values.attach(frame.chunk, *attaching.stores_of(frame))
         elif frame.kind == Kind.DROP:
-            self._values.drop(frame.chunk)
+            self._runner.drop(frame.chunk)
+
+    def close(self) -> None:
+        """The worker ends: close what it has made for its tasks."""
+        self._runner.close()
 
     def _run(self, frame: Frame) -> None:
         body = memoryview(frame.body)
@@ -174,6 +180,7 @@ class _Worker:
             slot,
             singly=is_limited,
             call=call,
+            within=call,
         )
         try:
             if not self._runner.run(job):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import signal
 import time
 from typing import TYPE_CHECKING, Protocol
@@ -59,11 +60,18 @@ class WorkerTable:
             self.forkserver = ForkserverLink(*_needed_by(call.function))
             self._loop.register(self.forkserver, self.events.on_forkserver)
         self._serial += 1
-        worker = self.forkserver.spawn(self._serial, self._tracker.descriptor())
+        worker = self.forkserver.spawn(
+            self._serial, self._free_number(), self._tracker.descriptor()
+        )
         self.workers[worker.serial] = worker
         self._loop.register(worker, functools.partial(self.events.on_worker, worker))
         self._loop.want_write(self.forkserver)
         return worker
+
+    def _free_number(self) -> int:
+        """The lowest number that no worker has; one that is about to end runs no task any more."""
+        taken = {w.number for w in self.workers.values() if w.work_items or not w.leaving}
+        return next(number for number in itertools.count() if number not in taken)
 
     def send(self, worker: WorkerLink, work_item: WorkItem) -> None:
         """Give a chunk to a worker, after the published values that it needs."""

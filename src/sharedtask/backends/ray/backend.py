@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import ray
 
+from sharedtask.annotations import Role
 from sharedtask.backends import encoding
 from sharedtask.backends.base import Backend, Call, Chunk, Concurrency, Session, Sink, Team
 from sharedtask.backends.leased_session import LeasedSession
@@ -22,7 +23,7 @@ from sharedtask.system import critical_sections, forks
 from sharedtask.worker import envelope, process_settings
 from sharedtask.writing.handler import Reach, Stage
 
-from . import runtime, store, work_items, worker
+from . import runtime, status_file, store, work_items, worker
 from .dispatcher import Dispatcher
 from .runtime import Capacity, Runtime
 from .work_items import OpenCall
@@ -103,6 +104,10 @@ class Connection:
         ours = self._of_handles.pop(token, None)
         if ours is not None:
             self.cache.forget([ours])
+
+    def note_recipe_release(self, token: int) -> None:
+        """A recipe is over: workers of this node learn it soon, others with their next chunk."""
+        status_file.note_release(self._origin, token)
 
     def close(self, reason: str) -> None:
         """Fail calls in flight and drop every reference."""
@@ -200,12 +205,15 @@ class _RaySession(LeasedSession["OpenCall"]):
             raise
         for lease in leases.all:
             lease.publication.call_on_release(self._dispatcher.note_release)
+        for parameter, lease in leases.shared:
+            if parameter.role is Role.PER_WORKER:
+                lease.publication.call_on_release(connection.note_recipe_release)
         self.shares = leases.shares
         environment = options.get("runtime_env") or {}
         moves = connection.moves and not environment.get("working_dir")
         # Ray gives each worker its share of BLAS threads.
         cwd = _working_directory() if moves else ""
-        header = header_of(call, leases, 0, cwd)
+        header = header_of(call, leases, self.concurrency.workers, 0, cwd)
 
         def limit() -> int:
             slots = capacity.slots(options)

@@ -18,7 +18,8 @@ class Message(NamedTuple):
     as (token, bytes, layout). The payloads after the message belong to ``tokens``; there are none
     if the worker should have decoded those values already, except those under ``stored``. Values
     under ``released`` are not needed any more. The first ``attachments`` payloads contain the large
-    parts of constants and items. A chunk ends early after ``seconds``, unless that is 0.
+    parts of constants and items. A chunk ends early after ``seconds``, unless that is 0. ``call``
+    is the number of the call.
     """
 
     version: str
@@ -36,6 +37,7 @@ class Message(NamedTuple):
     attachments: int
     seconds: float
     timeout: float
+    call: int
 
     def dump(self) -> bytes:
         """As bytes, which Ray does not pickle again."""

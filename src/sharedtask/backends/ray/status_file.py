@@ -17,12 +17,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sharedtask.worker import log_box, status_page
 from sharedtask.worker.status_page import Phase, Word
 
 from . import runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _FOLDER = "sharedtask"
 # Further words: bytes in the log, and the chunk that must stop.
@@ -130,6 +133,22 @@ def _kill_at(path: Path, number: int) -> bool:
 def _has_stopped(pid: int) -> bool:
     state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     return state in "TtZX"
+
+
+def note_release(origin: bytes, token: int) -> None:
+    """Tell workers of this node that what they made by a recipe is not needed any more."""
+    with contextlib.suppress(OSError):  # the session's folder is gone, and the workers with it
+        (_folder() / _release_name(origin, token)).touch()
+
+
+def releases(origin: bytes) -> Callable[[object], bool]:
+    """A function that tells whether the recipe with this token was released."""
+    folder = _folder()
+    return lambda token: os.path.exists(folder / _release_name(origin, token))
+
+
+def _release_name(origin: bytes, token: object) -> str:
+    return f"release-{origin.hex()}-{token}"
 
 
 def _given_up_name(origin: bytes, number: int) -> str:

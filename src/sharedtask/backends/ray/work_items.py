@@ -130,6 +130,7 @@ class WorkItem(work_items.WorkItem[OpenCall]):
             attachments,
             REPORT_SOON_SECONDS if call.report_soon else _CHUNK_SECONDS if call.splits else 0.0,
             call.timeout or 0.0,
+            call.number,
         )
 
     def attachments(self) -> list[Payload]:

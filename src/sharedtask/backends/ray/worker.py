@@ -5,6 +5,7 @@ It keeps decoded values between tasks, where Ray would decode a value for every 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import faulthandler
 import functools
@@ -26,10 +27,10 @@ from sharedtask.worker.job import Job
 from sharedtask.worker.log_hooks import LogHooks
 from sharedtask.worker.process_settings import SettingsFollower
 from sharedtask.worker.result_writer import Outbox
-from sharedtask.worker.runner import Runner
+from sharedtask.worker.runner import Identity, Runner
 from sharedtask.worker.status_page import Word
 
-from . import runtime
+from . import numbers, runtime, status_file
 from .message import MISSING, MOST_LOGGED, OTHER_VERSION, RAN, UNREADABLE, Answer, Message
 from .objects import RayPayload, guarded
 from .status_file import StatusFile
@@ -94,6 +95,13 @@ def _end_earlier(origin: bytes) -> None:
 @functools.cache
 def _watch_once() -> None:
     threading.Thread(target=_let_go, name="sharedtask-idle", daemon=True).start()
+    atexit.register(_close_all)
+
+
+def _close_all() -> None:
+    """Ray ends the worker: close what it has made."""
+    while _workers:
+        _workers.popitem()[1].close()
 
 
 def _let_go() -> None:
@@ -111,6 +119,7 @@ def _drop_idle(now: float) -> None:
     newest = max(_workers.values(), key=lambda worker: worker.used, default=None)
     for origin, worker in list(_workers.items()):
         worker.drop_idle(now)
+        worker.close_released()
         if worker is not newest and now - worker.used > _FORGET_SECONDS:
             del _workers[origin]
             worker.close()
@@ -246,10 +255,12 @@ class _CallerWorker:
         self._values = Values()
         outbox = Outbox(self._channel, self._status_file.words, self._status_file.outbox)
         follower = SettingsFollower(elsewhere=True)
+        identity = Identity("ray", numbers.claim(origin[:ORIGIN_BYTES]))
+        self._is_released = status_file.releases(origin[:ORIGIN_BYTES])
         self._name = ray.get_runtime_context().get_worker_id()
         self._logs = logs = _Logs(self._status_file, self._name)
         words = self._status_file.words
-        self._runner = Runner(words, outbox, self._values, follower, logs.hooks)
+        self._runner = Runner(words, outbox, self._values, follower, logs.hooks, identity)
         self._until = self._seconds = self._timeout = 0.0
 
     def is_given_up(self, number: int) -> bool:
@@ -279,6 +290,7 @@ class _CallerWorker:
             memoryview(message.body),
             iter(attachments),
             self._poll_cancel,
+            within=message.call,
         )
         try:
             with self._logs.hooked():
@@ -303,7 +315,7 @@ class _CallerWorker:
         values = self._values
         values.held = frozenset(message.tokens)
         for token in message.released:
-            values.drop(token)
+            self._runner.drop(token)
         for token, data, parts in message.small:
             if token not in values.stores:
                 values.attach(token, ReceivedBytes(data, Layout(parts, len(data))))
@@ -362,7 +374,12 @@ class _CallerWorker:
 
     def close(self) -> None:
         """The caller has ended or uses other workers: drop all of its state."""
+        self._runner.close()
         self._status_file.close()
+
+    def close_released(self) -> None:
+        """Close what was made for tasks that the caller has dropped."""
+        self._runner.drop_those(self._is_released)
 
     def drop_idle(self, now: float) -> None:
         """Drop the values that were not used lately."""

@@ -20,7 +20,15 @@ from dataclasses import dataclass
 from types import CellType, CodeType, FrameType, UnionType
 from typing import Annotated, Any, ForwardRef, NewType, Optional, TypeVar, Union
 
-from sharedtask.annotations import CopyOnWrite, Made, Partitioned, Reduced, Role, Shared
+from sharedtask.annotations import (
+    CopyOnWrite,
+    Made,
+    Partitioned,
+    PerWorker,
+    Reduced,
+    Role,
+    Shared,
+)
 from sharedtask.writing.locked.locked import Locked
 from sharedtask.writing.locked.regions import Regions
 from sharedtask.writing.partitioned.partitions import Partition
@@ -35,6 +43,7 @@ _KNOWN_WORDS: Mapping[str, object] = {
     "Partitioned": Partitioned,
     "Partition": Partition,
     "Locked": Locked,
+    "PerWorker": PerWorker,
     "Reduced": Reduced,
     "Reduction": Reduction,
     "Regions": Regions,

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 from sharedtask.annotations import Made, Role
 from sharedtask.errors import ArgumentError, DefinitionError, UnshareableError
+from sharedtask.recipes import PerWorkerValue
 from sharedtask.serialization.unshareable import cure_for_type, cure_for_value
 from sharedtask.text import did_you_mean
 from sharedtask.writing.locked.regions import Regions
@@ -70,6 +71,7 @@ class TaskSpec:
         generators: Names of the parameters that get a generator for each item.
         others: The parameters besides the item, None if Python's rules for them are not simple.
         writes: Whether tasks write into arrays of the caller.
+        may_leave_out: Whether a value may be None: there is no array to write, or nothing to make.
     """
 
     name: str
@@ -83,9 +85,12 @@ class TaskSpec:
     generators: tuple[str, ...]
     others: Others | None
     writes: bool = field(init=False)
+    may_leave_out: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "writes", any(role.writes for role in self.roles.values()))
+        roles = self.roles.values()
+        object.__setattr__(self, "writes", any(role.writes for role in roles))
+        object.__setattr__(self, "may_leave_out", self.writes or Role.PER_WORKER in roles)
 
     @property
     def shown(self) -> str:
@@ -179,8 +184,8 @@ def build_spec(
     draft = _Draft(function, kind)
     listed = draft.listed_roles({Role(word): names for word, names in lists.items()})
     roles = draft.all_roles(listed)
-    for name in roles:
-        draft.refuse_role_of(name)
+    for name, role in roles.items():
+        draft.refuse_role_of(name, role)
     generators = draft.generators(roles)
     return TaskSpec(
         name=draft.name,
@@ -394,11 +399,13 @@ class _Draft:
             first, second = sorted((_WORDS[role], _WORDS[other]))
             raise self.error(f"'{name}' is both {first} and {second}; choose one.")
 
-    def refuse_role_of(self, name: str) -> None:
+    def refuse_role_of(self, name: str, role: Role) -> None:
         """Refuse a role on a parameter whose value cannot be passed as a shared keyword."""
         parameter = self.parameters.get(name)
         if name == self.item:
             raise self.error(f"'{name}' takes the item, which differs in each call; share another.")
+        if name == self.bound == "self" and role is Role.PER_WORKER:
+            raise self.error("'self' is what the method is called on; give PerWorker a parameter.")
         if parameter is None or name == self.bound == "self":
             return
         if name == self.bound:
@@ -410,7 +417,13 @@ class _Draft:
             raise self.error(f"'{name}' is positional-only, and shared values are given by name.")
         if name in _prebound(self.function):
             raise self.error(f"'{name}' is fixed by functools.partial; leave it out there.")
-        self._refuse_type_of(name)
+        if role is Role.PER_WORKER:
+            if isinstance(parameter.default, PerWorkerValue):
+                raise self.error(
+                    f"'{name}' has {parameter.default!r} as default; pass it in calls."
+                )
+        else:
+            self._refuse_type_of(name)
 
     def _refuse_type_of(self, name: str) -> None:
         hint = self.hints.get(name)

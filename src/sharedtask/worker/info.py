@@ -1,0 +1,50 @@
+"""``worker_info()``: which worker runs this code."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from sharedtask import context
+
+
+class WorkerInfo(NamedTuple):
+    """A worker.
+
+    Attributes:
+        number: Counts from 0 up, and is unique among the workers that run on this node for the same
+            program. A worker keeps it while it lives, and its successor gets it.
+        count: How many items of the present call may run at once. A worker that was started for
+            another call, with more workers, may have a ``number`` of ``count`` or more.
+        backend: "process", "ray", "thread" or "serial".
+        pid: The process.
+        node: The host name of the machine.
+    """
+
+    number: int
+    count: int  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleMethodOverride]
+    backend: str
+    pid: int
+    node: str
+
+
+def worker_info() -> WorkerInfo | None:
+    """The worker that runs the calling code; None outside of a worker.
+
+    It is for what each worker has for itself: ``cuda:1``, a file, a share of the ports. On
+    ``backend="serial"`` the calling thread counts as the only worker while items run. A map within
+    a task runs in the worker of the task.
+
+    Example:
+        >>> from sharedtask import parallel, worker_info
+        >>> @parallel(backend="serial")
+        ... def device(_: int) -> str:
+        ...     info = worker_info()
+        ...     return "cpu" if info is None else f"cuda:{info.number % 2}"
+        >>> device.map(range(2))
+        ['cuda:0', 'cuda:0']
+        >>> device(0)
+        'cpu'
+    """
+    place = context.place()
+    return None if place is None else WorkerInfo(*place, os.getpid(), os.uname().nodename)

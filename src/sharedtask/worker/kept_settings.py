@@ -1,0 +1,62 @@
+"""Settings that an initializer makes in a worker: kept for the calls of its task alone.
+
+A worker takes over the settings of its caller at each call, which undoes what was set in it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .settings import SETTINGS, Setting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The changes that a function made of the settings that follow the caller's."""
+
+    environ: dict[str, str | None]
+    others: list[tuple[Setting, Any]]
+
+    def restore(self) -> None:
+        """Make them again."""
+        for name, value in self.environ.items():
+            if value is None:
+                os.environ.pop(name, None)
+            elif os.environ.get(name) != value:
+                os.environ[name] = value
+        for setting, value in self.others:
+            if setting.read() != value:
+                setting.restore(value)
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, called with these settings."""
+
+        def with_settings(*args: Any, **kwargs: Any) -> Any:
+            self.restore()
+            return function(*args, **kwargs)
+
+        return with_settings
+
+
+def noted(function: Callable[[], object]) -> Kept:
+    """Call a function and return the changes that it made."""
+    environ, settings = dict(os.environ), [setting.read() for setting in SETTINGS]
+    function()
+    return Kept(
+        _changed(environ, os.environ.copy()),
+        [
+            (setting, now)
+            for setting, before in zip(SETTINGS, settings, strict=True)
+            if setting.name != "os.environ" and (now := setting.read()) != before
+        ],
+    )
+
+
+def _changed(before: dict[str, str], now: dict[str, str]) -> dict[str, str | None]:
+    removed: dict[str, str | None] = {name: None for name in before if name not in now}
+    return {**removed, **{name: value for name, value in now.items() if before.get(name) != value}}
