@@ -183,7 +183,7 @@ def test_array_that_changes_makes_a_new_one(backend: Any, tmp_path: Path) -> Non
     assert first == task.map([1], tool=per_worker(Index, str(tmp_path), rows.copy()))
     rows[0] = 7
     assert [first[0] + 7] == task.map([1], tool=per_worker(Index, str(tmp_path), rows))
-    assert ["made", "made"] == lines(tmp_path)
+    assert 2 >= max(map(len, noted(tmp_path).values()))
 
 
 class Index:
@@ -274,6 +274,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.parametrize("backend", ["serial", "thread", "process"])
 def test_values_are_closed_at_the_end_of_the_program(backend: Any, tmp_path: Path) -> None:
     """A program need not say so."""
     script, path = tmp_path / "program.py", tmp_path / "notes"
