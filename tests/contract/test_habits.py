@@ -30,6 +30,16 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ArgumentError,
         r"too many positional arguments.*starmap\(zip\(a, b, strict=True\)\)",
     ),
+    "named items": (
+        lambda: double.map(x=range(3)),  # type: ignore[call-arg]
+        ArgumentError,
+        r"double\(\): the items are missing.*without a name.*double\.map\(items, other=value\)",
+    ),
+    "named pairs": (
+        lambda: join.starmap(x=range(3)),  # type: ignore[call-arg]
+        ArgumentError,
+        "the items are missing",
+    ),
     "calls": (
         lambda: parallel(double(i) for i in range(3)),  # type: ignore[call-overload]
         DefinitionError,

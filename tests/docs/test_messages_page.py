@@ -234,7 +234,7 @@ PROVOKED: dict[str, Callable[[], Any]] = {
     "no-map": lambda: end.map([1]),  # type: ignore[attr-defined]
     "no-parallel-class": lambda: sharedtask.Parallel,
     "only-a-function": lambda: parallel(plain(i) for i in "ab"),  # type: ignore[call-overload]
-    "map-missing-items": lambda: plain.map(x=[1]),  # type: ignore[call-arg]
+    "items-are-missing": lambda: plain.map(x=[1]),  # type: ignore[call-arg]
     "shared-called": shared_called,
     "too-many-arguments": lambda: divide.map([1], [2]),  # type: ignore[call-arg]
     "unexpected-keyword": lambda: divide.map([1], workers=2),  # type: ignore[call-arg]

@@ -209,7 +209,17 @@ def _journalled(spec: TaskSpec, options: Options, *, into: bool) -> Options:
     return options
 
 
+class NoItems:
+    """Takes the place of items that a call has left out, as in ``map(image_id=range(10))``."""
+
+
 def _check_items(task: str, items: Any) -> None:
+    if items is NoItems:
+        msg = (
+            f"{task}(): the items are missing. They come first and without a name, as in "
+            f"{task}.map(items, other=value): what has a name is the same for all items."
+        )
+        raise ArgumentError(msg)
     if isinstance(items, (str, bytes, bytearray)):
         kind = type(items).__name__
         msg = (

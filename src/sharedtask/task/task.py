@@ -42,7 +42,7 @@ from .callsite import callsite_of
 from .chunking import Pace
 from .direct_call import call_directly
 from .futures import TaskFuture
-from .plan import CAPTURE_FROM, PLAIN, Plan, Target, plan_map
+from .plan import CAPTURE_FROM, PLAIN, NoItems, Plan, Target, plan_map
 from .run import Run, as_completed, collect, in_order
 from .submits import Submits
 
@@ -416,6 +416,9 @@ class _Steps:
 for _method in vars(Runs).values():  # Python's own errors should name Task.map()
     if isinstance(_method, FunctionType):
         _method.__qualname__ = f"Task.{_method.__name__}"
+        # What is left out is an error that says more.
+        if "items" in _method.__code__.co_varnames and _method.__name__[0] != "_":
+            _method.__defaults__ = (NoItems,)
 
 
 if TYPE_CHECKING:
