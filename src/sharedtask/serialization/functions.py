@@ -112,6 +112,8 @@ class _Known:
 
 
 _known: Known[_Known] = Known()
+# Functions of the library, which no program changes.
+_OF_WORKERS = "sharedtask.worker."
 
 
 def portable(function: Callable[..., Any]) -> Portable:
@@ -122,6 +124,8 @@ def portable(function: Callable[..., Any]) -> Portable:
     if type(function) is FunctionType and _has_no_name(function):
         return Portable(function, (), of_function(function))
     known = _known.get(function)
+    if known is not None and known.named.module.startswith(_OF_WORKERS):
+        return Portable(known.named)
     state = homes.state(function)
     if known is not None and same(known.state, state) and not list_registry_pickle_by_value():
         return Portable(known.named)

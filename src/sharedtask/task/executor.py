@@ -116,9 +116,12 @@ class Executor(futures.Executor):
             RuntimeError: The executor, or the interpreter, is shut down.
         """
         here = self._here()
-        with here.entering():
+        here.enter()
+        try:
             future = self._calls.submit(name_of(fn), fn, args, kwargs, self._options())
             here.add(future)
+        finally:
+            here.leave()
         return future
 
     @shortened
@@ -163,10 +166,13 @@ class Executor(futures.Executor):
             begun = [self.submit(fn, *args) for args in itertools.islice(waiting, buffersize)]
             return _buffered(deque(begun), functools.partial(self.submit, fn), waiting, until)
         here = self._here()
-        with here.entering():
+        here.enter()
+        try:
             mapped = Mapped(here)
             here.add_map(mapped)
             self._map(mapped, fn, iterables, checked["chunksize"])
+        finally:
+            here.leave()
         return mapped.results(until)
 
     def _map(

@@ -84,6 +84,7 @@ class FunctionCalls:
         self.team, self.slots = Team(), Slots()
         self._indices = itertools.count()
         self._queue: SubmitQueue | None = None
+        self._common: Call | None = None
 
     def submit(
         self,
@@ -105,7 +106,7 @@ class FunctionCalls:
         item = None
         if backend.joins and options.timeout is None:  # loading the function takes time as well
             item = _packed(name, function, args, kwargs, options, lambda: call().named())
-        common = call_of(_TASK, packed_calls.run, *of_executor, star=False)
+        common = self._common_of(options)
         if item is not None and may_wait(common, item):
             with interrupts.shield():
                 self._queue = queue_for(self._queue, backend, common, _count_nothing)
@@ -116,6 +117,15 @@ class FunctionCalls:
             raise
         except Exception as error:  # noqa: BLE001  pickling runs user code
             return failed(told_of(error, name, 0, name))
+
+    def _common_of(self, options: Options) -> Call:
+        """The call whose items are packed calls."""
+        common = self._common
+        if common is None or common.options is not options:
+            of_executor = options, self.team, self.slots
+            common = call_of(_TASK, packed_calls.run, *of_executor, star=False)
+            self._common = common
+        return common
 
 
 def _packed(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
@@ -11,8 +10,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sharedtask.system.finalizers import Weak
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from .futures import TaskFuture
 
 _LOOK_SECONDS = 0.001
@@ -43,23 +40,21 @@ class Unfinished:
         self._entering: list[int] = []  # threads that are about to begin a call
         _all.put(id(self), self)
 
-    @contextlib.contextmanager
-    def entering(self) -> Generator[None]:
-        """A block that begins a call.
+    def enter(self) -> None:
+        """A call is about to begin: ``leave`` follows.
 
         Raises:
             RuntimeError: The executor, or the interpreter, is shut down.
         """
-        thread = threading.get_ident()
-        self._entering.append(thread)  # before the look: see ``wait``
-        try:
-            if self.is_shut:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-            if _ended:
-                raise RuntimeError("cannot schedule new futures after interpreter shutdown")
-            yield
-        finally:
-            self._entering.remove(thread)
+        self._entering.append(threading.get_ident())  # before the look: see ``wait``
+        if self.is_shut or _ended:
+            self.leave()
+            what = "shutdown" if self.is_shut else "interpreter shutdown"
+            raise RuntimeError(f"cannot schedule new futures after {what}")
+
+    def leave(self) -> None:
+        """The call was begun, or could not be."""
+        self._entering.remove(threading.get_ident())
 
     def add(self, future: TaskFuture[Any]) -> None:
         """A call was begun."""

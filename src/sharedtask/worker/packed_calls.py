@@ -48,26 +48,13 @@ def packed(function: bytes, arguments: bytes | Payload) -> bytes:
 
 def run(data: bytes) -> Any:
     """Run a packed call."""
+    # It names no function of this module: each submit checks what it names.
     is_plain, length = _HEAD.unpack_from(data)
     at = _HEAD.size + length
-    function = _function(data[_HEAD.size : at])
-    args, kwargs = marshal.loads(data[at:]) if is_plain else _arguments(memoryview(data)[at:])
+    function = _received.function(data[_HEAD.size : at])
+    args, kwargs = marshal.loads(data[at:]) if is_plain else _received.arguments(data[at:])
     del data
     return function(*args, **kwargs)
-
-
-def _arguments(data: memoryview) -> Sequence[Any]:
-    try:
-        found: Sequence[Any] = _decoded(data)
-    except BaseException as error:
-        msg = f"an argument cannot be unpickled in a worker: {error!r}"
-        raise SerializationError(msg) from error
-    return found
-
-
-def _decoded(data: memoryview) -> Any:
-    received = envelope.unpack(data, iter(()), private=True)
-    return codec.decode(received.head, received.buffers)
 
 
 class _Loaded(NamedTuple):
@@ -77,23 +64,47 @@ class _Loaded(NamedTuple):
     classes: Sequence[tuple[type, classes.State]]
 
 
-_loaded: dict[bytes, _Loaded] = {}
+class _Received:
+    """What packed calls bring: arguments, and functions, which are kept."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[bytes, _Loaded] = {}
+
+    def function(self, data: bytes) -> Callable[..., Any]:
+        """The function, imported or rebuilt at its first use, as that of a task is."""
+        found = self._loaded.get(data)
+        if found is None:
+            if len(self._loaded) >= _MOST_FUNCTIONS:
+                self._loaded.clear()
+            found = self._loaded[data] = _load(data)
+        for cls, state in found.classes:  # others of them may have come since
+            classes.renew(cls, state)
+        return found.function
+
+    def arguments(self, data: bytes) -> Sequence[Any]:
+        """The arguments, as private as those of a task.
+
+        Raises:
+            SerializationError: They cannot be unpickled.
+        """
+        try:
+            found: Sequence[Any] = _decoded(data)
+        except BaseException as error:
+            msg = f"an argument cannot be unpickled in a worker: {error!r}"
+            raise SerializationError(msg) from error
+        return found
 
 
-def _function(data: bytes) -> Callable[..., Any]:
-    """The function, imported or rebuilt at its first use, as that of a task is."""
-    found = _loaded.get(data)
-    if found is None:
-        if len(_loaded) >= _MOST_FUNCTIONS:
-            _loaded.clear()
-        found = _loaded[data] = _load(data)
-    for cls, state in found.classes:  # others of them may have come since
-        classes.renew(cls, state)
-    return found.function
+_received = _Received()
 
 
 def _load(data: bytes) -> _Loaded:
-    with classes.collected_states() as notes:
-        value = _decoded(memoryview(data))
+    with classes.collected_states() as states:
+        value = _decoded(data)
     function = value.load() if isinstance(value, functions.NamedFunction) else value
-    return _Loaded(function, notes)
+    return _Loaded(function, states)
+
+
+def _decoded(data: bytes) -> Any:
+    received = envelope.unpack(memoryview(data), iter(()), private=True)
+    return codec.decode(received.head, received.buffers)
