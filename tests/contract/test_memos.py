@@ -174,15 +174,49 @@ def test_class_with_methods_is_not_registered() -> None:
     assert () == class_memos.registered_with(Odd("Class", (), {}))
 
 
-def test_registration_with_another_module_stays_here(elsewhere: str) -> None:
-    """What a program tells a module at run time is not told to workers: only its import is."""
+def test_registration_with_another_module(elsewhere: str) -> None:
+    """A class of the script is registered with an abstract class of any module, if warm too."""
 
     class Own:
         pass
 
-    contextlib.AbstractContextManager.register(Own)
     look = on(elsewhere, lambda own: isinstance(own, contextlib.AbstractContextManager))
     assert [False] == look.map([Own()])
+    contextlib.AbstractContextManager.register(Own)
+    assert [True] == look.map([Own()])
+    assert [True] == look.map([Own()])
+
+
+def test_what_is_registered_is_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All abstract classes are searched after a register() alone, for classes that may have it."""
+    searches = []
+    search = class_memos._search
+
+    def counted() -> Any:
+        searches.append(1)
+        return search()
+
+    class Own:
+        pass
+
+    class Other:
+        pass
+
+    monkeypatch.setattr(class_memos, "_search", counted)
+    assert () == class_memos.registered_with(Own)
+    assert [] == searches
+    contextlib.AbstractContextManager.register(Own)
+    for _ in range(3):
+        assert (("contextlib", "AbstractContextManager"),) == class_memos.registered_with(Own)
+        assert () == class_memos.registered_with(Other)
+    assert [1] == searches
+
+
+def test_registration_of_a_class_of_a_module_stays_here() -> None:
+    """What a program tells two modules of each other is not told to workers."""
+    numbers.Real.register(pa.Scalar)
+    look = on("process", lambda _: issubclass(pa.Scalar, numbers.Real))
+    assert [False] == look.map([0])
 
 
 def test_function_of_sympy_is_evaluated_again(elsewhere: str) -> None:

@@ -10,6 +10,7 @@ from sharedtask.errors import SerializationError, SharedTaskError, StoreFullErro
 from sharedtask.memory.room import full
 from sharedtask.serialization import codec, functions, unseen_writes
 from sharedtask.serialization.filled import unshareable, why_function
+from sharedtask.store import handles
 from sharedtask.store.captured import Captures
 from sharedtask.store.handles import Handle
 from sharedtask.system import interrupts
@@ -114,6 +115,8 @@ def lease_all(
             if value.role.writes:
                 lease = _lease_lent(cache, lend(name))
             else:
+                if isinstance(value.value, Handle):
+                    handles.report_old_classes(value.value, taken[0].publication.classes)
                 lease = lease_value(cache, call, name, of_handle, encode)
             taken.append(lease)
             current = call.options.verify != "identity" and not isinstance(value.value, Handle)

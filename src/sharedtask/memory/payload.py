@@ -17,7 +17,7 @@ class Payload:
 
     ``held`` keeps the memory that ``head`` refers to alive; ``descriptors`` of this process lead to
     it. ``functions`` is the record of the composition of the functions in it; see
-    ``serialization.composition``.
+    ``serialization.composition``. ``classes`` are sent with their attributes.
     """
 
     head: bytes
@@ -25,6 +25,7 @@ class Payload:
     held: tuple[object, ...] = ()
     descriptors: tuple[int, ...] = ()
     functions: Any = None
+    classes: tuple[type, ...] = ()
 
     @property
     def buffers(self) -> tuple[Bytes, ...]:

@@ -36,7 +36,7 @@ class Outgoing:
     ``views`` is set as soon as two parts may share memory. ``held`` keeps the memory that the
     pickle refers to alive, and these ``descriptors`` lead to it. ``back``: the value goes to the
     process that its classes came from. ``functions`` is set if a function was pickled by value;
-    those in ``by_value`` always are, even if they can be imported.
+    those in ``by_value`` always are, even if they can be imported. So were ``classes``.
     """
 
     __slots__ = (
@@ -45,6 +45,7 @@ class Outgoing:
         "back",
         "by_path",
         "by_value",
+        "classes",
         "descriptors",
         "functions",
         "held",
@@ -72,6 +73,7 @@ class Outgoing:
         self.passed: list[pickle.PickleBuffer] = []
         self.held: list[object] = []
         self.descriptors: list[int] = []
+        self.classes: list[type] = []
         self.views = False
         self._arrays: list[npt.NDArray[Any]] = []
         self._roots: dict[Hashable, object] = {}

@@ -45,6 +45,7 @@ __all__ = [
     "find_class",
     "is_built",
     "renew",
+    "sender",
     "set_attributes",
 ]
 
@@ -61,6 +62,12 @@ class _Here:
 
 _Here.renew()
 forks.in_child(Step.IDENTITY, _Here.renew)
+
+
+def sender() -> bytes:
+    """The name of this process in what it sends."""
+    return _Here.name
+
 
 # -------------------------------------------------------------------------- on the way out
 

@@ -85,7 +85,8 @@ def encode(
     head = _pickled(value, out, out.passed.append, pickler)
     sources, table = out.parts()
     head = head + table if table else head
-    return Payload(head, tuple(sources), tuple(out.held), tuple(out.descriptors), out.functions)
+    held, numbers, sent = tuple(out.held), tuple(out.descriptors), tuple(out.classes)
+    return Payload(head, tuple(sources), held, numbers, out.functions, sent)
 
 
 def encode_shared(value: object) -> Payload:
@@ -288,6 +289,7 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle ha
         else:
             reduced = super().reducer_override(obj)
         if type(reduced) is tuple and len(reduced) == _WITH_SETTER:
+            self.out.classes.append(obj)
             return classes.by_value(obj, reduced[2][0])
         return reduced
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from sharedtask import context
 from sharedtask.errors import ClosedError, SharedTaskError, UnshareableError
 from sharedtask.memory import capacity
-from sharedtask.serialization import codec, losses, missing
+from sharedtask.serialization import class_states, codec, losses, missing
+from sharedtask.serialization.class_states import ClassState, states_of
 from sharedtask.serialization.filled import unshareable
 from sharedtask.system import critical_sections, interrupts
 from sharedtask.tracebacks import shortened
@@ -23,7 +24,7 @@ from .cache import Lease, ShareCache
 from .publication import Publication
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Collection, Generator
     from types import TracebackType
 
 T = TypeVar("T")
@@ -78,6 +79,7 @@ class Handle(_FitsEverywhere, Generic[T]):
         kind: str,
         named: _Named | None = None,
         value: tuple[T, ...] = (),
+        classes: tuple[ClassState, ...] = (),
     ) -> None:
         self._publication = publication
         self._kind = kind
@@ -87,6 +89,7 @@ class Handle(_FitsEverywhere, Generic[T]):
         handle_cache.retire(publication)
         self._lock = critical_sections.object_lock()
         self._value: list[T] = list(value)
+        self._classes = classes
         self.closed = False
 
     @property
@@ -197,6 +200,18 @@ class Handle(_FitsEverywhere, Generic[T]):
         return f"<Handle {name}of a {self._kind}, {state}>"
 
 
+def report_old_classes(handle: Handle[Any], brought: Collection[int]) -> None:
+    """Note it where workers get a class of the script that has changed since it was shared.
+
+    They get those with a ``brought`` identity as they are now.
+    """
+    found = class_states.changed(handle._classes, brought)
+    if found is not None:
+        cls, name = found
+        says = f"brings its class {cls.__qualname__} as that was: {name!r} was changed since"
+        losses.add(handle, says, "Share the value again")
+
+
 def kind_of(handle: Handle[Any]) -> str:
     """The class of the value, for messages."""
     return handle._kind
@@ -259,7 +274,9 @@ def _share(value: T, name: str | None) -> Handle[T]:
     with _blamed(value), losses.collected() as lost:
         payload = codec.encode_shared(value)
     missing.warn("share", lost, lambda: [("value", value)])
-    return Handle(Publication(payload, watched=False), type(value).__name__)
+    sent = states_of(payload.classes)
+    publication = Publication(payload, watched=False)
+    return Handle(publication, type(value).__name__, classes=sent)
 
 
 @shortened

@@ -31,7 +31,8 @@ _tokens = itertools.count(1)
 class Publication:
     """A payload for workers, under a token that is never reused in this process.
 
-    ``composition`` is that of the function in it, from the time of its encoding.
+    ``composition`` is that of the function in it, from the time of its encoding. ``classes``: the
+    identities of those that it brings.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Publication:
             raise
         self._held = payload.held
         self.descriptors = payload.descriptors
+        self.classes = frozenset(map(id, payload.classes))
         self._holders: list[weakref.WeakMethod[Callable[[int], None]]] = []
         self._fingerprint: bytes | None = None
         self.composition: Composition | None = None

@@ -31,7 +31,7 @@ from sharedtask.serialization import reducers, variables
 from sharedtask.system.finalizers import Known, forgetting
 from sharedtask.tracebacks import shortened
 
-from . import completed, exceptions, named
+from . import completed, exceptions, named, singletons
 
 __all__ = ["by_cloudpickle", "find", "found", "register", "takes_apart"]
 
@@ -135,6 +135,10 @@ def _look_up(cls: type) -> _Reducer | None:
     known = _BY_NAME.get(_name(cls)) or _by_base(cls)
     if known is None and completed.is_forgetful(cls):
         return completed.reduce_forgetful
+    if known is None and singletons.may_exist_once(cls):
+        return singletons.reduce_made
+    if known is None and singletons.keeps_one(cls):
+        return singletons.reduce_kept
     return None if known is None else _load(*known)
 
 
@@ -145,7 +149,7 @@ def takes_apart(cls: type) -> bool:
 
 
 # What they say, and more.
-_AS_THEY_SAY = (completed.__name__, f"{__name__}.lossy")
+_AS_THEY_SAY = (completed.__name__, singletons.__name__, f"{__name__}.lossy")
 
 
 def _by_base(cls: type) -> tuple[str, str] | None:
