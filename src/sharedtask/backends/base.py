@@ -7,7 +7,6 @@ nothing else of a backend.
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from sharedtask.annotations import Role
-from sharedtask.errors import ClosedError
 from sharedtask.recipes import INITIALIZER, Slots
 from sharedtask.serialization.traversal import captured
 from sharedtask.system import interrupts
@@ -191,16 +189,6 @@ class Sink(Protocol):
 
     def report(self, report: Report) -> None:
         """Called with outcomes, by any thread; runs no user code and does not block."""
-
-
-def require_process(pid: int) -> None:
-    """Refuse to wait, in a forked child, for a call of the process ``pid``.
-
-    Raises:
-        ClosedError: This is another process.
-    """
-    if pid != os.getpid():
-        raise ClosedError(FORKED)
 
 
 FORKED = "this call was begun in the process that was forked, and its workers are there."

@@ -27,7 +27,7 @@ def of_leased(leases: Leases, shared: Mapping[str, SharedValue]) -> dict[str, by
     """The digests of shared values, kept with their publications."""
     return {
         parameter.name: lease.publication.fingerprint(lambda: _behind(shared[parameter.name].value))  # noqa: B023  called at once
-        for parameter, lease in leases.shared
+        for parameter, lease in zip(leases.parameters, leases.shared, strict=True)
     }
 
 

@@ -37,43 +37,39 @@ class Leases:
 
     function: Lease
     settings: Lease
-    shared: tuple[tuple[SharedParameter, Lease], ...]
+    parameters: tuple[SharedParameter, ...]  # the shared ones, as sent to a worker
+    shared: tuple[Lease, ...]  # the values of these
     captures: Captures
 
     @property
     def all(self) -> tuple[Lease, ...]:
         """All leases: function, process settings, shared values, captured values."""
-        shared = [lease for _, lease in self.shared] if self.shared else ()
-        return (self.function, self.settings, *shared, *self.captures.leases)
+        return (self.function, self.settings, *self.shared, *self.captures.leases)
 
     @property
     def needs(self) -> tuple[tuple[Publication, bool], ...]:
         """The publications that a worker needs, and whether it makes private copies of each."""
         needs = [(self.function.publication, False), (self.settings.publication, False)]
-        for parameter, lease in self.shared:
+        for parameter, lease in zip(self.parameters, self.shared, strict=True):
             needs.append((lease.publication, parameter.role is Role.COPY_ON_WRITE))
-        needs += [(lease.publication, False) for lease in self.captures.leases]
+        if self.captures.leases:
+            needs += [(lease.publication, False) for lease in self.captures.leases]
         return tuple(needs)
 
     @property
     def shares(self) -> list[Share]:
         """The shared values, for the task's statistics."""
         shares = []
-        for parameter, lease in self.shared:
+        for parameter, lease in zip(self.parameters, self.shared, strict=True):
             if not parameter.role.writes:
                 shares.append(Share(parameter.name, lease.publication.token, lease.hit))
         captured = self.captures.leases
         return [*shares, *map(_captured_share, captured)] if captured else shares
 
     @property
-    def parameters(self) -> tuple[SharedParameter, ...]:
-        """The shared parameters, as sent to a worker."""
-        return tuple([parameter for parameter, _ in self.shared]) if self.shared else ()
-
-    @property
     def readonly(self) -> list[str]:
         """The parameters whose memory no task may write."""
-        return [parameter.name for parameter, _ in self.shared if parameter.is_readonly]
+        return [parameter.name for parameter in self.parameters if parameter.is_readonly]
 
     def release(self) -> None:
         """End all uses; idempotent."""
@@ -110,7 +106,7 @@ def lease_all(
         if not taken[0].hit or call.task in unseen_writes.failed:
             interrupts.exposed(unseen_writes.warn, call.task, call.function)
         taken.append(cache.lease(settings, verify="identity"))
-        shared = []
+        parameters = []
         for name, value in call.shared.items():
             if value.role.writes:
                 lease = _lease_lent(cache, lend(name))
@@ -121,13 +117,13 @@ def lease_all(
             taken.append(lease)
             current = call.options.verify != "identity" and not isinstance(value.value, Handle)
             token = lease.publication.token
-            shared.append((SharedParameter(name, token, value.role, current), lease))
+            parameters.append(SharedParameter(name, token, value.role, current))
     except BaseException:
         captures.release()
         for lease in taken:
             lease.release()
         raise
-    return Leases(taken[0], taken[1], tuple(shared), captures)
+    return Leases(taken[0], taken[1], tuple(parameters), tuple(taken[2:]), captures)
 
 
 def header_of(call: Call, leases: Leases, workers: int, blas: int, cwd: str) -> bytes:

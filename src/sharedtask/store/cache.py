@@ -137,7 +137,8 @@ class ShareCache:
         Raises the errors of ``encode``, and StoreFullError if there is no room.
         """
         entry = self._entry(value)
-        lease = self._lease_known(entry, composition, verify)
+        is_known = verify == "identity" or composition is not None
+        lease = self._lease_known(entry, composition, verify) if is_known else None
         if lease is None and verify == "content":
             lease = self._lease_recognised(entry, value)
         if lease is None and not entry.is_published():
@@ -185,8 +186,6 @@ class ShareCache:
         self, entry: _Entry, composition: Composition | None, verify: Verify
     ) -> Lease | None:
         """The publication, if it needs no comparison; the case of most calls."""
-        if verify != "identity" and composition is None:
-            return None
         interrupts.acquire(entry.lock)
         try:
             if not entry.needs_no_look(composition, verify):

@@ -60,12 +60,8 @@ class Captures:
         self._cache, self._least = cache, least
         self._verify: Verify = verify
         self._encode = encode
+        self.leases: list[Lease] = []
         self._found: dict[int, tuple[weakref.ref[npt.NDArray[Any]], Lease]] = {}
-
-    @property
-    def leases(self) -> list[Lease]:
-        """The leases."""
-        return [lease for _, lease in self._found.values()] if self._found else []
 
     def arrays(self) -> list[tuple[Lease, Callable[[], Any]]]:
         """The leases, each with a function that returns its array."""
@@ -93,12 +89,13 @@ class Captures:
     @interrupts.shielded  # called in the middle of a pickling, which may be interrupted anywhere
     def _lease(self, array: npt.NDArray[Any]) -> tuple[weakref.ref[npt.NDArray[Any]], Lease]:
         lease = self._cache.lease(array, verify=self._verify, encode=self._encode)
+        self.leases.append(lease)
         self._found[id(array)] = found = weakref.ref(array), lease
         return found
 
     def release(self) -> None:
         """End all uses."""
-        for _, lease in self._found.values():
+        for lease in self.leases:
             lease.release()
 
 

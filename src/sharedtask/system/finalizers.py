@@ -79,9 +79,9 @@ def _when_due() -> Callable[[Any], object]:
 
 def post(work: Callable[[], object]) -> Callable[[], object]:
     """A callable for finalizers, safe from interrupts: our thread runs ``work()``."""
-    if context.a_worker():
-        return work
     if not _thread.runs:
+        if context.a_worker():
+            return work
         _thread.start()
     return partial(_due.put, work)
 

@@ -84,7 +84,8 @@ def plan_map(
         UnshareableError: A shared value belongs to this process: a lock, a socket, a generator.
         OptionsError: A journal is set, and results are written into arrays.
     """
-    options = _journalled(target.spec, options, into=into is not None)
+    if options.journal is not None:
+        options = _journalled(target.spec, options, into=into is not None)
     if type(items) not in PLAIN:
         _check_items(target.spec.name, items)
         items = _countable(items)
@@ -188,8 +189,6 @@ def _journalled(spec: TaskSpec, options: Options, *, into: bool) -> Options:
 
     The results of an inner map are part of the task's own result.
     """
-    if options.journal is None:
-        return options
     if context.a_task() or context.a_recorded_task():
         return replace(options, journal=None)
     written = [name for name, role in spec.roles.items() if role.writes]

@@ -17,7 +17,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sharedtask.backends.base import CLOSED_SESSION, Chunk, Session, require_process
+from sharedtask.backends.base import CLOSED_SESSION, FORKED, Chunk, Session
+from sharedtask.errors import ClosedError
 from sharedtask.outcomes import Batch, Known, Report
 from sharedtask.serialization import losses, missing
 from sharedtask.system import interrupts
@@ -86,9 +87,12 @@ class Run:
         plan: Plan,
         pace: Pace,
         on_shares: Callable[[Any], None],
-        callsite: Callsite | None = None,
+        callsite: Callsite | Callable[[], Callsite | None] | None = None,
     ) -> None:
-        """Prepare. ``callsite`` is the line for warnings about changed shared values."""
+        """Prepare. ``callsite`` is the line for warnings about changed shared values.
+
+        It is a function where the line is on the stack as long as the run, to be found there.
+        """
         self._task, self._callsite = plan.call.task, callsite
         self._wanted = plan, on_shares
         self._options = plan.call.options
@@ -109,6 +113,7 @@ class Run:
         self._failure: tuple[int, BaseException] | None = None
         self._patience = 0.0
         self._stopped = False
+        self._has_items = True
         self._soon = 0.0  # until then this thread need not wait for its submitted chunks
         self._is_bounded = plan.streams or self._options.buffersize is not None
         self._writes = bool(plan.call.handlers)
@@ -150,9 +155,10 @@ class Run:
 
     def advance(self) -> list[Batch] | None:
         """Feed, wait for reports, and return finished results; None at the end."""
-        require_process(self._pid)
+        if self._pid != os.getpid():
+            raise ClosedError(FORKED)
         self._soon = time.monotonic() + _SOON_SECONDS
-        if self._failure is None and not self._stopped:
+        if self._has_items and self._failure is None and not self._stopped:
             self._feed()
         if self._known:
             known, self._known = self._known, []
@@ -224,7 +230,7 @@ class Run:
             most = self._room() if self._is_bounded else None
             if most is not None and most <= 0:
                 return
-            chunk = self._next_chunk(most)
+            chunk = None if self._chunker.exhausted else self._next_chunk(most)
             if chunk is None:
                 self._end_of_items()
                 return
@@ -238,8 +244,6 @@ class Run:
     def _next_chunk(self, most: int | None) -> Chunk | None:
         """The next one; the user's iterator may be interrupted, a slice is taken at once."""
         chunker = self._chunker
-        if chunker.exhausted:
-            return None
         return interrupts.exposed(chunker.next, most) if chunker.is_lazy else chunker.next(most)
 
     def _sort_out(self, chunk: Chunk, recording: Recording) -> None:
@@ -257,6 +261,7 @@ class Run:
 
     def _end_of_items(self) -> None:
         """An error of the iterator of items counts as the failure of the next item."""
+        self._has_items = False
         error, self._chunker.error = self._chunker.error, None
         if error is not None:
             self._fail(self._chunker.given, error)
@@ -306,7 +311,7 @@ class Run:
         if self._recording is not None:  # before anything else runs, or the caller ends
             self._recording.take(batch)
             self._recording.commit_if_due(more=not self._reports.empty())
-        state.stop = max(state.stop, report.stop)  # a log has no items
+        state.stop = max(state.stop, report.first + report.count)  # a log has no items
         if report.finished:
             del self._open[report.chunk]
         self._pace.add(report.seconds, report.count)
@@ -324,6 +329,8 @@ class Run:
     def _report_change(self, change: Change) -> None:
         """Warn, once; a filter may make that an error, which ends the run."""
         callsite, self._callsite = self._callsite, None
+        if callable(callsite):
+            callsite = callsite()
         if callsite is not None:
             interrupts.exposed(callsite.warn, change.warning(self._task))
 

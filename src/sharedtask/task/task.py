@@ -153,7 +153,7 @@ class Runs(Generic[P, R]):
             [0, 10, 20, 30]
         """
         try:
-            run, plan = self._prepare(items, args, kwargs)
+            run, plan = self._prepare(items, args, kwargs, waits=True)
             return collect(run(), plan.total)
         except SHORTENED as error:
             shorten(error)
@@ -193,7 +193,7 @@ class Runs(Generic[P, R]):
             array([0., 1., 4., 9.])
         """
         try:
-            run, plan = self._prepare(items, args, kwargs, into=out)
+            run, plan = self._prepare(items, args, kwargs, into=out, waits=True)
             failed = [result for result in collect(run(), plan.total) if result is not TAKEN]
         except SHORTENED as error:
             shorten(error)
@@ -215,7 +215,7 @@ class Runs(Generic[P, R]):
             [8, 9]
         """
         try:
-            run, plan = self._prepare(items, (), kwargs, star=True)
+            run, plan = self._prepare(items, (), kwargs, star=True, waits=True)
             return collect(run(), plan.total)
         except SHORTENED as error:
             shorten(error)
@@ -355,8 +355,12 @@ class Runs(Generic[P, R]):
         star: bool = False,
         streams: bool = False,
         into: npt.NDArray[Any] | None = None,
+        waits: bool = False,
     ) -> tuple[Callable[[], Run], Plan]:
-        """Check everything now; return a function that opens the run."""
+        """Check everything now; return a function that opens the run.
+
+        If the caller ``waits`` for all results, its line is on the stack until the end.
+        """
         target, explicit, usage = self._parts()
         try:
             options = resolve(explicit)
@@ -369,7 +373,7 @@ class Runs(Generic[P, R]):
         except SHORTENED as error:
             shorten(error)
             raise
-        callsite = callsite_of(options)
+        callsite = functools.partial(callsite_of, options) if waits else callsite_of(options)
         return lambda: Run(backend, plan, usage.pace, usage.count, callsite), plan
 
 

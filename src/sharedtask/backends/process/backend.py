@@ -126,14 +126,15 @@ class _ProcessSession(LeasedSession["OpenCall"]):
     def open(self) -> None:
         backend, cache, call, sink = self._wanted
         del self._wanted  # the caller's values may be freed while tasks run
-        self._owner, self._cache = backend, cache
-        self._pool = backend.pool
+        self._owner, self._cache, self._pool = backend, cache, backend.pool
         cpus = available_cpus()
         options = call.options
         workers = options.workers or cpus
         self.concurrency = _concurrency(workers, cpus, options.tasks_per_worker)
+        slot_table = None
         for handler in self.handlers:
             handler.open(Stage(call.task, Reach.MACHINE, workers))
+            slot_table = slot_table or handler.slot_table
         here = self._settings = process_settings.current()
         self._place = working_directory(), cpus
         self._pool.renew(here.generation)
@@ -145,8 +146,7 @@ class _ProcessSession(LeasedSession["OpenCall"]):
             raise
         self.shares = leases.shares
         # BLAS threads for each worker: its share of the cores, unless the user has decided.
-        share = max(cpus // workers, 1) if here.limits_blas else 0
-        blas = call.inner_threads or share
+        blas = call.inner_threads or (max(cpus // workers, 1) if here.limits_blas else 0)
         header = header_of(call, leases, workers, blas, self._place[0])
         self._call = OpenCall(
             task=call.task,
@@ -160,9 +160,7 @@ class _ProcessSession(LeasedSession["OpenCall"]):
             splits=call.splits,
             function=call.function,
             sink=sink,
-            slot_table=next(
-                (handler.slot_table for handler in self.handlers if handler.slot_table), None
-            ),
+            slot_table=slot_table,
             users=Team().chunks if call.team is None else call.team.chunks,
         )
         self._is_open = True

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from queue import SimpleQueue
 
+    from sharedtask.backends.leasing import Leases
     from sharedtask.memory.payload import Payload
 
 # Round trip of a task.
@@ -80,6 +81,12 @@ class Connection:
             self._remotes[key] = self._plain.options(**{"name": task, **options})
         return self._remotes[key]
 
+    def directory_for(self, options: Mapping[str, Any]) -> str:
+        """The directory in which tasks with these options run; "" for that of the Ray worker."""
+        environment = options.get("runtime_env") or {}
+        moves = self.moves and not environment.get("working_dir")
+        return _working_directory() if moves else ""
+
     def encode(self, value: Any) -> Payload:
         """Encode a value; a mapped file is reopened in workers only if it is the same file."""
         return codec.encode(value, by_path=len(self.capacity.nodes()) == 1)
@@ -99,6 +106,14 @@ class Connection:
             return self.encode(publication.value())
         payload: Payload = publication.payload()
         return payload
+
+    def watch_releases(self, leases: Leases) -> None:
+        """Have workers drop each value of a call when its last use has ended."""
+        for lease in leases.all:
+            lease.publication.call_on_release(self.dispatcher.note_release)
+        for parameter, lease in zip(leases.parameters, leases.shared, strict=True):
+            if parameter.role is Role.PER_WORKER:
+                lease.publication.call_on_release(self.note_recipe_release)
 
     def _drop_handle(self, token: int) -> None:
         ours = self._of_handles.pop(token, None)
@@ -184,15 +199,8 @@ class _RaySession(LeasedSession["OpenCall"]):
     def open(self) -> None:
         backend, call, sink = self._wanted
         del self._wanted  # the caller's values may be freed while tasks run
-        connection = backend.connect()
-        capacity, options = connection.capacity, call.options.ray_options or {}
-        capacity.require(call.task, options, connection.runtime)
-        cpus = max(capacity.slots(options), 1)
-        workers = call.options.workers
-        self.concurrency = Concurrency(workers or cpus, cpus, _OVERHEAD_SECONDS, _LARGEST_CHUNK)
-        self._dispatcher, self._runtime = connection.dispatcher, connection.runtime
-        for handler in self.handlers:
-            handler.open(Stage(call.task, Reach.CLUSTER, self.concurrency.workers))
+        connection, options = backend.connect(), call.options.ray_options or {}
+        self._prepare(connection, call, options)
         there = process_settings.current(here=False)
         leases = lease_all(
             connection.cache, call, there, self.lend, connection.lease_handle, connection.encode
@@ -203,35 +211,22 @@ class _RaySession(LeasedSession["OpenCall"]):
         except BaseException:
             leases.release()
             raise
-        for lease in leases.all:
-            lease.publication.call_on_release(self._dispatcher.note_release)
-        for parameter, lease in leases.shared:
-            if parameter.role is Role.PER_WORKER:
-                lease.publication.call_on_release(connection.note_recipe_release)
+        connection.watch_releases(leases)
         self.shares = leases.shares
-        environment = options.get("runtime_env") or {}
-        moves = connection.moves and not environment.get("working_dir")
-        # Ray gives each worker its share of BLAS threads.
-        cwd = _working_directory() if moves else ""
-        header = header_of(call, leases, self.concurrency.workers, 0, cwd)
-
-        def limit() -> int:
-            slots = capacity.slots(options)
-            if workers is None:  # as many as the cluster can run, which may grow
-                return max(slots, 1) * _AHEAD
-            return workers if slots > workers else workers * _AHEAD
-
         self._call = OpenCall(
             task=call.task,
             runtime=connection.runtime,
             origin=connection.origin(there.generation),
             remote=remote,
-            header=header,
+            # Ray gives each worker its share of BLAS threads.
+            header=header_of(
+                call, leases, self.concurrency.workers, 0, connection.directory_for(options)
+            ),
             constants=constants,
             leases=leases,
             again=_encoders(call, leases, connection, self.lend),
-            limit=limit,
-            alive_nodes=lambda: frozenset(node["NodeID"] for node in capacity.nodes()),
+            limit=functools.partial(_limit, connection.capacity, options, call.options.workers),
+            alive_nodes=connection.capacity.alive,
             timeout=call.options.timeout,
             splits=call.splits,
             report_soon=call.report_soon,
@@ -241,6 +236,14 @@ class _RaySession(LeasedSession["OpenCall"]):
             team=call.team or Team(),
         )
         self._is_open = True
+
+    def _prepare(self, connection: Connection, call: Call, options: Mapping[str, Any]) -> None:
+        capacity = connection.capacity
+        capacity.require(call.task, options, connection.runtime)
+        self.concurrency = _concurrency(capacity, options, call.options.workers)
+        self._dispatcher, self._runtime = connection.dispatcher, connection.runtime
+        for handler in self.handlers:
+            handler.open(Stage(call.task, Reach.CLUSTER, self.concurrency.workers))
 
     def submit(self, chunk: Chunk) -> None:
         try:
@@ -278,6 +281,21 @@ class _RaySession(LeasedSession["OpenCall"]):
     def kill(self) -> None:
         """See ``Session``. Tasks have copies of the caller's arrays: there is no need to wait."""
         self.close(kill=True)
+
+
+def _concurrency(
+    capacity: Capacity, options: Mapping[str, Any], workers: int | None
+) -> Concurrency:
+    cpus = max(capacity.slots(options), 1)
+    return Concurrency(workers or cpus, cpus, _OVERHEAD_SECONDS, _LARGEST_CHUNK)
+
+
+def _limit(capacity: Capacity, options: Mapping[str, Any], workers: int | None) -> int:
+    """The number of chunks of a call that Ray may have at a time."""
+    slots = capacity.slots(options)
+    if workers is None:  # as many as the cluster can run, which may grow
+        return max(slots, 1) * _AHEAD
+    return workers if slots > workers else workers * _AHEAD
 
 
 def _encoders(

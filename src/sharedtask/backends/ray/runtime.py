@@ -337,6 +337,10 @@ class Capacity:
             self._until = time.monotonic() + 1
         return self._nodes
 
+    def alive(self) -> frozenset[str]:
+        """The ids of these nodes."""
+        return frozenset(node["NodeID"] for node in self.nodes())
+
     def slots(self, options: Mapping[str, Any]) -> int:
         """How many tasks with these ``ray_options`` the cluster can run at a time."""
         needs = _needs(options)
