@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import threadpoolctl
 
 from sharedtask import OptionsError, TaskFuture, WorkerInfo, parallel, worker_info
 
@@ -105,6 +106,24 @@ def test_settings_last_for_all_calls(backend: Any, monkeypatch: pytest.MonkeyPat
             assert [("done", "raise")] * 4 == task.map(range(4))
     if backend not in LOCAL:  # there the environment is that of the program
         assert [("not yet", "warn")] * 4 == look.with_options(backend=backend).map(range(4))
+
+
+def use_one_thread() -> None:
+    threadpoolctl.threadpool_limits(1)
+
+
+@parallel
+def threads(item: int) -> int:
+    np.ones((8, 8)) @ np.ones((8, 8))
+    return max(int(info["num_threads"]) for info in threadpoolctl.threadpool_info())
+
+
+def test_number_of_threads_lasts_where_other_calls_have_others() -> None:
+    """A worker limits numerical libraries at each call with another share of the CPUs."""
+    alone = threads.with_options(backend="process", workers=1, initializer=use_one_thread)
+    for _ in range(2):
+        assert [1] == alone.map([1])
+        threads.with_options(backend="process", workers=2).map(range(8))
 
 
 def fail(folder: str) -> None:

@@ -9,6 +9,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sharedtask.system import blas
+
 from .settings import SETTINGS, Setting
 
 if TYPE_CHECKING:
@@ -17,10 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The changes that a function made of the settings that follow the caller's."""
+    """The changes that a function made of the settings that follow the caller's.
+
+    ``threads`` are those of numerical libraries, by their files.
+    """
 
     environ: dict[str, str | None]
     others: list[tuple[Setting, Any]]
+    threads: dict[str, int]
+
+    def restore_threads(self) -> None:
+        """Set the numbers of threads again, after a call has limited them."""
+        if self.threads:
+            blas.set_thread_counts(self.threads)
 
     def restore(self) -> None:
         """Make them again."""
@@ -46,7 +57,9 @@ class Kept:
 def noted(function: Callable[[], object]) -> Kept:
     """Call a function and return the changes that it made."""
     environ, settings = dict(os.environ), [setting.read() for setting in SETTINGS]
+    threads = blas.thread_counts()
     function()
+    changed = {file: n for file, n in blas.thread_counts().items() if threads.get(file) != n}
     return Kept(
         _changed(environ, os.environ.copy()),
         [
@@ -54,6 +67,7 @@ def noted(function: Callable[[], object]) -> Kept:
             for setting, before in zip(SETTINGS, settings, strict=True)
             if setting.name != "os.environ" and (now := setting.read()) != before
         ],
+        changed,
     )
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sharedtask.recipes import Recipe
 
     from .call_header import SharedParameter
+    from .kept_settings import Kept
 
 
 class Made(NamedTuple):
@@ -105,11 +106,17 @@ class Table:
                 values[name] = self._made[token].value
         return values
 
-    def restore_settings(self, parameters: Iterable[SharedParameter]) -> None:
-        """Make the settings again that the initializer made, if it has run."""
+    def restore_settings(self, parameters: Iterable[SharedParameter], *, threads: bool) -> None:
+        """Make the settings again that the initializer made, if it has run.
+
+        ``threads``: those of numerical libraries as well, which a call has just limited.
+        """
         for parameter in parameters:
             if parameter.name == INITIALIZER and parameter.token in self._made:
-                self._made[parameter.token].value.restore()
+                kept: Kept = self._made[parameter.token].value
+                kept.restore()
+                if threads:
+                    kept.restore_threads()
 
     def with_settings(self, token: Hashable, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, called with the settings that an initializer made here."""

@@ -158,12 +158,13 @@ class Runner:
         with contextlib.suppress(OSError):
             if os.getcwd() != header.cwd:  # changed by the caller or by an earlier task
                 os.chdir(header.cwd)
-        if header.blas_threads not in (0, self._blas_threads):
+        limits = header.blas_threads not in (0, self._blas_threads)
+        if limits:
             self._blas_threads = header.blas_threads
             blas.limit(header.blas_threads)
             self._follower.accept_changes()  # it has set variables
         if self._made is not None:
-            self._made.restore_settings(header.recipes)
+            self._made.restore_settings(header.recipes, threads=limits)
         return begins
 
     def _loaded(self, header: call_header.CallHeader, job: Job) -> LoadedCall:
