@@ -55,7 +55,7 @@ OTHER_NAMES: dict[str, str] = {
     "Pool": f"There is no pool to open. {_DECORATED} f.map(items).",
     "ThreadPool": f"{_DECORATED} f.with_options(backend='thread').map(items).",
     "WorkerPool": f"There is no pool to open. {_DECORATED} f.map(items).",
-    "ProcessPoolExecutor": f"{_DECORATED} f.map(items) or f.submit(item).",
+    "ProcessPoolExecutor": f"{_DECORATED} f.map(items), or take sharedtask.Executor().",
     "ThreadPoolExecutor": f"{_DECORATED} f.with_options(backend='thread').submit(item).",
     "remote": f"{_DECORATED} f.map(items), on Ray with backend='ray'.",
     "put": "Mark the parameter Shared[...], and pass the value; share(value) keeps it by hand.",

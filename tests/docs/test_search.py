@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[2]
 
 # What is typed, and a page that answers.
 ANSWERS = {
-    "initializer": "coming-from/multiprocessing/",
-    "logging": "worker/",
+    "initializer": "how-to/per-worker/",
+    "logging": "how-to/logs/",
     "tqdm": "how-to/notebooks/",
     "jupyter": "how-to/notebooks/",
     "lru_cache": "options/",
