@@ -87,7 +87,7 @@ def test_self_is_right_on_every_backend(backend: Any) -> None:
 
 @in_workers
 def test_array_is_stored_once_for_many_closures(workers_of: Any) -> None:
-    """A function that is made anew for each call brings an array that is there already."""
+    """A function that is made again for each call brings an array that is there already."""
     values = np.ones(LARGE)
     for made in range(3):
         task = closing_over(values, backend=workers_of)
@@ -98,7 +98,7 @@ def test_array_is_stored_once_for_many_closures(workers_of: Any) -> None:
 
 @in_workers
 def test_array_of_self_is_stored_once(workers_of: Any) -> None:
-    """A change beside the array does not store the array anew."""
+    """A change beside the array does not store the array again."""
     model = Model()
     Model.score.cache_clear()
     with defaults(backend=workers_of):

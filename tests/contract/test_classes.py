@@ -86,7 +86,7 @@ def test_sharing_an_instance_leaves_the_class_alone(backend: str) -> None:
 
 
 class Kinds:
-    """Makes one class of each kind, anew for each test, and what its instances should tell."""
+    """Makes one class of each kind, again for each test, and what its instances should tell."""
 
     def __init__(self) -> None:
         self.log: list[str] = []

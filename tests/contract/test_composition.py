@@ -1,4 +1,4 @@
-"""What a function reaches decides whether it is encoded anew: no part is constant by assumption."""
+"""What a function reaches decides whether it is encoded again; none is assumed constant."""
 
 import functools
 import gc

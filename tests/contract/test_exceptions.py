@@ -582,7 +582,7 @@ def raise_large(x: int, large: Shared[Any], way: str) -> None:
 
 @pytest.mark.parametrize("backend", ["process", "ray"], indirect=True)
 def test_large_object_of_an_attribute_error(backend: Any) -> None:
-    """What nobody put into an exception does not make it large: the object an attribute lacks."""
+    """What no one put into an exception does not make it large: the object an attribute lacks."""
     task = parallel(raise_large).with_options(backend=backend, return_exceptions=True)
     error: Any
     (error,) = task.map([1], large={"a": np.zeros(100_000)}, way="obj")

@@ -452,7 +452,7 @@ def stored() -> set[int]:
 
 
 def test_large_arrays_are_shared_by_themselves() -> None:
-    """An array is published once for all calls, wherever it stands in the arguments."""
+    """An array is published once for all calls, wherever it is in the arguments."""
     table, calls = np.ones(LARGE), []
     with Executor(2, backend="process") as executor:
         calls = [executor.submit(lambda t: t["x"].sum(), {"x": table}) for _ in range(3)]

@@ -206,7 +206,7 @@ def test_what_a_direct_call_has_left_in_self(how: str) -> None:
 
 
 def test_wrapped_functions_are_looked_through() -> None:
-    """What stands in a partial has its path and no word of calls."""
+    """What is in a partial has its path and no word of calls."""
 
     def use(con: Any, i: int) -> int:
         return i

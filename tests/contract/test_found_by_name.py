@@ -213,7 +213,7 @@ class Compiled:
 
 
 def test_compiled_function_is_of_the_version_that_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A number names a version, so that a warm worker compiles anew what was compiled anew."""
+    """A number names a version, so that a warm worker compiles again what was compiled again."""
     monkeypatch.setitem(sys.modules, "numba.core.serialize", codec_like())
     one = Compiled("1-2", "old")
     old = compiled.reduce_mixin(one, None)

@@ -416,7 +416,7 @@ print("TWO", task.map(range(3)))
 
 
 def test_functions_of_a_notebook() -> None:
-    """Functions that were compiled from cells run, and run anew when their cell is run again."""
+    """Functions that were compiled from cells run, and run again when their cell is run again."""
     cells = types.ModuleType("__main__")
     saved = sys.modules["__main__"]
     sys.modules["__main__"] = cells

@@ -136,7 +136,7 @@ def test_names_of_the_closure_after_the_function_around_returned() -> None:
 
 
 def test_names_gone_with_the_function_around() -> None:
-    """A local name that nobody keeps leaves the role, without a check."""
+    """A local name that no one keeps leaves the role, without a check."""
 
     def outer():
         class Local: ...

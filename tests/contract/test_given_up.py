@@ -170,7 +170,7 @@ def test_cancelled_submit_that_writes_otherwise(backend: Any, task: Any, tmp_pat
 
 @QUEUES
 def test_dropped_future_is_run_and_lets_go(backend: Any) -> None:
-    """Nobody need keep a future: the item is run, and its arrays are written."""
+    """No one need keep a future: the item is run, and its arrays are written."""
     array = np.zeros(3)
     on(backend, fill).submit(7.0, a=array)
     until(lambda: [7.0] * 3 == array.tolist())

@@ -460,7 +460,7 @@ print(*grid)
 
 @pytest.mark.parametrize("backend", HERE)
 def test_swapped_arrays_do_not_wait_for_ever(backend: str) -> None:
-    """Calls that have two arrays in each other's parameters could wait for ever: one is refused."""
+    """Calls with two arrays in each other's parameters could deadlock: one is refused."""
     one, other = zeros(1), zeros(1)
     task = on(backend, add_to_both, workers=2, chunksize=1)
     stream = task.imap(range(8), left=one, right=other)
@@ -629,7 +629,7 @@ def test_death_while_writing_is_told(make: Any) -> None:
 @pytest.mark.usefixtures("unharmed")
 @MAKERS
 def test_caller_repairs(make: Any) -> None:
-    """The caller may write the region anew, and then all is well; reading alone heals nothing."""
+    """The caller may write the region again, and then all is well; reading alone heals nothing."""
     grid = make((3, 2))
     steps_of(DIE, grid=grid)
     mine = Locked(grid)
@@ -650,7 +650,7 @@ def test_caller_repairs(make: Any) -> None:
 @pytest.mark.usefixtures("unharmed")
 @MAKERS
 def test_death_while_reading_spoils_nothing(make: Any) -> None:
-    """A reader that dies lets the region free, and nobody is told anything."""
+    """A reader that dies lets the region free, and no one is told anything."""
     grid = make((3, 2))
     results = steps_of(WORK, DIE_LOOKING, WORK, LOOK, grid=grid)
     assert isinstance(results.pop(1), WorkerDiedError)
@@ -697,7 +697,7 @@ def test_tolerant_regions(make: Any) -> None:
 
 @pytest.mark.usefixtures("unharmed")
 def test_retry_after_a_death(tmp_path: Path) -> None:
-    """An item whose worker died may be tried again, and writes the region anew."""
+    """An item whose worker died may be tried again, and writes the region again."""
     grid = np.zeros((3, 2))
     task = on("process", die_once, retries=1, workers=1, chunksize=2)
     assert [1] * 6 == task.map(range(6), grid=grid, folder=str(tmp_path))

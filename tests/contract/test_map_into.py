@@ -186,7 +186,7 @@ def test_death_and_retry(
 
 
 def test_death_and_retry_beside_reduced(tmp_path: Path) -> None:
-    """Each item counts once and stands in its place, also where workers die in between."""
+    """Each item counts once and is in its place, also where workers die in between."""
     out, total = np.zeros(8), np.zeros(1)
     task = on("process", die_and_add, retries=1, chunksize=4)
     task.map_into(out, range(8), total=total, folder=str(tmp_path))

@@ -60,7 +60,7 @@ def test_extension_type_of_arrow(elsewhere: str) -> None:
 
 
 def test_model_of_pydantic(elsewhere: str) -> None:
-    """A model that was patched, or defined anew under its name, is the present one."""
+    """A model that was patched, or defined again under its name, is the present one."""
 
     class Model(pydantic.BaseModel):
         x: int

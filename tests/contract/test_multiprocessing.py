@@ -140,7 +140,7 @@ def test_what_a_task_registers_for_the_end_is_run(run: Run, tmp_path: Path, end:
 
 
 def test_exit_function_that_hangs() -> None:
-    """A worker whose exit functions take long is killed: nobody waits for it."""
+    """A worker whose exit functions take long is killed: no one waits for it."""
 
     @parallel(backend="process", workers=1)
     def register(_: int) -> None:

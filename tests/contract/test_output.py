@@ -86,7 +86,7 @@ def test_redirected_stdout(backend: Any) -> None:
 
 @pytest.mark.parametrize("size", [100, 70_000, 1_000_000, 5_000_000])
 def test_long_print(backend: Any, size: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """A print of megabytes arrives whole and blocks nobody."""
+    """A print of megabytes arrives whole and blocks no one."""
     task = parallel(shout).with_options(backend=backend, chunksize=2)
     assert [size] * 3 == task.map([size] * 3)
     lines = capsys.readouterr().out.splitlines()

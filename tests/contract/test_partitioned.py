@@ -248,7 +248,7 @@ def test_blocks_are_no_shared_values(backend: str) -> None:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_array_that_is_dropped_in_a_stream(backend: str, count: int) -> None:
-    """A stream keeps the array it writes, whoever else lets it go."""
+    """A stream keeps the array it writes, whatever else lets it go."""
     out = zeros(8)
     stream = on(backend, add, chunksize=1).imap(range(8), out=out)
     for _ in range(count):

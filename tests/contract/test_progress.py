@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 class Bar:
-    """Stands for tqdm and keeps what it was told."""
+    """Replaces tqdm and keeps what it was told."""
 
     made: ClassVar[list["Bar"]] = []
 

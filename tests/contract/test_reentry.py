@@ -273,7 +273,7 @@ assert isinstance(second, sharedtask.TaskTimeoutError)
     ],
 )
 def test_result_that_maps_as_it_is_unpickled(run: Run, way: str) -> None:
-    """Unpickling may call the library, whoever waits."""
+    """Unpickling may call the library, whichever thread waits."""
     passes(run, f"{UNPICKLED}\nassert on(make).{way.format('maps')}\n", "process")
 
 

@@ -214,7 +214,7 @@ def draw_or_fail(x: int, folder: str, how: str, rng: Rng = per_item) -> tuple[in
 
 
 def test_retried_items_draw_the_same(backend: str, tmp_path: Path) -> None:
-    """An item that is tried again begins its numbers anew, and no other item draws others."""
+    """An item that is tried again begins its numbers again, and no other item draws others."""
     task = on(backend, draw_or_fail, seed=7, retries=1)
     assert EXPECTED == task.map(range(COUNT), folder=str(tmp_path), how="raise")
 
@@ -503,7 +503,7 @@ def test_where_a_generator_may_stand(backend: str) -> None:
 
 
 def test_task_is_shown_with_its_word() -> None:
-    """Messages show the word of the annotation, not what it stands for."""
+    """Messages show the word of the annotation, not what it refers to."""
     assert "plain(x: int, rng: Rng) -> None" == parallel(plain).spec.shown
 
 

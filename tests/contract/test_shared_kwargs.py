@@ -192,7 +192,7 @@ def test_backend_is_not_needed_to_share(
 
 
 def test_second_call_finds_the_value_shared(sharing: str, leases: list[tuple[Any, bool]]) -> None:
-    """The same object is put into shared memory once, whoever calls for it."""
+    """The same object is put into shared memory once, whichever call asks for it."""
     model = model_of(100, 1000)
     for _ in range(2):
         quiet(process_item, range(8), backend=sharing, shared_kwargs=["model"], model=model)
@@ -498,7 +498,7 @@ def test_impossible_number_of_gpus_is_refused(gpus: Any) -> None:
 
 @pytest.mark.parametrize("gpus", [0, 0.25, 1, 2.0])
 def test_gpus_become_an_option_of_ray(gpus: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The number stands in ``ray_options`` beside what a task has there."""
+    """The number is in ``ray_options`` beside what a task has there."""
     asked: list[Options] = []
 
     def run_nothing(run: Any) -> list[Any]:

@@ -77,7 +77,7 @@ def test_buffersize_of_one_is_enough_for_all() -> None:
 
 
 def test_slow_reader_holds_the_source_back() -> None:
-    """While nobody reads, the source is not asked for more."""
+    """While no one reads, the source is not asked for more."""
     taken: list[int] = []
     stream = squares.imap(source(taken))
     next(stream)

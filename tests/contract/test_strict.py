@@ -332,7 +332,7 @@ def test_handle_is_watched(backend: Any) -> None:
 
 
 def test_copy_on_write_may_be_changed(backend: Any) -> None:
-    """A value that is private to the item is nobody else's business."""
+    """A value that is private to the item is no other's business."""
 
     @parallel(backend=backend)
     def scribble(i: int, mine: CopyOnWrite[dict[str, Any]]) -> int:
@@ -636,7 +636,7 @@ class Slow(Original):
 
 
 def test_original_is_made_once_per_worker() -> None:
-    """A value that was given back is passed again as it is; one that was not is decoded anew."""
+    """A value that was given back is passed again as it is; one that was not is decoded again."""
     payload = codec.encode({"a": [1]})
     store = BytesStore.of(payload)
     values = Values()
@@ -652,7 +652,7 @@ def test_original_is_made_once_per_worker() -> None:
 
 
 def test_use_without_strict_ends_the_trust() -> None:
-    """A value that was given to tasks that are not watched is decoded anew for those that are."""
+    """A value that was given to tasks that are not watched is decoded again for those that are."""
     values = Values()
     values.attach(1, BytesStore.of(codec.encode({"a": [1]})))
     value, original = values.take(1)
@@ -680,7 +680,7 @@ def test_large_results_do_not_hide_a_change(ray_runtime: Any) -> None:
 
 @pytest.mark.usefixtures("no_leaks")
 def test_nothing_is_left() -> None:
-    """Values that were decoded anew, and those that were let go, leave no memory."""
+    """Values that were decoded again, and those that were let go, leave no memory."""
     value = {"a": np.ones(1 << 17)}
     task = look.with_options(backend="process", chunksize=1, return_exceptions=True)
     assert 1 == sum(isinstance(r, ChangedValueError) for r in task.map(range(9), value=value, at=4))

@@ -242,7 +242,7 @@ def test_asyncio_gets_the_future(backend: Any) -> None:
 
 
 def test_futures_warn_where_they_were_submitted(backend: Any) -> None:
-    """Whoever waits for a future, the warning has the line of submit."""
+    """Whichever thread waits for a future, the warning has the line of submit."""
     task = write.with_options(backend=backend)
 
     def run() -> Any:
@@ -649,7 +649,7 @@ def test_items_since_the_last_look_are_named() -> None:
 
 
 def test_dropped_value_is_not_kept() -> None:
-    """A value that was changed is decoded anew, and the changed one goes."""
+    """A value that was changed is decoded again, and the changed one goes."""
     head, values = header_of(current=True), values_of({"model": Model()})
     watcher = Watcher(values)
     value = values.value_to_watch(1)

@@ -1,4 +1,4 @@
-"""What arrays that tasks write must never do: lose an update, write elsewhere, or wait for ever."""
+"""What arrays that tasks write must never do: lose an update, write elsewhere, or never return."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_memory_that_is_mapped_twice_has_one_table(place: Any) -> None:
 
 @by_locks
 def test_living_handle_with_other_regions_is_noticed(place: Any) -> None:
-    """A handle whose locks say nothing to those of a call would exclude nobody."""
+    """A handle whose locks say nothing to those of a call would exclude no one."""
     grid = zeros(4)
     handle = Locked(grid, Regions(blocks=2))
     with pytest.raises(ArgumentError, match="alive"):

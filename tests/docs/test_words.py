@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,27 @@ def test_sentences_are_plain() -> None:
         f"{path.relative_to(ROOT)}, {complaint}"
         for path in texts()
         for complaint in complaints(path.read_text())
+    ]
+
+
+DOCUMENTED = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
+
+
+def docstrings(path: Path) -> Iterator[str]:
+    """The docstrings of a test module; in its code such a word may be a value."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, DOCUMENTED):
+            yield ast.get_docstring(node) or ""
+
+
+def test_rules_of_tests_are_plain() -> None:
+    """No docstring of a test has a word of the list."""
+    assert [] == [
+        f"{path.relative_to(ROOT)}: {text!r}: {complaint}"
+        for path in (ROOT / "tests").rglob("*.py")
+        if path != Path(__file__)
+        for text in docstrings(path)
+        for complaint in complaints(text)
     ]
 
 

@@ -43,7 +43,7 @@ def who(x: int, folder: str = "") -> int:
 
 
 def hoard(x: int, folder: str, size: int, seconds: float = 0.0) -> tuple[int, int]:
-    """Keep some megabytes for ever; tell who and how much this process had before."""
+    """Keep some megabytes without end; tell who and how much this process had before."""
     before = private_bytes() or 0
     enter(folder, x)
     _kept.append(np.ones(size * MB // 8))

@@ -266,7 +266,7 @@ def test_all_workers_killed_by_another_process(retries: int, tmp_path: Path) -> 
 
 
 def _kill_all(folder: Path, times: int) -> None:
-    """Have a process that is no worker kill whoever has entered items, some items apart."""
+    """Have a process that is no worker kill those that have entered items, some items apart."""
     begun = 0
     for _ in range(times):
         deadline = Deadline(20)

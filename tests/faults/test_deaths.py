@@ -165,7 +165,7 @@ def overwrite(_x: int, table: Shared[Any]) -> Any:
 
 @pytest.mark.parametrize("size", [10, 400_000])
 def test_native_write_into_a_shared_array(size: int) -> None:
-    """Native code that writes through the pointer dies; nobody else's data is harmed."""
+    """Native code that writes through the pointer dies; no other's data is harmed."""
     table = np.ones(size)
     task = parallel(overwrite).with_options(backend="process", return_exceptions=True, chunksize=1)
     results = task.map(range(4), table=table)

@@ -136,7 +136,7 @@ def total(_x: int, table: Shared[Any], scratch: CopyOnWrite[Any] = None) -> floa
 
 
 def test_shared_memory_does_not_count() -> None:
-    """What lies in shared memory is nobody's own, whoever reads it."""
+    """What lies in shared memory is no one's own, whichever process reads it."""
     task = on_processes(total, memory_limit="200MB", return_exceptions=True)
     table = np.ones(300 * MB // 8)
     assert [float(table.size)] * 6 == task.map(range(6), table=table)

@@ -291,7 +291,7 @@ def test_error_in_the_middle_frees_the_workers() -> None:
 
 @pytest.mark.parametrize("size", [10, 300_000])
 def test_cancelled_results_are_freed(size: int) -> None:
-    """Large results that nobody takes, of a stream that was left, do not stay."""
+    """Large results that no one takes, of a stream that was left, do not stay."""
     task = parallel(ones)
     for _ in range(10):
         stream = task.with_options(backend="process").imap(itertools.repeat(size))
@@ -304,7 +304,7 @@ def ones(size: int) -> Any:
 
 
 def test_shutdown_while_a_map_runs() -> None:
-    """``shutdown()`` of another thread ends a map with ClosedError; the next one starts anew."""
+    """``shutdown()`` of another thread ends a map with ClosedError; the next one starts again."""
     errors: list[BaseException] = []
 
     def run() -> None:

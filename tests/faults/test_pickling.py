@@ -195,7 +195,7 @@ def give_bad(x: int, how: str) -> Any:
 
 
 class SignalsWhenPickled:
-    """Stands for a signal that comes while the caller pickles something."""
+    """Replaces a signal that comes while the caller pickles something."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -485,7 +485,7 @@ def test_array_with_an_object_that_cannot_travel() -> None:
 
 
 class _InterruptsWhenUnpickled:
-    """Stands for a Ctrl-C that comes while the caller unpickles a result."""
+    """Replaces a Ctrl-C that comes while the caller unpickles a result."""
 
     def __reduce__(self) -> Any:
         return signal.raise_signal, (signal.SIGINT,)

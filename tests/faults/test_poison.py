@@ -1,4 +1,4 @@
-"""Values, exceptions and inputs that misbehave where nobody expects it."""
+"""Values, exceptions and inputs that misbehave where no one expects it."""
 
 import asyncio
 import concurrent.futures

@@ -365,7 +365,7 @@ def gone_within(seconds: float, pid: int) -> bool:
 
 @ours
 def test_stream_left_early_stops_its_worker(tmp_path: Path) -> None:
-    """Leaving a stream ends the item that nobody wants any more, however long it takes."""
+    """Leaving a stream ends the item that no one wants any more, however long it takes."""
 
     def slow(x: int) -> int:
         if x:
@@ -710,7 +710,7 @@ print(ray.is_initialized())
 
 @pytest.mark.long
 def test_another_session_is_another_connection(script: Start) -> None:
-    """After ray.shutdown() and ray.init() values are put anew, and the new Ray is the user's."""
+    """After ray.shutdown() and ray.init() values are put again, and the new Ray is the user's."""
     ran = script(NEW_SESSION)
     assert (0, "") == (ran.end(60), ran.err)
     assert [

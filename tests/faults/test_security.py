@@ -187,7 +187,7 @@ def test_memory_is_closed_to_others(running: Running) -> None:
 
 
 def test_shared_values_are_sealed(running: Running) -> None:
-    """Shared and CopyOnWrite values and the dict under a name can be written by nobody."""
+    """Shared and CopyOnWrite values and the dict under a name can be written by no one."""
     frozen = [
         path for path in running.memory() if seals_of(path) & segments.FROZEN == segments.FROZEN
     ]
@@ -627,7 +627,7 @@ def test_random_bytes_are_no_frame(data: bytes) -> None:
 @settings(max_examples=examples(100), deadline=None)
 @given(st.sampled_from(FRAMES), st.binary(min_size=44, max_size=100))
 def test_random_bytes_after_a_frame(frame: Frame, data: bytes) -> None:
-    """What follows a frame is looked at anew."""
+    """What follows a frame is looked at again."""
     with pytest.raises(ProtocolError):
         read(frame.header() + frame.body + data)
 
@@ -813,7 +813,7 @@ def variables() -> list[str]:
 
 
 def test_no_variable_names_code(script: Callable[..., Any], tmp_path: Path) -> None:
-    """Whatever stands in a variable of ours, no module is imported for it, here or in a worker."""
+    """Whatever is in a variable of ours, no module is imported for it, here or in a worker."""
     marker = tmp_path / "imported"
     (tmp_path / "evil.py").write_text(EVIL.format(marker=str(marker)))
     names = variables()

@@ -218,7 +218,7 @@ def test_timer_that_ticks_in_a_worker() -> None:
 
 @pytest.mark.parametrize("name", ["SIGUSR1", "SIGALRM", "SIGTERM", "SIGHUP", "SIGSYS"])
 def test_signal_that_ends_a_worker(name: str) -> None:
-    """A signal that nobody handles ends the worker, and the error of the item names it."""
+    """A signal that no one handles ends the worker, and the error of the item names it."""
     number = getattr(signal, name)
 
     def hit(x: int) -> int:

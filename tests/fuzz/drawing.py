@@ -198,7 +198,7 @@ LISTED = ("{v}[0] = {n}", "{v}.append({n})", "{v}.reverse()", "{v}[1:2] = [{n}, 
 
 
 def within(value: Value, place: str) -> tuple[str, ...]:
-    """The changes of a value, where it stands inside another one."""
+    """The changes of a value, where it is inside another one."""
     return tuple(change.replace("{v}", "{v}" + place) for change in value.changes)
 
 

@@ -1,7 +1,7 @@
 # ruff: noqa: F401 - programs use what is imported here
 """What each random program begins with: calls, a plain loop beside them, and the comparison.
 
-This text stands at the top of a program that is printed, so that it runs by itself.
+This text is at the top of a program that is printed, so that it runs by itself.
 """
 
 import asyncio

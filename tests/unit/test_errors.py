@@ -173,7 +173,7 @@ def test_errors_bring_no_other_pool_along() -> None:
 
 
 def test_all_errors_are_exported() -> None:
-    """Every class of the module stands in __all__."""
+    """Every class of the module is in __all__."""
     own = {n for n, v in vars(errors).items() if getattr(v, "__module__", "") == errors.__name__}
     assert set(errors.__all__) == {name for name in own if not name.startswith("_")}
 

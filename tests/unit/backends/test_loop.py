@@ -1,4 +1,4 @@
-"""Who turns the loop of the process backend: whoever waits, and else the I/O thread."""
+"""The loop of the process backend is run by the thread that waits, else by the I/O thread."""
 
 import os
 import threading

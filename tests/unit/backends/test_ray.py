@@ -155,7 +155,7 @@ del os.environ["RAY_ADDRESS"]
 
 
 def test_cluster_that_is_not_there(script: Start) -> None:
-    """Where nobody listens, or the host has no address, the error says so within seconds."""
+    """Where no one listens, or the host has no address, the error says so within seconds."""
     port = closed_port()
     ran = script(UNREACHABLE, f"127.0.0.1:{port}", "no-such-host.invalid:6379")
     assert (0, "") == (ran.end(60), ran.err)
@@ -552,7 +552,7 @@ def test_a_lost_object_is_put_again(how: Any) -> None:
 
 @ours
 def test_an_object_put_again_is_for_its_calls_alone() -> None:
-    """What was put again may differ from what workers have: a later call publishes anew."""
+    """What was put again may differ from what workers have: a later call publishes again."""
     from sharedtask.backends import registry
 
     connection: Any = registry.get("ray").connect()  # type: ignore[attr-defined]
@@ -623,7 +623,7 @@ def test_large_results_are_the_callers() -> None:
 
 @ours
 def test_map_in_tasks_of_the_users_own() -> None:
-    """Tasks of the user's own that fill Ray and map inside do not wait for each other for ever."""
+    """Tasks of the user's own that fill Ray and map inside do not deadlock."""
     import ray
 
     inner = on_ray(lambda x: x * x)

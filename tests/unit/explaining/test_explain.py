@@ -129,7 +129,7 @@ def test_rows_add_up_to_the_totals(value: Any) -> None:
 
 
 def test_alias_is_shown_once() -> None:
-    """What stands in two places is counted in the first and named in the second."""
+    """What is in two places is counted in the first and named in the second."""
     table = np.ones(10_000)
     told = explain({"a": table, "b": [table, table]}, "cfg")
     rows = by_path(told)
@@ -316,7 +316,7 @@ class Packed:
 
 
 def test_state_that_is_left_out_is_not_blamed() -> None:
-    """A lock that ``__getstate__`` leaves out harms nobody."""
+    """A lock that ``__getstate__`` leaves out harms no one."""
     told = explain(Leaves(lock=LOCK, data=np.ones(1000)))
     assert "cannot" not in {row.travels for row in told.rows}
 

@@ -201,7 +201,7 @@ def test_unordered_generator_gives_results_as_they_come(tmp_path: Path) -> None:
 
 
 def test_generator_that_is_dropped_ends_its_calls(tmp_path: Path) -> None:
-    """Nothing runs on for a stream that nobody has any more."""
+    """Nothing runs on for a stream that no one has any more."""
     stream = two(return_as="generator")(delayed(hang_but)(x, -1, str(tmp_path)) for x in range(2))
     while times(str(tmp_path), "hangs") < 2:
         time.sleep(0.002)
@@ -307,7 +307,7 @@ def test_timeout_of_joblib_ends_the_run() -> None:
 
 
 def test_futures_are_resolved_when_the_workers_are_ended(tmp_path: Path) -> None:
-    """``shutdown()`` ends a run with an error: joblib does not wait for ever."""
+    """``shutdown()`` ends a run with an error: joblib does not wait without end."""
     stream = two(return_as="generator")(delayed(hang_but)(x, -1, str(tmp_path)) for x in range(2))
     while times(str(tmp_path), "hangs") < 2:
         time.sleep(0.002)
@@ -559,7 +559,7 @@ def test_array_that_was_changed_is_never_stale(way: str) -> None:
 
 
 def test_memory_of_an_array_that_died_is_given_back() -> None:
-    """What nobody has any more is shared no longer."""
+    """What no one has any more is shared no longer."""
     sharedtask.shutdown()
     X = np.zeros(LARGE)
     two()(delayed(about)(X, row) for row in range(2))

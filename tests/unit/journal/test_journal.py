@@ -395,7 +395,7 @@ def test_argument_that_cannot_be_pickled(file: str) -> None:
 
 
 def define(body: str, **names: Any) -> Callable[..., Any]:
-    """The function ``f`` of a piece of source code, which stands in no file."""
+    """The function ``f`` of a piece of source code, which is in no file."""
     space: dict[str, Any] = {"__name__": "__main__", **names}
     exec(compile(textwrap.dedent(body), f"<{random.random()}>", "exec"), space)
     function: Callable[..., Any] = space["f"]
@@ -555,7 +555,7 @@ def test_warning_can_be_an_error(file: str) -> None:
 def test_a_value_is_digested_once(
     file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Calls that find a value published find its digest there; a changed one is digested anew."""
+    """Calls that find a value published find its digest there; a changed one is digested again."""
     seen = mock.Mock(wraps=hashing.fingerprint)
     monkeypatch.setattr(hashing, "fingerprint", seen)
     task = parallel(shared=["t"])(lambda x, t: float(t[x]))
@@ -583,7 +583,7 @@ def test_written_arrays_are_digested_each_time(backend: Any, file: str) -> None:
 
 
 def test_handles_have_the_digest_of_their_value(backend: Any, file: str, log: Any) -> None:
-    """A handle stands for its value in the key as well."""
+    """A handle refers to its value in the key as well."""
     table = {"rows": np.ones((3, 2))}
     task = weighed.with_options(backend=backend, journal=file)
     task.map(range(4), table=table, log=log.path)
@@ -865,7 +865,7 @@ def test_lock_is_not_inherited(script: Any, file: str, log: Any) -> None:
 
 
 def test_run_that_is_dropped_gives_the_lock_back(file: str, log: Any) -> None:
-    """Where nobody closes a run, the journal is free again when the run is collected."""
+    """Where no one closes a run, the journal is free again when the run is collected."""
     task = logged.with_options(backend="serial", journal=file)
     start, _ = task._prepare(range(3), (), {"log": log.path})
     run = start()
@@ -1178,7 +1178,7 @@ def test_recovery_overwrites_nothing(file: str, tmp_path: Path) -> None:
 
 
 def test_rest_of_a_deleted_journal_is_not_taken_over(file: str, log: Any) -> None:
-    """Who deletes a journal begins anew, though a killed run left files beside it."""
+    """Who deletes a journal begins again, though a killed run left files beside it."""
     stream = logged.with_options(backend="serial", journal=file).imap(range(3), log=log.path)
     next(stream)
     left = Path(f"{file}-wal").read_bytes()

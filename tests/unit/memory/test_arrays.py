@@ -569,7 +569,7 @@ def test_arrays_that_come_and_go(backend: str) -> None:
 
 
 def test_handle_of_a_temporary_array(backend: str) -> None:
-    """A handle keeps the memory of an array that nobody else has."""
+    """A handle keeps the memory of an array that no one else has."""
     with share({"rows": array(np.arange(4.0))}) as handle:
         other = array(np.full(4, -1.0))  # where the memory would be, were it free
 
@@ -1139,7 +1139,7 @@ def test_plain_view_of_a_memmap(backend: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("unlink", [False, True])
 def test_file_that_is_replaced(unlink: bool, tmp_path: Path) -> None:
-    """What is mapped here is what tasks see, whatever stands at the path by then."""
+    """What is mapped here is what tasks see, whatever is at the path by then."""
     path = tmp_path / "numbers"
     np.ones(1000).tofile(path)
     with path.open("r+b") as file:

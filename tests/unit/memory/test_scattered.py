@@ -1,4 +1,4 @@
-"""Views with many gaps: gathered to be stored, and compared without that while nobody writes."""
+"""Views with many gaps: gathered to be stored, and compared without that while no one writes."""
 
 import ctypes
 import threading
@@ -205,7 +205,7 @@ def test_values_over_one_base_are_seen_changed(backend: Any, watch: str) -> None
 
 @pytest.mark.parametrize("role", [Shared, CopyOnWrite], ids=["Shared", "CopyOnWrite"])
 def test_task_has_the_view_that_the_caller_has(backend: Any, role: Any) -> None:
-    """The view arrives dense, in order; a private one is written for nobody else to see."""
+    """The view arrives dense, in order; a private one is written for no one else to see."""
     table = np.arange(12.0 * (1 << 12)).reshape(-1, 12)[::-1, 1::4]
     if role is Shared:
         assert [table[5, 1]] == parallel(backend=backend)(cell).map([(5, 1)], table=table)
@@ -223,7 +223,7 @@ def cell(place: Any, table: Shared[Any]) -> float:
 
 @pytest.mark.usefixtures("watching")
 def test_write_between_the_elements_is_forgiven_twice(publish: Any) -> None:
-    """A watch begins anew after a write that changed nothing, but not the third time in a row."""
+    """A watch begins again after a write that changed nothing, but not the third time in a row."""
     base = np.arange(float(COUNT))
     view = base[::4]
     publication = publish(view)

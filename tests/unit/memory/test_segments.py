@@ -83,7 +83,7 @@ def test_mapping_cannot_be_made_writable(segment: segments.Segment) -> None:
 
 
 def test_memfd_cannot_be_opened_for_writing_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sealed memfd that is opened anew through /proc is sealed still."""
+    """A sealed memfd that is opened again through /proc is sealed still."""
     monkeypatch.delenv("SHAREDTASK_STORE", raising=False)
     made = segments.write(codec.encode(np.ones(1000)))
     try:

@@ -117,7 +117,7 @@ def test_array_leaves_as_one_buffer(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", [d for d in DTYPES if d != "O"])
 def test_decoded_array_lies_in_the_mapped_segment(dtype: str) -> None:
-    """A published array is used where it is mapped, wherever it stands in the value."""
+    """A published array is used where it is mapped, wherever it is in the value."""
     value = {"rows": array_of(dtype, (70_000,)), "more": [array_of(dtype, (10,))]}
     publication = Publication(codec.encode(value), watched=False)
     try:
@@ -140,7 +140,7 @@ def segments_mapped() -> set[int]:
 
 
 def test_private_twin_does_not_touch_the_segment() -> None:
-    """What is written into a copy-on-write twin is seen by nobody else."""
+    """What is written into a copy-on-write twin is seen by no one else."""
     publication = Publication(codec.encode(np.zeros(100_000)), watched=False)
     try:
         one, two = publication.private_value(), publication.private_value()

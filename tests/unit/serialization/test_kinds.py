@@ -126,7 +126,7 @@ def test_repeated_lease_is_a_hit(name: str) -> None:
 
 @pytest.mark.parametrize("name", CHANGED)
 def test_change_is_seen(name: str) -> None:
-    """A value that its owner has changed is published anew, and is equal to it."""
+    """A value that its owner has changed is published again, and is equal to it."""
     cache, kind = ShareCache(), KINDS[name]
     value = kind.make()
     try:
@@ -275,7 +275,7 @@ def test_overlapping_slices_are_stored_once() -> None:
 
 
 def test_overlapping_columns_are_stored_once() -> None:
-    """Blocks of columns that overlap share them; columns that nobody shows are not stored."""
+    """Blocks of columns that overlap share them; columns that no one shows are not stored."""
     base = table()
     value = [base[:, 3:5], base[:, 4:6], base[:, 200:201]]
     assert base[:, :4].nbytes == stored(value)
@@ -639,7 +639,7 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_change_of_a_module_is_seen(change: str) -> None:
-    """Whatever changes in a module of torch, the next use publishes it anew; nothing else does."""
+    """Whatever changes in a module of torch, the next use publishes it again; nothing else does."""
     model = _network()
     publication = Publication(codec.encode_shared(model), watched=True)
     assert publication.matches(codec.encode_shared(model))
@@ -869,7 +869,7 @@ CODE = {"class": Plain, "class with a metaclass": WithMeta, "function": of_image
 
 @pytest.mark.parametrize("code", CODE.values(), ids=CODE)
 def test_code_goes_by_name_while_it_has_one(monkeypatch: Any, code: Any) -> None:
-    """A class or function whose name stands for another one by now goes by value, and back."""
+    """A class or function whose name refers to another one by now goes by value, and back."""
     by_name = codec.encode(code).head
     monkeypatch.setitem(globals(), code.__name__, None)
     assert len(codec.encode(code).head) > 3 * len(by_name)

@@ -537,7 +537,7 @@ def test_generator_that_a_function_captures_is_told_of() -> None:
 
 
 def test_generator_inside_a_model_is_none_of_our_business(backend: Any) -> None:
-    """A fitted estimator keeps the generator that it was fitted with: nobody draws from it."""
+    """A fitted estimator keeps the generator that it was fitted with: no one draws from it."""
 
     def look(_x: int, model: Shared[Any]) -> int:
         return len(model)

@@ -110,7 +110,7 @@ HOWS = ["item", "view", "memoryview", "C code", "readv", "thread", "out="]
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("size", [2 * PAGE * 100 + 10, BIG], ids=["small", "big"])
 def test_changed_byte_is_seen_wherever_it_is(size: int, place: int, watch: str) -> None:
-    """One changed byte, first, last, at an edge of a page or inside, is shared anew."""
+    """One changed byte, first, last, at an edge of a page or inside, is shared again."""
     if place >= size:
         pytest.skip("outside of this array")
     table = np.zeros(size, np.uint8)
@@ -232,7 +232,7 @@ def test_reused_id_of_a_container_never_hits(make: Callable[[Any], Any]) -> None
 
 @pytest.mark.parametrize("size", [BIG, 40_000_000])
 def test_same_address_other_contents(size: int, watch: str) -> None:
-    """An array that was allocated where a dead one stood is shared anew."""
+    """An array that was allocated where a dead one was is shared again."""
     addresses = set()
     for k in range(8):
         table = np.full(size, k, np.uint8)
@@ -286,7 +286,7 @@ def describe(_x: int, table: Shared[Any]) -> str:
     ids=["new", "no", "text", "append", "1.0", "True", "array", "other array", "order", "set"],
 )  # fmt: skip
 def test_every_change_of_a_nested_value_is_seen(edit: Callable[[Any], Any]) -> None:
-    """Keys, their order, types and numbers: any change of a nested value is shared anew."""
+    """Keys, their order, types and numbers: any change of a nested value is shared again."""
     value = {"list": [1, 2], "word": "w", "rows": np.zeros(300_000), "deep": [{"x": {1}}]}
     assert [spell(0, value)] == spelled.map([0], value=value)
     assert [spell(0, value)] == spelled.map([0], value=value)
@@ -418,7 +418,7 @@ def test_value_in_use_is_not_evicted(cache: ShareCache) -> None:
 
 
 def test_change_while_the_old_one_is_in_use(cache: ShareCache) -> None:
-    """A value that changed is published anew; who uses the old one keeps it."""
+    """A value that changed is published again; who uses the old one keeps it."""
     table = np.zeros(200_000)
     old = cache.lease(table)
     table[0] = 1
@@ -467,7 +467,7 @@ def test_cache_info_counts() -> None:
 
 
 def test_cache_clear_gives_the_memory_back() -> None:
-    """``cache_clear`` frees the values of this task and starts the counts anew."""
+    """``cache_clear`` frees the values of this task and starts the counts again."""
     table = np.zeros(BIG, np.uint8)
     read.map([[0]], table=table)
     before = segments()
@@ -686,7 +686,7 @@ def test_copy_of_a_handle_is_the_handle(twin: Callable[[Any], Any]) -> None:
 
 
 def test_handle_is_not_pickled() -> None:
-    """A handle says that it stands for memory of this process, and how to pass it."""
+    """A handle says that it refers to memory of this process, and how to pass it."""
     with share(np.ones(10)) as handle:
         with pytest.raises(UnshareableError, match="Shared"):
             pickle.dumps(handle)
@@ -707,7 +707,7 @@ def test_what_cannot_be_shared_by_hand() -> None:
 
 
 def test_handle_that_is_dropped_gives_its_memory_back() -> None:
-    """A handle that nobody closed is closed by the collector."""
+    """A handle that no one closed is closed by the collector."""
     before = segments()
     handle = share(np.ones(1_000_000))
     assert segments() > before or handle.nbytes

@@ -139,7 +139,7 @@ def states() -> dict[str, str]:
 
 
 def forge(place: Path, which: str, **changes: Any) -> None:
-    """Write an entry anew, with other fields and the right checksum."""
+    """Write an entry again, with other fields and the right checksum."""
     path = place / which
     entry = name_registry.loads(which, path.read_bytes())
     form = {**entry.form, **changes.pop("form", {})}
@@ -252,7 +252,7 @@ def test_handles_of_names_in_a_map(backend: str, value: str) -> None:
 
 
 def test_copy_on_write_of_an_attached_array(backend: str) -> None:
-    """A task may change its private copy of an attached array; nobody else sees it."""
+    """A task may change its private copy of an attached array; no one else sees it."""
     with share(np.zeros(1000), name="table") as mine, attach("table") as other:
         assert [1000.0] * 3 == on(backend, total_and_spoil).map(range(3), table=other)
         assert 0 == mine.value.sum()
@@ -336,7 +336,7 @@ def test_foreign_shared_memory_is_shared_where_it_lies() -> None:
 
 
 def test_mapped_file_is_shared_where_it_lies(tmp_path: Path) -> None:
-    """A mapped file stays the file; one mapped read-only is writable for nobody."""
+    """A mapped file stays the file; one mapped read-only is writable for no one."""
     np.arange(4.0).tofile(tmp_path / "data")
     writable = np.memmap(tmp_path / "data", "f8", "r+")
     with share(writable, name="data"), attach("data", writable=True) as handle:
@@ -413,7 +413,7 @@ def test_name_in_use_elsewhere_is_not_taken(owner: Any) -> None:
 
 
 def test_unknown_name() -> None:
-    """A name that nobody shares is told, with the one that may have been meant."""
+    """A name that no one shares is told, with the one that may have been meant."""
     with pytest.raises(UnknownNameError, match="`sharedtask ls`") as caught:
         attach("model")
     assert isinstance(caught.value, FileNotFoundError)
@@ -512,7 +512,7 @@ def test_leaving_an_attacher_takes_nothing_away() -> None:
 
 @pytest.mark.parametrize("who", ["sharer", "attacher"])
 def test_unlink_takes_the_name_alone(who: str) -> None:
-    """After ``unlink()`` nobody can attach; the memory stays for those who have it."""
+    """After ``unlink()`` no one can attach; the memory stays for those who have it."""
     mine = share(np.ones(3), name="ones")
     other = attach("ones")
     for _twice in range(2):
@@ -537,7 +537,7 @@ def test_unlink_without_a_name() -> None:
 
 
 def test_name_stands_without_its_handle() -> None:
-    """A name that is not taken away keeps the value, also when nobody holds the handle."""
+    """A name that is not taken away keeps the value, also when no one holds the handle."""
     share(np.ones(3), name="ones")
     gc.collect()
     assert 3 == attach("ones").value.sum()
@@ -752,7 +752,7 @@ def test_squatted_directory_is_refused(place: Path) -> None:
 
 
 def test_directory_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the register cannot be, sharing says so, and nobody is known."""
+    """Where the register cannot be, sharing says so, and no one is known."""
     with monkeypatch.context() as changed:
         changed.setenv("SHAREDTASK_NAMES_DIR", str(tmp_path / "none" / "names"))
         with pytest.raises(SharedTaskError, match="cannot be made: No such file"):
@@ -784,7 +784,7 @@ def test_another_user_reaches_neither_register_nor_memory(
 
 
 def fails_with(code: int) -> Callable[..., int]:
-    """Stands for ``regions.reopened`` where the system refuses."""
+    """Replaces ``regions.reopened`` where the system refuses."""
 
     def reopened(*_args: object, **_kwargs: object) -> int:
         error = OSError(code, os.strerror(code))
@@ -811,7 +811,7 @@ def test_no_descriptors_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_living_is_not_taken_for_dead_without_descriptors(place: Path) -> None:
-    """A process that may open no more files removes nobody's name."""
+    """A process that may open no more files removes no one's name."""
 
     def all_but(spare: int) -> Callable[[], object]:
         def try_all() -> list[str]:
@@ -865,7 +865,7 @@ def test_memory_that_became_smaller(tmp_path: Path) -> None:
 
 
 def bad_entry(place: Path) -> str:
-    """The words for what stands in the entry's place; nothing takes it but ``clean``."""
+    """The words for what is in the entry's place; nothing takes it but ``clean``."""
     with pytest.raises(NameRefusedError) as caught:
         attach("one")
     with pytest.raises(NameRefusedError):
@@ -941,7 +941,7 @@ def test_entry_of_another_name_is_refused(place: Path) -> None:
     ],
 )
 def test_anything_as_entry_is_refused(place: Path, text: bytes) -> None:
-    """Whatever stands in an entry, it is read as JSON and refused."""
+    """Whatever is in an entry, it is read as JSON and refused."""
     with share(1, name="one"):
         (place / "one").write_bytes(text)
         assert "its entry is damaged. `sharedtask clean` removes it." in bad_entry(place)
@@ -1002,7 +1002,7 @@ def test_flipped_bits_never_lead_to_other_memory(place: Path, value: Any) -> Non
 )
 @pytest.mark.parametrize("kind", ["array", "dict"])
 def test_entry_of_what_is_gone(place: Path, kind: str, changes: Any) -> None:
-    """A later process of the same pid, a later file of the same number: nobody shares that."""
+    """A later process of the same pid, a later file of the same number: no one shares that."""
     with share(np.ones(3) if kind == "array" else {"a": 1}, name="one"):
         forge(place, "one", **changes)
         assert {"one": "gone"} == states()
@@ -1012,7 +1012,7 @@ def test_entry_of_what_is_gone(place: Path, kind: str, changes: Any) -> None:
 
 
 def test_pipe_at_the_descriptor_is_not_opened(place: Path) -> None:
-    """Where the owner's descriptor is a pipe by now, nobody waits at it."""
+    """Where the owner's descriptor is a pipe by now, no one waits at it."""
     readable, writable = os.pipe()
     with share(1, name="one"):
         forge(place, "one", fd=readable)
@@ -1130,7 +1130,7 @@ def test_segment_of_another_user_is_refused(place: Path) -> None:
 
 
 def test_stores_of_two_kinds(owner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What stands in files is attached where files are wanted; it is not taken for sealed."""
+    """What is in files is attached where files are wanted; it is not taken for sealed."""
     owner("dict", "array", SHAREDTASK_STORE="file")
     assert 3 == attach("array").value[3]
     with pytest.raises(NameRefusedError, match=r"SHAREDTASK_STORE=file\. Set the same here"):
@@ -1140,7 +1140,7 @@ def test_stores_of_two_kinds(owner: Any, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_name_of_another_namespace(place: Path) -> None:
-    """Nobody can say whether an owner in another PID namespace lives: its name is left alone."""
+    """No one can say whether an owner in another PID namespace lives: its name is left alone."""
     with share(1, name="one"):
         forge(place, "one", namespace=1)
         assert {"one": "elsewhere"} == states()
@@ -1165,7 +1165,7 @@ def test_draft_of_a_killed_process_goes(place: Path) -> None:
 
 
 def test_locked_register_is_told(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that was stopped while it had the lock does not stop all others for ever."""
+    """A process that was stopped while it had the lock does not stop all others without end."""
     monkeypatch.setattr(name_registry, "_LOCK_SECONDS", 0.05)
     with share(1, name="one") as handle:
         fd = os.open(place, os.O_RDONLY)

@@ -23,7 +23,7 @@ def ring(**started: int) -> tuple[memoryview, memoryview]:
     st.lists(st.lists(st.binary(max_size=60_000), max_size=6), max_size=6),
 )
 def test_what_is_written_is_read(at: int, rounds: list[list[bytes]]) -> None:
-    """Records arrive whole and in order, with their chunk, wherever the ring begins anew."""
+    """Records arrive whole and in order, with their chunk, wherever the ring begins again."""
     words, memory = ring(at=at)
     writer = LogWriter(words, memory)
     for number, records in enumerate(rounds):

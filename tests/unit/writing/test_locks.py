@@ -399,7 +399,7 @@ def test_second_lock_does_not_queue_behind_who_waits_for_the_first(
 
 
 def test_dead_waiter_leaves_the_turnstile(table: Table, other: Callable[..., Other]) -> None:
-    """A writer that is killed while it waits keeps nobody out, and has poisoned nothing."""
+    """A writer that is killed while it waits keeps no one out, and has poisoned nothing."""
     reader, writer = other(HOLDS, (2, 6, False)), other(HOLDS, (0, 8, True))
     reader.go()
     assert "in" == reader.hear()
@@ -484,7 +484,7 @@ def test_poison_is_of_its_cells_only(dead: int, opened: Callable[..., Locks]) ->
 
 
 def test_repair_ends_the_poison(dead: int, opened: Callable[..., Locks]) -> None:
-    """After a block that wrote the region anew it is like any other."""
+    """After a block that wrote the region again it is like any other."""
     with opened().hold([Span(2, 6)], write=True, repair=True):
         pass
     with opened().hold(ALL, write=False) as value:
@@ -492,7 +492,7 @@ def test_repair_ends_the_poison(dead: int, opened: Callable[..., Locks]) -> None
 
 
 def test_repair_of_a_part(dead: int, opened: Callable[..., Locks]) -> None:
-    """What was not written anew is poisoned still."""
+    """What was not written again is poisoned still."""
     with opened().hold([Span(2, 4)], write=True, repair=True):
         pass
     with opened().hold([Span(0, 4)], write=True):
@@ -908,7 +908,7 @@ def test_forked_child_leaves_the_lock_alone(table: Table, opened: Callable[..., 
 
 
 def test_forked_child_opens_its_own(table: Table, opened: Callable[..., Locks]) -> None:
-    """A forked child that opens the table anew is excluded like any other process."""
+    """A forked child that opens the table again is excluded like any other process."""
     with opened().hold([Span(2, 6)], write=True):
         child = os.fork()
         if child == 0:
@@ -969,7 +969,7 @@ def test_example_of_the_docstring() -> None:
 
 
 def test_forgotten_objects_close_themselves() -> None:
-    """A table and locks that nobody has any more have nothing open."""
+    """A table and locks that no one has any more have nothing open."""
     made = Table(CELLS)
     with Locks(made.memory, CELLS).hold(ALL, write=True) as value:
         assert value is None

@@ -136,7 +136,7 @@ def test_block_is_what_the_index_shows(data: Any) -> None:
 @many
 @given(st.data())
 def test_block_takes_writes(data: Any) -> None:
-    """What is written to a block stands in the base, and nothing else in it changes."""
+    """What is written to a block is in the base, and nothing else in it changes."""
     base = data.draw(bases(["u1", "f8", "c16", "S3"]))
     index = data.draw(indices_for(base.shape))
     expected = base.copy()
