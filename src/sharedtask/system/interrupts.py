@@ -58,12 +58,13 @@ _getsignal = _signal.getsignal
 
 def _handlers() -> dict[int, Callable[..., Any]]:
     """The handler of each signal that has one."""
-    handlers: Any = [*map(_getsignal, _SIGNALS)]
     found: dict[int, Callable[..., Any]] = {}
-    if any(map(callable, handlers)):  # none in workers, at each use of a lock
-        for number, handler in zip(_SIGNALS, handlers, strict=True):
+    # None in workers, at each use of a lock; SIGINT's, the first, in most other places.
+    if any(map(callable, map(_getsignal, _SIGNALS))):
+        for number in _SIGNALS:
+            handler: Any = _getsignal(number)
             if callable(handler):
-                found[number] = handler  # noqa: PERF403  a comprehension is a call
+                found[number] = handler
     return found
 
 
