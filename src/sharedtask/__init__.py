@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sharedtask.errors import DefinitionError as DefinitionError
     from sharedtask.errors import HintWarning as HintWarning
     from sharedtask.errors import IncompleteValueWarning as IncompleteValueWarning
+    from sharedtask.errors import InitializerError as InitializerError
     from sharedtask.errors import InvalidNameError as InvalidNameError
     from sharedtask.errors import JournalError as JournalError
     from sharedtask.errors import JournalWarning as JournalWarning
@@ -96,6 +97,7 @@ _MODULES = {
         "DefinitionError",
         "HintWarning",
         "IncompleteValueWarning",
+        "InitializerError",
         "InvalidNameError",
         "JournalError",
         "JournalWarning",
@@ -168,6 +170,7 @@ __all__ = [
     "Handle",
     "HintWarning",
     "IncompleteValueWarning",
+    "InitializerError",
     "InvalidNameError",
     "JournalError",
     "JournalWarning",

@@ -22,6 +22,7 @@ __all__ = [
     "DefinitionError",
     "HintWarning",
     "IncompleteValueWarning",
+    "InitializerError",
     "InvalidNameError",
     "ItemNote",
     "JournalError",
@@ -326,6 +327,27 @@ class TaskExitError(_Fields, SharedTaskError):
         if self.class_name in {"SystemExit", "KeyboardInterrupt", "GeneratorExit"}:
             return f"{place}, raised {raised}. A task ends by returning or by raising an Exception."
         return f"{place}, raised {raised}. It cannot be raised here as itself."
+
+
+class InitializerError(_Fields, SharedTaskError, BrokenExecutor):
+    """Raised by the calls of an ``Executor`` whose initializer raised: it takes no more calls.
+
+    Attributes:
+        function: Name of the initializer.
+        class_name: Class of what it raised.
+        text: Its text.
+    """
+
+    function: str
+    class_name: str
+    text: str = ""
+
+    def __str__(self) -> str:
+        raised = f"{self.class_name}: {self.text}" if self.text else self.class_name
+        return (
+            f"the initializer {self.function}() raised {raised}. The executor takes no more calls:"
+            " make another one."
+        )
 
 
 class RegionPoisonedError(_Fields, SharedTaskError, RuntimeError):

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import functools
 import itertools
@@ -21,6 +22,7 @@ import pytest
 import sharedtask
 from sharedtask import (
     Executor,
+    InitializerError,
     OptionsError,
     SerializationError,
     TaskTimeoutError,
@@ -713,9 +715,30 @@ def fail_to_begin() -> None:
     raise LookupError("no such device")
 
 
-def test_error_of_an_initializer_is_that_of_the_calls(backend: Any) -> None:
-    """It is raised as itself by the calls that needed it."""
+def test_initializer_that_fails_breaks_the_executor(backend: Any) -> None:
+    """What has no outcome yet, and each further call, is a BrokenExecutor that says why."""
     with sharedtask.Executor(1, initializer=fail_to_begin, backend=backend) as executor:
-        for _ in range(2):
-            with pytest.raises(LookupError, match="no such device"):
-                executor.submit(pow, 2, 2).result()
+        futures = [executor.submit(pow, 2, 2)]
+        with pytest.raises(concurrent.futures.BrokenExecutor, match=NO_DEVICE):
+            futures[0].result()
+        with pytest.raises(InitializerError, match=NO_DEVICE):
+            executor.submit(pow, 2, 2)
+        with pytest.raises(InitializerError, match=NO_DEVICE):
+            executor.map(pow, [2], [2])
+        assert executor._broken
+
+
+NO_DEVICE = r"the initializer fail_to_begin\(\) raised LookupError: no such device"
+
+
+def test_failed_initializer_breaks_what_waits() -> None:
+    """Calls and maps that wait for a worker get the error as well, and no worker runs them."""
+    with sharedtask.Executor(1, initializer=fail_to_begin, backend="process") as executor:
+        results = executor.map(pow, [2] * 50, [2] * 50)
+        with pytest.raises(InitializerError, match=NO_DEVICE):
+            list(results)
+    with sharedtask.Executor(1, initializer=fail_to_begin, backend="process") as executor:
+        futures = []
+        with contextlib.suppress(InitializerError):
+            futures += [executor.submit(pow, 2, 2) for _ in range(10)]
+        assert all(isinstance(future.exception(), InitializerError) for future in futures)

@@ -14,14 +14,14 @@ pytestmark = [pytest.mark.long, pytest.mark.besides, pytest.mark.timeout(600)]
 DIFFERS = (
     "test_killed_child",  # one death breaks the whole pool
     "test_traceback",  # the class of the remote traceback
-    "test_saturation",  # a semaphore of multiprocessing as an argument
-    "test_ressources_gced_in_workers",  # a manager of multiprocessing as an argument
+    "test_saturation",  # processes of its own
+    "test_ressources_gced_in_workers",  # an mp_context
     "test_idle_process_reuse_one",  # processes of its own
     "test_idle_process_reuse_multiple",
     "test_max_tasks_per_child",  # said as tasks_per_worker
     "test_max_tasks_per_child_defaults_to_spawn_context",
     "test_max_tasks_early_shutdown",
-    "test_python_finalization_error",  # threads of its own
+    "test_python_finalization_error",  # how it starts its threads
 )
 
 # The tests look for threads and processes that their executors leave: ours has none of its own.

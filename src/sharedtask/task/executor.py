@@ -18,6 +18,7 @@ from sharedtask.system.cpus import available_cpus
 from sharedtask.system.finalizers import Known
 from sharedtask.task.signature.spec import name_of
 from sharedtask.tracebacks import shortened
+from sharedtask.worker import packed_calls
 
 from .callsite import callsite_of
 from .chunking import Pace
@@ -25,7 +26,6 @@ from .function_calls import FunctionCalls, call_of
 from .futures import TaskFuture
 from .mapped import LastingRun, Mapped
 from .plan import Plan
-from .run import Run
 from .unfinished import Unfinished
 
 if TYPE_CHECKING:
@@ -55,8 +55,9 @@ class Executor(futures.Executor):
     Args:
         max_workers: How many calls run at once, of all that this executor submits and maps; None
             for all CPUs that this process may use.
-        initializer: Called once in each worker before its first call of this executor. An error in
-            it is that of the calls that needed it, and the next call tries again.
+        initializer: Called once in each worker before its first call of this executor. If it
+            raises, the executor is broken, as in the standard library: what has no outcome yet, and
+            each further call, is an ``InitializerError``, which is a ``BrokenExecutor``.
         initargs: Its arguments.
         **options: ``backend``, ``timeout`` (seconds per call), ``retries``, ``retry_on``,
             ``return_exceptions``, ``verify``, ``captured``, ``strict``, ``progress`` and ``desc``
@@ -84,18 +85,26 @@ class Executor(futures.Executor):
         **options: Any,
     ) -> None:
         if initializer is not None:
-            options["initializer"] = (initializer, tuple(initargs))
+            given = _callable(initializer), tuple(initargs)
+            options["initializer"] = packed_calls.initialize, given
         self._explicit = _checked(max_workers, options)
         self._begin()
 
     def _begin(self) -> None:
-        self._unfinished, self._calls = Unfinished(), FunctionCalls()
+        self._unfinished = Unfinished()
+        self._calls = FunctionCalls(self._unfinished.break_off)
         self._paces: Known[Pace] = Known()
 
     @property
     def _max_workers(self) -> int:
         """Under this name libraries ask the standard library's executors for it."""
         return self._options().workers or available_cpus()
+
+    @property
+    def _broken(self) -> str | bool:
+        """Why it takes no more calls, under the name of the standard library; else False."""
+        broken = self._unfinished.broken
+        return False if broken is None else str(broken)
 
     def _options(self) -> Options:
         return _of_calls(resolve(self._explicit))
@@ -192,9 +201,10 @@ class Executor(futures.Executor):
         call = call_of(name_of(fn), fn, options, calls.team, calls.slots, star=star)
         backend = registry.get(options.backend)
         plan = Plan(call, items, len(items), streams=False)
-        kind = Run if given.return_exceptions else LastingRun
         callsite = callsite_of(options)
-        mapped.begin(kind(backend, plan, self._pace_of(fn), _count_nothing, callsite), backend)
+        run = LastingRun(backend, plan, self._pace_of(fn), _count_nothing, callsite)
+        run.returns, run.on_broken = given.return_exceptions, calls.break_off
+        mapped.begin(run, backend)
 
     def _pace_of(self, fn: Callable[..., Any]) -> Pace:
         """How long a function takes, as known from maps before."""
@@ -236,6 +246,13 @@ class Executor(futures.Executor):
     def __reduce__(self) -> NoReturn:
         msg = "an Executor belongs to its process: make one where it is needed"
         raise TypeError(msg)
+
+
+def _callable(initializer: Any) -> Any:
+    if not callable(initializer):
+        msg = f"Executor(): initializer must be a callable, got {initializer!r:.80}."
+        raise OptionsError(msg)
+    return initializer
 
 
 def _checked(max_workers: int | None, options: Mapping[str, Any]) -> dict[str, Any]:

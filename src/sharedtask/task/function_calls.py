@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends import registry
 from sharedtask.backends.base import Call, Team, with_initializer
+from sharedtask.errors import InitializerError
 from sharedtask.outcomes import told_of
 from sharedtask.recipes import Slots
 from sharedtask.serialization import losses, missing
 from sharedtask.system import critical_sections, interrupts
+from sharedtask.system.finalizers import Weak
 from sharedtask.worker import packed_calls
 
 from .calling import failed
@@ -25,10 +27,12 @@ from .plan import CAPTURE_FROM
 from .submission import Submission
 from .submit_queue import SubmitQueue, may_wait
 from .submits import queue_for
+from .unfinished import again
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from sharedtask.backends.base import Backend
     from sharedtask.options import Options
 
     from .futures import TaskFuture
@@ -80,7 +84,9 @@ def shared_from(options: Options) -> int | None:
 class FunctionCalls:
     """The submits of one executor. Their ``team`` bounds them together; see ``Call`` for slots."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_broken: Callable[[InitializerError], object]) -> None:
+        self._on_broken, self._is_broken = on_broken, False
+        self._alone: Weak[int, _Alone] = Weak()  # those that an initializer may precede
         self.team, self.slots = Team(), Slots()
         self._indices = itertools.count()
         self._queue: SubmitQueue | None = None
@@ -112,11 +118,23 @@ class FunctionCalls:
                 self._queue = queue_for(self._queue, backend, common, _count_nothing)
                 return self._queue.add(next(self._indices), item, name)
         try:
-            return _Alone(backend, call(), (), options, _count_nothing, callsite_of(options)).future
+            alone = _Alone(self, backend, call(), options)
         except Warning:
             raise
         except Exception as error:  # noqa: BLE001  pickling runs user code
             return failed(told_of(error, name, 0, name))
+        if options.initializer is not None:
+            self._alone.put(id(alone), alone)
+        return alone.future
+
+    def break_off(self, error: InitializerError) -> None:
+        """The initializer has failed: all that have no outcome get the error."""
+        if self._is_broken:
+            return
+        self._is_broken = True
+        self._on_broken(error)
+        for alone in self._alone.values():
+            alone.fail(again(error))
 
     def _common_of(self, options: Options) -> Call:
         """The call whose items are packed calls."""
@@ -152,10 +170,23 @@ def _packed(
 class _Alone(Submission):
     """A call in a session of its own; its errors name no item."""
 
+    def __init__(
+        self, calls: FunctionCalls, backend: Backend, call: Call, options: Options
+    ) -> None:
+        self._calls = calls
+        callsite = callsite_of(options)
+        super().__init__(backend, call, (), options, _count_nothing, callsite)
+
     def _resolve(self, value: Any, error: BaseException | None) -> None:
         if error is not None:
             told_of(error, self._task, 0, self._task)
         super()._resolve(value, error)
+        if isinstance(error, InitializerError):
+            self._calls.break_off(error)
+
+    def fail(self, error: InitializerError) -> None:
+        """Give it the error as its outcome, unless it has one."""
+        self._finish(None, error)
 
 
 def _count_nothing(shares: Any) -> None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sharedtask.errors import InitializerError
 from sharedtask.system import interrupts
 
 from .run import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from sharedtask.backends.base import Backend
     from sharedtask.outcomes import Batch
@@ -30,11 +30,16 @@ class _Raised:
 class LastingRun(Run):
     """A run that goes on after errors of items; each is raised when the caller comes to it.
 
-    Its options have ``return_exceptions``.
+    Its options have ``return_exceptions``; if it ``returns`` errors, they are results as they are.
     """
 
+    returns = False
+    on_broken: Callable[[InitializerError], object] = staticmethod(bool)
+
     def _in_place(self, error: BaseException) -> Any:
-        return _Raised(error)
+        if isinstance(error, InitializerError):
+            self.on_broken(error)
+        return error if self.returns else _Raised(error)
 
 
 class Mapped:
@@ -45,7 +50,7 @@ class Mapped:
         self._run: Run | None = None
         self._pieces: queue.SimpleQueue[list[Batch] | BaseException | None] = queue.SimpleQueue()
         self._ended = threading.Event()
-        self._is_cancelled = False
+        self._error: Exception | None = None  # for who asks for further results
 
     @interrupts.shielded
     def begin(self, run: Run, backend: Backend) -> None:
@@ -79,8 +84,8 @@ class Mapped:
         run, self._run = self._run, None
         if run is not None:
             run.close()
-        if self._is_cancelled:
-            self._pieces.put(CancelledError())
+        if self._error is not None:
+            self._pieces.put(self._error)
         self._pieces.put(None)
         self._ended.set()
 
@@ -88,10 +93,10 @@ class Mapped:
         """Wait for its end."""
         self._ended.wait()
 
-    def cancel(self) -> None:
-        """End it; who asks for further results gets a CancelledError."""
+    def end(self, error: Exception) -> None:
+        """End it; who asks for further results gets the error."""
         if not self._ended.is_set():
-            self._is_cancelled = True
+            self._error = error
             self._stop()
 
     def _stop(self) -> None:

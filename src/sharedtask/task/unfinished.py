@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sharedtask.errors import InitializerError
 from sharedtask.system.finalizers import Weak
 
 if TYPE_CHECKING:
@@ -21,8 +23,8 @@ class Mapping(Protocol):
     def wait(self) -> None:
         """Wait for its end."""
 
-    def cancel(self) -> None:
-        """End it, and tell who asks for its results."""
+    def end(self, error: Exception) -> None:
+        """End it; who asks for further results gets the error."""
 
 
 class Unfinished:
@@ -35,6 +37,7 @@ class Unfinished:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.is_shut = False
+        self.broken: InitializerError | None = None
         self._futures: Weak[int, TaskFuture[Any]] = Weak()
         self._maps: Weak[int, Mapping] = Weak()
         self._entering: list[int] = []  # threads that are about to begin a call
@@ -45,7 +48,10 @@ class Unfinished:
 
         Raises:
             RuntimeError: The executor, or the interpreter, is shut down.
+            InitializerError: The executor is broken.
         """
+        if self.broken is not None:
+            raise again(self.broken)
         self._entering.append(threading.get_ident())  # before the look: see ``wait``
         if self.is_shut or _ended:
             self.leave()
@@ -68,9 +74,16 @@ class Unfinished:
     def cancel(self) -> None:
         """Cancel what has not begun."""
         for mapping in self._maps.values():
-            mapping.cancel()
+            mapping.end(CancelledError())
         for future in self._futures.values():
             future.cancel()
+
+    def break_off(self, error: InitializerError) -> None:
+        """The initializer has failed: what has no outcome gets the error."""
+        if self.broken is None:
+            self.broken = error
+            for mapping in self._maps.values():
+                mapping.end(again(error))
 
     def wait(self) -> None:
         """Wait for all that has begun; in a forked child that is the parent's."""
@@ -87,6 +100,13 @@ class Unfinished:
         """Whether another thread begins a call, which it may have done before the shutdown."""
         here = threading.get_ident()
         return any(thread != here for thread in tuple(self._entering))
+
+
+def again(error: InitializerError) -> InitializerError:
+    """The same error, to be raised in another place."""
+    made = InitializerError(*error.args)
+    made.__cause__ = error.__cause__
+    return made
 
 
 _all: Weak[int, Unfinished] = Weak()

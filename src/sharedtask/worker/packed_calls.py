@@ -11,7 +11,7 @@ import marshal
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sharedtask.errors import SerializationError
+from sharedtask.errors import InitializerError, SerializationError
 from sharedtask.serialization import classes, codec, functions
 
 from . import envelope
@@ -55,6 +55,23 @@ def run(data: bytes) -> Any:
     args, kwargs = marshal.loads(data[at:]) if is_plain else _received.arguments(data[at:])
     del data
     return function(*args, **kwargs)
+
+
+def initialize(function: Callable[..., object], args: tuple[Any, ...]) -> None:
+    """Call the initializer of an executor.
+
+    Raises:
+        InitializerError: It raised. The log has it, as in other executors.
+    """
+    try:
+        function(*args)
+    except Exception as error:
+        import logging  # a worker has it only where it is needed
+
+        logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        named = name.rpartition("<locals>.")[2]
+        raise InitializerError(named, type(error).__name__, str(error)) from error
 
 
 class _Loaded(NamedTuple):
