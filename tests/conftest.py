@@ -74,6 +74,8 @@ MANY = {
     "test_journal.py": ("ray",),
     "test_kinds.py": ("serial", "ray"),
     "test_forks.py": ("serial",),
+    "test_initializer.py": ("ray",),
+    "test_per_worker.py": ("ray",),
     "test_reentry.py": ("serial", "thread", "ray"),
     "test_rng.py": ("ray",),
     "test_strict.py": ("ray",),
