@@ -46,7 +46,7 @@ EXPECTED = {
 
 # Comparisons that take a minute each, and show as much of how they work over small values.
 # Threads that wait for each other busily are many on few cores: each process has one.
-SMALL = {"EXAMPLES_SMALL": "1", "OMP_NUM_THREADS": "1"}
+SMALL = {"EXAMPLES_SMALL": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 SMALLER: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "dataframe.py": ((), SMALL),
     "fitted_model.py": ((), SMALL),
