@@ -5,12 +5,8 @@ Called, it is the function; ``map`` and its family run it over many items.
 
 from __future__ import annotations
 
-import contextvars
 import functools
-import itertools
 import sys
-import threading
-from concurrent.futures import Future
 from types import FunctionType
 from typing import (
     TYPE_CHECKING,
@@ -38,6 +34,7 @@ from sharedtask.tracebacks import SHORTENED, shorten, shortened
 from sharedtask.writing.partitioned.partitions import TAKEN
 
 from . import call_hints
+from .aio import Steps, in_thread
 from .callsite import callsite_of
 from .chunking import Pace
 from .direct_call import call_directly
@@ -281,7 +278,7 @@ class Runs(Generic[P, R]):
         start, plan = self._prepare(items, args, kwargs)
         run = start()
         try:
-            results: list[R] = await _in_thread(collect, run, plan.total)
+            results: list[R] = await in_thread(collect, run, plan.total)
         except SHORTENED as error:
             shorten(error)
             raise
@@ -295,9 +292,9 @@ class Runs(Generic[P, R]):
         """``imap`` for a coroutine: ``async for result in task.aimap(items)``."""
         start, _ = self._prepare(items, args, kwargs, streams=True)
         run = start()
-        stream = _Steps(in_order(lambda: run))
+        stream = Steps(in_order(lambda: run))
         try:
-            while results := await _in_thread(stream.step):
+            while results := await in_thread(stream.step):
                 for result in results:
                     yield result
         except SHORTENED as error:
@@ -305,7 +302,7 @@ class Runs(Generic[P, R]):
             raise
         finally:
             run.stop()
-            await _in_thread(stream.close)
+            await in_thread(stream.close)
 
     @shortened
     def explain(self, /, **kwargs: Any) -> Explanation:
@@ -375,46 +372,6 @@ class Runs(Generic[P, R]):
             raise
         callsite = functools.partial(callsite_of, options) if waits else callsite_of(options)
         return lambda: Run(backend, plan, usage.pace, usage.count, callsite), plan
-
-
-async def _in_thread(function: Callable[..., Any], *args: Any) -> Any:
-    """Run a blocking call in a thread of its own: the loop's own few threads may all be blocked."""
-    with undisturbed("asyncio"):  # loaded by its users already; for others it takes 10 ms
-        import asyncio
-
-    future: Future[tuple[Any, BaseException | None]] = Future()
-    future.set_running_or_notify_cancel()  # its awaiter may be cancelled; the call goes on
-
-    def work() -> None:
-        try:
-            future.set_result((function(*args), None))
-        except BaseException as error:  # noqa: BLE001  handed over, whatever it is
-            future.set_result((None, error))  # asyncio would refuse a StopIteration as exception
-
-    context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(work,), name="sharedtask-await", daemon=True).start()
-    value, error = await asyncio.wrap_future(future)
-    if error is not None:
-        raise error
-    return value
-
-
-class _Steps:
-    """A generator that one thread at a time advances or closes."""
-
-    def __init__(self, stream: Generator[Any, None, None]) -> None:
-        self._stream = stream
-        self._lock = critical_sections.object_lock()
-
-    def step(self) -> list[Any]:
-        """The next result in a list; an empty one at the end."""
-        with self._lock:
-            return list(itertools.islice(self._stream, 1))
-
-    def close(self) -> None:
-        """Close the generator when the current step is over."""
-        with self._lock:
-            self._stream.close()
 
 
 for _method in vars(Runs).values():  # Python's own errors should name Task.map()

@@ -1,0 +1,55 @@
+"""Maps in a coroutine: each step that blocks runs in a thread, and the event loop goes on."""
+
+from __future__ import annotations
+
+import contextvars
+import itertools
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from sharedtask.system import critical_sections
+from sharedtask.system.loading import undisturbed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+
+async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
+    """Run a blocking call in a thread of its own: the loop's own few threads may all be blocked."""
+    with undisturbed("asyncio"):  # loaded by its users already; for others it takes 10 ms
+        import asyncio
+
+    future: Future[tuple[Any, BaseException | None]] = Future()
+    future.set_running_or_notify_cancel()  # its awaiter may be cancelled; the call goes on
+
+    def work() -> None:
+        try:
+            future.set_result((function(*args), None))
+        except BaseException as error:  # noqa: BLE001  handed over, whatever it is
+            future.set_result((None, error))  # asyncio would refuse a StopIteration as exception
+
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(work,), name="sharedtask-await", daemon=True).start()
+    value, error = await asyncio.wrap_future(future)
+    if error is not None:
+        raise error
+    return value
+
+
+class Steps:
+    """A generator that one thread at a time advances or closes."""
+
+    def __init__(self, stream: Generator[Any, None, None]) -> None:
+        self._stream = stream
+        self._lock = critical_sections.object_lock()
+
+    def step(self) -> list[Any]:
+        """The next result in a list; an empty one at the end."""
+        with self._lock:
+            return list(itertools.islice(self._stream, 1))
+
+    def close(self) -> None:
+        """Close the generator when the current step is over."""
+        with self._lock:
+            self._stream.close()
