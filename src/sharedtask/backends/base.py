@@ -290,12 +290,13 @@ class Session(ABC):
         for handler in self.handlers:
             handler.accept(batch)
 
-    def last_change(self) -> Change | None:
-        """Called after the last report: a change of a shared value that none has told."""
-        return None
+    def conclude(self) -> Change | None:
+        """Called after the last report: handles what tasks have logged and no report brought.
 
-    def finish_logs(self) -> None:
-        """Called after the last report: handles what tasks have logged and no report brought."""
+        Returns:
+            A change of a shared value that none has told.
+        """
+        return None
 
     def finish(self) -> None:
         """Called at the end of a call that succeeded: completes the caller's totals."""

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from sharedtask.outcomes import Change
+
     from .base import SharedValue
     from .work_items import OpenCall
 
@@ -24,9 +26,10 @@ class LeasedSession(Session, Generic[C]):
 
     _call: C
 
-    def finish_logs(self) -> None:
+    def conclude(self) -> Change | None:
         if self._call.logs is not None:
             self._call.logs.finish()
+        return None
 
     def fingerprints(self, shared: Mapping[str, SharedValue]) -> dict[str, bytes]:
         with undisturbed("sharedtask.backends.fingerprints"):  # needed by a journal only

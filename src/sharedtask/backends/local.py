@@ -332,7 +332,7 @@ class _LocalSession(Session):
 
         return {name: fingerprints.of_value(value.value) for name, value in shared.items()}
 
-    def last_change(self) -> Change | None:
+    def conclude(self) -> Change | None:
         return None if self._watched is None else self._watched.last_check()
 
     def close(self) -> None:

@@ -165,8 +165,7 @@ class Run:
             return known
         if not self._is_over():
             return self._absorb(self._next_report())
-        self._session.finish_logs()
-        change = self._session.last_change()
+        change = self._session.conclude()
         if change is not None:
             self._report_change(change)
         return None

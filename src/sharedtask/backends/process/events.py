@@ -131,7 +131,10 @@ class SocketEvents:
 
     def _on_results(self, worker: WorkerLink, frame: Frame) -> list[tuple[OpenCall, Report]]:
         with self._lock:
-            logged = log_reading.collect(worker)
+            words = worker.status_page.words
+            logged: list[tuple[OpenCall, Report]] = []
+            if words[Word.LOGGED] != words[Word.LOG_READ]:
+                logged = log_reading.collect(worker)
             work_item = worker.find(frame.chunk)
             if work_item is None:
                 return logged
@@ -159,10 +162,14 @@ class SocketEvents:
 
     def collect_logs(self) -> None:
         """Pass on what tasks have logged, also those whose items last."""
+        reports: list[tuple[OpenCall, Report]] = []
         with self._lock:
-            workers = filter(log_reading.is_due, self._table.workers.values())
-            reports = [found for worker in workers for found in log_reading.collect(worker)]
-        deliver(reports)
+            for worker in self._table.workers.values():  # asked often: no calls
+                words = worker.status_page.words
+                if words[Word.LOGGED] != words[Word.LOG_READ] and log_reading.is_due(worker):
+                    reports += log_reading.collect(worker)
+        if reports:
+            deliver(reports)
 
     def _not_begun(self, worker: WorkerLink, work_item: WorkItem) -> list[tuple[OpenCall, Report]]:
         """A worker had too much memory before the first item of a chunk.

@@ -38,9 +38,7 @@ def collect(worker: WorkerLink) -> list[tuple[OpenCall, Report]]:
 
 
 def is_due(worker: WorkerLink) -> bool:
-    """Whether there are records, and room for them, while an item runs."""
-    if not log_box.has_news(worker.status_page.words):
-        return False
+    """Whether there is room for records while an item runs."""
     logs = worker.work_items[0].call.logs if worker.work_items else strays
     return logs is None or not logs.is_full
 
