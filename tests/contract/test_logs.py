@@ -628,22 +628,6 @@ def test_interrupted_handler(backend: str) -> None:
     assert [0, 1, 2] == task(backend, say).map(range(3))
 
 
-def test_records_of_a_call_that_is_over(kept: Kept) -> None:
-    """What is logged by items of a call that has failed meanwhile is handled nevertheless."""
-
-    def late(x: int) -> int:
-        if x:
-            time.sleep(0.2)
-            logging.getLogger("jobs").info("late")
-            return x
-        raise ValueError
-
-    with pytest.raises(ValueError):
-        task("process", late, chunksize=1, workers=2).map(range(2))
-    while "late" not in kept.texts:
-        time.sleep(0.01)
-
-
 def test_records_come_while_the_item_runs(kept: Kept, tmp_path: Path) -> None:
     """A long item is heard as it runs."""
 
