@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from sharedtask import TaskTimeoutError, parallel
+from sharedtask.backends.process import event_loop
 from sharedtask.backends.process.event_loop import Loop
 
 
@@ -52,6 +53,28 @@ def test_the_io_thread_leaves_a_run_of_maps(monkeypatch: pytest.MonkeyPatch) -> 
     found = turns(monkeypatch)
     maps_for(0.5)
     assert found[True] > 2 * found[False]
+
+
+def test_a_submit_whose_result_is_waited_for_is_read_by_that_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The I/O thread is not woken for submits that follow each other."""
+    assert 1 == square.submit(1).result()
+    found = turns(monkeypatch)
+    for x in range(200):
+        assert x * x == square.submit(x).result()
+    assert found[True] > 2 * found[False]
+
+
+def test_a_future_that_is_only_polled_is_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The I/O thread takes over what was left, before the loop counts as stalled."""
+    assert 1 == square.submit(1).result()
+    monkeypatch.setattr(event_loop, "_STALL_SECONDS", 1000.0)
+    for x in range(5):
+        future, limit = square.submit(x), time.monotonic() + 30
+        while not future.done() and time.monotonic() < limit:
+            time.sleep(0.001)
+        assert future.done()
 
 
 class Slow:
