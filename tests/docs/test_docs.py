@@ -79,7 +79,7 @@ ALIKE = [ROOT / f"docs/coming-from/{name}.md" for name in ("dask", "mpire", "ray
 )
 def test_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     """The blocks of a page, one after the other in one script, end without an error."""
-    script = tmp_path / f"{page.stem.replace('-', '_')}.py"
+    script = tmp_path / f"page_{page.stem.replace('-', '_')}.py"  # not pandas.py
     script.write_text(as_script(page.read_text()))
     ran = subprocess.run(
         [sys.executable, script],
