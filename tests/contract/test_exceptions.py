@@ -423,7 +423,7 @@ def give_it(error: Any) -> Any:
 def test_exception_is_the_one_that_a_loop_raises(backend: Any) -> None:
     """Class, arguments and all fields of an exception are those that a loop would see."""
     task = parallel(raise_named).with_options(backend=backend, return_exceptions=True)
-    for name, error in zip(MAKE, task.map(MAKE), strict=True):
+    for name, error in zip(MAKE, task.map(list(MAKE)), strict=True):
         assert told(MAKE[name]()) == told(as_raised(error)), name
 
 

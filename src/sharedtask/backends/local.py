@@ -413,9 +413,14 @@ class _ThreadSession(_LocalSession):
         self._threads.put(self, with_copies(self._call, chunk))
 
     def run(self, chunk: Chunk, number: int) -> None:
-        """Run a chunk; called by the thread with this number."""
-        if not self._closed and self._sink.begun(chunk.number):
+        """Run a chunk; called by the thread with this number, which no error ends."""
+        if self._closed or not self._sink.begun(chunk.number):
+            return
+        try:
             self._run_placed(chunk, context.Place(number, self.concurrency.workers, "thread"))
+        except Exception as error:  # noqa: BLE001
+            if not self._closed:  # else its values may have been gone as it began
+                self.fail(chunk, error)
 
     def _set_up_of(self) -> SetUp:
         return set_up_of(self._call, self._threads.own_table)

@@ -67,7 +67,7 @@ def _is_in_a_registry(cls: type) -> bool:
 
     A search takes 30 ms where large libraries are loaded, and most programs need none.
     """
-    references = weakref.getweakrefs(cls)
+    references = [each for each in weakref.getweakrefs(cls) if type(each) is weakref.ref]
     return any(type(each.__callback__) is BuiltinFunctionType for each in references)
 
 
