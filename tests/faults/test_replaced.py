@@ -46,7 +46,7 @@ class _Page:
 
 
 class _Worker:
-    board = _Page()
+    status_page = _Page()
     ran, kill_reason, exit, pid = 1, None, (1, None, 1), 1
 
     def __init__(self, work_item: Any) -> None:
