@@ -99,5 +99,6 @@ class Checks:
             return
         work_item.kill_at = now + GRACE_SECONDS
         if worker.work_items[0] is work_item and worker.status_page.words[Word.PHASE] == Phase.IDLE:
-            # It did not get the chunk: an interrupt came between recording and sending it.
-            self._table.kill(worker)
+            # It did not get the chunk: an interrupt came between recording and sending it. Or it
+            # gets it only now, on a busy machine, and the next call's after it: so stop it first.
+            self._watchdog.stop(worker, "cancel", worker.in_hand(), None, now)
