@@ -198,6 +198,7 @@ def test_classes_are_not_set_back(where: Any) -> None:
 @pytest.mark.parametrize("captured", ["share", "copy"])
 def test_memory_of_large_arrays_is_given_back(where: Any, captured: Any) -> None:
     """The copy that a call has made of a large array goes with the call and its results."""
+    left_by_others = segments()
     table = np.ones(1 << 19)
     task = parallel(backend=where, captured=captured)(given)
     results = task.map(range(3), value={"table": table, "again": table})
@@ -208,8 +209,8 @@ def test_memory_of_large_arrays_is_given_back(where: Any, captured: Any) -> None
     before = segments()
     del results, each
     gc.collect()
-    assert not before or segments() < before
-    assert 0 == segments()
+    assert before == left_by_others or segments() < before
+    assert segments() <= left_by_others
 
 
 def segments() -> int:

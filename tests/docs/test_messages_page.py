@@ -25,6 +25,7 @@ import pytest
 
 import sharedtask
 from sharedtask import Locked, Partitioned, Shared, attach, parallel, share
+from sharedtask.backends import registry
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -185,6 +186,9 @@ def twice() -> None:
 
 def no_ray() -> None:
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "_made", {})  # tests on Ray may have run before
+        for name in [name for name in sys.modules if name.startswith("sharedtask.backends.ray")]:
+            patch.delitem(sys.modules, name)
         patch.setitem(sys.modules, "ray", None)
         plain.with_options(backend="ray").map([1])
 
@@ -203,7 +207,9 @@ def noted() -> None:
 
 
 def breakpoint_in_a_worker() -> None:
-    in_a_worker(lambda _: breakpoint())  # noqa: T100
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONBREAKPOINT", raising=False)  # Ray sets it
+        in_a_worker(lambda _: breakpoint())  # noqa: T100
 
 
 MODULE_LEVEL: Any = lambda: None

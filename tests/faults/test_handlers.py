@@ -14,9 +14,9 @@ Start = Callable[..., Script]
 
 # Alarms of 0.1 to 3 ms, which is in the middle of quick calls whose values change in between.
 PROGRAM = """
-import gc, os, random, signal, sys, threading, time
+import contextlib, gc, os, random, signal, sys, threading, time
 import numpy as np
-from sharedtask import Locked, Shared, attach, parallel, share
+from sharedtask import Locked, Shared, UnknownNameError, attach, parallel, share
 from sharedtask.system import critical_sections, interrupts
 
 backend, rounds, name = sys.argv[1], int(sys.argv[2]), sys.argv[3]
@@ -75,9 +75,16 @@ def handle():
         assert add.map(range(2), table=shared) == [count, count + 1]
 
 def named():
-    with share(table, name=f"handlers-{os.getpid()}-{count}"):
-        with attach(f"handlers-{os.getpid()}-{count}") as found:
-            assert found.value[0] == count
+    name = f"handlers-{os.getpid()}-{count}"
+    try:
+        with share(table, name=name):
+            with attach(name) as found:
+                assert found.value[0] == count
+    except (Late, Last):
+        # Between the return of share() and the block no code of the library runs.
+        with contextlib.suppress(UnknownNameError), attach(name) as lost:
+            lost.unlink()
+        raise
 
 def locked():
     deposit.map(range(2), account=account)

@@ -17,7 +17,7 @@ from sharedtask.serialization import class_states, codec, losses, missing
 from sharedtask.serialization.class_states import ClassState, states_of
 from sharedtask.serialization.filled import unshareable
 from sharedtask.system import critical_sections, interrupts
-from sharedtask.tracebacks import shortened
+from sharedtask.tracebacks import SHORTENED, shorten, shortened
 
 from . import name_registry, named
 from .cache import Lease, ShareCache
@@ -217,7 +217,6 @@ def kind_of(handle: Handle[Any]) -> str:
     return handle._kind
 
 
-@shortened
 def share(value: T, name: str | None = None) -> Handle[T]:
     """Put ``value`` into shared memory and return a handle of it.
 
@@ -257,9 +256,11 @@ def share(value: T, name: str | None = None) -> Handle[T]:
     try:
         with interrupts.shield():
             handle = _share(value, name)
-    except BaseException:  # the name would remain without a handle
+    except BaseException as error:  # the name would remain without a handle
         if handle is not None:
             handle.close()
+        if isinstance(error, SHORTENED):
+            shorten(error)
         raise
     return handle
 

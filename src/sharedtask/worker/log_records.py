@@ -210,7 +210,13 @@ def _show(data: bytes, filename: str, line: int, module: str) -> None:
     found = sys.modules.get(module)
     variables = _elsewhere.setdefault(module, {}) if found is None else vars(found)
     registry = variables.setdefault("__warningregistry__", {})
-    warnings.warn_explicit(warning, type(warning), filename, line, module, registry)
+    try:
+        warnings.warn_explicit(warning, type(warning), filename, line, module, registry)
+    except type(warning) as raised:
+        if raised is not warning:  # of the program's own showwarning
+            raise
+        # An error here by the caller's filters, which the task has overridden: it is shown.
+        warnings.showwarning(warning, type(warning), filename, line)
 
 
 _loggers: dict[str, Any] = logging.root.manager.loggerDict

@@ -29,16 +29,17 @@ def test_chunk_that_cannot_begin_ends_no_thread(monkeypatch: pytest.MonkeyPatch,
             raise KeyError("account")
         return entered(self, *args)
 
+    account: Any = np.zeros(2)
     task = parallel(add).with_options(backend="thread", workers=1)
     with monkeypatch.context() as patch:
         patch.setattr(local._LocalSession, "_entered", late)
-        future = task.submit(1, account=np.zeros(2))
+        future = task.submit(1, account=account)
         assert began.wait(60)
         if end == "kill":
             assert future.kill()
         may_go_on.set()
         if end == "error":
             assert isinstance(future.exception(60), KeyError)
-        account = np.zeros(2)
+    account = np.zeros(2)
     assert list(range(4)) == task.map(range(4), account=account)
     assert [4.0, 4.0] == account.tolist()
