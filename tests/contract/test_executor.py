@@ -207,11 +207,14 @@ def test_changed_function_is_the_new_one() -> None:
 
 def test_context_variables_come_along() -> None:
     """Calls read the context variables that their caller has set, as tasks do."""
-    VARIABLE.set("of the caller")
-    with Executor(2, backend="process") as executor:
-        assert "of the caller" == executor.submit(read_variable).result()
-        VARIABLE.set("another")
-        assert "another" == executor.submit(read_variable).result()
+    before = VARIABLE.set("of the caller")
+    try:
+        with Executor(2, backend="process") as executor:
+            assert "of the caller" == executor.submit(read_variable).result()
+            VARIABLE.set("another")
+            assert "another" == executor.submit(read_variable).result()
+    finally:
+        VARIABLE.reset(before)
 
 
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="")
