@@ -14,8 +14,13 @@ AHEAD = 2
 GATHER_SECONDS = 0.003
 
 
-def gathers(waiting: int, since: float, seconds: float | None) -> bool:
-    """Whether quick items wait for others: the last chunk was sent ``since`` seconds ago."""
+def gathers(waiting: int, flying: int, since: float, seconds: float | None) -> bool:
+    """Whether quick items wait for others: the last chunk was sent ``since`` seconds ago.
+
+    Not a single one with no chunk in flight: its caller may wait for it before the next.
+    """
+    if not flying and waiting <= 1:
+        return False
     if seconds is None or seconds > QUICK_SECONDS or since >= GATHER_SECONDS:
         return False
     return 0 < waiting < LARGEST and waiting * seconds < CHUNK_SECONDS

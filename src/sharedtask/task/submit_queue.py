@@ -161,8 +161,8 @@ class SubmitQueue:
 
     def _gathers(self) -> bool:
         since = time.monotonic() - self._sent_at
-        waiting = len(self._queue)  # none: this may have been closed with its last outcome
-        if not waiting or self._awaited_by or not gathers(waiting, since, self._seconds):
+        waiting, flying = len(self._queue), len(self._sent)
+        if self._awaited_by or not gathers(waiting, flying, since, self._seconds):
             return False
         if not self._is_due:
             self._is_due = True

@@ -52,22 +52,24 @@ def test_chunk_is_bounded_by_time_and_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("expected", "waiting", "since", "seconds"),
+    ("expected", "waiting", "flying", "since", "seconds"),
     [
-        (True, 1, 0.0, 1e-5),
-        (False, 0, 0.0, 1e-5),
-        (False, 1, 0.0, None),
-        (False, 1, 0.0, 2 * QUICK_SECONDS),
-        (False, 1, GATHER_SECONDS, 1e-5),
-        (False, LARGEST, 0.0, 1e-9),
-        (False, 21, 0.0, 1e-4),
+        (True, 1, 1, 0.0, 1e-5),
+        (True, 2, 0, 0.0, 1e-5),
+        (False, 1, 0, 0.0, 1e-5),
+        (False, 0, 1, 0.0, 1e-5),
+        (False, 1, 1, 0.0, None),
+        (False, 1, 1, 0.0, 2 * QUICK_SECONDS),
+        (False, 1, 1, GATHER_SECONDS, 1e-5),
+        (False, LARGEST, 1, 0.0, 1e-9),
+        (False, 21, 1, 0.0, 1e-4),
     ],
 )
 def test_quick_items_wait_a_moment_for_others(
-    expected: bool, waiting: int, since: float, seconds: float | None
+    expected: bool, waiting: int, flying: int, since: float, seconds: float | None
 ) -> None:
-    """Not unknown or slow ones, nor longer than the moment, nor with enough work for a chunk."""
-    assert expected == gathers(waiting, since, seconds)
+    """Not one alone, unknown or slow ones, longer than the moment, or enough work for a chunk."""
+    assert expected == gathers(waiting, flying, since, seconds)
 
 
 def test_closed_session_schedules_nothing() -> None:
