@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from functools import partial
-from statistics import median
 from typing import Any
 
+from benchmarks.turns import TurnRow, race, told
 from benchmarks.work import WORKERS, increment
 
 Submit = Callable[[int], "Future[int]"]
@@ -46,21 +44,11 @@ def awaited(submit: Submit, count: int) -> int:
     return asyncio.run(gathered())
 
 
-@dataclass(frozen=True, slots=True)
-class SubmitRow:
-    """One line of the table; the goal is a ratio to concurrent.futures."""
-
-    title: str
-    run: Callable[[Submit, int], int]
-    count: int
-    goal: float
-
-
 ROWS = (
-    SubmitRow("one submit, there and back", one_by_one, 200, 0.9),
-    SubmitRow("3,000 submits, then their results", all_then_results, 3_000, 0.4),
-    SubmitRow("3,000 submits, as they are completed", completed, 3_000, 0.4),
-    SubmitRow("1,000 submits, awaited", awaited, 1_000, 0.6),
+    TurnRow("one submit, there and back", one_by_one, 200, 0.9),
+    TurnRow("3,000 submits, then their results", all_then_results, 3_000, 0.4),
+    TurnRow("3,000 submits, as they are completed", completed, 3_000, 0.4),
+    TurnRow("1,000 submits, awaited", awaited, 1_000, 0.6),
 )
 
 
@@ -78,39 +66,6 @@ def submits(names: tuple[str, ...] = EXECUTORS) -> Mapping[str, Submit]:
 
         made["ours"] = parallel(increment).with_options(backend="process", workers=WORKERS).submit
     return made
-
-
-def timed(row: SubmitRow, submit: Submit, count: int) -> float:
-    """Milliseconds of one turn, whose result must be right."""
-    began = time.perf_counter()
-    found = row.run(submit, count)
-    spent = (time.perf_counter() - began) * 1000
-    if found != count * (count + 1) // 2:
-        msg = f"{row.title}: {found} is not the sum of the results"
-        raise AssertionError(msg)
-    return spent
-
-
-def race(
-    row: SubmitRow, contestants: Mapping[str, Submit], turns: int, count: int
-) -> Mapping[str, list[float]]:
-    """The turns of each, side by side; the first one is not counted."""
-    spent: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(turns + 1):
-        for name, submit in contestants.items():
-            spent[name].append(timed(row, submit, count))
-    return {name: turns[1:] for name, turns in spent.items()}
-
-
-def told(row: SubmitRow, spent: Mapping[str, list[float]]) -> str:
-    """The medians, and the ratio to concurrent.futures beside its goal."""
-    cells = "  ".join(f"{name} {median(turns):8.1f} ms" for name, turns in spent.items())
-    if not {"ours", "futures"} <= spent.keys():
-        return f"{row.title:38} {cells}"
-    pairs = zip(spent["ours"], spent["futures"], strict=True)
-    ratio = median(mine / theirs for mine, theirs in pairs)
-    verdict = "met" if ratio <= row.goal else "not met"
-    return f"{row.title:38} {cells}  {ratio:.2f}x (goal {row.goal}x: {verdict})"
 
 
 def main(arguments: list[str] | None = None) -> None:

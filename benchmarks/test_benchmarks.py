@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from benchmarks.contestants import CONTESTANTS, missing
+from benchmarks.executor_rows import ROWS as EXECUTOR_ROWS
+from benchmarks.executor_rows import executors
 from benchmarks.goals import Results, goals
 from benchmarks.kept import Hosts
 from benchmarks.measure import MEMORY, QUICK, Failure, Host, Timing, hosting, ratio
@@ -27,7 +29,8 @@ from benchmarks.report import (
 )
 from benchmarks.rows import CALLERS, FROM_NOTHING, ROWS, Cells
 from benchmarks.submit_rows import ROWS as SUBMIT_ROWS
-from benchmarks.submit_rows import SubmitRow, race, submits, told
+from benchmarks.submit_rows import submits
+from benchmarks.turns import TurnRow, race, told
 from benchmarks.work import jobs, same
 from benchmarks.writing_contestants import NAMED
 from benchmarks.writing_rows import (
@@ -335,9 +338,20 @@ def test_rows_have_their_keys() -> None:
 
 
 @pytest.mark.parametrize("row", SUBMIT_ROWS, ids=lambda row: row.title)
-def test_submits_are_raced(row: SubmitRow) -> None:
+def test_submits_are_raced(row: TurnRow[Any]) -> None:
     """Each row gives right results with us and with concurrent.futures, and tells their ratio."""
     spent = race(row, submits(("futures", "ours")), 1, 10)
     assert {"futures": 1, "ours": 1} == {name: len(turns) for name, turns in spent.items()}
     assert row.title in told(row, spent)
     assert f"goal {row.goal}x" in told(row, spent)
+
+
+@pytest.mark.parametrize("row", EXECUTOR_ROWS, ids=lambda row: row.title)
+def test_executors_are_raced(row: TurnRow[Any]) -> None:
+    """Each row gives right results with both executors, and tells their ratio."""
+    contestants = executors()
+    spent = race(row, contestants, 1, 10)
+    assert {"futures": 1, "ours": 1} == {name: len(turns) for name, turns in spent.items()}
+    assert f"goal {row.goal}x" in told(row, spent)
+    for executor in contestants.values():
+        executor.shutdown()

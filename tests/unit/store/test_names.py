@@ -44,8 +44,10 @@ from sharedtask import (
     shutdown,
     zeros,
 )
+from sharedtask.backends.process.pool import Pool
 from sharedtask.memory import locations, segments
 from sharedtask.store import handles, name_registry
+from sharedtask.system import finalizers
 from sharedtask.testing import Belongings, assert_nothing_left, assert_same
 
 pytestmark = pytest.mark.timeout(60)
@@ -664,10 +666,24 @@ def test_nothing_is_left(no_leaks: None, place: Path, kind: str) -> None:
 def test_forgotten_handle_is_freed_without_workers(no_leaks: None, named: bool) -> None:
     """Where no thread of a pool runs, and no call follows, the memory is freed all the same."""
     shutdown()
+    before = Belongings.now()
     with share(np.ones(30_000), name="table" if named else None):
         share(np.ones(30_000))
         if named:
             attach("table")
+    assert_nothing_left(before)
+
+
+def test_handle_that_is_forgotten_as_the_pool_ends_is_freed(
+    no_leaks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that was woken for it may have ended: the end of the pool frees it."""
+    assert [2.0] == on("process", total).map([0], table=np.ones(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(Pool, "wake", lambda _: None)
+        share(np.ones(30_000))
+        finalizers.wait_until_idle()
+    shutdown()  # no_leaks looks what is left
 
 
 # ----------------------------------------------------------------------- who may, and who not
