@@ -75,16 +75,35 @@ def test_nothing_is_set_up_where_no_item_runs(backend: Any, tmp_path: Path) -> N
     assert [["item"]] == list(noted(tmp_path).values())
 
 
+def note_set_up(folder: str, name: str) -> None:
+    note(folder, name)
+
+
+@parallel(workers=1)
+def visit_after(_item: int, folder: str, name: str) -> None:
+    note(folder, f"item-after-{name}")
+
+
 def test_other_initializer_runs_again(backend: Any, tmp_path: Path) -> None:
     """An equal one is the same; one with other arguments is run, and so is the first one then."""
-    first, second = tmp_path / "first", tmp_path / "second"
-    seen = []
-    for folder in (first, first, second, first):
-        folder.mkdir(exist_ok=True)
-        task = visit.with_options(backend=backend, workers=1, initializer=(set_up, (str(folder),)))
-        task.map(range(2), folder=str(tmp_path / "first"))
-        seen.append([sum(len(x) for x in noted(f).values()) for f in (first, second) if f.exists()])
-    assert [[3], [5], [7, 1], [10, 1]] == seen
+    folder = str(tmp_path)
+    for name in ("first", "first", "second", "first"):
+        initializer = (note_set_up, (folder, name))
+        task = visit_after.with_options(backend=backend, initializer=initializer)
+        task.map(range(2), folder=folder, name=name)
+    by_worker = noted(tmp_path)
+    for lines in by_worker.values():
+        current = ""
+        for line in lines:
+            if line.startswith("item-after-"):
+                assert f"item-after-{current}" == line
+            else:
+                assert current != line
+                current = line
+    every = [line for lines in by_worker.values() for line in lines]
+    assert 8 == sum(line.startswith("item-after-") for line in every)
+    if len(by_worker) == 1:  # a call may find any of the threads that others have left
+        assert ["first", "second", "first"] == [x for x in every if not x.startswith("item")]
 
 
 @parallel(workers=2, chunksize=1)

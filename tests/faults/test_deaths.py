@@ -102,7 +102,8 @@ def test_death_is_raised(tmp_path: Path) -> None:
     with pytest.raises(WorkerDiedError) as caught:
         task.map(range(100), bad=[17], how="SIGKILL", folder=str(tmp_path))
     assert 17 == caught.value.index
-    assert {1} == set(counted(tmp_path).values())
+    # The items that ran beside it are given up and may not have come as far as their count.
+    assert 1 == max(counted(tmp_path).values())
 
 
 @pytest.mark.parametrize("method", ["imap", "imap_unordered"])
