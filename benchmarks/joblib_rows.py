@@ -135,9 +135,11 @@ def measure(backends: list[str], mib: int, turns: int) -> Mapping[str, Mapping[s
     try:
         for row in NAMES:
             spent: dict[str, list[float]] = {name: [] for name in hosts}
+            order = list(hosts.items())
             for _ in range(turns + 1):
-                for name, each in hosts.items():
+                for name, each in order:
                     spent[name].append(each.run(row))
+                order.append(order.pop(0))
             found[row] = {
                 name: {FIRST: ms[0], REPEATED: median(ms[1:])} for name, ms in spent.items()
             }

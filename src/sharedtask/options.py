@@ -378,19 +378,22 @@ _VALIDATOR = SchemaValidator(
 )
 
 
-def check_options(options: Mapping[str, object], where: str) -> dict[str, Any]:
+def check_options(
+    options: Mapping[str, object], where: str, beside: Iterable[str] = ()
+) -> dict[str, Any]:
     """Check the options that are given and return them in the form ``Options`` holds.
 
     Args:
         options: Names and values; options that are not given are not added.
         where: Start of an error text, such as "score()" or "defaults()".
+        beside: Other keywords of the same call, for one that is misspelt.
 
     Raises:
         OptionsError: A name is unknown or a value is outside what its option allows.
     """
     for name in options:
         if name not in _RULES:
-            raise OptionsError(_unknown_option(name, where))
+            raise OptionsError(_unknown_option(name, where, beside))
     try:
         return cast("dict[str, Any]", _VALIDATOR.validate_python(dict(options)))
     except ValidationError as error:
@@ -409,11 +412,11 @@ def _bad_ray_option(name: str, given: Any, where: str) -> str:
     return f"{where}: ray_options has no {name!r}. {hint}"
 
 
-def _unknown_option(name: str, where: str) -> str:
+def _unknown_option(name: str, where: str, beside: Iterable[str]) -> str:
     if name in OTHER_SPELLINGS:
         hint = f" Did you mean {OTHER_SPELLINGS[name]}=?"
     else:
-        hint = did_you_mean(name, OPTION_NAMES, "{}=")
+        hint = did_you_mean(name, (*OPTION_NAMES, *beside), "{}=")
     hint = hint or f" The options are {', '.join(OPTION_NAMES)}."
     return f"{where}: there is no option {name}=.{hint}"
 

@@ -385,6 +385,8 @@ def test_shutdown_leaves_the_workers_to_others() -> None:
 
 def test_max_workers_bounds_calls_together(backend: str) -> None:
     """Submits and maps of one executor together run at most so many at once."""
+    two = parallel(abs).with_options(backend=backend, workers=2, chunksize=1)
+    two.map(range(4))  # so many workers are there
     with Executor(1, backend=backend) as executor:
         futures = [executor.submit(span) for _ in range(4)]
         results = executor.map(span, range(6))

@@ -430,6 +430,7 @@ log.setLevel(logging.DEBUG)
 def say(x):
     log.debug("debug")
     log.warning("warning")
+    return log.level
 """
     )
     ran = script(
@@ -437,10 +438,11 @@ def say(x):
 import logging, loud
 from sharedtask import parallel
 logging.getLogger("loud").setLevel(logging.WARNING)
-parallel(loud.say).with_options(workers=1).map(range(1))
+print(*parallel(loud.say).with_options(workers=1).map(range(1)))
 """
     )
     assert 0 == ran.end()
+    assert [str(logging.WARNING)] == ran.out.split()
     assert ["warning"] == ran.err.splitlines()
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sharedtask import parallel
 from sharedtask.errors import OptionsError
 from sharedtask.options import (
     OPTION_NAMES,
@@ -130,6 +131,18 @@ def test_unknown_name_gets_the_right_one(wrong: Any, right: Any) -> None:
     with pytest.raises(OptionsError) as caught:
         check_options({wrong: 2}, "score()")
     assert f"score(): there is no option {wrong}=. Did you mean {right}=?" == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("shard", "shared"), ("copyonwrite", "copy_on_write"), ("lock", "locked")]
+)
+def test_misspelt_list_of_parameters_gets_the_right_one(wrong: str, right: str) -> None:
+    """A mistyped keyword of parallel() is no option, and is answered all the same."""
+    wrongly: Any = {wrong: ["model"]}
+    told = f"there is no option {wrong}=. Did you mean {right}="
+    for decorate in (lambda: parallel(**wrongly), lambda: parallel(abs, **wrongly)):
+        with pytest.raises(OptionsError, match=told):
+            decorate()
 
 
 def test_unknown_name_without_likeness_lists_the_options() -> None:

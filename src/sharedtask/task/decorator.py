@@ -104,7 +104,7 @@ def parallel(
         return define(function, lists, options)
 
     # Options are checked before the function is known.
-    check_options(options, "parallel()")
+    check_options(options, "parallel()", lists)
     return decorate
 
 
@@ -119,6 +119,6 @@ def define(
         raise DefinitionError(msg)
     kind = kind_of(function)
     spec = build_spec(functions.bare(function), kind=kind, **lists)
-    checked = check_options(options, f"{spec.name}()")
+    checked = check_options(options, f"{spec.name}()", lists)
     spec.refuse_options(checked)
     return make_task(function, lists, checked, spec)
