@@ -383,7 +383,7 @@ def test_shutdown_leaves_the_workers_to_others() -> None:
 # -------------------------------------------------------------------------- workers, and faults
 
 
-def test_max_workers_bounds_calls_together(backend: str) -> None:
+def test_max_workers_bounds_calls_together(backend: Any) -> None:
     """Submits and maps of one executor together run at most so many at once."""
     two = parallel(abs).with_options(backend=backend, workers=2, chunksize=1)
     two.map(range(4))  # so many workers are there
