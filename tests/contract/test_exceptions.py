@@ -664,7 +664,7 @@ def pickled_by_its_class(error: Any) -> bool:
     return any(word in repr(told(error)) for word in words)
 
 
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.lists(ERRORS, min_size=1, max_size=8))
 def test_any_exception_arrives_as_it_is(errors: list[Exception]) -> None:
     """Whatever exceptions are made of, those that arrive hold the same."""

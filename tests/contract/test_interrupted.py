@@ -379,7 +379,7 @@ def test_interrupted_anywhere(tmp_path: Path, name: str) -> None:
 
     A hundred thousand for SHAREDTASK_TEST_PLACES tries all places, in minutes.
     """
-    places = int(os.environ.get("SHAREDTASK_TEST_PLACES", "20" if os.environ.get("CI") else "8"))
+    places = int(os.environ.get("SHAREDTASK_TEST_PLACES", "12" if os.environ.get("CI") else "8"))
     warm_up()
     assert [] == run_case(CASES[name]("process", tmp_path), places)
 
@@ -391,7 +391,7 @@ LOCAL = [(name, backend) for name in CASES if name != "Large" for backend in ("s
 @pytest.mark.parametrize(("name", "backend"), LOCAL)
 def test_interrupted_anywhere_in_this_process(tmp_path: Path, name: str, backend: str) -> None:
     """The same holds where tasks run in this process."""
-    assert [] == run_case(CASES[name](backend, tmp_path), 25)
+    assert [] == run_case(CASES[name](backend, tmp_path), 12)
 
 
 ON_RAY = ("Changed", "First", "Stream", "Single", "Written")

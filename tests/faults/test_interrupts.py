@@ -171,7 +171,7 @@ def test_ctrl_c_at_random(script: Start) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    ("backend", "times"), [("process", 100), ("thread", 40), ("serial", 40), ("ray", 30)]
+    ("backend", "times"), [("process", 60), ("thread", 30), ("serial", 30), ("ray", 15)]
 )
 def test_ctrl_c_many_times(script: Start, backend: str, times: int) -> None:
     """Of so many each is caught; ``SHAREDTASK_TEST_INTERRUPTS`` says of how many others."""

@@ -47,7 +47,7 @@ def test_programs_for_longer(backends: tuple[str, ...]) -> None:
 
     Ray starts by itself: beside others it may take longer than Ray allows.
     """
-    seconds = float(os.environ.get("SHAREDTASK_TEST_FUZZ", "60"))
+    seconds = float(os.environ.get("SHAREDTASK_TEST_FUZZ", "30"))
     assert [] == complaints(backends, seed=1000, seconds=seconds)
 
 

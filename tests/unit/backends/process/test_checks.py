@@ -62,6 +62,6 @@ def test_worker_that_begins_the_next_call_meanwhile_lives(worker: Any, sent: lis
 
 
 def test_worker_that_never_got_the_chunk_is_killed(worker: Any, sent: list[int]) -> None:
-    """It stands where it stood, with a chunk that it will never end."""
+    """A stopped process, with a chunk that it will never end."""
     worker.confirm()
     assert [signal.SIGSTOP, signal.SIGKILL] == sent
