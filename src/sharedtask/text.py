@@ -1,9 +1,9 @@
-"""Small pieces of error text that several modules need."""
+"""Small pieces of text that several modules need."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["did_you_mean", "listed", "one_of"]
+__all__ = ["did_you_mean", "duration", "human", "listed", "one_of"]
 
 
 def did_you_mean(word: str, known: Iterable[str], form: str = "{!r}") -> str:
@@ -22,3 +22,26 @@ def listed(words: Iterable[str]) -> str:
     """Join words as in "a, b and c"."""
     *head, last = words
     return f"{', '.join(head)} and {last}" if head else last
+
+
+def human(size: float) -> str:
+    """Bytes in a readable unit: 12.0 GB, 3.1 MB."""
+    if size < 1000:
+        return f"{size:.0f} bytes"
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if size < 1000:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1000:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in a readable unit: 2 h 5 min, 12.3 s, 340 ms, 12 us."""
+    if seconds >= 99.95:
+        minutes, rest = divmod(round(seconds), 60)
+        long = f"{minutes // 60} h {minutes % 60} min"
+        return long if minutes >= 60 else f"{minutes} min {rest} s"
+    for factor, unit in ((1, "s"), (1e3, "ms")):
+        if seconds * factor >= 0.9995:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{max(seconds, 0.0) * 1e6:.3g} us"

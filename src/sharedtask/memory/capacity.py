@@ -6,6 +6,7 @@ import errno
 import resource
 
 from sharedtask.errors import StoreFullError
+from sharedtask.text import human as human  # noqa: PLC0414  others take it from here
 
 # The kernel's error numbers for "no room" and for "no more open files".
 FULL = {errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EFAULT, errno.EDQUOT}
@@ -120,14 +121,3 @@ def no_mappings() -> str:
         "(vm.max_map_count). Keep fewer arrays mapped at a time, or raise it with "
         "`sysctl vm.max_map_count=1048576`."
     )
-
-
-def human(size: float) -> str:
-    """Bytes in a readable unit: 12.0 GB, 3.1 MB."""
-    if size < 1000:
-        return f"{size:.0f} bytes"
-    for unit in ("kB", "MB", "GB"):
-        size /= 1000
-        if size < 1000:
-            return f"{size:.1f} {unit}"
-    return f"{size / 1000:.1f} TB"

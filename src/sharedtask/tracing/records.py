@@ -207,6 +207,7 @@ class Chunk:
         by_message_out: Those of ``bytes_out`` that went inside messages.
         by_message_back: Those of ``bytes_back`` that came inside messages.
         outcome: How it ended. "running" if the trace ended first.
+        cpu: Seconds that the worker's thread had a core while items ran; 0 if not known.
     """
 
     number: int
@@ -225,6 +226,7 @@ class Chunk:
     by_message_out: int = 0
     by_message_back: int = 0
     outcome: Outcome = "done"
+    cpu: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -275,6 +277,7 @@ class Call:
         error: The class of the exception that it raised, "" if none.
         finished: Whether it had ended when the trace did.
         options: Options that were set for it, by name, as text.
+        cpu: The sum of ``Chunk.cpu``.
     """
 
     number: int
@@ -311,6 +314,7 @@ class Call:
     error: str = ""
     finished: bool = True
     options: Mapping[str, str] = field(default_factory=dict)
+    cpu: float = 0.0
 
     @property
     def seconds(self) -> float:
