@@ -1,5 +1,6 @@
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -191,6 +192,42 @@ def test_kernel_that_is_out_of_memory_is_named(memory_group: Path, tmp_path: Pat
     first, text = ran.stdout.splitlines()
     assert f"WorkerDiedError 3 {int(signal.SIGKILL)} True" == first
     assert "The kernel was out of memory" in text
+
+
+LARGE = """
+import sys
+from pathlib import Path
+
+group = Path(sys.argv[1])
+(group / "cgroup.procs").write_text("0")
+
+import numpy as np
+from sharedtask import Shared, StoreFullError, parallel
+
+def total(x, data: Shared[np.ndarray]):
+    return float(data.sum())
+
+data = np.ones(180_000_000 // 8)
+task = parallel(total).with_options(backend="process", workers=2)
+try:
+    task.map(range(4), data=data)
+except StoreFullError as error:
+    print(error)
+del data
+print(task.map(range(2), data=np.ones(1_000_000)))
+"""
+
+
+def test_value_that_a_group_has_no_room_for(memory_group: Path, tmp_path: Path) -> None:
+    """The program has an error and goes on, where the kernel would have ended it."""
+    script = tmp_path / "large.py"
+    script.write_text(LARGE)
+    command = [sys.executable, str(script), str(memory_group)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert "" == ran.stderr
+    refused, results = ran.stdout.splitlines()
+    assert re.fullmatch(r".*180\.0 MB needed, [\d.]+ MB available \(it does not fit.*", refused)
+    assert "[1000000.0, 1000000.0]" == results
 
 
 # ------------------------------------------------------------------- who is blamed, how often

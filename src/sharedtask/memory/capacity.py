@@ -6,6 +6,8 @@ import errno
 import resource
 
 from sharedtask.errors import StoreFullError
+from sharedtask.system import group_memory
+from sharedtask.system.group_memory import UNLIMITED
 from sharedtask.text import human as human  # noqa: PLC0414  others take it from here
 
 # The kernel's error numbers for "no room" and for "no more open files".
@@ -27,45 +29,21 @@ def require(size: int) -> None:
 
 
 def available() -> int:
-    """Bytes available on the machine, within the container's limit."""
-    return min(_machine(), _container())
+    """Bytes available on the machine, within the limits of its control groups."""
+    return min(_meminfo("MemAvailable:"), group_memory.available())
 
 
 def total() -> int:
     """Bytes that this process could use on an empty machine."""
-    return min(_meminfo("MemTotal:"), _read_number("/sys/fs/cgroup/memory.max"))
-
-
-def _machine() -> int:
-    return _meminfo("MemAvailable:")
-
-
-def _container() -> int:
-    limit = _read_number("/sys/fs/cgroup/memory.max")
-    if limit == _UNKNOWN:
-        return _UNKNOWN
-    return max(limit - _read_number("/sys/fs/cgroup/memory.current"), 0) + _reclaimable()
-
-
-_UNKNOWN = 1 << 62
+    return min(_meminfo("MemTotal:"), group_memory.limit())
 
 
 def _meminfo(key: str) -> int:
-    return _find("/proc/meminfo", key) * 1024
-
-
-def _reclaimable() -> int:
-    """Cached file pages count as used but are given up under pressure."""
-    value = _find("/sys/fs/cgroup/memory.stat", "inactive_file")
-    return 0 if value == _UNKNOWN // 1024 else value
-
-
-def _find(path: str, key: str) -> int:
     try:
-        with open(path, encoding="ascii") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith(key))
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith(key)) * 1024
     except (OSError, StopIteration, ValueError):
-        return _UNKNOWN // 1024
+        return UNLIMITED
 
 
 def _read_number(path: str) -> int:
@@ -73,7 +51,7 @@ def _read_number(path: str) -> int:
         with open(path, encoding="ascii") as file:
             return int(file.read())
     except (OSError, ValueError):
-        return _UNKNOWN
+        return UNLIMITED
 
 
 def no_room(size: int, reason: str, room: int) -> str:
@@ -87,7 +65,7 @@ def no_room(size: int, reason: str, room: int) -> str:
 def open_files() -> int:
     """How many files this process may have open."""
     soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _UNKNOWN if soft == resource.RLIM_INFINITY else soft
+    return UNLIMITED if soft == resource.RLIM_INFINITY else soft
 
 
 def no_descriptors() -> str:

@@ -19,11 +19,20 @@ def directories(controller: str, membership: Path, mount: Path) -> Iterator[Path
         membership: File in the form of ``/proc/self/cgroup``.
         mount: Directory in the form of ``/sys/fs/cgroup``, version 1, 2 or hybrid.
     """
+    yield from named(text_of(membership), controller, mount)
+
+
+def text_of(membership: Path) -> str:
+    """Return the text that says which groups a process is in; "" where there is none."""
     try:
-        lines = membership.read_text().splitlines()
+        return membership.read_text("utf-8", "surrogateescape")
     except OSError:
-        return
-    for line in lines:
+        return ""
+
+
+def named(text: str, controller: str, mount: Path) -> Iterator[Path]:
+    """Yield the directories of the groups that such a text names."""
+    for line in text.splitlines():
         yield from _of_line(line, controller, mount)
 
 
