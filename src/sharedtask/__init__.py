@@ -68,6 +68,8 @@ if TYPE_CHECKING:
     from sharedtask.task.rng import per_item as per_item
     from sharedtask.task.shutdown import shutdown as shutdown
     from sharedtask.task.task import Task as Task
+    from sharedtask.tracing.trace import Trace as Trace
+    from sharedtask.tracing.trace import trace as trace
     from sharedtask.worker.info import WorkerInfo as WorkerInfo
     from sharedtask.worker.info import worker_info as worker_info
     from sharedtask.writing.locked.locked import Locked as Locked
@@ -146,6 +148,10 @@ _MODULES = {
     ),
     "serialization.kinds": ("register",),
     "task.task": ("Task",),
+    "tracing.trace": (
+        "Trace",
+        "trace",
+    ),
     "worker.info": (
         "WorkerInfo",
         "worker_info",
@@ -197,6 +203,7 @@ __all__ = [
     "TaskExitError",
     "TaskFuture",
     "TaskTimeoutError",
+    "Trace",
     "UnknownNameError",
     "UnshareableError",
     "WorkerDiedError",
@@ -214,6 +221,7 @@ __all__ = [
     "register",
     "share",
     "shutdown",
+    "trace",
     "worker_info",
     "zeros",
 ]

@@ -110,7 +110,8 @@ class Report:
 
     The items before ``stop`` have their outcomes. With ``finished`` the chunk is over, and the
     others were not begun. ``seconds`` is how long the worker was busy with the items of this
-    report. The caller is to be warned of ``change``.
+    report. The caller is to be warned of ``change``. ``trace`` is what the worker tells of the
+    chunk, in a call that is traced.
     """
 
     chunk: int
@@ -120,6 +121,7 @@ class Report:
     seconds: float = 0.0
     change: Change | None = None
     first: int = 0
+    trace: bytes = b""
 
     @property
     def stop(self) -> int:

@@ -95,6 +95,7 @@ class Call:
     its own, and ``Session.withdraw`` may be asked for the rest of a chunk.
     ``inner_threads`` is the number of numerical libraries' threads in a worker; None: its share
     of the CPUs. ``slots`` are those of the task: what its workers have made belongs to them.
+    ``trace`` records what becomes of it: see ``tracing/call_trace.py``.
     """
 
     task: str
@@ -115,6 +116,7 @@ class Call:
     team: Team | None = None
     inner_threads: int | None = None
     of_submits: bool = False
+    trace: Any = None
 
     @property
     def fail_fast(self) -> bool:
@@ -205,6 +207,7 @@ class Session(ABC):
     handlers: Sequence[Handler] = ()
     shares: Sequence[Share] = ()
     concurrency = Concurrency(1, 1)
+    trace: Any = None
 
     @abstractmethod
     def open(self) -> None:

@@ -98,6 +98,8 @@ def lease_all(
         UnshareableError: A shared value cannot be encoded.
         StoreFullError: A shared value does not fit.
     """
+    if call.trace is not None:
+        cache = call.trace.timed(cache)
     taken: list[Lease] = []
     captures = Captures(cache, call.capture_from, verify=call.options.verify, encode=encode)
     cache.sweep()
@@ -147,6 +149,7 @@ def header_of(call: Call, leases: Leases, workers: int, blas: int, cwd: str) -> 
             logs=options.logs,
             workers=workers,
             retries=options.retries > 0,
+            traced=call.trace is not None,
         )
     )
 

@@ -55,6 +55,7 @@ from .private_copies import Unmarked, copied, with_copies
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from sharedtask.observing import Clock
     from sharedtask.outcomes import Change
     from sharedtask.worker.call_header import Constants
     from sharedtask.writing.handler import Part
@@ -164,7 +165,7 @@ class _LocalSession(Session):
 
     def _run_placed(self, chunk: Chunk, place: context.Place) -> None:
         with context.placed(place):
-            self._run(chunk)
+            self._run(chunk, None if self._call.trace is None else self._call.trace.clock())
 
     def fail(self, chunk: Chunk, error: BaseException) -> None:
         """Report that no item of the chunk was run."""
@@ -172,18 +173,22 @@ class _LocalSession(Session):
         batch = Batch(chunk.first, [None] * count, dict.fromkeys(range(count), error))
         self._sink.report(Report(chunk.number, Known(batch), count, finished=True))
 
-    def _run(self, chunk: Chunk) -> None:
+    def _run(self, chunk: Chunk, clock: Clock | None) -> None:
         try:
             constants = self._unmarked.constants()
         except Exception as error:  # noqa: BLE001  unpickling runs user code, and may find no room
             self.fail(chunk, error)
             return
         if self._set_up is None or self._closed:
-            self._run_with(constants, chunk, self._values, self._call.function)
+            self._run_with(constants, chunk, self._values, self._call.function, clock)
         else:
-            self._run_set_up(self._set_up, constants, chunk)
+            self._run_set_up(self._set_up, constants, chunk, clock)
 
-    def _run_set_up(self, set_up: SetUp, constants: Constants, chunk: Chunk) -> None:
+    def _run_set_up(
+        self, set_up: SetUp, constants: Constants, chunk: Chunk, clock: Clock | None
+    ) -> None:
+        if clock is not None:
+            clock.enter("set up")
         try:
             made = set_up.values()
         except BaseException as error:
@@ -192,7 +197,7 @@ class _LocalSession(Session):
             self.fail(chunk, contained(error, self._call.task, chunk.first))
         else:
             function = set_up.around(self._call.function)
-            self._run_with(constants, chunk, {**self._values, **made}, function)
+            self._run_with(constants, chunk, {**self._values, **made}, function, clock)
 
     def _run_with(
         self,
@@ -200,6 +205,7 @@ class _LocalSession(Session):
         chunk: Chunk,
         values: Mapping[str, Any],
         function: Callable[..., Any],
+        clock: Clock | None,
     ) -> None:
         began = time.monotonic()
         batch = Batch(chunk.first, [])
@@ -207,12 +213,15 @@ class _LocalSession(Session):
         words = [0] * (COUNT + 1)
         parts = self._entered(chunk, words) if self.handlers else ()
         values = {**values, **{k: v for part in parts for k, v in part.common.items()}}
-        turn = _Turn(function, constants, values, parts, words)
+        turn = _Turn(function, constants, values, parts, words, clock)
         left_out, change = run(chunk, batch, turn)
         if parts:
             batch.partial = roles.leave(parts, len(batch.values))
         seconds, count = time.monotonic() - began - left_out, len(batch.values)
-        self._sink.report(Report(chunk.number, Known(batch), count, True, seconds, change))
+        report = Report(chunk.number, Known(batch), count, True, seconds, change)
+        if clock is not None:
+            report.trace = clock.told()
+        self._sink.report(report)
 
     def _entered(self, chunk: Chunk, words: list[int]) -> Sequence[Part]:
         """The parts of the roles that tasks write, in this chunk."""
@@ -248,6 +257,8 @@ class _LocalSession(Session):
             turn = replace(turn, values={**turn.values, **self._watched.values})
             interrupts.exposed(self._run_items, chunk, batch, turn, self._run_one)
             ended = time.monotonic()
+            if turn.clock is not None:
+                turn.clock.enter("check")
             change = self._watched.check(chunk.first, len(batch.values), ended - began)
         return time.monotonic() - ended, change
 
@@ -255,6 +266,9 @@ class _LocalSession(Session):
         self, chunk: Chunk, batch: Batch, turn: _Turn, run_one: Callable[[Any, int, _Turn], Any]
     ) -> None:
         call, began = self._call, time.monotonic()
+        if turn.clock is not None:
+            turn.clock.enter("compute")
+            run_one = turn.clock.around(run_one)
         for part in turn.parts:
             turn = replace(turn, function=part.guarded(turn.function))
         for offset, item in enumerate(chunk.items):
@@ -386,6 +400,7 @@ class _Turn:
     values: Mapping[str, Any]
     parts: Sequence[Part]
     words: list[int]
+    clock: Clock | None
     left_out: Callable[[], float] = float
 
 

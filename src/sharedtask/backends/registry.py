@@ -7,7 +7,7 @@ import sys
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from sharedtask import context
+from sharedtask import context, observing
 from sharedtask.errors import BackendUnavailableError
 from sharedtask.system import critical_sections, loading
 
@@ -43,7 +43,11 @@ def get(name: str) -> Backend:
     with _lock:
         if name not in _made:
             _made[name] = _load(name)
-        return _made[name]
+        found = _made[name]
+    if observing.recorder is None:
+        return found
+    traced: Backend = observing.recorder.traced(found)
+    return traced
 
 
 def running() -> list[Backend]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from sharedtask.outcomes import Batch, Known, Report
 
@@ -41,6 +41,7 @@ class OpenCall:
     closed: bool = False
     number: int = field(default_factory=numbers.__next__)
     logs: CallLogs | None = None  # from the first record on
+    trace: Any = None  # as in ``Call``
 
 
 C = TypeVar("C", bound=OpenCall)
@@ -63,7 +64,10 @@ class WorkItem(Generic[C]):
     @classmethod
     def whole(cls, call: C, chunk: Chunk, pack: Callable[[Payload], Envelope]) -> Self:
         """Encode a chunk in one piece; raises what pickling an item raises, or StoreFullError."""
-        return cls(call, chunk, *encoding.pack_items(chunk.items, pack))
+        made = cls(call, chunk, *encoding.pack_items(chunk.items, pack))
+        if call.trace is not None:
+            call.trace.encoded(chunk.number, made.envelope)
+        return made
 
     @classmethod
     def each(cls, call: C, chunk: Chunk, pack: Callable[[Payload], Envelope]) -> Self:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from sharedtask import observing
 from sharedtask.memory import capacity
 from sharedtask.serialization import codec
 from sharedtask.serialization.composition import composition_of, same
@@ -411,6 +412,8 @@ class ShareCache:
                     victims.append(entry)
             self._is_full = excess > 0 or files > 0
         for entry in victims:
+            if observing.recorder is not None and entry.publication is not None:
+                observing.recorder.evicted(entry.key, entry.publication.nbytes)
             self._drop(entry)
 
 

@@ -14,6 +14,8 @@ from sharedtask.serialization.snapshot import Original
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
+    from sharedtask.observing import Clock
+
     from .stores import Store
 
 # Decoded values are kept while their pickled heads stay below this; arrays cost nothing here.
@@ -77,6 +79,7 @@ class Values:
         self.stores: dict[Hashable, Store] = {}
         self.decoded: OrderedDict[Hashable, Decoded] = OrderedDict()
         self._needed: dict[Hashable, Sequence[object]] = {}
+        self.clock: Clock | None = None  # of the chunk that is loaded, if it is traced
 
     def attach(self, token: Hashable, store: Store, needed: Sequence[object] = ()) -> None:
         """Bind this token to the value in ``store``, which needs the objects in ``needed``."""
@@ -156,6 +159,9 @@ class Values:
             value = store.value()
         found = Decoded(value, len(store.parts()[0]), time.monotonic() - began, notes)
         self.decoded[token] = found
+        if self.clock is not None:
+            mapped = sum(memoryview(buffer).nbytes for buffer in store.parts()[1])
+            self.clock.note_decoding(token, began, found.head_bytes, mapped)
         self._trim()
         return found
 

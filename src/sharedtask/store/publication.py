@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import time
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,7 +33,7 @@ class Publication:
     """A payload for workers, under a token that is never reused in this process.
 
     ``composition`` is that of the function in it, from the time of its encoding. ``classes``: the
-    identities of those that it brings.
+    identities of those that it brings. ``seconds``: how long it took to store it.
     """
 
     def __init__(
@@ -45,11 +46,13 @@ class Publication:
         self.token = next(_tokens)
         # Protect, then copy: see dirty_pages.py.
         self._checks = _checks(payload.sources, watched=watched)
+        began = time.monotonic()
         try:
             self.store = keep(payload)
         except BaseException:
             self._release_checks()
             raise
+        self.seconds = time.monotonic() - began
         self._held = payload.held
         self.descriptors = payload.descriptors
         self.classes = frozenset(map(id, payload.classes))

@@ -243,7 +243,13 @@ class Run:
     def _next_chunk(self, most: int | None) -> Chunk | None:
         """The next one; the user's iterator may be interrupted, a slice is taken at once."""
         chunker = self._chunker
-        return interrupts.exposed(chunker.next, most) if chunker.is_lazy else chunker.next(most)
+        if not chunker.is_lazy:
+            return chunker.next(most)
+        began = time.monotonic()
+        chunk: Chunk | None = interrupts.exposed(chunker.next, most)
+        if self._session.trace is not None:
+            self._session.trace.spend("items", time.monotonic() - began)
+        return chunk
 
     def _sort_out(self, chunk: Chunk, recording: Recording) -> None:
         """Set aside recorded items, and those that cannot be recorded; queue the rest."""

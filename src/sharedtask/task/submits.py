@@ -8,7 +8,7 @@ from dataclasses import replace
 from operator import is_
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sharedtask import context
+from sharedtask import context, observing
 from sharedtask.backends import registry
 from sharedtask.backends.base import Team
 from sharedtask.options import resolve
@@ -74,6 +74,8 @@ class Submits:
         on_shares: Callable[[Any], None],
     ) -> TaskFuture[Any]:
         """See ``Task.submit``."""
+        if observing.recorder is not None:
+            observing.recorder.call_begins()
         options = resolve(explicit)
         if self._pid != os.getpid():  # the calls of the parent are not those of a forked child
             self._team, self._pid, self._last = Team(), os.getpid(), None

@@ -22,6 +22,7 @@ from typing import (
 import numpy as np
 import wrapt
 
+from sharedtask import observing
 from sharedtask.backends import registry
 from sharedtask.options import check_options, resolve
 from sharedtask.recipes import Slots
@@ -358,6 +359,8 @@ class Runs(Generic[P, R]):
 
         If the caller ``waits`` for all results, its line is on the stack until the end.
         """
+        if observing.recorder is not None:
+            observing.recorder.call_begins()
         target, explicit, usage = self._parts()
         try:
             options = resolve(explicit)

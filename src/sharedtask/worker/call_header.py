@@ -70,6 +70,7 @@ class CallHeader(NamedTuple):
     workers: int  # how many items of the call may run at once
     retries: bool  # failed items are tried again
     logs: bool = True  # what tasks log is handled in the caller
+    traced: bool = False  # a chunk tells its times with its last results
 
     @property
     def recipes(self) -> list[SharedParameter]:

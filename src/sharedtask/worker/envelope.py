@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,13 @@ class Envelope:
     def fds(self) -> tuple[int, ...]:
         """The descriptors to send with the message."""
         return () if self.file is None else (self.file.number,)
+
+    @property
+    def nbytes_beside(self) -> int:
+        """How many bytes are not in the message."""
+        if self.payload is not None:
+            return self.payload.nbytes
+        return 0 if self.file is None else os.fstat(self.file.number).st_size
 
     def close(self) -> None:
         """Close the sender's descriptor."""

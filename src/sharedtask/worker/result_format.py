@@ -32,7 +32,7 @@ _LIST = b"["
 
 # Formats of results, the first byte of a RESULTS body, from special to general.
 NOTHING, FLOATS, INTS, BOOLS, SCALARS, NUMPY, RECORDS = range(7)
-FINISHED = 0x80
+FINISHED, TRACED = 0x80, 0x40
 
 # Exact types only: a subclass of float is not a float here.
 _Format: TypeAlias = Literal["d", "q", "?"]

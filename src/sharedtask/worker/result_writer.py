@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sharedtask.memory.payload import Payload
+    from sharedtask.observing import Clock
     from sharedtask.outcomes import Change
 
     from .envelope import Envelope
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 class ResultMessage(NamedTuple):
     """Results of some items from position ``first`` of a chunk on, in the format ``mode``.
 
-    ``elapsed`` is how long they took, in ns; ``envelope`` is sent with ``data``.
+    ``elapsed`` is how long they took, in ns; ``envelope`` is sent with ``data``. ``trace`` tells
+    the times of the chunk, with its last results.
     """
 
     chunk: int
@@ -39,6 +41,7 @@ class ResultMessage(NamedTuple):
     finished: bool
     data: bytes
     envelope: Envelope | None = None
+    trace: bytes = b""
 
 
 class ResultChannel(Protocol):
@@ -69,6 +72,7 @@ class Outbox:
         self.kind: type | None = None  # values of this type are written into the column directly
         self.column: Any = ()
         self.task, self.index = "", 0
+        self.clock: Clock | None = None  # of the current chunk, if it is traced
         # Called before the error of a result that cannot be sent is recorded instead of it.
         self.on_refusal: Callable[[], object] = lambda: None
 
@@ -222,14 +226,22 @@ class Outbox:
     ) -> None:
         words, now = self._words, time.monotonic_ns()
         chunk, first, mode = words[Word.CHUNK], words[Word.BASE], words[Word.MODE]
+        trace = b"" if self.clock is None else self._timed(self.clock, data, packed, finished)
         self._channel.send(
-            ResultMessage(chunk, first, count, mode, now - self._since, finished, data, packed)
+            ResultMessage(
+                chunk, first, count, mode, now - self._since, finished, data, packed, trace
+            )
         )
         self._since = now
         # If the worker dies before the next line, the caller gets these results twice, as sent and
         # in the outbox; their position shows that they are known.
         words[Word.COUNT] = 0
         words[Word.BASE] += count
+
+    def _timed(self, clock: Clock, data: bytes, packed: Envelope | None, finished: bool) -> bytes:
+        """Count the bytes of results; what the clock tells, with the last ones."""
+        clock.sent(len(data), 0 if packed is None else packed.nbytes_beside)
+        return clock.told() if finished else b""
 
 
 def _flush_prints() -> None:

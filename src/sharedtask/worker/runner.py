@@ -34,6 +34,7 @@ from .watching import Watcher
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
+    from sharedtask.observing import Clock
     from sharedtask.outcomes import Partial
     from sharedtask.store.decoded import Values
     from sharedtask.writing.handler import Part
@@ -87,6 +88,7 @@ class Runner:
         self._outbox.on_refusal = _nothing
         self._outbox.begin(job.number)
         header = self.header(job.header)
+        clock = self._outbox.clock = self._values.clock = new_clock() if header.traced else None
         self._outbox.task, self._outbox.index = header.task, job.first
         set_place(Place(self._identity.number, header.workers, self._identity.backend))
         try:
@@ -103,6 +105,8 @@ class Runner:
             # Overwrite the time of an earlier chunk, whose last item may have begun long ago.
             words[Word.STARTED] = time.monotonic_ns() if header.timed else 0
             words[Word.PHASE] = Phase.UNPACKING
+            if clock is not None:
+                clock.enter("unpack")
             done = self._run_items(job, loaded)
         # Not if an exception leaves this, which ends the worker: the current item must not be taken
         # for one that was not begun.
@@ -305,6 +309,8 @@ class Runner:
             self._outbox.flush(finished=True)
             return False
         words[Word.PHASE] = Phase.LOADING
+        if self._outbox.clock is not None:
+            self._outbox.clock.enter("set up")
         try:
             loaded.constants.kwargs.update(self._made_for(header, job))
         except BaseException as error:  # noqa: BLE001  user code
@@ -335,6 +341,10 @@ class Runner:
             items = [(job.first + k, item) for k, item in enumerate(items)]
         if loaded.guard is not None:
             call = loaded.guard.around(call)
+        clock = self._outbox.clock
+        if clock is not None:
+            call = clock.around(call)
+            clock.enter("compute")
         context = ChunkContext(loaded.constants.variables, loaded.function)
         words[Word.PHASE] = Phase.RUNNING
         self._outbox.start_clock()
@@ -367,6 +377,8 @@ class Runner:
         if header.timed:
             self._start_anew(job)
         ended = time.monotonic()
+        if self._outbox.clock is not None:
+            self._outbox.clock.enter("check")
         items = job.first, job.first + done - 1
         change = self._watcher.check(header, job.call, items, ended - began)
         if change is not None:
@@ -408,6 +420,14 @@ class Runner:
                 outbox.add(value)
             kind, column, count = outbox.kind, outbox.column, words[Word.COUNT]
         return True
+
+
+def new_clock() -> Clock:
+    """The clock of a chunk that is traced."""
+    with undisturbed("sharedtask.worker.chunk_clock"):
+        from .chunk_clock import ChunkClock
+
+    return ChunkClock()
 
 
 def _nothing() -> None:

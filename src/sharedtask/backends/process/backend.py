@@ -162,7 +162,10 @@ class _ProcessSession(LeasedSession["OpenCall"]):
             sink=sink,
             slot_table=slot_table,
             users=Team().chunks if call.team is None else call.team.chunks,
+            trace=call.trace,
         )
+        if call.trace is not None:
+            call.trace.opened(leases, constants, workers, blas)
         self._is_open = True
 
     def serves(self, call: Call) -> bool:

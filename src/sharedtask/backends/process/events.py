@@ -10,6 +10,7 @@ import marshal
 import selectors
 from typing import TYPE_CHECKING, Any
 
+from sharedtask import observing
 from sharedtask.errors import ClosedError
 from sharedtask.outcomes import Change, Report
 from sharedtask.system import background
@@ -18,8 +19,8 @@ from sharedtask.worker.status_page import Word
 
 from . import forkserver, log_reading, recycling, stdio, work_items
 from .received import SentResults
-from .wire import Kind, close_all
-from .worker_death import Deaths
+from .wire import Kind, close_all, without_trace
+from .worker_death import Deaths, how_it_ended
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -73,6 +74,8 @@ class SocketEvents:
                 return
             if frame.kind == Kind.SPAWNED:
                 worker.pid = frame.first
+                if observing.recorder is not None:
+                    observing.recorder.worker_started("process", frame.first)
             elif frame.kind == Kind.STOPPED:
                 self._checks.on_stopped(worker)
         if frame.kind == Kind.EXITED:
@@ -138,6 +141,9 @@ class SocketEvents:
             work_item = worker.find(frame.chunk)
             if work_item is None:
                 return logged
+            trace = b""
+            if frame.body[0] & result_format.TRACED:
+                frame, trace = without_trace(frame)
             mode = frame.body[0] & ~result_format.FINISHED
             finished = bool(frame.body[0] & result_format.FINISHED)
             work_item.received = frame.first + frame.items
@@ -157,7 +163,9 @@ class SocketEvents:
                 return logged
         chunk, at, seconds = work_item.chunk, frame.first, frame.elapsed / 1e9
         results_of = SentResults(mode, frame, chunk.first + at, call, self._prints)
-        report = Report(chunk.number, results_of, frame.items, finished, seconds, first=at)
+        report = Report(
+            chunk.number, results_of, frame.items, finished, seconds, first=at, trace=trace
+        )
         return [*logged, (call, report)]
 
     def collect_logs(self) -> None:
@@ -232,6 +240,9 @@ class SocketEvents:
         with self._lock:
             if not self._table.remove(worker):
                 return
+            if observing.recorder is not None:
+                how, expected = how_it_ended(worker)
+                observing.recorder.worker_ended(worker.pid or 0, how, expected=expected)
             reports = [*log_reading.collect(worker), *self._results_of_dead(worker)]
             worker.close()
             self._scheduler.fill_idle()

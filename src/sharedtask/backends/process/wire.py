@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sharedtask.errors import SharedTaskError
 from sharedtask.system.descriptors import Descriptor
+from sharedtask.worker.result_format import TRACED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -94,6 +95,18 @@ class Frame(NamedTuple):
             len(self.body),
         )
         return fields + zlib.crc32(fields).to_bytes(4, "little")
+
+
+def with_trace(mode: int, trace: bytes, data: bytes) -> bytes:
+    """The body of a RESULTS frame that also tells the times of its chunk."""
+    return b"".join((bytes((mode | TRACED,)), len(trace).to_bytes(4, "little"), trace, data))
+
+
+def without_trace(frame: Frame) -> tuple[Frame, bytes]:
+    """A RESULTS frame whose body is that of any other, and what was told beside."""
+    body = frame.body
+    end = 5 + int.from_bytes(body[1:5], "little")
+    return frame._replace(body=bytes((body[0] & ~TRACED,)) + body[end:]), bytes(body[5:end])
 
 
 class ProtocolError(SharedTaskError):

@@ -99,13 +99,16 @@ class _SocketChannel:
 
     def send(self, message: ResultMessage) -> None:
         flag = result_format.FINISHED if message.finished else 0
+        body = bytes((message.mode | flag,)) + message.data
+        if message.trace:
+            body = wire.with_trace(message.mode | flag, message.trace, message.data)
         frame = Frame(
             Kind.RESULTS,
             chunk=message.chunk,
             first=message.first,
             items=message.items,
             elapsed=message.elapsed,
-            body=bytes((message.mode | flag,)) + message.data,
+            body=body,
             fds=() if message.envelope is None else message.envelope.fds,
         )
         self._sender.send(frame)

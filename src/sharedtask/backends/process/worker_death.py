@@ -48,6 +48,18 @@ class End:
     again: WorkItem | None = None
 
 
+def how_it_ended(worker: WorkerLink) -> tuple[str, bool]:
+    """How a worker has ended, in words, and whether it was asked to."""
+    _, number, exitcode = worker.exit or (worker.pid, None, None)
+    if worker.kill_reason is not None:
+        return worker.kill_reason.cause, False
+    if worker.leaving:
+        return f"replaced after {worker.ran} items" if worker.ran else "not needed", True
+    if number is not None:
+        return f"killed by {signal.Signals(number).name}", False
+    return f"exit code {exitcode}", False
+
+
 class Deaths:
     """Handles the deaths of a pool's workers; counts those before their first item."""
 

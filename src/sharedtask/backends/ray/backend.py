@@ -234,7 +234,10 @@ class _RaySession(LeasedSession["OpenCall"]):
             fail_fast=call.fail_fast,
             sink=sink,
             team=call.team or Team(),
+            trace=call.trace,
         )
+        if call.trace is not None:
+            call.trace.opened(leases, constants, self.concurrency.workers, 0)
         self._is_open = True
 
     def _prepare(self, connection: Connection, call: Call, options: Mapping[str, Any]) -> None:

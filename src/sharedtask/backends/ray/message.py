@@ -61,7 +61,7 @@ class Answer(NamedTuple):
     """The result of a chunk; ``worker`` is the worker's name, ``added`` a box of partial results.
 
     ``change`` has the fields of a ``Change``. ``logs`` are records that its tasks have logged, and
-    ``dropped`` is how many more there were.
+    ``dropped`` is how many more there were. ``trace``: see ``Report``.
     """
 
     status: str
@@ -72,6 +72,7 @@ class Answer(NamedTuple):
     change: tuple[Any, ...] | None = None
     logs: tuple[bytes, ...] = ()
     dropped: int = 0
+    trace: bytes = b""
 
     def dump(self) -> Any:
         """As bytes if there is no large part."""

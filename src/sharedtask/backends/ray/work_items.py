@@ -158,6 +158,7 @@ class WorkItem(work_items.WorkItem[OpenCall]):
         count = sum(frame[2] for frame in answer.frames)
         logs = answer.logs, answer.dropped
         report = self.partly_arrived(answer.frames, count, {}, answer.added, logs)
+        report.trace = answer.trace
         report.change = None if answer.change is None else Change(*answer.change)
         return report
 

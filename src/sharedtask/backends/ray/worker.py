@@ -187,9 +187,10 @@ class _StatusChannel:
         self.frames: list[Frame] = []
         self.is_full = False  # the chunk ends, to return results that could not be logged
         self.change: tuple[Any, ...] | None = None
+        self.trace = b""
 
     def begin(self) -> None:
-        self.frames, self.is_full, self.change = [], False, None
+        self.frames, self.is_full, self.change, self.trace = [], False, None, b""
         self._status_file.begin()
 
     def pack(self, payload: Payload) -> Envelope:
@@ -206,6 +207,7 @@ class _StatusChannel:
         elif not message.finished:
             fields = message.mode, message.first, message.items, message.elapsed, message.data
             self.is_full = not self._status_file.log(*fields) or self.is_full
+        self.trace = message.trace
         if message.items:
             self.frames.append(
                 (message.mode, message.first, message.items, message.elapsed, message.data, box)
@@ -304,7 +306,8 @@ class _CallerWorker:
         added, change = self._added(), self._channel.change
         logs, dropped = self._logs.taken()
         frames, name = self._channel.frames, self._name
-        return Answer(status, frames, name, "", added, change, logs, dropped)
+        trace = self._channel.trace
+        return Answer(status, frames, name, "", added, change, logs, dropped, trace)
 
     def _added(self) -> RayPayload | None:
         partial = self._runner.take_partial()

@@ -1,0 +1,45 @@
+"""Who makes a call: the line of the user's code, the method, the thread. Read from the stack."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+__all__ = ["Caller", "caller_since"]
+
+_OURS = "sharedtask."
+# The generators that run in the caller's loop.
+_METHODS = {"in_order": "imap", "as_completed": "imap_unordered"}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A caller; ``began`` is when it made the call."""
+
+    began: float
+    method: str
+    place: str
+    thread: str
+
+
+def caller_since(began: float) -> Caller:
+    """The caller of the library, on this stack."""
+    frame: FrameType | None = sys._getframe(1)
+    outermost: FrameType | None = None
+    is_joblib = False
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(_OURS):
+        is_joblib = is_joblib or ".joblib." in frame.f_globals["__name__"]
+        outermost, frame = frame, frame.f_back
+    name = "" if outermost is None else outermost.f_code.co_name
+    home = "" if outermost is None else outermost.f_globals.get("__name__", "")
+    method = "executor" if home.endswith(".executor") else _METHODS.get(name, name)
+    place = ""
+    if frame is not None:
+        place = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+    return Caller(began, "joblib" if is_joblib else method, place, threading.current_thread().name)

@@ -1,0 +1,419 @@
+"""Collects what calls tell, in bounded memory, and makes records of it.
+
+    engine -> put() -> inbox -> drain() -> workers' accounts, rings of records -> recorded()
+
+``put`` appends to a queue and waits for nothing: it may run in any thread, also in a signal
+handler.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import platform
+import sys
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from sharedtask import context
+from sharedtask.system.cpus import available_cpus
+from sharedtask.version import VERSION
+from sharedtask.worker import chunk_clock
+from sharedtask.worker.limits import private_bytes
+
+from .accounts import Account, Openings
+from .call_trace import CallTrace
+from .callers import caller_since
+from .guard import guarded
+from .records import Chunk, Decoding, Event, Item, Recorded, Sample, Span, Times
+from .sessions import TracedBackend
+
+if TYPE_CHECKING:
+    from sharedtask.backends.base import Backend, Call
+    from sharedtask.worker.chunk_clock import Told
+
+    from .call_trace import Sent
+
+__all__ = ["Recorder"]
+
+# Bounds of what is kept, about 100 MB in all; counts and totals go on.
+_MOST = {
+    "calls": 10_000,
+    "chunks": 100_000,
+    "decodings": 10_000,
+    "items": 100_000,
+    "events": 10_000,
+    "samples": 4_000,
+}
+_MOST_WAITING = 256
+_MOST_PROBLEMS = 20
+_SAMPLE_SECONDS = 0.02
+_DRAIN_SECONDS = 1.0
+
+
+class Recorder:
+    """Records the calls of this process; see ``observing.Observer``."""
+
+    def __init__(self) -> None:
+        self.zero, self.began = time.monotonic(), time.time()
+        self.cpus = available_cpus()
+        self.pid = os.getpid()
+        self.call_numbers = itertools.count()
+        self._chunk_numbers = itertools.count()
+        self.history: set[tuple[str, str]] = set()  # names of values of tasks
+        self.open_calls: list[CallTrace] = []
+        self._inbox: deque[tuple[Any, ...]] = deque()
+        self._lock = threading.Lock()
+        self._rings: dict[str, deque[Any]] = {name: deque(maxlen=n) for name, n in _MOST.items()}
+        self._counts = dict.fromkeys(_MOST, 0)
+        self._openings = Openings()
+        self._accounts: dict[Any, Account] = {}
+        self._evicted: deque[int] = deque(maxlen=1024)
+        self._backends: dict[int, Any] = {}
+        self._starts = threading.local()
+        self._problems: list[str] = []
+        self._sample_after: dict[int | None, float] = {}
+        self._moved = 0
+
+    # ------------------------------------------------------------------------- the observer
+
+    def call_begins(self) -> None:
+        """See ``Observer``."""
+        self._starts.at = time.monotonic()
+
+    @property
+    def is_here(self) -> bool:
+        """False in a forked child, whose calls are not recorded."""
+        return self.pid == os.getpid()
+
+    def traced(self, backend: Backend) -> Any:
+        """See ``Observer``."""
+        if not self.is_here:
+            return backend
+        found = self._backends.get(id(backend))
+        if found is None:
+            found = self._backends[id(backend)] = TracedBackend(backend, self)
+        return found
+
+    def evicted(self, key: int, nbytes: int) -> None:
+        """See ``Observer``."""
+        self._evicted.append(key)
+        self.put("event", Event(self.at(time.monotonic()), "evicted", f"{nbytes} bytes"))
+
+    def worker_started(self, backend: str, pid: int) -> None:
+        """See ``Observer``."""
+        self.put("started", backend, pid, time.monotonic())
+
+    def worker_ended(self, pid: int, how: str, *, expected: bool) -> None:
+        """See ``Observer``."""
+        self.put("ended", pid, how, expected, time.monotonic())
+
+    # ------------------------------------------------------------------------ of the calls
+
+    def new_call(self, call: Call, backend: str) -> CallTrace | None:
+        """The trace of a call, which this thread makes."""
+        try:
+            now = time.monotonic()
+            began = getattr(self._starts, "at", None) or now
+            self._starts.at = None
+            caller = caller_since(began)
+            place = context.place()
+            parent = None if place is None else self._here(place).number
+            return CallTrace(self, call, backend, caller, parent)
+        except Exception as error:  # noqa: BLE001  the run goes on
+            self.note_problem(f"new_call: {type(error).__name__}: {error}")
+            return None
+
+    def _here(self, place: context.Place) -> Account:
+        """The account of the worker that this thread is."""
+        return self._account(place.backend, self.pid, f"{place.backend} {place.number}", "")
+
+    def was_evicted(self, key: int) -> bool:
+        """Whether a value with this identity was evicted."""
+        return key in self._evicted
+
+    def begin_call(self, at: float) -> None:
+        """A call is open: workers without a chunk wait for it."""
+        self.put("open", at)
+
+    def end_call(self, at: float) -> None:
+        """A call is not open any more, or rests."""
+        self.put("close", at)
+
+    @guarded
+    def close_call(self, call: CallTrace) -> None:
+        """A call has ended."""
+        self.put("call", call)
+        self.drain()
+
+    def note_problem(self, text: str) -> None:
+        """Something went wrong in recording."""
+        if len(self._problems) < _MOST_PROBLEMS and text not in self._problems:
+            self._problems.append(text)
+
+    def put_event(self, at: float, kind: Any, text: str, call: CallTrace, index: int) -> None:
+        """An event of a call."""
+        self.put("event", Event(self.at(at), kind, text, call.number, None, index))
+
+    def put(self, kind: str, *what: Any) -> None:
+        """Note what has happened; it is worked up later."""
+        self._inbox.append((kind, what))
+        if len(self._inbox) > _MOST_WAITING:
+            self.drain()
+
+    def at(self, monotonic: float) -> float:
+        """A time as seconds since the start of the trace."""
+        return max(monotonic - self.zero, 0.0)
+
+    # --------------------------------------------------------------------------- the records
+
+    def drain(self, *, seconds: float = 0.0) -> None:
+        """Work up what was noted, unless another thread does, or this one that was interrupted."""
+        taken = self._lock.acquire(timeout=seconds) if seconds else self._lock.acquire(False)
+        if not taken:
+            return
+        try:
+            while self._inbox:
+                kind, what = self._inbox.popleft()
+                getattr(self, f"_on_{kind}")(*what)
+        except Exception as error:  # noqa: BLE001  the run goes on
+            self.note_problem(f"{type(error).__name__}: {error}")
+        finally:
+            self._lock.release()
+
+    def _keep(self, ring: str, record: Any) -> None:
+        self._counts[ring] += 1
+        self._rings[ring].append(record)
+
+    def _on_event(self, event: Event) -> None:
+        self._keep("events", event)
+
+    def _on_open(self, at: float) -> None:
+        self._openings.begin(self.at(at))
+
+    def _on_close(self, at: float) -> None:
+        self._openings.end(self.at(at))
+
+    def _on_call(self, call: CallTrace) -> None:
+        self._keep("calls", call.record(call.stop or 0.0))
+        self.open_calls.remove(call)
+
+    def _on_started(self, backend: str, pid: int, at: float) -> None:
+        account = self._account(backend, pid, "", "")
+        account.start = account.until = self.at(at)
+        account.is_new = True
+        self._keep("events", Event(self.at(at), "start", "", worker=account.number))
+
+    def _on_ended(self, pid: int, how: str, expected: bool, at: float) -> None:
+        account = self._accounts.pop(("process", pid, ""), None)
+        if account is None:
+            return
+        self._accounts[object()] = account  # the number may come again
+        account.ended = max(self.at(at), account.until)
+        account.end = how
+        kind: Any = "end" if expected else "death"
+        if expected and how.startswith("replaced"):
+            kind = "recycled"
+        self._keep("events", Event(self.at(at), kind, how, worker=account.number))
+
+    def _account(self, backend: str, pid: int, name: str, node: str) -> Account:
+        key = backend, pid, name
+        account = self._accounts.get(key)
+        if account is None:
+            number = len(self._accounts)
+            shown = name or f"{backend} {pid}"
+            account = self._accounts[key] = Account(number, backend, pid, shown, node)
+        return account
+
+    def _on_chunk(self, call: CallTrace, sent: Sent, data: bytes, received: float) -> None:
+        told = chunk_clock.read(data)
+        is_ray = call.backend == "ray"
+        account = self._account(call.backend, told.pid, told.name, told.node if is_ray else "")
+        shift = _shift(told, sent.at, received) if is_ray else 0.0
+        spans = _spans(told, -self.zero + shift)
+        chunk = self._chunk(call, sent, told, account, spans, self.at(received))
+        if call.parent is None:
+            is_new = account.is_new
+            account.pass_to(chunk.start, chunk.sent, self._openings)
+            account.take(spans)
+            account.chunks += 1
+            account.items += told.ran
+            if call.first_start is None or chunk.start + self.zero < call.first_start:
+                call.first_start, call.began_on_new = chunk.start + self.zero, is_new
+        account.memory_peak = max(account.memory_peak, told.private)
+        call.add(told, sent)
+        self._keep("chunks", chunk)
+        self._keep_items(call, sent, told, account.number, shift)
+        self._keep_decodings(call, told, account, shift)
+        self._sample(account, told, received, chunk)
+
+    def _chunk(
+        self,
+        call: CallTrace,
+        sent: Sent,
+        told: Told,
+        account: Account,
+        spans: tuple[Span, ...],
+        received: float,
+    ) -> Chunk:
+        low, median, p95, high = told.quantiles or (0, 0, 0, 0)
+        numbers = (number / 1e9 for number in (told.total, low, median, p95, high))
+        stop = spans[-1].stop
+        return Chunk(
+            next(self._chunk_numbers),
+            call.number,
+            account.number,
+            sent.chunk.first,
+            told.ran,
+            self.at(sent.at),
+            spans[0].start,
+            stop,
+            max(received, stop),
+            spans,
+            Times(told.ran, *numbers),
+            sent.in_message + sent.beside,
+            told.by_message + told.beside,
+            sent.in_message,
+            told.by_message,
+        )
+
+    def _keep_items(
+        self, call: CallTrace, sent: Sent, told: Told, worker: int, shift: float
+    ) -> None:
+        zero = self.zero - shift
+        for position, start, stop in zip(told.positions, told.starts, told.stops, strict=True):
+            index = sent.chunk.first + position
+            item = Item(
+                call.number,
+                index,
+                worker,
+                max(start / 1e9 - zero, 0.0),
+                max(stop / 1e9 - zero, 0.0),
+            )
+            self._rings["items"].append(item)
+            call.offer(item, sent)
+        self._counts["items"] += told.ran
+
+    def _keep_decodings(self, call: CallTrace, told: Told, account: Account, shift: float) -> None:
+        zero = self.zero - shift
+        for token, start, stop, head, mapped in told.decodings:
+            name = call.names.get(token)
+            if name is None:  # the caller's settings
+                continue
+            account.decodings += 1
+            began, ended = max(start / 1e9 - zero, 0.0), max(stop / 1e9 - zero, 0.0)
+            made = Decoding(call.number, account.number, name, began, ended, head, mapped)
+            self._keep("decodings", made)
+
+    def _sample(self, account: Account, told: Told, received: float, chunk: Chunk) -> None:
+        """Memory of the worker and of this process, not too often."""
+        self._moved += chunk.bytes_out + chunk.bytes_back
+        if received >= self._sample_after.get(account.number, 0.0):
+            self._sample_after[account.number] = received + _SAMPLE_SECONDS
+            sample = Sample(self.at(received), account.number, told.private)
+            self._keep("samples", sample)
+        if received >= self._sample_after.get(None, 0.0):
+            self._sample_after[None] = received + _SAMPLE_SECONDS
+            now = self.at(time.monotonic())
+            stored = sum(call.by_memory for call in self.open_calls)
+            self._keep("samples", Sample(now, None, private_bytes() or 0, stored, self._moved))
+
+    def _on_lost(
+        self,
+        call: CallTrace,
+        sent: Sent,
+        outcome: Any,
+        pid: int,
+        count: int,
+        received: float,
+    ) -> None:
+        """A chunk of which no worker has told: its worker died, or it was given up."""
+        account = self._accounts.get((call.backend, pid, "")) if pid else None
+        if account is None:
+            account = next((a for a in self._accounts.values() if pid and a.pid == pid), None)
+        stop = self.at(received)
+        start = self.at(sent.at)
+        if account is not None and call.parent is None:
+            account.is_new, account.ended = (
+                False,
+                None if account.ended is None else max(account.ended, stop),
+            )
+            start = min(max(start, account.until), stop)
+            account.pass_to(start, self.at(sent.at), self._openings)
+            account.take((Span("compute", start, stop),))
+            account.chunks += 1
+        number = -1 if account is None else account.number
+        call.chunks += 1
+        first, spans = sent.chunk.first, (Span("compute", start, stop),)
+        chunk = next(self._chunk_numbers)
+        self._keep(
+            "chunks",
+            Chunk(
+                chunk,
+                call.number,
+                number,
+                first,
+                count,
+                self.at(sent.at),
+                start,
+                stop,
+                stop,
+                spans if account is not None else (),
+                bytes_out=sent.in_message + sent.beside,
+                by_message_out=sent.in_message,
+                outcome=outcome,
+            ),
+        )
+
+    # ------------------------------------------------------------------------- the whole
+
+    def recorded(self, stopped: float | None = None) -> Recorded:
+        """All that was recorded until now, or until the trace ended."""
+        self.drain(seconds=_DRAIN_SECONDS)
+        end = time.monotonic() if stopped is None else stopped
+        now = self.at(end)
+        calls = [*self._rings["calls"], *(call.record(end) for call in list(self.open_calls))]
+        rings = {name: tuple(ring) for name, ring in self._rings.items() if name != "calls"}
+        workers = [account.record(now, self._openings) for account in self._accounts.values()]
+        dropped = {name: self._counts[name] - len(ring) for name, ring in self._rings.items()}
+        return Recorded(
+            program=_program(),
+            began=self.began,
+            seconds=now,
+            cpus=self.cpus,
+            python=platform.python_version(),
+            version=VERSION,
+            calls=tuple(sorted(calls, key=lambda call: call.number)),
+            workers=tuple(sorted(workers, key=lambda worker: worker.number)),
+            dropped={name: count for name, count in dropped.items() if count},
+            problems=tuple(self._problems),
+            **rings,
+        )
+
+
+def _program() -> str:
+    return os.path.basename(sys.argv[0]) if sys.argv else ""
+
+
+def _spans(told: Told, shift: float) -> tuple[Span, ...]:
+    """The phases of a chunk. What its items did not take of "compute" is that of results."""
+    marks = [*told.marks, ("", told.ended)]
+    spans: list[Span] = []
+    for (phase, start), (_, stop) in itertools.pairwise(marks):
+        began, ended = max(start / 1e9 + shift, 0.0), max(stop / 1e9 + shift, 0.0)
+        if phase == "compute":
+            busy = min(told.total / 1e9, ended - began)
+            spans += [Span(phase, began, began + busy), Span("report", began + busy, ended)]
+        else:
+            spans.append(Span(phase, began, ended))
+    return tuple(spans)
+
+
+def _shift(told: Told, sent: float, received: float) -> float:
+    """Seconds to add to the times of a worker on another machine, whose clock is another one."""
+    start, stop = told.marks[0][1] / 1e9, told.ended / 1e9
+    if sent <= start and stop <= received:
+        return 0.0
+    return received - stop

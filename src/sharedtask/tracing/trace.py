@@ -1,0 +1,173 @@
+"""``trace``: records the calls of tasks while it is open."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from typing import TYPE_CHECKING, Any, Self
+
+from sharedtask import observing
+from sharedtask.errors import SharedTaskError
+
+from .recorder import Recorder
+from .records import Recorded
+
+if TYPE_CHECKING:
+    import os
+
+    from .records import Call, Chunk, Item, Worker
+
+__all__ = ["Trace", "trace"]
+
+_lock = threading.Lock()
+
+
+class Trace:
+    """What calls of tasks did, by time and by bytes: made by ``trace()``.
+
+    It records every call of this process while it is open, in all threads and on all backends, and
+    what their workers tell of them. ``print`` shows one screen.
+
+    Example:
+        >>> from sharedtask import parallel, trace
+        >>> double = parallel(lambda x: 2 * x)
+        >>> with trace() as run:
+        ...     _ = double.with_options(backend="serial").map(range(100))
+        >>> run.calls[0].items
+        100
+    """
+
+    def __init__(self) -> None:
+        self._recorder: Recorder | None = None
+        self._stopped: float | None = None
+
+    def start(self) -> Self:
+        """Begin to record, afresh; what was recorded before is dropped.
+
+        Raises:
+            SharedTaskError: Another trace is open.
+
+        Example:
+            >>> from sharedtask import trace
+            >>> run = trace().start()
+            >>> run.stop().calls
+            ()
+        """
+        with _lock:
+            if observing.recorder is not None:
+                msg = "a trace is open already, and one process has one at a time: stop() it first."
+                raise SharedTaskError(msg)
+            observing.recorder = self._recorder = Recorder()
+            self._stopped = None
+        return self
+
+    def stop(self) -> Self:
+        """End the recording; calls that are still running are recorded as unfinished. Idempotent.
+
+        Warns:
+            RuntimeWarning: Something went wrong in recording; the calls were not affected.
+        """
+        recorder = self._recorder
+        if recorder is None or self._stopped is not None:
+            return self
+        with _lock:
+            self._stopped = time.monotonic()
+            if observing.recorder is recorder:
+                observing.recorder = None
+        problems = self.recorded().problems
+        if problems:
+            msg = f"the trace is incomplete: {problems[0]} (and {len(problems) - 1} more)"
+            warnings.warn(msg, RuntimeWarning, stacklevel=2)
+        return self
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it records now."""
+        return self._recorder is not None and self._stopped is None
+
+    def recorded(self) -> Recorded:
+        """All that was recorded, until now if it is still open."""
+        recorder = self._recorder
+        return Recorded() if recorder is None else recorder.recorded(self._stopped)
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """The calls, by the time of their begin."""
+        return self.recorded().calls
+
+    @property
+    def workers(self) -> tuple[Worker, ...]:
+        """The processes and threads that ran items."""
+        return self.recorded().workers
+
+    @property
+    def chunks(self) -> tuple[Chunk, ...]:
+        """The chunks, by the time of their ends."""
+        return self.recorded().chunks
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """Single items: all of small chunks, and of larger ones a sample with the slowest."""
+        return self.recorded().items
+
+    def to_chrome(self, path: str | os.PathLike[str]) -> None:
+        """Write a file for Perfetto or ``chrome://tracing``, in the trace-event format.
+
+        Example:
+            >>> from sharedtask import trace
+            >>> with trace() as run:
+            ...     pass
+            >>> run.to_chrome("/tmp/run.json")
+        """
+        from .chrome import write
+
+        write(self.recorded(), path)
+
+    def to_pandas(self) -> Any:
+        """The chunks as a ``pandas.DataFrame``, a row each, with the name of their task.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+
+        Example:
+            >>> from sharedtask import trace
+            >>> with trace() as run:
+            ...     pass
+            >>> len(run.to_pandas())
+            0
+        """
+        from .frames import chunks_of
+
+        return chunks_of(self.recorded())
+
+    def __str__(self) -> str:
+        from .plain import screen
+
+        return screen(self.recorded())
+
+    def __repr__(self) -> str:
+        state = "open" if self.is_open else "not started" if self._recorder is None else "stopped"
+        return f"<Trace, {state}>"
+
+
+def trace() -> Trace:
+    """A trace, to be opened by ``with`` or ``start()``: it records what calls of tasks do.
+
+    Without one, nothing is recorded, and calls are as fast as ever.
+
+    Example:
+        >>> from sharedtask import parallel, trace
+        >>> square = parallel(lambda x: x * x)
+        >>> with trace() as run:
+        ...     _ = square.with_options(backend="serial").map(range(10))
+        >>> [(call.task, call.items) for call in run.calls]
+        [('<lambda>', 10)]
+    """
+    return Trace()
