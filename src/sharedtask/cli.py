@@ -2,6 +2,7 @@
 
     sharedtask ls [--json]   sharedtask clean   sharedtask info [--json]   sharedtask --version
     sharedtask journal FILE [--json | --recover NEW]   sharedtask demo   sharedtask bench
+    sharedtask trace [-o FILE] PROGRAM ARGUMENTS...
 
 On a terminal ``ls`` and ``journal`` show a table for people. Into a pipe they write a line for each
 name or run, with tabs between plain fields and no heading.
@@ -75,6 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     how = journal.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="as JSON, every field")
     how.add_argument("--recover", metavar="NEW", help="copy what is readable into a new journal")
+    trace = _add(commands, "trace", _trace, "run a program and record what its calls do")
+    to = "the file of the trace: .json (Perfetto, chrome://tracing) or .txt"
+    trace.add_argument("-o", "--output", metavar="FILE", default="trace.json", help=to)
+    trace.add_argument("program", metavar="PROGRAM", help="a Python program")
+    trace.add_argument("arguments", nargs=argparse.REMAINDER, help="of the program")
     return parser
 
 
@@ -351,6 +357,23 @@ def _has_huge_pages() -> bool:
         return huge is not None and huge.ready > 0
     finally:
         os.close(fd)
+
+
+# ---------------------------------------------------------------------------------------- trace
+
+
+def _trace(given: argparse.Namespace) -> None:
+    """Run a program in this process, as ``python PROGRAM ARGUMENTS`` would."""
+    from sharedtask.tracing import program
+
+    if not os.path.isfile(given.program):
+        msg = f"{given.program}: there is no such file."
+        raise FileNotFoundError(msg)
+    program.check_path(given.output)
+    path = os.path.abspath(given.output)
+    os.environ[program.VARIABLE] = path
+    command = [sys.executable, given.program, *given.arguments]
+    os.execv(sys.executable, command)  # noqa: S606  the user's own program
 
 
 # ----------------------------------------------------------------------------------------- demo

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -36,6 +37,8 @@ def get(name: str) -> Backend:
     Raises:
         BackendUnavailableError: The backend cannot run here; the text says what to do.
     """
+    if not _made:
+        _begin_trace()
     if context.a_task() or critical_sections.is_held():
         name = "serial"
     elif name == "auto":
@@ -48,6 +51,14 @@ def get(name: str) -> Backend:
         return found
     traced: Backend = observing.recorder.traced(found)
     return traced
+
+
+def _begin_trace() -> None:
+    """Before the first call: trace this program if the user's environment says so."""
+    if "SHAREDTASK_TRACE" in os.environ and not context.a_worker():
+        home = "sharedtask.tracing.program"  # above us
+        with loading.undisturbed(home):
+            importlib.import_module(home).begin_from_environment()
 
 
 def running() -> list[Backend]:

@@ -183,6 +183,12 @@ class ShareCache:
                 and not stores.has_lost_file(publication.store)
             )
 
+    def has(self, value: Any) -> bool:
+        """Whether this very object is published, in its present state or an earlier one."""
+        with self._lock:
+            entry = self._entries.get(id(value))
+            return entry is not None and entry.refer() is value and entry.is_published()
+
     def _lease_known(
         self, entry: _Entry, composition: Composition | None, verify: Verify
     ) -> Lease | None:

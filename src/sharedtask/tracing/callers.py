@@ -16,6 +16,8 @@ __all__ = ["Caller", "caller_since"]
 _OURS = "sharedtask."
 # The generators that run in the caller's loop.
 _METHODS = {"in_order": "imap", "as_completed": "imap_unordered"}
+_LIBRARIES = {"sharedtask.joblib.backend": "joblib", "sharedtask.task.executor": "executor"}
+_WRAPS = "sharedtask.tracebacks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +34,22 @@ def caller_since(began: float) -> Caller:
     """The caller of the library, on this stack."""
     frame: FrameType | None = sys._getframe(1)
     outermost: FrameType | None = None
-    is_joblib = False
+    homes: set[str] = set()
     while frame is not None and frame.f_globals.get("__name__", "").startswith(_OURS):
-        is_joblib = is_joblib or ".joblib." in frame.f_globals["__name__"]
-        outermost, frame = frame, frame.f_back
-    name = "" if outermost is None else outermost.f_code.co_name
-    home = "" if outermost is None else outermost.f_globals.get("__name__", "")
-    method = "executor" if home.endswith(".executor") else _METHODS.get(name, name)
+        home = frame.f_globals["__name__"]
+        homes.add(home)
+        if home != _WRAPS:
+            outermost = frame
+        frame = frame.f_back
     place = ""
     if frame is not None:
         place = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
-    return Caller(began, "joblib" if is_joblib else method, place, threading.current_thread().name)
+    method = _method(homes, "" if outermost is None else outermost.f_code.co_name)
+    return Caller(began, method, place, threading.current_thread().name)
+
+
+def _method(homes: set[str], outermost: str) -> str:
+    for home, method in _LIBRARIES.items():
+        if home in homes:
+            return method
+    return _METHODS.get(outermost, outermost)

@@ -52,8 +52,7 @@ class TimedCache:
     ) -> Lease:
         """See ``ShareCache.lease``."""
         spent = [0.0]
-        entry = self._cache._entries.get(id(value))
-        known = entry is not None and entry.refer() is value and entry.is_published()
+        known = self._cache.has(value)
         began = time.monotonic()
         lease = self._cache.lease(value, encode=functools.partial(_timed, spent, encode), **how)
         total = time.monotonic() - began

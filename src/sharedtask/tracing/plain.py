@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sharedtask.memory import capacity
+from sharedtask.text import duration, human
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from .records import Call, Recorded, Worker
 
-__all__ = ["screen", "seconds"]
+__all__ = ["screen"]
 
 _MOST_CALLS, _MOST_WORKERS, _MOST_TEXT = 8, 8, 34
 _CALLS = ("CALL", "BACKEND", "TIME", "ITEMS", "ITEM", "SPEED-UP", "SENT", "BACK", "MOST OF IT")
@@ -45,10 +45,10 @@ def _summary(recorded: Recorded) -> str:
     calls, items = len(recorded.outer), sum(call.items for call in recorded.calls)
     name = f"{recorded.program}: " if recorded.program else ""
     if not calls:
-        return f"{name}no call of a task in {seconds(recorded.seconds)}"
+        return f"{name}no call of a task in {duration(recorded.seconds)}"
     return (
-        f"{name}{_count(calls, 'call')} of {_count(items, 'item')} in {seconds(recorded.seconds)},"
-        f" {seconds(recorded.in_calls)} of it in calls; speed-up {recorded.speedup:.1f},"
+        f"{name}{_count(calls, 'call')} of {_count(items, 'item')} in {duration(recorded.seconds)},"
+        f" {duration(recorded.in_calls)} of it in calls; speed-up {recorded.speedup:.1f},"
         f" efficiency {recorded.efficiency:.0%} of {_count(recorded.cpus, 'CPU')}"
     )
 
@@ -61,12 +61,12 @@ def _call_row(call: Call) -> tuple[str, ...]:
     return (
         _short(f"{call.task} ({call.method}) {call.place}"),
         call.backend,
-        seconds(call.seconds),
+        duration(call.seconds),
         f"{call.items:,}",
-        seconds(call.times.median) if call.items else "-",
+        duration(call.times.median) if call.items else "-",
         f"{call.speedup:.1f}",
-        capacity.human(call.bytes_out),
-        capacity.human(call.bytes_back),
+        human(call.bytes_out),
+        human(call.bytes_back),
         _largest(call.phases, call.seconds),
     )
 
@@ -85,7 +85,7 @@ def _worker_row(worker: Worker) -> tuple[str, ...]:
         *(f"{part / whole:.0%}" for part in parts),
         f"{worker.chunks:,}",
         f"{worker.items:,}",
-        capacity.human(worker.memory_peak) if worker.memory_peak else "-",
+        human(worker.memory_peak) if worker.memory_peak else "-",
         worker.end or "-",
     )
 
@@ -106,7 +106,7 @@ def _slowest(recorded: Recorded) -> Iterator[str]:
     if found:
         yield ""
         yield "slowest items: " + "; ".join(
-            f"{call.task}[{item.index}] {seconds(item.seconds)} {item.text}".rstrip()
+            f"{call.task}[{item.index}] {duration(item.seconds)} {item.text}".rstrip()
             for item, call in found[:3]
         )
 
@@ -123,11 +123,3 @@ def _short(text: str) -> str:
 def _table(rows: list[tuple[str, ...]]) -> Iterable[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-
-
-def seconds(value: float) -> str:
-    """A duration for people."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return "0 s" if value <= 0 else f"{value * 1e9:.0f} ns"

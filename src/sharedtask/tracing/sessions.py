@@ -1,4 +1,4 @@
-"""Backends, sessions and sinks that are recorded: each passes on to the one that it stands for."""
+"""Backends, sessions and sinks that are recorded: each passes everything on to the real one."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class TracedBackend:
     """A backend whose sessions are recorded as long as the trace is open."""
 
     def __init__(self, backend: Backend, recorder: Any) -> None:
-        self._backend, self._recorder = backend, recorder
+        self._real, self._recorder = backend, recorder
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
+        return getattr(self._real, name)
 
     def session(self, call: Call, sink: Sink) -> Any:
         """See ``Backend``."""
-        trace = self._recorder.new_call(call, self._backend.name)
+        trace = self._recorder.new_call(call, self._real.name)
         if trace is None:
-            return self._backend.session(call, sink)
-        session = self._backend.session(replace(call, trace=trace), TracedSink(sink, trace))
+            return self._real.session(call, sink)
+        session = self._real.session(replace(call, trace=trace), TracedSink(sink, trace))
         return TracedSession(session, trace)
 
 

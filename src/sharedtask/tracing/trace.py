@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Trace", "trace"]
 
 _lock = threading.Lock()
+_of_program: list[Recorder] = []  # a trace of the whole program gives way to others
 
 
 class Trace:
@@ -55,11 +56,19 @@ class Trace:
             ()
         """
         with _lock:
-            if observing.recorder is not None:
+            if observing.recorder is not None and observing.recorder not in _of_program:
                 msg = "a trace is open already, and one process has one at a time: stop() it first."
                 raise SharedTaskError(msg)
             observing.recorder = self._recorder = Recorder()
             self._stopped = None
+        return self
+
+    def of_program(self) -> Self:
+        """Begin to record the whole program: traces that it opens itself take their calls over."""
+        self.start()
+        with _lock:
+            if self._recorder is not None:
+                _of_program.append(self._recorder)
         return self
 
     def stop(self) -> Self:
@@ -73,8 +82,10 @@ class Trace:
             return self
         with _lock:
             self._stopped = time.monotonic()
+            if recorder in _of_program:
+                _of_program.remove(recorder)
             if observing.recorder is recorder:
-                observing.recorder = None
+                observing.recorder = _of_program[0] if _of_program else None
         problems = self.recorded().problems
         if problems:
             msg = f"the trace is incomplete: {problems[0]} (and {len(problems) - 1} more)"
