@@ -1,9 +1,13 @@
 """Hooks of the site's build: the version, and texts that stand elsewhere in the repository."""
 
+import argparse
+import os
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from sharedtask import cli, options
 
 ROOT = Path(__file__).parent
 KINDS = ("added", "changed", "fixed", "removed")
@@ -37,9 +41,27 @@ def security() -> str:
     return (ROOT / "SECURITY.md").read_text().replace("](docs/", "](")
 
 
+def commands() -> str:
+    """What each command of ``sharedtask`` prints for ``--help``, under its name."""
+    os.environ["COLUMNS"] = "88"
+    parser = cli.parser()
+    parts = [f"```text\n{parser.format_help()}```"]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            parts += [f"## {n}\n\n```text\n{c.format_help()}```" for n, c in action.choices.items()]
+    return "\n\n".join(parts)
+
+
+def variables() -> str:
+    """The variables of all options that have one, side by side."""
+    return ", ".join(f"`{name}`" for name in options.VARIABLES)
+
+
 # The comment that marks the place on a page, and what is written there.
 PLACES: dict[str, Callable[[], str]] = {
     "<!-- changes since the last release -->": fragments,
+    "<!-- help of the commands -->": commands,
+    "<!-- variables of options -->": variables,
     "<!-- text of SECURITY.md -->": security,
 }
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     _Command = Callable[[argparse.Namespace], None]
 
-__all__ = ["main"]
+__all__ = ["main", "parser"]
 
 _L = TypeVar("_L")
 
@@ -42,10 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     A wrong command line exits with 2, as argparse does.
     """
-    parser = _parser()
-    given = parser.parse_args(arguments)
+    ours = parser()
+    given = ours.parse_args(arguments)
     if given.command is None:
-        parser.print_help()
+        ours.print_help()
         return 0
     command: _Command = given.command
     try:
@@ -59,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The commands, their options and their help."""
     parser = argparse.ArgumentParser(prog="sharedtask", description=_ABOUT, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"sharedtask {VERSION}")
     parser.set_defaults(command=None)

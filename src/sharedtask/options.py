@@ -27,6 +27,7 @@ from sharedtask.tracebacks import shortened
 
 __all__ = [
     "OPTION_NAMES",
+    "VARIABLES",
     "Defaults",
     "Options",
     "OptionsDict",
@@ -489,8 +490,8 @@ _SWITCH_WORDS = {
     **dict.fromkeys(("0", "false", "no", "off"), False),
 }
 _FROM_ENVIRONMENT = tuple(n for n in OPTION_NAMES if _RULES[n].reads is not _Reads.NEVER)
-_VARIABLES = tuple(f"SHAREDTASK_{name.upper()}" for name in _FROM_ENVIRONMENT)
-_RAW_VARIABLES = tuple(map(getattr(os.environ, "encodekey", str), _VARIABLES))
+VARIABLES = tuple(f"SHAREDTASK_{name.upper()}" for name in _FROM_ENVIRONMENT)
+_RAW_VARIABLES = tuple(map(getattr(os.environ, "encodekey", str), VARIABLES))
 
 
 def _environment() -> tuple[bytes | str | None, ...]:
@@ -501,13 +502,13 @@ def _environment() -> tuple[bytes | str | None, ...]:
     """
     raw = getattr(os.environ, "_data", None)
     if raw is None:
-        return tuple(map(os.environ.get, _VARIABLES))
+        return tuple(map(os.environ.get, VARIABLES))
     return tuple(map(raw.get, _RAW_VARIABLES))
 
 
 def _environment_options(raw: Iterable[bytes | str | None]) -> dict[str, Any]:
     options: dict[str, Any] = {}
-    for name, variable, value in zip(_FROM_ENVIRONMENT, _VARIABLES, raw, strict=True):
+    for name, variable, value in zip(_FROM_ENVIRONMENT, VARIABLES, raw, strict=True):
         text = os.fsdecode(value).strip() if value is not None else ""
         if text:
             options |= check_options({name: _parse(name, text)}, variable)

@@ -127,7 +127,7 @@ def per_worker(
     Raises:
         ArgumentError: ``factory`` or ``close`` cannot be called.
 
-    Example:
+    Examples:
         >>> import sqlite3
         >>> from sharedtask import PerWorker, parallel, per_worker
         >>> @parallel(backend="serial")

@@ -1,9 +1,11 @@
 """What users of other libraries type by habit leads on, in one line."""
 
+import copy
 import itertools
+import pickle
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 import pandas as pd
 import pytest
@@ -23,6 +25,9 @@ def double(x: Any) -> Any:
 def join(x: Any, y: Any = None) -> Any:
     return x, y
 
+
+# Type checkers refuse most of these calls as well.
+ANNOTATIONS: Any = sharedtask
 
 WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "map of two": (
@@ -58,6 +63,30 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "Parallel": (lambda: sharedtask.Parallel, AttributeError, r"@sharedtask.parallel.*f\.map"),
     "delayed": (lambda: sharedtask.delayed, AttributeError, r"@sharedtask.parallel.*f\.starmap"),
     "Pool": (lambda: sharedtask.Pool, AttributeError, "no pool to open"),
+    "Shared": (
+        lambda: ANNOTATIONS.Shared({"a": 1}),
+        TypeError,
+        r"Shared annotates a parameter.*x: Shared\[T\].*f\.map\(items, x=value\).*share\(value\)",
+    ),
+    "Shared of a type": (
+        lambda: ANNOTATIONS.Shared[dict](a=1),
+        TypeError,
+        "Shared annotates a parameter",
+    ),
+    "CopyOnWrite": (lambda: ANNOTATIONS.CopyOnWrite([1]), TypeError, "CopyOnWrite annotates"),
+    "Partitioned": (lambda: ANNOTATIONS.Partitioned([1]), TypeError, "pass the array itself"),
+    "Reduced": (lambda: ANNOTATIONS.Reduced([1]), TypeError, "pass the array itself"),
+    "PerWorker": (
+        lambda: ANNOTATIONS.PerWorker(open),
+        TypeError,
+        r"PerWorker annotates a parameter.*per_worker\(function, \*args\)",
+    ),
+    "Rng": (
+        lambda: ANNOTATIONS.Rng(0),
+        TypeError,
+        "Rng annotates a parameter.*rng: Rng = per_item",
+    ),
+    "per_item": (lambda: ANNOTATIONS.per_item(), TypeError, "rng: Rng = per_item"),  # noqa: PLW0108
     "put": (lambda: sharedtask.put, AttributeError, r"Shared\[...\]"),
 }
 
@@ -123,3 +152,15 @@ def test_stream_of_a_product_is_read_as_it_is_needed() -> None:
     stream = join.with_options(progress=True).imap(itertools.product(range(10), repeat=12))
     assert ((0,) * 12, None) == next(stream)
     stream.close()
+
+
+@pytest.mark.parametrize("word", ["Shared", "CopyOnWrite", "Partitioned", "Reduced", "PerWorker"])
+def test_annotation_is_what_typing_knows(word: str) -> None:
+    """An annotation is an alias of Annotated: equal, hashed, united, copied and pickled as one."""
+    annotation = getattr(sharedtask, word)
+    plain = Annotated[int, annotation.__metadata__[0]]
+    ours = annotation[int]
+    for alias in (ours, copy.copy(ours), pickle.loads(pickle.dumps(ours))):
+        assert (plain, hash(plain)) == (alias, hash(alias))
+        assert Annotated is get_origin(alias)
+    assert (plain, type(None)) == get_args(ours | None)

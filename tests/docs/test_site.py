@@ -10,6 +10,8 @@ import mkdocs_hooks
 import pytest
 from benchmarks import picture
 
+from sharedtask import cli, options
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -120,3 +122,29 @@ def test_links_of_the_readme_have_one_base_and_lead_somewhere() -> None:
     ours = [target for target in targets if target.startswith(BASE)]
     assert 20 < len(ours)
     assert [] == [target for target in ours if not has(*place(target))]
+
+
+def test_page_of_variables_has_all_of_them() -> None:
+    """Each variable that the sources read is on the page of environment variables."""
+    page = (DOCS / "environment.md").read_text()
+    page = mkdocs_hooks.on_page_markdown(page)
+    sources = "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    read = {name for name in re.findall(r"SHAREDTASK_[A-Z_]*[A-Z]", sources) if name in page}
+    assert read == set(re.findall(r"\bSHAREDTASK_[A-Z_]*[A-Z]\b", sources))
+    assert set(options.VARIABLES) <= set(re.findall(r"`(SHAREDTASK_\w+)`", page))
+
+
+def test_page_of_the_command_line_has_each_command() -> None:
+    """The page has what each command prints for --help."""
+    page = mkdocs_hooks.on_page_markdown((DOCS / "command-line.md").read_text())
+    commands = re.findall(r"^    (\w+) ", cli.parser().format_help(), re.MULTILINE)
+    assert {"info", "bench", "journal"} <= set(commands)
+    assert commands == re.findall(r"^## (\w+)$", page, re.MULTILINE)
+
+
+def test_examples_of_docstrings_are_a_section() -> None:
+    """Docstrings say "Examples:", which the API shows as code; "Example:" is a plain note there."""
+    wrong = [
+        path.name for path in (ROOT / "src").rglob("*.py") if "    Example:\n" in path.read_text()
+    ]
+    assert [] == wrong

@@ -26,7 +26,7 @@ def explain(value: object, name: str = "value") -> Explanation:
     Returns:
         Rows, totals in bytes and times in seconds; ``print`` it, or call ``show()``.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from sharedtask import explain
         >>> told = explain({"weights": np.zeros((1000, 512)), "classes": ["cat", "dog"]}, "model")

@@ -18,7 +18,7 @@ def register(*, make_default: bool = False) -> None:
     Args:
         make_default: Whether joblib uses it if a program names no backend.
 
-    Example:
+    Examples:
         >>> import joblib
         >>> from sharedtask.joblib import register
         >>> register()

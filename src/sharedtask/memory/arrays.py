@@ -41,7 +41,7 @@ def empty(
     Source:
         Contract of ``numpy.empty``.
 
-    Example:
+    Examples:
         >>> import sharedtask
         >>> grid = sharedtask.empty((2, 3), dtype="float32")
         >>> grid.shape, grid.dtype
@@ -68,7 +68,7 @@ def zeros(
 ) -> npt.NDArray[Any]:
     """Like ``empty``, filled with zeros.
 
-    Example:
+    Examples:
         >>> import sharedtask
         >>> sharedtask.zeros(3)
         array([0., 0., 0.])
@@ -93,7 +93,7 @@ def array(value: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> npt.NDArr
     Source:
         Contract of ``numpy.array(value, dtype, order="K")``, for orders "C" and "F".
 
-    Example:
+    Examples:
         >>> import sharedtask
         >>> sharedtask.array([[1, 2], [3, 4]])
         array([[1, 2],

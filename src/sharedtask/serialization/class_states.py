@@ -23,7 +23,7 @@ class ClassState(NamedTuple):
 def states_of(sent: Iterable[type]) -> tuple[ClassState, ...]:
     """The states of classes now.
 
-    Example:
+    Examples:
         >>> class Model: rate = 1
         >>> states = states_of([Model])
         >>> Model.rate = 2

@@ -106,7 +106,7 @@ class Snapshot:
     No more than ``most`` are kept, those nearest to the value itself. ``seconds`` is the
     approximate time of a full check; ``is_whole``: the last check was a full one.
 
-    Example:
+    Examples:
         >>> model = {"seen": [], "rate": 0.5}
         >>> snapshot = Snapshot(model)
         >>> model["seen"].append(1)

@@ -46,7 +46,7 @@ def add(part: object, says: str, cure: str, *, whole: bool = False) -> None:
 class collected:  # noqa: N801  used as a function, and entered for each chunk: a generator takes longer
     """Collect the losses of the values that this thread encodes within the block.
 
-    Example:
+    Examples:
         >>> with collected() as losses:
         ...     add([1], "arrives without its first element", "Take it out.")
         >>> losses[0].part

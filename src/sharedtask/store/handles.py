@@ -242,7 +242,7 @@ def share(value: T, name: str | None = None) -> Handle[T]:
         InvalidNameError: ``name`` cannot be one.
         NameRefusedError: The directory of names is not private to this user.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from sharedtask import Shared, parallel, share
         >>> @parallel
@@ -301,7 +301,7 @@ def attach(name: str, *, writable: bool = False) -> Handle[Any]:
         NameRefusedError: It is damaged, another user's, or not writable.
         InvalidNameError: ``name`` cannot be one.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from sharedtask import attach, share
         >>> with share(np.arange(3), name="numbers"):

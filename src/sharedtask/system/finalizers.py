@@ -38,7 +38,7 @@ class Ending(weakref.ref[Any]):
     Raises:
         TypeError: The owner cannot be referred to weakly.
 
-    Example:
+    Examples:
         >>> ending = Ending(socket, partial(os.close, number))
         >>> ending.now()  # or when the socket is collected
     """

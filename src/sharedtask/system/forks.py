@@ -44,7 +44,7 @@ _numbers = itertools.count()
 def in_child(step: Step, call: Callable[[], object]) -> None:
     """Run ``call()`` in forked children; within a step in the order of registration.
 
-    Example:
+    Examples:
         >>> in_child(Step.THREADS, threads.clear)
     """
     _calls[next(_numbers)] = step, call
@@ -53,7 +53,7 @@ def in_child(step: Step, call: Callable[[], object]) -> None:
 def abandon_in_child(heir: Abandons, step: Step = Step.HELD) -> None:
     """Call ``heir.abandon()`` in forked children, for as long as the object lives.
 
-    Example:
+    Examples:
         >>> abandon_in_child(backend)
     """
     number = next(_numbers)

@@ -28,7 +28,7 @@ class undisturbed:  # noqa: N801  used as a block, like contextlib.suppress
 
     Costs a lookup in ``sys.modules`` if the module is loaded already.
 
-    Example:
+    Examples:
         >>> with undisturbed("decimal"):
         ...     import decimal
     """

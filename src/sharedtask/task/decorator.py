@@ -77,7 +77,7 @@ def parallel(
         DefinitionError: The declaration cannot work; the text shows the signature.
         OptionsError: An option is unknown or out of range.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from sharedtask import Shared, parallel
         >>> @parallel

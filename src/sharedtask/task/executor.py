@@ -66,7 +66,7 @@ class Executor(futures.Executor):
     Raises:
         OptionsError: An option is unknown, out of range, or said in another way here.
 
-    Example:
+    Examples:
         >>> import sharedtask
         >>> with sharedtask.Executor(max_workers=2) as executor:
         ...     future = executor.submit(pow, 2, 10)
@@ -161,7 +161,7 @@ class Executor(futures.Executor):
             RuntimeError: The executor, or the interpreter, is shut down.
             SerializationError: The function cannot be encoded.
 
-        Example:
+        Examples:
             >>> import sharedtask
             >>> with sharedtask.Executor() as executor:
             ...     list(executor.map(pow, [2, 3], [3, 2]))
@@ -221,7 +221,7 @@ class Executor(futures.Executor):
         Returns:
             Whether this has ended it. False if it was done, or is no call of this library.
 
-        Example:
+        Examples:
             >>> import sharedtask, time
             >>> with sharedtask.Executor() as executor:
             ...     executor.kill(executor.submit(time.sleep, 60))

@@ -60,7 +60,7 @@ class TaskFuture(Future[R]):
     It is always resolved: if the pool is shut down, its workers and forkserver are killed, or Ray
     ends, with an error.
 
-    Example:
+    Examples:
         >>> import time
         >>> from sharedtask import parallel
         >>> nap = parallel(lambda seconds: time.sleep(seconds))
@@ -149,7 +149,7 @@ class TaskFuture(Future[R]):
         Returns:
             Whether this call has ended it. False if the future was done already.
 
-        Example:
+        Examples:
             >>> from sharedtask import parallel
             >>> future = parallel(lambda x: 2 * x).submit(21)
             >>> future.result()

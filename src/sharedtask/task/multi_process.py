@@ -140,7 +140,7 @@ def multi_process(
         ArgumentError: ``func`` cannot be called with ``func_kwargs``.
         Exception: What ``func`` raised for an item, as itself, with a note naming the item.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from sharedtask import multi_process
         >>> def score(row, model=None, scale=1):

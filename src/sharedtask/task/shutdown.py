@@ -13,7 +13,7 @@ def shutdown() -> None:
     Not needed at the end of a program. The next call starts new workers; a call that is still
     running elsewhere gets ``ClosedError``.
 
-    Example:
+    Examples:
         >>> import sharedtask
         >>> sharedtask.shutdown()
     """

@@ -142,7 +142,7 @@ class Runs(Generic[P, R]):
             WorkerDiedError: The worker ended while it ran an item.
             TaskTimeoutError: An item took longer than ``timeout`` seconds.
 
-        Example:
+        Examples:
             >>> from sharedtask import Shared, parallel
             >>> @parallel
             ... def scale(x: int, table: Shared[dict]) -> int:
@@ -184,7 +184,7 @@ class Runs(Generic[P, R]):
             ExceptionGroup: With ``return_exceptions``, after all items: the exceptions.
             Exception: See ``map``.
 
-        Example:
+        Examples:
             >>> import sharedtask
             >>> square = sharedtask.parallel(lambda x: x * x)
             >>> square.map_into(sharedtask.empty(4), range(4))
@@ -204,7 +204,7 @@ class Runs(Generic[P, R]):
     def starmap(self, items: Iterable[Iterable[Any]], /, **kwargs: Any) -> list[R]:
         """Like ``map``; every item is a tuple that fills the first parameters.
 
-        Example:
+        Examples:
             >>> from sharedtask import parallel
             >>> @parallel
             ... def power(base: int, exponent: int) -> int:
@@ -227,7 +227,7 @@ class Runs(Generic[P, R]):
         Items are taken only as fast as results are: at most ``buffersize`` items are in flight or
         wait ahead of the caller, so ``items`` may be endless. Leaving the loop stops the workers.
 
-        Example:
+        Examples:
             >>> from itertools import count
             >>> from sharedtask import parallel
             >>> square = parallel(lambda x: x * x)
@@ -256,7 +256,7 @@ class Runs(Generic[P, R]):
         a ``seed`` the items that one task object submits have the random numbers of items 0, 1, 2
         ... of a map, in the order in which they are submitted.
 
-        Example:
+        Examples:
             >>> from sharedtask import parallel
             >>> double = parallel(lambda x: 2 * x)
             >>> double.submit(21).result()
@@ -319,7 +319,7 @@ class Runs(Generic[P, R]):
         Raises:
             ArgumentError: The function has no parameter of such a name.
 
-        Example:
+        Examples:
             >>> import numpy as np
             >>> from sharedtask import Shared, parallel
             >>> @parallel
@@ -484,7 +484,7 @@ class Task(Runs[P, R], _TaskBase[P, R]):
         Raises:
             OptionsError: An option is unknown or out of range.
 
-        Example:
+        Examples:
             >>> from sharedtask import parallel
             >>> double = parallel(lambda x: 2 * x)
             >>> double.with_options(workers=2, chunksize=10).map(range(3))

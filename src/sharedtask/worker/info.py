@@ -35,7 +35,7 @@ def worker_info() -> WorkerInfo | None:
     ``backend="serial"`` the calling thread counts as the only worker while items run. A map within
     a task runs in the worker of the task.
 
-    Example:
+    Examples:
         >>> from sharedtask import parallel, worker_info
         >>> @parallel(backend="serial")
         ... def device(_: int) -> str:

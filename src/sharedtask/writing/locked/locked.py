@@ -43,7 +43,7 @@ class Locked(Generic[T]):
     Raises:
         ArgumentError: ``array`` cannot be written, or ``regions`` do not fit it.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from sharedtask import Locked, parallel
         >>> @parallel

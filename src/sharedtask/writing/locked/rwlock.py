@@ -59,7 +59,7 @@ class Table:
     Raises:
         StoreFullError: No room, no descriptors, or a limit of the process is in the way.
 
-    Example:
+    Examples:
         >>> table = Table(8)
         >>> locks = Locks(table.memory, table.cells, name="grid")
         >>> with locks.hold([Span(2, 4)], write=True):

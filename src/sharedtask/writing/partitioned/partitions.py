@@ -89,7 +89,7 @@ def partition(n: int, parts: int) -> list[slice]:
     Raises:
         ValueError: ``n`` is negative, or ``parts`` is less than one.
 
-    Example:
+    Examples:
         >>> partition(10, 3)
         [slice(0, 3, None), slice(3, 6, None), slice(6, 10, None)]
     """
