@@ -30,7 +30,7 @@ class Trace:
     It records every call of this process while it is open, in all threads and on all backends, and
     what their workers tell of them. ``print`` shows one screen.
 
-    Example:
+    Examples:
         >>> from sharedtask import parallel, trace
         >>> double = parallel(lambda x: 2 * x)
         >>> with trace() as run:
@@ -49,7 +49,7 @@ class Trace:
         Raises:
             SharedTaskError: Another trace is open.
 
-        Example:
+        Examples:
             >>> from sharedtask import trace
             >>> run = trace().start()
             >>> run.stop().calls
@@ -131,7 +131,7 @@ class Trace:
     def to_chrome(self, path: str | os.PathLike[str]) -> None:
         """Write a file for Perfetto or ``chrome://tracing``, in the trace-event format.
 
-        Example:
+        Examples:
             >>> from sharedtask import trace
             >>> with trace() as run:
             ...     pass
@@ -147,7 +147,7 @@ class Trace:
         Raises:
             ModuleNotFoundError: pandas is not installed.
 
-        Example:
+        Examples:
             >>> from sharedtask import trace
             >>> with trace() as run:
             ...     pass
@@ -173,7 +173,7 @@ def trace() -> Trace:
 
     Without one, nothing is recorded, and calls are as fast as ever.
 
-    Example:
+    Examples:
         >>> from sharedtask import parallel, trace
         >>> square = parallel(lambda x: x * x)
         >>> with trace() as run:
