@@ -35,7 +35,9 @@ def family() -> list[int]:
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             # The name, in brackets, may hold spaces: count the fields after it.
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+            parents[int(stat.parent.name)] = int(
+                stat.read_text("utf-8", "replace").rpartition(")")[2].split()[1]
+            )
         except OSError:
             continue  # it ended while we looked
     members = [os.getpid()]
@@ -49,7 +51,7 @@ def memory() -> int:
     kilobytes = 0
     for pid in family():
         try:
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text("utf-8")
         except OSError:
             continue
         kilobytes += int(rollup.partition("\nPss:")[2].split()[0])

@@ -10,6 +10,7 @@ from sharedtask.system.loading import undisturbed
 
 from . import capacity
 
+_RAM_DISK = "/dev/shm"  # noqa: S108  it is checked, see _require_safe
 _O_PATH = getattr(os, "O_PATH", os.O_RDONLY)
 _NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -33,12 +34,17 @@ def create(prefix: str) -> int:
     except OSError as error:
         if error.errno in capacity.FULL | capacity.NO_DESCRIPTORS:
             raise
-        raise _refused(where, f"{error.strerror}.") from None
+        raise _refused(where, f"{error.strerror}. {_CURE}") from None
 
 
 def folder() -> str:
-    """The folder of the files."""
-    return os.environ.get("SHAREDTASK_STORE_DIR", "/dev/shm")  # noqa: S108  the system's RAM disk
+    """The folder of the files: the system's RAM disk, or where temporary files are made."""
+    named = os.environ.get("SHAREDTASK_STORE_DIR")
+    if named is not None:
+        return named
+    if os.access(_RAM_DISK, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+        return _RAM_DISK
+    return os.environ.get("TMPDIR") or "/tmp"  # noqa: S108  it is checked, see _require_safe
 
 
 def room() -> int:

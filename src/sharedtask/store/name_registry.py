@@ -265,12 +265,26 @@ def origin() -> dict[str, Any]:
 
 
 def _boot() -> str:
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError as error:
+        raise _without_proc(error) from None
 
 
 def _namespace() -> int:
-    return os.stat("/proc/self/ns/pid").st_ino
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError as error:
+        raise _without_proc(error) from None
+
+
+def _without_proc(error: OSError) -> SharedTaskError:
+    msg = (
+        "values have no names here: whether the owner of a name lives is read in /proc"
+        f" ({error.strerror}: {error.filename}). Mount it, or share the value without name=."
+    )
+    return SharedTaskError(msg)
 
 
 # ---------------------------------------------------------------------------- the directory

@@ -53,10 +53,10 @@ def cpu_quota(membership: Path, mount: Path) -> float | None:
 def _limit(directory: Path) -> float | None:
     try:
         if (directory / "cpu.max").exists():
-            quota, period = (directory / "cpu.max").read_text().split()
+            quota, period = (directory / "cpu.max").read_text("utf-8").split()
         else:
-            quota = (directory / "cpu.cfs_quota_us").read_text()
-            period = (directory / "cpu.cfs_period_us").read_text()
+            quota = (directory / "cpu.cfs_quota_us").read_text("utf-8")
+            period = (directory / "cpu.cfs_period_us").read_text("utf-8")
         return float(quota) / float(period) if float(quota) > 0 else None
     except (OSError, ValueError, ZeroDivisionError):
         return None

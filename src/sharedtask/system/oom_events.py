@@ -51,7 +51,7 @@ def _files(membership: Path, mount: Path) -> Iterator[Path]:
 
 def _count(file: Path) -> int | None:
     try:
-        fields = dict(line.split() for line in file.read_text().splitlines())
+        fields = dict(line.split() for line in file.read_text("utf-8").splitlines())
         return int(fields["oom_kill"])
     except (OSError, ValueError, KeyError):
         return None

@@ -15,7 +15,7 @@ def slowness() -> float:
 
     In the last minute or at this moment: the average is low while a load begins.
     """
-    average, _, _, now, _ = Path("/proc/loadavg").read_text().split()
+    average, _, _, now, _ = Path("/proc/loadavg").read_text("utf-8").split()
     wanting = max(float(average), float(now.partition("/")[0]))
     return min(max(wanting / (os.cpu_count() or 1), 1.0), 8.0)
 

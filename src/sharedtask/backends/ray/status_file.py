@@ -131,7 +131,7 @@ def _kill_at(path: Path, number: int) -> bool:
 
 
 def _has_stopped(pid: int) -> bool:
-    state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    state = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0]
     return state in "TtZX"
 
 
@@ -223,7 +223,7 @@ def _sweep(folder: Path) -> None:
 def _started(pid: int) -> int:
     """When the process started, in ticks since the machine did; 0 if there is none."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     except OSError:
         return 0
     return 0 if fields[0] in "ZX" else int(fields[19])

@@ -52,6 +52,13 @@ class Opening:
                 f" it, or use Partitioned or Reduced. ({error})"
             )
             raise UnshareableError(msg) from error
+        except NotImplementedError as error:
+            msg = (
+                f"{self.name!r} cannot be locked: locks of open files are denied here ({error})."
+                " Allow them where the container or its sandbox is set up, or use Partitioned or"
+                " Reduced."
+            )
+            raise UnshareableError(msg) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,7 @@ class Locks:
 
     Raises:
         LookupError: The table is freed, or may not be opened.
+        NotImplementedError: The kernel has no locks of open files, or denies them.
     """
 
     def __init__(
@@ -156,6 +157,7 @@ class Locks:
         with interrupts.shield():  # an interrupt would leak the descriptor
             self.fd = locations.reopened(memory, writable=True)
             self._closing = descriptors.closing(self, Descriptor.of(self.fd))
+        _require_locks(self.fd)
         view: npt.NDArray[np.uint8] = mapping.view(self.fd, memory.size, writable=True)
         self.writers: npt.NDArray[Any] = view[: cells * _PID_BYTES].view(np.uint32)
         self.waited_for: npt.NDArray[Any] = view[cells * _PID_BYTES :]
@@ -189,6 +191,15 @@ class Locks:
     def usable(self) -> bool:
         """False once closed, and in a forked child, where the descriptor is its parent's."""
         return self.pid == _process.pid
+
+
+def _require_locks(fd: int) -> None:
+    """Raise NotImplementedError where the kernel has no locks of open files, or denies them."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK(fcntl.F_UNLCK, 0, 0, 1, 0))
+    except (OSError, AttributeError) as error:
+        msg = f"fcntl(F_OFD_SETLK): {getattr(error, 'strerror', error)}"
+        raise NotImplementedError(msg) from None
 
 
 class _Process:
