@@ -90,6 +90,10 @@ def said(folder: Path, *command: str) -> dict[str, str]:
     return found
 
 
+# "bind": this mount alone, and not the file system that all processes see.
+READ_ONLY = "mount -o remount,bind,ro /dev/shm && test ! -w /dev/shm"
+
+
 def in_namespace(mounts: str, *command: str) -> list[str]:
     """A command that sees other mounts than this process."""
     return ["unshare", "--mount", "sh", "-c", f'{mounts} && exec "$@"', "sh", *command]
@@ -112,7 +116,7 @@ def test_locks_of_files_are_denied(tmp_path: Path) -> None:
 
 def test_memory_without_a_name_is_denied(tmp_path: Path) -> None:
     """Without memfd, and where /dev/shm cannot be written, files go where temporary ones do."""
-    command = in_namespace("mount -o remount,ro /dev/shm", sys.executable, str(DENIED), "memfd")
+    command = in_namespace(READ_ONLY, sys.executable, str(DENIED), "memfd")
     assert said(tmp_path, *command) == RIGHT
 
 
