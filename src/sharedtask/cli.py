@@ -78,8 +78,8 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--json", action="store_true", help="as JSON, every field")
     how.add_argument("--recover", metavar="NEW", help="copy what is readable into a new journal")
     trace = _add(commands, "trace", _trace, "run a program and record what its calls do")
-    to = "the file of the trace: .json (Perfetto, chrome://tracing) or .txt"
-    trace.add_argument("-o", "--output", metavar="FILE", default="trace.json", help=to)
+    to = "the file of the trace: .html (a page), .json (Perfetto, chrome://tracing) or .txt"
+    trace.add_argument("-o", "--output", metavar="FILE", default="trace.html", help=to)
     trace.add_argument("program", metavar="PROGRAM", help="a Python program")
     trace.add_argument("arguments", nargs=argparse.REMAINDER, help="of the program")
     return parser

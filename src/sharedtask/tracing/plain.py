@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 from sharedtask.text import duration, human
 
+from .advising import advise
+from .advising.text import lines
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["screen"]
 
-_MOST_CALLS, _MOST_WORKERS, _MOST_TEXT = 8, 8, 34
+_MOST_CALLS, _MOST_WORKERS, _MOST_TEXT, _MOST_ADVICE = 8, 8, 34, 4
 _CALLS = ("CALL", "BACKEND", "TIME", "ITEMS", "ITEM", "SPEED-UP", "SENT", "BACK", "MOST OF IT")
 _WORKERS = ("WORKER", "BUSY", "STARVED", "WAIT", "IDLE", "CHUNKS", "ITEMS", "MEMORY", "END")
 
@@ -37,6 +40,11 @@ def _lines(recorded: Recorded) -> Iterator[str]:
     yield from _more(len(recorded.workers) - _MOST_WORKERS, "workers")
     yield from _events(recorded)
     yield from _slowest(recorded)
+    advice = advise(recorded)
+    if advice:
+        yield ""
+        yield from lines(advice[:_MOST_ADVICE])
+        yield from _more(len(advice) - _MOST_ADVICE, "advice")
     for problem in recorded.problems[:1]:
         yield f"not all could be recorded: {problem}"
 

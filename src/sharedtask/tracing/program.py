@@ -1,6 +1,6 @@
 """The trace of a whole program, which need not know of it.
 
-SHAREDTASK_TRACE=run.json python program.py        sharedtask trace -o run.json program.py
+SHAREDTASK_TRACE=run.html python program.py        sharedtask trace -o run.html program.py
 """
 
 from __future__ import annotations
@@ -93,6 +93,7 @@ def _as_text(run: Trace, path: str) -> None:
 
 
 _WRITERS: Mapping[str, Callable[[Trace, str], None]] = {
+    ".html": Trace.to_html,
     ".json": Trace.to_chrome,
     ".txt": _as_text,
 }

@@ -16,6 +16,7 @@ from .records import Recorded
 if TYPE_CHECKING:
     import os
 
+    from .advising import Advice
     from .records import Call, Chunk, Item, Worker
 
 __all__ = ["Trace", "trace"]
@@ -127,6 +128,58 @@ class Trace:
     def items(self) -> tuple[Item, ...]:
         """Single items: all of small chunks, and of larger ones a sample with the slowest."""
         return self.recorded().items
+
+    @property
+    def advice(self) -> tuple[Advice, ...]:
+        """What to do about it, the dearest first; empty where there is nothing to say.
+
+        Example:
+            >>> from sharedtask import trace
+            >>> with trace() as run:
+            ...     pass
+            >>> run.advice
+            ()
+        """
+        from .advising import advise
+
+        return advise(self.recorded())
+
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """Write one page: timeline, memory, calls, workers, advice. It needs no network.
+
+        Raises:
+            OSError: The file cannot be written.
+
+        Example:
+            >>> from sharedtask import trace
+            >>> with trace() as run:
+            ...     pass
+            >>> run.to_html("/tmp/run.html")
+        """
+        from .files import replaced
+        from .showing.page import page
+
+        replaced(path, page(self.recorded()))
+
+    def show(self) -> None:
+        """Print it: with colours on a terminal if the package rich is installed.
+
+        Example:
+            >>> from sharedtask import trace
+            >>> with trace() as run:
+            ...     pass
+            >>> run.show() is None
+            True
+        """
+        from .showing.terminal import show
+
+        show(str(self), self.advice)
+
+    def _repr_html_(self) -> str:
+        """The page in a frame, for a notebook."""
+        from .showing.page import inline
+
+        return inline(self.recorded())
 
     def to_chrome(self, path: str | os.PathLike[str]) -> None:
         """Write a file for Perfetto or ``chrome://tracing``, in the trace-event format.

@@ -36,7 +36,7 @@ def _mark(task: str, name: str, values: list[Value], total: int) -> Advice:
     size = human(value.nbytes)
     return Advice(
         "unmarked",
-        f"{size} x {times}",
+        f"{size} x {times:,}",
         f"{name} ({value.kind}, {size}) of {task} is not marked: it was sent {times:,} times, "
         f"{human(total)} in all. Mark it, then it is stored once.",
         _marking(name, value),
