@@ -6,11 +6,13 @@ import dataclasses
 import json
 import re
 from html import unescape
+from pathlib import Path
 from typing import Any
 
 import pytest
 from traces import recorded
 
+from sharedtask import parallel, trace
 from sharedtask.tracing.advising import Advice
 from sharedtask.tracing.records import Event, Recorded, Sample, Span, Worker
 from sharedtask.tracing.showing import columns, curves, lanes, terminal
@@ -194,3 +196,17 @@ def test_pictures_are_the_same_each_time() -> None:
     """The docs' pictures do not change by themselves."""
     assert timeline(recorded(), "dark") == timeline(recorded(), "dark")
     assert Span("outside", 0.0, 1.0).phase not in timeline(recorded(), "light")
+
+
+def test_a_real_run_is_shown_with_its_advice(tmp_path: Path) -> None:
+    """The page, the text and the notebook have the advice of the trace."""
+    task = parallel(lambda x, table: x, backend="process", workers=2)
+    table = {number: str(number) for number in range(50_000)}
+    with trace() as run:
+        task.with_options(chunksize=1).map(range(60), table=table)
+    (found,) = (advice for advice in run.advice if advice.topic == "unmarked")
+    assert "table: Shared[dict]" == found.code
+    run.to_html(tmp_path / "run.html")
+    assert "table: Shared[dict]" in (tmp_path / "run.html").read_text(encoding="utf-8")
+    assert "table: Shared[dict]" in str(run)
+    assert run._repr_html_().startswith("<iframe")
