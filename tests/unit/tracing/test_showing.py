@@ -200,7 +200,7 @@ def test_pictures_are_the_same_each_time() -> None:
 
 def test_a_real_run_is_shown_with_its_advice(tmp_path: Path) -> None:
     """The page, the text and the notebook have the advice of the trace."""
-    task = parallel(lambda x, table: x, backend="process", workers=2)
+    task = parallel(lambda x, table: x).with_options(backend="process", workers=2)
     table = {number: str(number) for number in range(50_000)}
     with trace() as run:
         task.with_options(chunksize=1).map(range(60), table=table)
