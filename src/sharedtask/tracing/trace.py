@@ -133,7 +133,7 @@ class Trace:
     def advice(self) -> tuple[Advice, ...]:
         """What to do about it, the dearest first; empty where there is nothing to say.
 
-        Example:
+        Examples:
             >>> from sharedtask import trace
             >>> with trace() as run:
             ...     pass
@@ -150,7 +150,7 @@ class Trace:
         Raises:
             OSError: The file cannot be written.
 
-        Example:
+        Examples:
             >>> from sharedtask import trace
             >>> with trace() as run:
             ...     pass
@@ -164,7 +164,7 @@ class Trace:
     def show(self) -> None:
         """Print it: with colours on a terminal if the package rich is installed.
 
-        Example:
+        Examples:
             >>> from sharedtask import trace
             >>> with trace() as run:
             ...     pass
