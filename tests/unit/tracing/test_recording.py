@@ -404,3 +404,31 @@ def test_maps_inside_tasks_belong_to_their_worker() -> None:
     assert 3 == len(inside)
     assert {worker.number for worker in run.workers} >= {call.parent for call in inside}
     assert all(w.seconds == pytest.approx(sum(w.phases.values())) for w in run.workers)
+
+
+def test_calls_of_joblib_are_recorded() -> None:
+    """The backend of joblib sends batches, which are calls."""
+    joblib = pytest.importorskip("joblib")
+    sharedtask_joblib = pytest.importorskip("sharedtask.joblib")
+    sharedtask_joblib.register()
+    with trace() as run, joblib.parallel_config(backend="sharedtask", n_jobs=2):
+        assert [1, 2, 3] == joblib.Parallel()(joblib.delayed(abs)(-k) for k in (1, 2, 3))
+
+    assert {"joblib"} == {call.method for call in run.calls}
+    assert 3 == sum(call.items for call in run.calls)
+
+
+def test_ray_workers_tell_their_times(ray_runtime: None) -> None:
+    """As on this machine: items, phases of callers and of workers, the node."""
+    model = np.ones(300_000)
+    with trace() as run:
+        nap.with_options(backend="ray").map(range(8), model=model)
+    recorded = run.recorded()
+    (call,) = recorded.calls
+
+    assert (8, 12 * NAP) <= (call.items, call.times.total)
+    assert call.seconds == pytest.approx(sum(call.phases.values()))
+    assert all(worker.node for worker in recorded.workers)
+    for worker in recorded.workers:
+        assert worker.seconds == pytest.approx(sum(worker.phases.values()), rel=0.02)
+    assert "new" == next(value.miss for value in call.values if value.name == "model")
