@@ -19,15 +19,30 @@ def version() -> str:
     return str(project["version"])
 
 
+def fragment_files(kind: str = "*") -> list[Path]:
+    """The fragments of ``changes/``, of one kind or of all."""
+    return sorted(ROOT.glob(f"changes/*.{kind}.md"))
+
+
 def fragments() -> str:
-    """All fragments of ``changes/`` by kind, as they will be in the changelog."""
+    """All fragments by kind, as they will be in the changelog; "" if there are none."""
     parts = []
     for kind in KINDS:
-        texts = [path.read_text() for path in sorted(ROOT.glob(f"changes/*.{kind}.md"))]
+        texts = [path.read_text() for path in fragment_files(kind)]
         entries = [f"- {' '.join(text.split()).removeprefix('- ')}" for text in texts]
         if entries:
             parts.append("\n".join([f"### {kind.capitalize()}", "", *entries]))
-    return "\n\n".join(parts).replace("](SECURITY.md)", "](security.md)")
+    return "\n\n".join(parts)
+
+
+def changelog() -> str:
+    """What has landed since the last release, and all releases."""
+    _, mark, releases = (ROOT / "CHANGELOG.md").read_text().partition("\n## ")
+    new = fragments()
+    since = f"## Since the last release\n\n{new}\n\n" if new else ""
+    return f"{since}{mark}{releases}".replace("](SECURITY.md)", "](security.md)").replace(
+        "](docs/", "]("
+    )
 
 
 def on_config(config: Any) -> Any:
@@ -59,7 +74,7 @@ def variables() -> str:
 
 # The comment that marks the place on a page, and what is written there.
 PLACES: dict[str, Callable[[], str]] = {
-    "<!-- changes since the last release -->": fragments,
+    "<!-- changes -->": changelog,
     "<!-- help of the commands -->": commands,
     "<!-- variables of options -->": variables,
     "<!-- text of SECURITY.md -->": security,

@@ -2,6 +2,9 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -56,12 +59,30 @@ def test_version_is_below_each_page() -> None:
     assert mkdocs_hooks.version() == PROJECT["version"]
 
 
-def test_page_of_changes_has_all_fragments() -> None:
-    """The page of changes has an entry for each fragment, under its kind."""
-    text = mkdocs_hooks.on_page_markdown("<!-- changes since the last release -->")
-    fragments = [path for path in (ROOT / "changes").glob("*.md") if path.name != "README.md"]
-    assert len(fragments) == len(re.findall(r"^- ", text, re.MULTILINE))
-    assert "### Added" in text
+def test_page_of_changes_has_all_fragments_and_releases(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What landed since the last release is told by kind, above the releases, until one is cut."""
+    shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
+    shutil.copy(ROOT / "mkdocs_hooks.py", tmp_path)
+    (tmp_path / "pyproject.toml").write_text('[project]\nversion = "0.2.0"\n')
+    old = "## 0.1.0 (2026-01-01)\n\nFirst.\n"
+    (tmp_path / "CHANGELOG.md").write_text(f"# Changes\n\nHead.\n\n{old}")
+    fragments = tmp_path / "changes"
+    fragments.mkdir()
+    (fragments / "README.md").write_text("# About\n")
+    (fragments / "b.fixed.md").write_text("A fault\nis mended.\n")
+    (fragments / "a.added.md").write_text("A [page](docs/new.md).\n")
+    new = "### Added\n\n- A [page]({}new.md).\n\n### Fixed\n\n- A fault is mended."
+    monkeypatch.setattr(mkdocs_hooks, "ROOT", tmp_path)
+    since = f"## Since the last release\n\n{new.format('')}\n\n\n{old}"
+    assert since == mkdocs_hooks.on_page_markdown("<!-- changes -->")
+    command = [sys.executable, str(tmp_path / ".ci" / "changelog"), "2026-02-02"]
+    subprocess.run(command, check=True)
+    cut = f"# Changes\n\nHead.\n\n## 0.2.0 (2026-02-02)\n\n{new.format('docs/')}\n\n{old}"
+    assert cut == (tmp_path / "CHANGELOG.md").read_text()
+    assert ["README.md"] == [path.name for path in fragments.iterdir()]
+    assert mkdocs_hooks.on_page_markdown("<!-- changes -->").startswith("\n## 0.2.0 (2026-02-02)")
 
 
 @pytest.mark.parametrize("scheme", picture.SCHEMES)
