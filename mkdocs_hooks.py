@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mkdocs_gallery
+
 from sharedtask import cli, options
 
 ROOT = Path(__file__).parent
@@ -75,6 +77,7 @@ def variables() -> str:
 # The comment that marks the place on a page, and what is written there.
 PLACES: dict[str, Callable[[], str]] = {
     "<!-- changes -->": changelog,
+    "<!-- gallery -->": mkdocs_gallery.gallery,
     "<!-- help of the commands -->": commands,
     "<!-- variables of options -->": variables,
     "<!-- text of SECURITY.md -->": security,
@@ -87,3 +90,13 @@ def on_page_markdown(markdown: str, **_given: object) -> str:
         if place in markdown:
             markdown = markdown.replace(place, text())
     return markdown
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Run the notebook, and add it to the files of the site."""
+    from mkdocs.structure.files import File
+
+    notebook = mkdocs_gallery.executed()
+    files.append(File.generated(config, "notebook.ipynb", content=notebook))
+    PLACES["<!-- notebook -->"] = lambda: mkdocs_gallery.as_page(notebook)
+    return files

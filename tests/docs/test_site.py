@@ -2,13 +2,17 @@
 
 import json
 import re
+<<<<<<< HEAD
 import shutil
+=======
+>>>>>>> f2feace (A gallery of the examples with their output, and a notebook that the build runs)
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import mkdocs_gallery
 import mkdocs_hooks
 import pytest
 from benchmarks import picture
@@ -169,3 +173,22 @@ def test_examples_of_docstrings_are_a_section() -> None:
         path.name for path in (ROOT / "src").rglob("*.py") if "    Example:\n" in path.read_text()
     ]
     assert [] == wrong
+
+
+def test_gallery_has_each_example() -> None:
+    """The gallery shows the code of each example, and the output that a page has."""
+    page = mkdocs_hooks.on_page_markdown((DOCS / "gallery.md").read_text())
+    names = {path.name for path in (ROOT / "examples").glob("*.py")} - {"notebook.py"}
+    assert names == set(re.findall(r"^## (\w+\.py)$", page, re.MULTILINE))
+    assert "all three agree: True" in page.split("## histogram.py")[1].split("??? example")[0]
+
+
+def test_cells_of_the_notebook_run(tmp_path: Path) -> None:
+    """The notebook of the site has the output of its cells: text, values and tables."""
+    (tmp_path / "cells.py").write_text("'''About.'''\n\n# %%\nx = 2\nprint(x)\nx + 1\n")
+    script = ROOT / "examples" / "support" / "cells.py"
+    subprocess.run([sys.executable, script, "cells.py", "out.ipynb"], cwd=tmp_path, check=True)
+    made = (tmp_path / "out.ipynb").read_text()
+    assert "```python\nx = 2\nprint(x)\nx + 1\n```\n\n```text\n2\n```\n\n```text\n3\n```" == (
+        mkdocs_gallery.as_page(made)
+    )
