@@ -76,6 +76,10 @@ def _ray_is_initialized() -> bool:
 
 
 def _load(name: str) -> Backend:
+    if name == "process" and not hasattr(os, "fork"):
+        missing = 'backend="process" needs os.fork, which this system does not have'
+        msg = f'{missing}: use backend="thread" or backend="serial", which run here'
+        raise BackendUnavailableError(msg)
     module, _, attribute = _CLASSES[name].partition(":")
     try:
         with loading.undisturbed(module):

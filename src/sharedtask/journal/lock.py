@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import stat
 from dataclasses import dataclass, field
 from functools import partial
 
 from sharedtask.errors import JournalError
-from sharedtask.system import finalizers, forks, interrupts
+from sharedtask.system import finalizers, forks, interrupts, posix
 from sharedtask.system.descriptors import Descriptor
 from sharedtask.system.finalizers import Ending, Weak
 from sharedtask.system.forks import Step
+from sharedtask.system.posix import fcntl
 
 __all__ = ["Lock"]
 
 _locks: Weak[int, Lock] = Weak()
 
 # Through a link another file would be emptied, and a pipe would block.
-_FLAGS = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_FLAGS = (
+    os.O_CREAT | os.O_RDWR | posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_NOCTTY | posix.O_CLOEXEC
+)
 
 
 @dataclass(eq=False)

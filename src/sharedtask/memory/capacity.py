@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import resource
 
 from sharedtask.errors import StoreFullError
 from sharedtask.system import group_memory
 from sharedtask.system.group_memory import UNLIMITED
+from sharedtask.system.posix import resource
 from sharedtask.text import human as human  # noqa: PLC0414  others take it from here
 
 # The kernel's error numbers for "no room" and for "no more open files".

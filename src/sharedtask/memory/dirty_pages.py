@@ -14,7 +14,6 @@ from __future__ import annotations
 import array
 import bisect
 import errno
-import fcntl
 import itertools
 import logging
 import os
@@ -25,6 +24,7 @@ from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING
 
 from sharedtask.system import critical_sections, libc
+from sharedtask.system.posix import fcntl
 
 from . import proc_maps
 from .mapping import PAGE

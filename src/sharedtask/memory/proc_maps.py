@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import struct
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharedtask.system.finalizers import Known
+from sharedtask.system.posix import fcntl
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import functools
 import logging
 import mmap
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from sharedtask.errors import OptionsError, StoreFullError
 from sharedtask.system import interrupts, libc
+from sharedtask.system.posix import fcntl
 
 from . import capacity, unlinked_files
 from .integrity import refused

@@ -6,13 +6,14 @@ import os
 import stat
 
 from sharedtask.errors import SharedTaskError
+from sharedtask.system import posix
 from sharedtask.system.loading import undisturbed
 
 from . import capacity
 
 _RAM_DISK = "/dev/shm"  # noqa: S108  it is checked, see _require_safe
 _O_PATH = getattr(os, "O_PATH", os.O_RDONLY)
-_NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR | posix.O_NOFOLLOW | posix.O_CLOEXEC
 
 
 def create(prefix: str) -> int:

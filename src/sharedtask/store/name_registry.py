@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import json
 import os
 import re
@@ -33,6 +32,7 @@ from sharedtask.errors import (
     UnknownNameError,
 )
 from sharedtask.system import interrupts
+from sharedtask.system.posix import fcntl
 from sharedtask.text import did_you_mean
 
 if TYPE_CHECKING:

@@ -80,4 +80,5 @@ def _enter_child() -> None:
         raise failure
 
 
-os.register_at_fork(after_in_child=_enter_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_enter_child)

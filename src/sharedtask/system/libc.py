@@ -5,32 +5,45 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from typing import NoReturn
+import sys
+from typing import NoReturn, cast
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
+
+def _load() -> ctypes.CDLL | None:
+    """The C library of this process; None where the system has no such thing."""
+    try:
+        return ctypes.CDLL(None, use_errno=True)
+    except TypeError:
+        return None
+
+
+_FOUND = _load()
+# Its functions are called on systems that have it; on others, looking for one finds nothing.
+_LIBC = cast("ctypes.CDLL", _FOUND)
 
 PROT_NONE, PROT_READ, PROT_WRITE = 0, 1, 2
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED = 1, 2, 16
-MAP_ANONYMOUS = 0x1000 if os.uname().sysname == "Darwin" else 0x20
+MAP_ANONYMOUS = 0x1000 if sys.platform == "darwin" else 0x20
 _MAP_FAILED = ctypes.c_void_p(-1).value
 MADV_COLLAPSE = 25
 _MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
 PR_SET_PDEATHSIG, PR_GET_DUMPABLE = 1, 3
 
-_LIBC.mmap.restype = ctypes.c_void_p
-_LIBC.mmap.argtypes = [
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_long,
-]
-_LIBC.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-_LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-_LIBC.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-_LIBC.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
-_LIBC.syscall.restype = ctypes.c_long
+if _FOUND is not None:
+    _LIBC.mmap.restype = ctypes.c_void_p
+    _LIBC.mmap.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_long,
+    ]
+    _LIBC.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    _LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    _LIBC.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    _LIBC.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+    _LIBC.syscall.restype = ctypes.c_long
 
 
 def mmap(address: int, size: int, prot: int, flags: int, fd: int) -> int:

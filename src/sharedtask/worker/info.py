@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from typing import NamedTuple
 
 from sharedtask import context
@@ -47,4 +48,4 @@ def worker_info() -> WorkerInfo | None:
         'cpu'
     """
     place = context.place()
-    return None if place is None else WorkerInfo(*place, os.getpid(), os.uname().nodename)
+    return None if place is None else WorkerInfo(*place, os.getpid(), platform.node())

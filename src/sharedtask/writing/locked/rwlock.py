@@ -20,7 +20,6 @@ such a child lives it keeps the locks held at the fork, even if its parent is ki
 
 from __future__ import annotations
 
-import fcntl
 import os
 import struct
 import threading
@@ -36,6 +35,7 @@ from sharedtask.memory import locations, mapping, segments
 from sharedtask.system import descriptors, forks, interrupts
 from sharedtask.system.descriptors import Descriptor
 from sharedtask.system.forks import Step
+from sharedtask.system.posix import fcntl
 
 if TYPE_CHECKING:
     import numpy.typing as npt
