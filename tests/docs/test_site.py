@@ -2,10 +2,7 @@
 
 import json
 import re
-<<<<<<< HEAD
 import shutil
-=======
->>>>>>> f2feace (A gallery of the examples with their output, and a notebook that the build runs)
 import subprocess
 import sys
 import tomllib
@@ -68,7 +65,8 @@ def test_page_of_changes_has_all_fragments_and_releases(
 ) -> None:
     """What landed since the last release is told by kind, above the releases, until one is cut."""
     shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
-    shutil.copy(ROOT / "mkdocs_hooks.py", tmp_path)
+    for name in ("mkdocs_hooks.py", "mkdocs_gallery.py"):
+        shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "pyproject.toml").write_text('[project]\nversion = "0.2.0"\n')
     old = "## 0.1.0 (2026-01-01)\n\nFirst.\n"
     (tmp_path / "CHANGELOG.md").write_text(f"# Changes\n\nHead.\n\n{old}")
