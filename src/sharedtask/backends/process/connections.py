@@ -152,7 +152,8 @@ def _interrupt_blocked() -> Generator[None]:
 
 def _environment() -> dict[str, str]:
     """One BLAS thread until a call sets more: the forkserver must have no other threads."""
-    return {**dict.fromkeys(BLAS_VARIABLES, "1"), **os.environ, **_hash_seed()}
+    mark = {forkserver.MARK: str(os.getpid())}
+    return {**dict.fromkeys(BLAS_VARIABLES, "1"), **os.environ, **_hash_seed(), **mark}
 
 
 def _hash_seed() -> dict[str, str]:

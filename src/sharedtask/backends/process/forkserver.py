@@ -22,6 +22,7 @@ import struct
 import sys
 import time
 
+from sharedtask.errors import BackendUnavailableError
 from sharedtask.system import libc
 from sharedtask.system.loading import undisturbed
 
@@ -34,8 +35,13 @@ _STATUS = struct.Struct("<qqq")
 _SHARED_WITHOUT_A_NAME = 1 << 1  # of the kinds of memory in core(5)
 
 
+# Set for the forkserver alone: where a program finds it, it was started in the place of Python.
+MARK = "SHAREDTASK_FORKSERVER"
+
+
 def main(fd: int, caller: int, *modules: str) -> None:
     """Serve the caller on the socket ``fd`` until it ends."""
+    os.environ.pop(MARK, None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The caller's mask is inherited, and may block any signal. SIGCHLD reports children that ended,
     # and workers need the usual signals.
@@ -190,7 +196,11 @@ def command(fd: int, *modules: str) -> list[str]:
     """The command that starts a forkserver: this interpreter, its flags, its import path.
 
     ``modules`` are imported besides what every worker needs.
+
+    Raises:
+        BackendUnavailableError: There is no interpreter to start, or it would be this program.
     """
+    interpreter = _interpreter()
     with undisturbed("subprocess"):
         from subprocess import _args_from_interpreter_flags  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
 
@@ -198,4 +208,28 @@ def command(fd: int, *modules: str) -> list[str]:
         f"import sys; sys.path[:] = {[os.path.abspath(p) for p in sys.path]!r}; "
         f"from {__name__} import main; main({fd}, {os.getpid()}, *{modules!r})"
     )
-    return [sys.executable, *_args_from_interpreter_flags(), "-P", "-c", code]
+    return [interpreter, *_args_from_interpreter_flags(), "-P", "-c", code]
+
+
+def _interpreter() -> str:
+    """This interpreter's program; for a program that embeds Python, the one of its installation."""
+    if getattr(sys, "frozen", False) or MARK in os.environ:
+        raise BackendUnavailableError(_OWN_PROGRAM.format(sys.executable))
+    name = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    roots = dict.fromkeys((sys.prefix, sys.base_prefix))
+    places = [sys.executable or "", *(os.path.join(root, "bin", name) for root in roots)]
+    # Not os.access for the first: a file that cannot be run fails with a text of its own.
+    found = [p for p in places if "py" in os.path.basename(p) and os.path.exists(p)]
+    if found or sys.executable:
+        return next(iter(found), sys.executable)
+    raise BackendUnavailableError(_NO_INTERPRETER)
+
+
+_OWN_PROGRAM = (
+    "backend='process' starts Python by sys.executable, which is this program itself here ({}): "
+    "it is frozen, or embeds Python. Use backend='thread', or run it with Python."
+)
+_NO_INTERPRETER = (
+    "backend='process' starts Python by sys.executable, which is not set, nor is it in sys.prefix."
+    " Set sys.executable to a Python with these packages, or use backend='thread'."
+)
