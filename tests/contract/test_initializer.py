@@ -98,12 +98,15 @@ def test_other_initializer_runs_again(backend: Any, tmp_path: Path) -> None:
             if line.startswith("item-after-"):
                 assert f"item-after-{current}" == line
             else:
-                assert current != line
                 current = line
     every = [line for lines in by_worker.values() for line in lines]
-    assert 8 == sum(line.startswith("item-after-") for line in every)
-    if len(by_worker) == 1:  # a call may find any of the threads that others have left
-        assert ["first", "second", "first"] == [x for x in every if not x.startswith("item")]
+    set_up = [line for line in every if not line.startswith("item-after-")]
+    assert 8 == len(every) - len(set_up)
+    if len(by_worker) == 1:
+        assert ["first", "second", "first"] == set_up
+    else:  # a call finds any of the threads that others have left: each call sets up at most one
+        assert ["first", "second"] == sorted(set(set_up))
+        assert 4 >= len(set_up)
 
 
 @parallel(workers=2, chunksize=1)
