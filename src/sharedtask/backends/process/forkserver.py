@@ -219,11 +219,14 @@ def _interpreter() -> str:
     roots = dict.fromkeys((sys.prefix, sys.base_prefix))
     places = [sys.executable or "", *(os.path.join(root, "bin", name) for root in roots)]
     # Not os.access for the first: a file that cannot be run fails with a text of its own.
-    found = [p for p in places if "py" in os.path.basename(p) and os.path.exists(p)]
+    found = [p for p in places if os.path.basename(p).startswith(_NAMES) and os.path.exists(p)]
     if found or sys.executable:
         return next(iter(found), sys.executable)
     raise BackendUnavailableError(_NO_INTERPRETER)
 
+
+# What the programs of interpreters are called: CPython, PyPy, GraalPy.
+_NAMES = ("python", "pypy", "graalpy")
 
 _OWN_PROGRAM = (
     "backend='process' starts Python by sys.executable, which is this program itself here ({}): "

@@ -25,7 +25,7 @@ def test_frozen_program_does_not_start_itself(monkeypatch: pytest.MonkeyPatch) -
     assert "Use backend='thread'" in str(caught.value)
 
 
-@pytest.mark.parametrize("executable", ["/usr/sbin/uwsgi", "", None])
+@pytest.mark.parametrize("executable", ["/usr/sbin/uwsgi", "/usr/bin/pyramid", "", None])
 def test_program_that_embeds_python(
     monkeypatch: pytest.MonkeyPatch, executable: str | None
 ) -> None:
