@@ -207,6 +207,8 @@ class Recorder:
         self._keep("events", Event(self.at(at), "start", "", worker=account.number))
 
     def _on_ended(self, pid: int, how: str, expected: bool, at: float) -> None:
+        if not expected:  # it may have died in its first chunk of the trace, and told nothing
+            self._account("process", pid, "", "")
         account = self._accounts.pop(("process", pid, ""), None)
         if account is None:
             return
@@ -333,6 +335,8 @@ class Recorder:
         account = self._accounts.get((call.backend, pid, "")) if pid else None
         if account is None:
             account = next((a for a in self._accounts.values() if pid and a.pid == pid), None)
+        if account is None and pid:
+            account = self._account(call.backend, pid, "", "")
         stop = self.at(received)
         start = self.at(sent.at)
         if account is not None and call.parent is None:

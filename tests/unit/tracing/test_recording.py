@@ -213,6 +213,20 @@ def test_the_last_chunk_of_a_worker_that_died_is_there() -> None:
     assert [dead.number] == [e.worker for e in recorded.events if e.kind == "death"]
 
 
+def test_worker_that_dies_in_its_first_chunk_is_there() -> None:
+    """A worker of before the trace that dies before it has told anything is marked as dead."""
+    task = die_at.with_options(backend="process", return_exceptions=True, chunksize=1, workers=1)
+    task.map([0], at=1)
+    with trace() as run:
+        task.map([1], at=1)
+    recorded = run.recorded()
+
+    (lost,) = [chunk for chunk in recorded.chunks if chunk.outcome == "died"]
+    (dead,) = [worker for worker in recorded.workers if "SIGKILL" in worker.end]
+    assert lost.worker == dead.number
+    assert [dead.number] == [e.worker for e in recorded.events if e.kind == "death"]
+
+
 @pytest.mark.parametrize("backend", LOCAL)
 def test_retries_and_errors_are_counted(backend: Any, tmp_path: Path) -> None:
     """An item that is run again is told with its index, and so is its error."""

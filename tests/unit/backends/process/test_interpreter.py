@@ -25,13 +25,16 @@ def test_frozen_program_does_not_start_itself(monkeypatch: pytest.MonkeyPatch) -
     assert "Use backend='thread'" in str(caught.value)
 
 
-@pytest.mark.parametrize("executable", ["/usr/sbin/uwsgi", "/usr/bin/pyramid", "", None])
+@pytest.mark.parametrize("executable", ["uwsgi", "copyist", "", None])
 def test_program_that_embeds_python(
-    monkeypatch: pytest.MonkeyPatch, executable: str | None
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, executable: str | None
 ) -> None:
     """The interpreter of the installation is found beside its library."""
     own = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    monkeypatch.setattr(sys, "executable", executable)
+    program = executable and str(tmp_path / executable)
+    if program:
+        Path(program).touch()
+    monkeypatch.setattr(sys, "executable", program)
     assert str(Path(sys.prefix, "bin", own)) == forkserver.command(9)[0]
 
 
@@ -48,6 +51,8 @@ PROGRAM = """
 import os, sys
 with open(os.environ["RUNS"], "a") as file:
     file.write("x")
+    if file.tell() > 20:
+        sys.exit("started again and again")
 sys.executable = os.environ["APP"]
 sys.prefix = sys.base_prefix = os.path.dirname(os.environ["APP"])
 from sharedtask import parallel
