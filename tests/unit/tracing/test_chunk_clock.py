@@ -1,5 +1,6 @@
 """What a worker tells of the items of a chunk, and how the times of calls add up."""
 
+import time
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from sharedtask.worker.chunk_clock import ChunkClock, read
 def timed(monkeypatch: pytest.MonkeyPatch, durations: list[int]) -> chunk_clock.Told:
     """What is told of items that took so many ns each, one after the other."""
     now = [0]
-    monkeypatch.setattr(chunk_clock.time, "monotonic_ns", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now[0])
 
     def item(duration: int) -> None:
         now[0] += duration
