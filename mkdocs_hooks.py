@@ -9,7 +9,8 @@ from typing import Any
 
 import mkdocs_gallery
 
-from sharedtask import cli, options
+from sharedtask import options
+from sharedtask.cli import main as cli
 
 ROOT = Path(__file__).parent
 KINDS = ("added", "changed", "fixed", "removed")

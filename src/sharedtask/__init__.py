@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from sharedtask.annotations import PerWorker as PerWorker
     from sharedtask.annotations import Reduced as Reduced
     from sharedtask.annotations import Shared as Shared
+    from sharedtask.backends.worker.info import WorkerInfo as WorkerInfo
+    from sharedtask.backends.worker.info import worker_info as worker_info
     from sharedtask.errors import ArgumentError as ArgumentError
     from sharedtask.errors import BackendUnavailableError as BackendUnavailableError
     from sharedtask.errors import ChangedValueError as ChangedValueError
@@ -70,8 +72,6 @@ if TYPE_CHECKING:
     from sharedtask.task.task import Task as Task
     from sharedtask.tracing.trace import Trace as Trace
     from sharedtask.tracing.trace import trace as trace
-    from sharedtask.worker.info import WorkerInfo as WorkerInfo
-    from sharedtask.worker.info import worker_info as worker_info
     from sharedtask.writing.locked.locked import Locked as Locked
     from sharedtask.writing.locked.regions import Regions as Regions
     from sharedtask.writing.partitioned.partitions import Partition as Partition
@@ -152,7 +152,7 @@ _MODULES = {
         "Trace",
         "trace",
     ),
-    "worker.info": (
+    "backends.worker.info": (
         "WorkerInfo",
         "worker_info",
     ),

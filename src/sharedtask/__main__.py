@@ -2,6 +2,6 @@
 
 import sys
 
-from sharedtask.cli import main
+from sharedtask.cli.main import main
 
 sys.exit(main())

@@ -22,8 +22,8 @@ from pydantic_core import SchemaValidator, ValidationError, core_schema
 from sharedtask.errors import OptionsError
 from sharedtask.habits import OTHER_BACKENDS, OTHER_SPELLINGS
 from sharedtask.recipes import Recipe
+from sharedtask.system.tracebacks import shortened
 from sharedtask.text import did_you_mean
-from sharedtask.tracebacks import shortened
 
 __all__ = [
     "OPTION_NAMES",

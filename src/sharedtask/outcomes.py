@@ -21,7 +21,7 @@ from sharedtask.errors import (
     set_fields,
 )
 from sharedtask.serialization import codec, exceptions
-from sharedtask.tracebacks import shorten, user_frames
+from sharedtask.system.tracebacks import shorten, user_frames
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import pytest
 
 from sharedtask import Shared, parallel
+from sharedtask.backends.worker import context_variables
 from sharedtask.serialization import codec, composition, variables
-from sharedtask.worker import context_variables
 
 OF_MODULE: ContextVar[Any] = ContextVar("of_module", default="default")
 

@@ -25,8 +25,8 @@ from sharedtask import (
     parallel,
     zeros,
 )
+from sharedtask.backends.worker import result_format
 from sharedtask.testing import arrays, count_up
-from sharedtask.worker import result_format
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -12,8 +12,8 @@ import cloudpickle
 import pytest
 
 from sharedtask import Shared, parallel
+from sharedtask.backends.worker import import_path
 from sharedtask.serialization import modules
-from sharedtask.worker import import_path
 
 TEXT = """
 from contextvars import ContextVar

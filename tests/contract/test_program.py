@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from sharedtask import parallel
-from sharedtask.worker import import_path, process_settings
+from sharedtask.backends.worker import import_path, process_settings
 
 # Threads have an error state and a decimal context of their own, and share all the rest.
 OF_PROCESSES = ("process", "ray")

@@ -37,8 +37,8 @@ from sharedtask import (
     parallel,
 )
 from sharedtask.memory import arrays
-from sharedtask.resources import descendants
 from sharedtask.testing import Belongings, count_up, counted, until
+from sharedtask.testing.resources import descendants
 from sharedtask.writing.handler import Reach, Stage
 from sharedtask.writing.reduced.accumulators import AccumulatorLayout, Slot, Slots
 from sharedtask.writing.reduced.handler import Reducing

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sharedtask import Shared, parallel
-from sharedtask.worker.refusals import readonly_advice
+from sharedtask.backends.worker.refusals import readonly_advice
 
 pytestmark = pytest.mark.timeout(60)
 

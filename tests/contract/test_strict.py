@@ -26,6 +26,7 @@ from sharedtask import (
 )
 from sharedtask.backends.base import Call, Concurrency
 from sharedtask.backends.local import SerialBackend
+from sharedtask.backends.worker.mutation_guard import Guard, GuardedValue
 from sharedtask.serialization import codec
 from sharedtask.serialization.diff import differences
 from sharedtask.serialization.snapshot import Original
@@ -33,7 +34,6 @@ from sharedtask.store.decoded import Values
 from sharedtask.store.stores import BytesStore
 from sharedtask.task.chunking import Chunker, Pace
 from sharedtask.testing import count_up, counted, no_leaks  # noqa: F401
-from sharedtask.worker.mutation_guard import Guard, GuardedValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

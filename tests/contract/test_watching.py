@@ -25,13 +25,13 @@ from sharedtask import (
     share,
 )
 from sharedtask.annotations import Role
+from sharedtask.backends.worker.call_header import CallHeader, SharedParameter
+from sharedtask.backends.worker.watching import Watcher, seconds_for
 from sharedtask.serialization import codec
 from sharedtask.serialization.container_snapshot import Snapshot
 from sharedtask.store.decoded import Values
 from sharedtask.store.stores import BytesStore
 from sharedtask.task.callsite import Callsite
-from sharedtask.worker.call_header import CallHeader, SharedParameter
-from sharedtask.worker.watching import Watcher, seconds_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,7 +14,8 @@ import mkdocs_hooks
 import pytest
 from benchmarks import picture
 
-from sharedtask import cli, options
+from sharedtask import options
+from sharedtask.cli import main as cli
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sharedtask.worker.limits import private_bytes
+from sharedtask.backends.worker.limits import private_bytes
 
 MB = 1_000_000
 _kept: list[Any] = []

@@ -15,10 +15,10 @@ import pytest
 from light import enter, entered, linger, poisoned
 
 from sharedtask import WorkerDiedError, parallel
-from sharedtask.resources import Belongings
 from sharedtask.system.cgroups import MEMBERSHIP, MOUNT, directories
 from sharedtask.system.oom_events import OutOfMemoryKills
 from sharedtask.testing import Deadline
+from sharedtask.testing.resources import Belongings
 
 pytestmark = [pytest.mark.timeout(60)]
 checked = pytest.mark.usefixtures("common_check")

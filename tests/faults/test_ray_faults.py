@@ -643,9 +643,9 @@ def judged(*, adds: bool, fail_fast: bool) -> Any:
 
     from sharedtask.backends.base import Chunk
     from sharedtask.backends.ray import deaths, status_file, work_items
-    from sharedtask.worker import call_header, result_format
-    from sharedtask.worker.envelope import Envelope
-    from sharedtask.worker.status_page import Phase, Word
+    from sharedtask.backends.worker import call_header, result_format
+    from sharedtask.backends.worker.envelope import Envelope
+    from sharedtask.backends.worker.status_page import Phase, Word
 
     call: Any = SimpleNamespace(
         task="f", timeout=None, adds=adds, fail_fast=fail_fast, leases=SimpleNamespace(readonly=())

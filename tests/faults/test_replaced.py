@@ -6,7 +6,7 @@ from typing import Any
 
 from sharedtask.backends.process import worker_death
 from sharedtask.backends.process.worker_death import Deaths
-from sharedtask.worker.status_page import Phase, Word
+from sharedtask.backends.worker.status_page import Phase, Word
 
 SCRIPT = """
 from sharedtask import WorkerDiedError, parallel

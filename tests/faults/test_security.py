@@ -40,11 +40,11 @@ from sharedtask import (
 )
 from sharedtask.backends.process import wire
 from sharedtask.backends.process.wire import Frame, Kind, ProtocolError
+from sharedtask.backends.worker import envelope, result_format
 from sharedtask.memory import segments, unlinked_files
 from sharedtask.memory.segments import Layout
 from sharedtask.serialization import codec
 from sharedtask.store import stores
-from sharedtask.worker import envelope, result_format
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import sharedtask
-from sharedtask import cli, demo, share, zeros
-from sharedtask.demo import bench
+from sharedtask import share, zeros
+from sharedtask.cli import bench, search
+from sharedtask.cli import main as cli
 from sharedtask.store import name_registry
 
 ROOT = Path(__file__).parents[2]
@@ -201,7 +202,7 @@ def test_lists_are_light(arguments: list[str]) -> None:
     """To list and to clean loads neither numpy nor ray nor pydantic."""
     code = f"""
 import sys
-from sharedtask.cli import main
+from sharedtask.cli.main import main
 assert main({arguments!r}) == 0
 print({{"numpy", "ray", "pydantic_core", "cloudpickle"}} & set(sys.modules), file=sys.stderr)
 """
@@ -216,7 +217,7 @@ def test_info_does_not_load_ray() -> None:
     """The version of ray is told without loading it."""
     code = """
 import sys
-from sharedtask.cli import main
+from sharedtask.cli.main import main
 assert main(["info"]) == 0
 sys.exit("ray" in sys.modules)
 """
@@ -273,9 +274,9 @@ def test_info_as_json() -> None:
 
 def test_demo_names_what_it_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The job runs with what the library itself needs, and says what is missing."""
-    monkeypatch.setattr(demo.search, "has_joblib", lambda: False)
-    monkeypatch.setattr(demo.search, "with_futures", lambda work, items: [work(i) for i in items])
-    lines = list(demo.run(rows=500))
+    monkeypatch.setattr(search, "has_joblib", lambda: False)
+    monkeypatch.setattr(search, "with_futures", lambda work, items: [work(i) for i in items])
+    lines = list(search.run(rows=500))
     assert ["a loop", "concurrent.futures", "sharedtask, first call", "sharedtask, again"] == [
         line[:24].strip() for line in lines[2:6]
     ]

@@ -36,7 +36,7 @@ import numpy as np
 parallel(shared=['t'])(lambda x, t: t[x]).map(range(3), t=np.ones(5))
 """,
     # What the leak checks ask of every fresh worker.
-    "belongings": "from sharedtask.resources import Belongings; Belongings.now()",
+    "belongings": "from sharedtask.testing.resources import Belongings; Belongings.now()",
 }
 
 

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from sharedtask.backends.worker.randomness import Randomness
     from sharedtask.options import Options
     from sharedtask.outcomes import Batch, Change, Report
-    from sharedtask.worker.randomness import Randomness
     from sharedtask.writing.handler import Handler
 
 

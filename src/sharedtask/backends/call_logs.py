@@ -15,9 +15,9 @@ import traceback
 from collections import deque
 from typing import TYPE_CHECKING
 
+from sharedtask.backends.worker import log_records
 from sharedtask.outcomes import Batch, Report
 from sharedtask.system import background, critical_sections, forks, interrupts
-from sharedtask.worker import log_records
 
 if TYPE_CHECKING:
     from .base import Chunk

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sharedtask.backends.worker import call_header, context_variables, result_format
+from sharedtask.backends.worker.envelope import SEGMENT_FROM, Envelope
 from sharedtask.errors import SerializationError, StoreFullError
 from sharedtask.memory.room import needed_for
 from sharedtask.outcomes import RaisedError, remote_text
 from sharedtask.serialization import codec
 from sharedtask.serialization.filled import why_object
 from sharedtask.serialization.unpicklable import culprit, encodes
-from sharedtask.worker import call_header, context_variables, result_format
-from sharedtask.worker.envelope import SEGMENT_FROM, Envelope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

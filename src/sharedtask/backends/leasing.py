@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sharedtask.annotations import Role
+from sharedtask.backends.worker import call_header
+from sharedtask.backends.worker.call_header import SharedParameter
 from sharedtask.errors import SerializationError, SharedTaskError, StoreFullError
 from sharedtask.memory.room import full
 from sharedtask.serialization import codec, functions, unseen_writes
@@ -14,8 +16,6 @@ from sharedtask.store import handles
 from sharedtask.store.captured import Captures
 from sharedtask.store.handles import Handle
 from sharedtask.system import interrupts
-from sharedtask.worker import call_header
-from sharedtask.worker.call_header import SharedParameter
 
 from .base import Share
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from sharedtask.backends.worker.process_settings import ProcessSettings
     from sharedtask.memory.payload import Payload
     from sharedtask.store.cache import Lease, ShareCache, Verify
     from sharedtask.store.publication import Publication
-    from sharedtask.worker.process_settings import ProcessSettings
 
     from .base import Call
 

@@ -33,6 +33,7 @@ from sharedtask.backends.base import (
     Sink,
     Team,
 )
+from sharedtask.backends.worker.refusals import readonly_advice
 from sharedtask.errors import (
     ChangedValueError,
     IncompleteValueWarning,
@@ -43,7 +44,6 @@ from sharedtask.serialization import losses, missing
 from sharedtask.system import forks, interrupts
 from sharedtask.system.cpus import available_cpus
 from sharedtask.system.loading import undisturbed
-from sharedtask.worker.refusals import readonly_advice
 from sharedtask.writing import roles
 from sharedtask.writing.handler import COUNT, Entered, Reach, Stage
 
@@ -55,9 +55,9 @@ from .private_copies import Unmarked, copied, with_copies
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from sharedtask.backends.worker.call_header import Constants
     from sharedtask.observing import Clock
     from sharedtask.outcomes import Change
-    from sharedtask.worker.call_header import Constants
     from sharedtask.writing.handler import Part
 
     from .local_set_up import SetUp

@@ -11,20 +11,20 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.annotations import Role
+from sharedtask.backends.worker.making import Table
 from sharedtask.recipes import INITIALIZER
 from sharedtask.store.cache import ShareCache
 from sharedtask.system import background, forks, interrupts
 from sharedtask.system.finalizers import Weak
 from sharedtask.system.forks import Step
-from sharedtask.worker.making import Table
 
 from .leasing import lease_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sharedtask.backends.worker.making import Wanted
     from sharedtask.store.cache import Lease
-    from sharedtask.worker.making import Wanted
 
     from .base import Call
 

@@ -15,7 +15,7 @@ from sharedtask.system.loading import undisturbed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sharedtask.worker.making import Table
+    from sharedtask.backends.worker.making import Table
 
     from .base import Call, Chunk, Concurrency
     from .local_set_up import SetUp
@@ -102,7 +102,7 @@ class Threads:
         """The table of what this thread makes for its tasks."""
         number = threading.get_ident()
         if number not in self._tables:
-            from sharedtask.worker.making import Table
+            from sharedtask.backends.worker.making import Table
 
             self._tables[number] = Table(self._wake_soon)
         return self._tables[number]

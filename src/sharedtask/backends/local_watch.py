@@ -1,6 +1,6 @@
 """Local views that all tasks of a call see, watched for changes.
 
-See ``worker/mutation_guard.py`` and ``worker/watching.py``.
+See ``backends/worker/mutation_guard.py`` and ``backends/worker/watching.py``.
 
 Threads that run chunks at the same time have the same views: a change in one is visible to all. The
 views belong to one call, so later calls never see the change. But large arrays are the caller's own
@@ -14,13 +14,13 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from sharedtask.backends.worker.mutation_guard import Guard, GuardedValue
+from sharedtask.backends.worker.watching import seconds_for
 from sharedtask.memory.write_watch import WriteWatch
 from sharedtask.outcomes import Change
 from sharedtask.serialization.container_snapshot import Snapshot
 from sharedtask.serialization.snapshot import Original
 from sharedtask.system import critical_sections
-from sharedtask.worker.mutation_guard import Guard, GuardedValue
-from sharedtask.worker.watching import seconds_for
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sharedtask.backends.worker import envelope
+from sharedtask.backends.worker.call_header import Constants
+from sharedtask.backends.worker.result_format import NUMPY_TYPES, PLAIN_TYPES
 from sharedtask.errors import SerializationError
 from sharedtask.memory import mapping
 from sharedtask.serialization import codec
@@ -22,9 +25,6 @@ from sharedtask.serialization.codec import FAILURES
 from sharedtask.serialization.unpicklable import culprit
 from sharedtask.store.captured import is_read_only
 from sharedtask.store.publication import Publication
-from sharedtask.worker import envelope
-from sharedtask.worker.call_header import Constants
-from sharedtask.worker.result_format import NUMPY_TYPES, PLAIN_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Collection

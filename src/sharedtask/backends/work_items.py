@@ -13,8 +13,8 @@ from . import encoding
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sharedtask.backends.worker.envelope import Envelope
     from sharedtask.memory.payload import Payload
-    from sharedtask.worker.envelope import Envelope
 
     from .base import Chunk, Sink
     from .call_logs import CallLogs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sharedtask.memory import capacity
-from sharedtask.tracebacks import shortened
+from sharedtask.system.tracebacks import shortened
 
 from .describe import description
 from .measuring import Measure, explanation_of

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from sharedtask.backends.worker.refusals import captured, is_refusal, readonly
 from sharedtask.errors import SerializationError
 from sharedtask.outcomes import add_note
 from sharedtask.serialization.unpicklable import culprit, encodes
 from sharedtask.task.signature.spec import name_of
-from sharedtask.worker.refusals import captured, is_refusal, readonly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -113,7 +113,7 @@ class _Known:
 
 _known: Known[_Known] = Known()
 # Functions of the library, which no program changes.
-_OF_WORKERS = "sharedtask.worker."
+_OF_WORKERS = "sharedtask.backends.worker."
 
 
 def portable(function: Callable[..., Any]) -> Portable:

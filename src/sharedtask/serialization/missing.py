@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.errors import IncompleteValueWarning
-from sharedtask.tracebacks import level_of_user
+from sharedtask.system.tracebacks import level_of_user
 
 from .traversal import parts
 

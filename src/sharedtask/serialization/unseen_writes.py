@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from sharedtask.errors import IncompleteValueWarning
-from sharedtask.tracebacks import level_of_user
+from sharedtask.system.tracebacks import level_of_user
 
 from .composition import names, stored_names
 

@@ -17,7 +17,7 @@ from sharedtask.serialization import class_states, codec, losses, missing
 from sharedtask.serialization.class_states import ClassState, states_of
 from sharedtask.serialization.filled import unshareable
 from sharedtask.system import critical_sections, interrupts
-from sharedtask.tracebacks import SHORTENED, shorten, shortened
+from sharedtask.system.tracebacks import SHORTENED, shorten, shortened
 
 from . import name_registry, named
 from .cache import Lease, ShareCache

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.errors import HintWarning
-from sharedtask.tracebacks import level_of_user
+from sharedtask.system.tracebacks import level_of_user
 
 if TYPE_CHECKING:
     from sharedtask.task.signature.spec import TaskSpec

@@ -6,7 +6,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sharedtask.tracebacks import frame_of_user
+from sharedtask.system.tracebacks import frame_of_user
 
 if TYPE_CHECKING:
     from sharedtask.options import Options

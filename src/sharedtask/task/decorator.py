@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 from sharedtask.errors import DefinitionError
 from sharedtask.options import check_options
 from sharedtask.serialization import functions
+from sharedtask.system.tracebacks import shortened
 from sharedtask.task.signature.spec import build_spec, name_of
-from sharedtask.tracebacks import shortened
 
 from .task import Task, kind_of, make_task
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from sharedtask.annotations import Role
+from sharedtask.backends.worker.randomness import Randomness
 from sharedtask.errors import ArgumentError
 from sharedtask.options import resolve
 from sharedtask.recipes import PerWorkerValue, refusal_of_recipe
 from sharedtask.store.handles import Handle
 from sharedtask.system.loading import undisturbed
-from sharedtask.worker.randomness import Randomness
 from sharedtask.writing.locked.acquire import Use, close_all, use_all
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ def _made_here(spec: TaskSpec, made: contextlib.ExitStack, name: str, value: Any
         return value
     if spec.roles.get(name) is not Role.PER_WORKER:
         raise ArgumentError(refusal_of_recipe(spec.name, name, value))
-    with undisturbed("sharedtask.worker.making"):  # needed by few calls
-        from sharedtask.worker.making import made_by
+    with undisturbed("sharedtask.backends.worker.making"):  # needed by few calls
+        from sharedtask.backends.worker.making import made_by
 
     result, close = made_by(value.recipe)
     if close is not None:

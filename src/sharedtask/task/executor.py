@@ -12,13 +12,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeVar
 
 from sharedtask.backends import registry
+from sharedtask.backends.worker import packed_calls
 from sharedtask.errors import OptionsError
 from sharedtask.options import Options, check_options, resolve
 from sharedtask.system.cpus import available_cpus
 from sharedtask.system.finalizers import Known
+from sharedtask.system.tracebacks import shortened
 from sharedtask.task.signature.spec import name_of
-from sharedtask.tracebacks import shortened
-from sharedtask.worker import packed_calls
 
 from .callsite import callsite_of
 from .chunking import Pace

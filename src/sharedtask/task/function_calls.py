@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends import registry
 from sharedtask.backends.base import Call, Team, with_initializer
+from sharedtask.backends.worker import packed_calls
 from sharedtask.errors import InitializerError
 from sharedtask.outcomes import told_of
 from sharedtask.recipes import Slots
 from sharedtask.serialization import losses, missing
 from sharedtask.system import critical_sections, interrupts
 from sharedtask.system.finalizers import Weak
-from sharedtask.worker import packed_calls
 
 from .calling import failed
 from .callsite import callsite_of

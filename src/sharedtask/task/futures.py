@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from sharedtask.backends.base import CLOSED_SESSION, FORKED
 from sharedtask.errors import ClosedError
 from sharedtask.system import background, critical_sections, interrupts
-from sharedtask.tracebacks import SHORTENED, shorten
+from sharedtask.system.tracebacks import SHORTENED, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,9 +13,9 @@ from sharedtask.annotations import Role
 from sharedtask.errors import OptionsError
 from sharedtask.habits import OTHER_SPELLINGS
 from sharedtask.options import check_options, resolve
+from sharedtask.system.tracebacks import SHORTENED, shorten
 from sharedtask.task.signature.spec import TaskSpec
 from sharedtask.text import did_you_mean, one_of
-from sharedtask.tracebacks import SHORTENED, shorten
 
 from . import result_files
 from .decorator import define

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sharedtask.backends.worker import envelope, packed_calls
 from sharedtask.serialization import codec, functions, unseen_writes
 from sharedtask.serialization.composition import composition_of, same
 from sharedtask.store.captured import is_read_only
 from sharedtask.system import interrupts
 from sharedtask.system.finalizers import Known
-from sharedtask.worker import envelope, packed_calls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

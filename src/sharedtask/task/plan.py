@@ -13,6 +13,7 @@ import numpy as np
 from sharedtask import context
 from sharedtask.annotations import Role
 from sharedtask.backends.base import Call, SharedValue, with_initializer
+from sharedtask.backends.worker.randomness import Randomness
 from sharedtask.errors import ArgumentError, OptionsError
 from sharedtask.habits import OTHER_SPELLINGS
 from sharedtask.options import OPTION_NAMES, Options
@@ -21,7 +22,6 @@ from sharedtask.store.handles import Handle
 from sharedtask.system import critical_sections
 from sharedtask.task.signature.spec import TaskSpec, refuse_unshareable
 from sharedtask.text import did_you_mean
-from sharedtask.worker.randomness import Randomness
 from sharedtask.writing import roles
 from sharedtask.writing.handler import Wanted
 from sharedtask.writing.partitioned.partitions import INTO

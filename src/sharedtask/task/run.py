@@ -24,7 +24,7 @@ from sharedtask.serialization import losses, missing
 from sharedtask.system import interrupts
 from sharedtask.system.finalizers import Ending
 from sharedtask.system.loading import undisturbed
-from sharedtask.tracebacks import SHORTENED, shorten
+from sharedtask.system.tracebacks import SHORTENED, shorten
 
 from .chunking import Chunker, Pace
 from .progress import Bar, open_bar, skip
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from sharedtask.backends.base import Backend
-    from sharedtask.journal.recording import Recording
     from sharedtask.outcomes import Change
+    from sharedtask.task.journal.recording import Recording
 
     from .callsite import Callsite
     from .plan import Plan
@@ -144,8 +144,8 @@ class Run:
         # serve the workers meanwhile.
         self._leaves = plan.streams or self._chunker.is_lazy
         if options.journal is not None:
-            with undisturbed("sharedtask.journal.recording"):  # loads SQLite
-                from sharedtask.journal.recording import Recording
+            with undisturbed("sharedtask.task.journal.recording"):  # loads SQLite
+                from sharedtask.task.journal.recording import Recording
 
             self._recording = Recording.begin(options.journal, plan.call, plan.total, session)
         if options.shows_progress:

@@ -23,12 +23,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends.base import CLOSED_SESSION, Chunk, Limits
+from sharedtask.backends.worker.result_format import PLAIN_TYPES
 from sharedtask.errors import SharedTaskError
 from sharedtask.outcomes import told_of
 from sharedtask.serialization import losses, missing
 from sharedtask.system import background, critical_sections, forks, interrupts
 from sharedtask.system.forks import Step
-from sharedtask.worker.result_format import PLAIN_TYPES
 
 from .futures import TaskFuture, is_past
 from .gathering import gathers, next_size

@@ -30,8 +30,8 @@ from sharedtask.serialization import functions
 from sharedtask.store.cache import CacheInfo
 from sharedtask.system import critical_sections
 from sharedtask.system.loading import undisturbed
+from sharedtask.system.tracebacks import SHORTENED, shorten, shortened
 from sharedtask.task.signature.spec import build_spec
-from sharedtask.tracebacks import SHORTENED, shorten, shortened
 from sharedtask.writing.partitioned.partitions import TAKEN
 
 from . import call_hints

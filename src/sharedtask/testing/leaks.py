@@ -11,7 +11,7 @@ import pytest
 
 from sharedtask import parallel, shutdown
 from sharedtask.backends import registry
-from sharedtask.resources import Belongings, nap, report
+from sharedtask.testing.resources import Belongings, nap, report
 
 from .patience import Deadline
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sharedtask import context
+from sharedtask.backends.worker.chunk_clock import ChunkClock
 from sharedtask.errors import TaskTimeoutError, WorkerDiedError
 from sharedtask.options import Options
-from sharedtask.worker.chunk_clock import ChunkClock
 
 from .guard import guarded
 from .leases import TimedCache, local_values, values_of
@@ -24,10 +24,10 @@ from .sizes import describe
 if TYPE_CHECKING:
     from sharedtask.backends import base
     from sharedtask.backends.leasing import Leases
+    from sharedtask.backends.worker.chunk_clock import Told
+    from sharedtask.backends.worker.envelope import Envelope
     from sharedtask.outcomes import Batch, Report
     from sharedtask.store.cache import ShareCache
-    from sharedtask.worker.chunk_clock import Told
-    from sharedtask.worker.envelope import Envelope
 
     from .callers import Caller
     from .records import Item, Value

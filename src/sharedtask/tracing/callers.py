@@ -17,7 +17,7 @@ _OURS = "sharedtask."
 # The generators that run in the caller's loop.
 _METHODS = {"in_order": "imap", "as_completed": "imap_unordered"}
 _LIBRARIES = {"sharedtask.joblib.backend": "joblib", "sharedtask.task.executor": "executor"}
-_WRAPS = "sharedtask.tracebacks"
+_WRAPS = "sharedtask.system.tracebacks"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from sharedtask.backends.base import Call
     from sharedtask.backends.leasing import Leases
+    from sharedtask.backends.worker.envelope import Envelope
     from sharedtask.store.cache import Lease, ShareCache
-    from sharedtask.worker.envelope import Envelope
 
     from .records import Miss, Travel
 

@@ -18,10 +18,10 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from sharedtask import context
+from sharedtask.backends.worker import chunk_clock
+from sharedtask.backends.worker.limits import private_bytes
 from sharedtask.system.cpus import available_cpus
 from sharedtask.version import VERSION
-from sharedtask.worker import chunk_clock
-from sharedtask.worker.limits import private_bytes
 
 from .accounts import Account, Openings
 from .call_trace import CallTrace
@@ -32,7 +32,7 @@ from .sessions import TracedBackend
 
 if TYPE_CHECKING:
     from sharedtask.backends.base import Backend, Call
-    from sharedtask.worker.chunk_clock import Told
+    from sharedtask.backends.worker.chunk_clock import Told
 
     from .call_trace import Sent
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sharedtask.outcomes import Batch, Partial
 
 # The position of the current item in its chunk is ``words[BASE] + words[COUNT]``: see
-# ``worker/status_page.py``.
+# ``backends/worker/status_page.py``.
 BASE, COUNT = 1, 2
 
 

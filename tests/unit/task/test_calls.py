@@ -47,10 +47,10 @@ def submit() -> None:
 
 # Once for each module and variable that other tests have left in this process.
 FOR_EACH_LEFT = {
-    "worker/context_variables.py: _is_left_out",
-    "worker/import_path.py: _spec_of",
-    "worker/import_path.py: read.<locals>.<genexpr>",
-    "worker/settings.py: _umask_seen",
+    "backends/worker/context_variables.py: _is_left_out",
+    "backends/worker/import_path.py: _spec_of",
+    "backends/worker/import_path.py: read.<locals>.<genexpr>",
+    "backends/worker/settings.py: _umask_seen",
     "(process.py): BaseProcess.authkey",
     "(process.py): current_process",
 }

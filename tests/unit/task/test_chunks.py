@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sharedtask.backends.base import Chunk, Concurrency
+from sharedtask.backends.worker import result_format
 from sharedtask.task.chunking import Chunker, Pace
-from sharedtask.worker import result_format
 
 CONCURRENCY = Concurrency(workers=4, cpus=2)
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from sharedtask.backends.worker import chunk_clock
+from sharedtask.backends.worker.chunk_clock import ChunkClock, read
 from sharedtask.tracing import leases
 from sharedtask.tracing.accounts import Openings
-from sharedtask.worker import chunk_clock
-from sharedtask.worker.chunk_clock import ChunkClock, read
 
 
 def timed(monkeypatch: pytest.MonkeyPatch, durations: list[int]) -> chunk_clock.Told:

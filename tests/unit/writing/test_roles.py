@@ -13,8 +13,8 @@ import pytest
 import sharedtask
 from sharedtask import parallel
 from sharedtask.annotations import Role
+from sharedtask.backends.worker.status_page import Word
 from sharedtask.outcomes import Batch
-from sharedtask.worker.status_page import Word
 from sharedtask.writing import handler, roles
 from sharedtask.writing.handler import Entered, Handler, Part, Stage, Wanted
 

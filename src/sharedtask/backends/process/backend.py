@@ -16,14 +16,14 @@ from sharedtask.backends import encoding
 from sharedtask.backends.base import Backend, Call, Chunk, Concurrency, Limits, Session, Sink, Team
 from sharedtask.backends.leased_session import LeasedSession
 from sharedtask.backends.leasing import header_of, lease_all, still_sends
+from sharedtask.backends.worker import envelope, process_settings
+from sharedtask.backends.worker.envelope import Envelope
 from sharedtask.errors import BackendUnavailableError, StoreFullError
 from sharedtask.outcomes import Report
 from sharedtask.store.cache import ShareCache
 from sharedtask.store.handles import handle_cache, wake_callbacks
 from sharedtask.system import critical_sections, forks
 from sharedtask.system.cpus import available_cpus
-from sharedtask.worker import envelope, process_settings
-from sharedtask.worker.envelope import Envelope
 from sharedtask.writing.handler import Reach, Stage
 
 from . import work_items

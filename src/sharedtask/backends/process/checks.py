@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from sharedtask.worker.status_page import Phase, Word
+from sharedtask.backends.worker.status_page import Phase, Word
 
 from . import clocks
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from sharedtask.worker.status_page import Phase, Word
+from sharedtask.backends.worker.status_page import Phase, Word
 
 if TYPE_CHECKING:
     from .connections import WorkerLink

@@ -12,8 +12,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sharedtask.backends.worker.status_page import FLUSH, GIVE_UP, StatusPage, Word, fence
 from sharedtask.system.blas import BLAS_VARIABLES
-from sharedtask.worker.status_page import FLUSH, GIVE_UP, StatusPage, Word, fence
 
 from . import child, forkserver, wire
 from .wire import Frame, Kind

@@ -11,11 +11,11 @@ import selectors
 from typing import TYPE_CHECKING, Any
 
 from sharedtask import observing
+from sharedtask.backends.worker import result_format
+from sharedtask.backends.worker.status_page import Word
 from sharedtask.errors import ClosedError
 from sharedtask.outcomes import Change, Report
 from sharedtask.system import background
-from sharedtask.worker import result_format
-from sharedtask.worker.status_page import Word
 
 from . import forkserver, log_reading, recycling, stdio, work_items
 from .received import SentResults

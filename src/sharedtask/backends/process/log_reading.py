@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sharedtask.backends.call_logs import CallLogs, strays
-from sharedtask.worker import log_box
-from sharedtask.worker.status_page import Word
+from sharedtask.backends.worker import log_box
+from sharedtask.backends.worker.status_page import Word
 
 if TYPE_CHECKING:
     from sharedtask.outcomes import Report

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from sharedtask.backends.worker import result_format
+from sharedtask.backends.worker.status_page import Word
 from sharedtask.outcomes import Batch, Report
 from sharedtask.system.finalizers import Ending
-from sharedtask.worker import result_format
-from sharedtask.worker.status_page import Word
 
 from .wire import close_all
 

@@ -1,16 +1,16 @@
 """When a worker is replaced: its memory grew beyond the limit, or it has run its count of items.
 
-The worker checks its own memory before each item; see ``worker/limits.py``. The caller checks the
-memory that it uses while an item runs.
+The worker checks its own memory before each item; see ``worker/limits.py``. The caller
+checks the memory that it uses while an item runs.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from sharedtask.backends.worker.limits import ChunkLimits, private_bytes
+from sharedtask.backends.worker.status_page import Phase, Word
 from sharedtask.errors import MemoryLimitError
-from sharedtask.worker.limits import ChunkLimits, private_bytes
-from sharedtask.worker.status_page import Phase, Word
 
 if TYPE_CHECKING:
     from collections import deque

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
-from sharedtask.worker.status_page import Word
+from sharedtask.backends.worker.status_page import Word
 
 from . import clocks, recycling
 from .connections import StopReason

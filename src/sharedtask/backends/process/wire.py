@@ -27,9 +27,9 @@ import zlib
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from sharedtask.backends.worker.result_format import TRACED
 from sharedtask.errors import SharedTaskError
 from sharedtask.system.descriptors import Descriptor
-from sharedtask.worker.result_format import TRACED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

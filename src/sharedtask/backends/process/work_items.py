@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends import encoding, work_items
+from sharedtask.backends.worker import call_header, envelope
+from sharedtask.backends.worker.envelope import Envelope
+from sharedtask.backends.worker.limits import ANY
 from sharedtask.outcomes import Batch, Change, Report
-from sharedtask.worker import call_header, envelope
-from sharedtask.worker.envelope import Envelope
-from sharedtask.worker.limits import ANY
 
 from .wire import Frame, Kind
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from queue import SimpleQueue
 
     from sharedtask.backends.base import Chunk, Limits
+    from sharedtask.backends.worker.limits import ChunkLimits
     from sharedtask.errors import StoreFullError
     from sharedtask.memory.payload import Payload
     from sharedtask.store.publication import Publication
-    from sharedtask.worker.limits import ChunkLimits
     from sharedtask.writing.handler import SlotTable
 
 

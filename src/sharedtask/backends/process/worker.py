@@ -19,16 +19,16 @@ import types
 from typing import TYPE_CHECKING
 
 from sharedtask import context
+from sharedtask.backends.worker import call_header, envelope, result_format, status_page
+from sharedtask.backends.worker.job import Job
+from sharedtask.backends.worker.limits import ChunkLimits, LimitCheck
+from sharedtask.backends.worker.log_box import LogWriter
+from sharedtask.backends.worker.log_hooks import LogHooks
+from sharedtask.backends.worker.process_settings import SettingsFollower
+from sharedtask.backends.worker.result_writer import Outbox, ResultMessage
+from sharedtask.backends.worker.runner import Identity, Runner
+from sharedtask.backends.worker.status_page import Word
 from sharedtask.store.decoded import Values
-from sharedtask.worker import call_header, envelope, result_format, status_page
-from sharedtask.worker.job import Job
-from sharedtask.worker.limits import ChunkLimits, LimitCheck
-from sharedtask.worker.log_box import LogWriter
-from sharedtask.worker.log_hooks import LogHooks
-from sharedtask.worker.process_settings import SettingsFollower
-from sharedtask.worker.result_writer import Outbox, ResultMessage
-from sharedtask.worker.runner import Identity, Runner
-from sharedtask.worker.status_page import Word
 
 from . import attaching, child, wire
 from .stdio import redirect_prints
@@ -37,9 +37,9 @@ from .wire import Frame, Kind
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from sharedtask.backends.worker.envelope import Envelope
     from sharedtask.memory.payload import Payload
     from sharedtask.outcomes import Change
-    from sharedtask.worker.envelope import Envelope
 
 
 def main(socket_fd: int, status_fd: int, tracker_fd: int, birth: bytes) -> int:

@@ -11,11 +11,11 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sharedtask.backends.worker import call_header
+from sharedtask.backends.worker.status_page import Phase, Word
 from sharedtask.errors import RemoteTraceback, TaskTimeoutError, WorkerDiedError
 from sharedtask.outcomes import Batch, written_advice
 from sharedtask.system.oom_events import OutOfMemoryKills
-from sharedtask.worker import call_header
-from sharedtask.worker.status_page import Phase, Word
 
 from . import recycling, work_items
 from .received import saved_results

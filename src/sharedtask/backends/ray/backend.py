@@ -16,11 +16,11 @@ from sharedtask.backends import encoding
 from sharedtask.backends.base import Backend, Call, Chunk, Concurrency, Session, Sink, Team
 from sharedtask.backends.leased_session import LeasedSession
 from sharedtask.backends.leasing import header_of, lease_all
+from sharedtask.backends.worker import envelope, process_settings
 from sharedtask.serialization import codec, functions
 from sharedtask.store.cache import Lease, ShareCache
 from sharedtask.store.handles import Handle, handle_cache
 from sharedtask.system import critical_sections, forks
-from sharedtask.worker import envelope, process_settings
 from sharedtask.writing.handler import Reach, Stage
 
 from . import runtime, status_file, store, work_items, worker

@@ -12,10 +12,10 @@ import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from sharedtask.backends.worker import call_header
+from sharedtask.backends.worker.status_page import Phase, Word
 from sharedtask.errors import RemoteTraceback, TaskTimeoutError, WorkerDiedError
 from sharedtask.outcomes import written_advice
-from sharedtask.worker import call_header
-from sharedtask.worker.status_page import Phase, Word
 
 from . import runtime, status_file
 

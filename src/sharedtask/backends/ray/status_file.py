@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sharedtask.worker import log_box, status_page
-from sharedtask.worker.status_page import Phase, Word
+from sharedtask.backends.worker import log_box, status_page
+from sharedtask.backends.worker.status_page import Phase, Word
 
 from . import runtime
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from sharedtask.backends import work_items
 from sharedtask.backends.base import REPORT_SOON_SECONDS
 from sharedtask.backends.call_logs import CallLogs, strays
+from sharedtask.backends.worker import envelope, result_format
 from sharedtask.outcomes import Batch, Change, Report
 from sharedtask.serialization import codec
 from sharedtask.store.stores import BytesStore
 from sharedtask.version import VERSION
-from sharedtask.worker import envelope, result_format
 
 from .message import Message
 from .store import RayStore

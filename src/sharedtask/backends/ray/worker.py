@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from sharedtask import context
+from sharedtask.backends.worker import envelope, import_path, log_box, process_settings, status_page
+from sharedtask.backends.worker.job import Job
+from sharedtask.backends.worker.log_hooks import LogHooks
+from sharedtask.backends.worker.process_settings import SettingsFollower
+from sharedtask.backends.worker.result_writer import Outbox
+from sharedtask.backends.worker.runner import Identity, Runner
+from sharedtask.backends.worker.status_page import Word
 from sharedtask.memory.segments import Layout
 from sharedtask.serialization import codec
 from sharedtask.store.decoded import Values
 from sharedtask.store.stores import ReceivedBytes, SegmentStore, seal
 from sharedtask.version import VERSION
-from sharedtask.worker import envelope, import_path, log_box, process_settings, status_page
-from sharedtask.worker.job import Job
-from sharedtask.worker.log_hooks import LogHooks
-from sharedtask.worker.process_settings import SettingsFollower
-from sharedtask.worker.result_writer import Outbox
-from sharedtask.worker.runner import Identity, Runner
-from sharedtask.worker.status_page import Word
 
 from . import numbers, runtime, status_file
 from .message import MISSING, MOST_LOGGED, OTHER_VERSION, RAN, UNREADABLE, Answer, Message
@@ -38,11 +38,11 @@ from .status_file import StatusFile
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from sharedtask.backends.worker.call_header import CallHeader, SharedParameter
+    from sharedtask.backends.worker.envelope import Envelope
+    from sharedtask.backends.worker.result_writer import ResultMessage
     from sharedtask.memory.payload import Payload
     from sharedtask.outcomes import Change
-    from sharedtask.worker.call_header import CallHeader, SharedParameter
-    from sharedtask.worker.envelope import Envelope
-    from sharedtask.worker.result_writer import ResultMessage
 
     from .message import Frame
     from .objects import ReceivedPayload

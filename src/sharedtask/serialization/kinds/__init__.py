@@ -29,7 +29,7 @@ from sharedtask.errors import DefinitionError
 from sharedtask.memory.locations import Memory
 from sharedtask.serialization import reducers, variables
 from sharedtask.system.finalizers import Known, forgetting
-from sharedtask.tracebacks import shortened
+from sharedtask.system.tracebacks import shortened
 
 from . import completed, exceptions, named, singletons
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from sharedtask.errors import IncompleteValueWarning
 from sharedtask.serialization import classes
 from sharedtask.serialization.reducers import set_state
-from sharedtask.tracebacks import level_of_user
+from sharedtask.system.tracebacks import level_of_user
 
 from .completed import own_way
 

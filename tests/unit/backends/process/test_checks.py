@@ -9,7 +9,7 @@ import pytest
 
 from sharedtask.backends.process.checks import GRACE_SECONDS, Checks
 from sharedtask.backends.process.watchdog import Watchdog
-from sharedtask.worker.status_page import Phase, Word
+from sharedtask.backends.worker.status_page import Phase, Word
 
 EARLIER, GIVEN_UP, NEXT = 1, 2, 3
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from sharedtask.backends.process import log_reading
-from sharedtask.worker import log_records
-from sharedtask.worker.log_box import LogWriter
-from sharedtask.worker.status_page import LOG_SIZE, Word
+from sharedtask.backends.worker import log_records
+from sharedtask.backends.worker.log_box import LogWriter
+from sharedtask.backends.worker.status_page import LOG_SIZE, Word
 
 
 def worker_with(text: str) -> Any:

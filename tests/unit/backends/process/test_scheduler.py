@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sharedtask.backends.base import Chunk, Limits, Team
 from sharedtask.backends.process.scheduler import Scheduler
 from sharedtask.backends.process.work_items import OpenCall, WorkItem
-from sharedtask.worker.envelope import Envelope
+from sharedtask.backends.worker.envelope import Envelope
 
 QUICK, SLOW = 0.001, 0.1
 

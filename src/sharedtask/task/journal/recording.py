@@ -23,8 +23,8 @@ from sharedtask.outcomes import Batch, with_item_note
 from sharedtask.serialization.hashing import Fingerprints, joined
 from sharedtask.serialization.unpicklable import culprit
 from sharedtask.system import interrupts
+from sharedtask.system.tracebacks import level_of_user
 from sharedtask.text import listed
-from sharedtask.tracebacks import level_of_user
 
 from . import database
 from .database import Journal, RunRow

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sharedtask.worker import log_box
-from sharedtask.worker.log_box import LogWriter
-from sharedtask.worker.status_page import LOG_SIZE, Word
+from sharedtask.backends.worker import log_box
+from sharedtask.backends.worker.log_box import LogWriter
+from sharedtask.backends.worker.status_page import LOG_SIZE, Word
 
 
 def ring(**started: int) -> tuple[memoryview, memoryview]:

@@ -20,7 +20,7 @@ from sharedtask.serialization import codec, homes, variables
 from sharedtask.serialization.composition import is_constant
 from sharedtask.system.finalizers import Known
 from sharedtask.system.loading import when_loaded
-from sharedtask.tracebacks import level_of_user
+from sharedtask.system.tracebacks import level_of_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

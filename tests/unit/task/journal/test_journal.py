@@ -40,8 +40,8 @@ from sharedtask import (
     zeros,
 )
 from sharedtask.backends import fingerprints
-from sharedtask.journal import database, recovery
 from sharedtask.serialization import hashing
+from sharedtask.task.journal import database, recovery
 from sharedtask.testing import Belongings, assert_nothing_left, assert_same, until
 
 pytestmark = pytest.mark.timeout(60)
@@ -1264,7 +1264,8 @@ import sys
 from sharedtask import parallel
 import numpy as np
 parallel(shared=["t"])(lambda x, t: t[x]).map(range(3), t=np.ones(5))
-print({"sqlite3", "_sqlite3", "sharedtask.journal.database", "sharedtask.serialization.hashing"}
+journal = "sharedtask.task.journal.database"
+print({"sqlite3", "_sqlite3", journal, "sharedtask.serialization.hashing"}
       & set(sys.modules))
 """
     ran = subprocess.run(

@@ -323,7 +323,7 @@ class Runner:
 
     def _made_for(self, header: call_header.CallHeader, job: Job) -> dict[str, Any]:
         if self._made is None:
-            with undisturbed("sharedtask.worker.making"):  # needed by few calls
+            with undisturbed("sharedtask.backends.worker.making"):  # needed by few calls
                 from .making import Table
 
             self._made = Table()
@@ -424,7 +424,7 @@ class Runner:
 
 def new_clock() -> Clock:
     """The clock of a chunk that is traced."""
-    with undisturbed("sharedtask.worker.chunk_clock"):
+    with undisturbed("sharedtask.backends.worker.chunk_clock"):
         from .chunk_clock import ChunkClock
 
     return ChunkClock()

@@ -27,8 +27,8 @@ from sharedtask.version import VERSION
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from sharedtask.journal.database import Told
     from sharedtask.store.name_registry import Listed
+    from sharedtask.task.journal.database import Told
 
     _Command = Callable[[argparse.Namespace], None]
 
@@ -195,7 +195,7 @@ def _removal(each: Listed) -> str:
 
 
 def _journal(given: argparse.Namespace) -> None:
-    from sharedtask.journal import database  # loads SQLite, and numpy
+    from sharedtask.task.journal import database  # loads SQLite, and numpy
 
     if given.recover is not None:
         _recover(given.file, given.recover)
@@ -204,7 +204,7 @@ def _journal(given: argparse.Namespace) -> None:
 
 
 def _recover(path: str, new: str) -> None:
-    from sharedtask.journal import recovery
+    from sharedtask.task.journal import recovery
 
     found = recovery.recover(path, new)
     _say(f"{new}: {found.results} results of {found.runs} runs.")
@@ -381,13 +381,13 @@ def _trace(given: argparse.Namespace) -> None:
 
 
 def _demo(_given: argparse.Namespace) -> None:
-    from sharedtask.demo import search
+    from sharedtask.cli import search
 
     _say_at_once(search.run())
 
 
 def _bench(_given: argparse.Namespace) -> None:
-    from sharedtask.demo import bench
+    from sharedtask.cli import bench
 
     _say_at_once(bench.run())
 
