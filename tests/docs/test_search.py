@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 ANSWERS = {
     "initializer": "how-to/per-worker/",
     "logging": "how-to/logs/",
-    "tqdm": "how-to/notebooks/",
+    "tqdm": "how-to/tqdm/",
     "jupyter": "how-to/notebooks/",
     "lru_cache": "options/",
     "n_jobs": "coming-from/joblib/",
