@@ -380,13 +380,13 @@ KINDS: dict[str, Kind] = {
         "strided view, `[::2]`",
         lambda n: floats(2 * n)[::2],
         element,
-        why="with its gaps: they are no more than what it shows",
+        why="with its gaps, which are no larger than its elements",
     ),
     "sparse-view": Kind(
         "strided view, `[::4]`",
         lambda n: floats(4 * n)[::4],
         element,
-        why="without its gaps: gathered when it is stored, and compared after a write among them",
+        why="without its gaps: made contiguous when stored, compared after a write to its pages",
     ),
     "reversed": Kind("reversed view, `[::-1]`", lambda n: floats(n)[::-1], element),
     "broadcast": Kind(
@@ -401,7 +401,7 @@ KINDS: dict[str, Kind] = {
     "masked": Kind("masked array", masked, lambda v, k: v.data[k], why="its mask as well"),
     "matrix": Kind("`np.matrix`", matrix, row),
     "subclass": Kind(
-        "subclass of `ndarray`", measured, element, why="its attributes stand in the pickle"
+        "subclass of `ndarray`", measured, element, why="its attributes are in the pickle"
     ),
     "memmap": Kind(
         "`np.memmap`", mapped, element, why="each worker opens the file; nothing is copied"
@@ -442,7 +442,7 @@ KINDS: dict[str, Kind] = {
         series(lambda pd, n: pd.array(texts(n), pd.StringDtype("pyarrow"))),
         text_at,
         needs="pyarrow",
-        why="strings of pyarrow, which pandas 3 takes by itself",
+        why="strings of pyarrow, the default of pandas 3",
     ),
     "arrow-backed": Kind(
         "pandas, Arrow-backed",
