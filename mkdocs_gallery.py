@@ -13,6 +13,14 @@ ROOT = Path(__file__).parent
 EXAMPLES = ROOT / "examples"
 NOTEBOOK = "notebook.py"
 PICTURES = {"histogram.py": "histogram.svg", "pairwise_distances.py": "distances.png"}
+# What an example needs besides `pip install "sharedtask[demo]"`, and where its output is from.
+NEEDS = {
+    "cluster.py": "Below is its output on worker processes. On Ray it needs Ray.",
+    "dataframe.py": "It needs pandas and joblib.",
+    "fitted_model.py": "It needs scikit-learn and joblib.",
+    "shared_kwargs_example.py": "It needs Ray; with `--backend mp` it does not.",
+    "torch_model.py": "It needs PyTorch and joblib.",
+}
 
 
 def gallery() -> str:
@@ -26,23 +34,25 @@ def part(name: str) -> str:
     source = (EXAMPLES / name).read_text()
     about = (ast.get_docstring(ast.parse(source)) or "").replace("``", "`")
     title, _, rest = about.partition("\n")
-    parts = [f"## {name}", f"**{title}**", rest.strip()]
+    parts = [f"## {name}", f"**{title}**", rest.strip(), NEEDS.get(name, "")]
     if name in PICTURES:
         parts.append(f"![{title}](img/{PICTURES[name]})")
-    parts += [f"```text\n{printed}```" for printed in recorded(name)[:1]]
+    parts += [f"It prints:\n\n```text\n{printed}```" for printed in recorded(name)[:1]]
     code = f"```python\n{source}```".replace("\n", "\n    ")
     parts.append(f'??? example "Code of examples/{name}"\n\n    {code}')
     return "\n\n".join(each for each in parts if each)
 
 
 def recorded(name: str) -> list[str]:
-    """What pages show of an example's output; compared with a run by test_examples.py."""
+    """The output of an example, on a page or in a file; test_examples.py compares it with a run."""
     block = re.compile(
         rf"<!-- printed by examples/{re.escape(name)} -->\n```text\n(.*?)^```$",
         re.DOTALL | re.MULTILINE,
     )
     pages = sorted((ROOT / "docs").rglob("*.md"))
-    return [found for page in pages for found in block.findall(page.read_text())]
+    file = EXAMPLES / "support" / "printed" / f"{name.removesuffix('.py')}.txt"
+    found = [found for page in pages for found in block.findall(page.read_text())]
+    return [*found, file.read_text()] if file.exists() else found
 
 
 def executed() -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mkdocs_checks
 import mkdocs_gallery
 
 from sharedtask import options
@@ -101,3 +102,11 @@ def on_files(files: Any, config: Any) -> Any:
     files.append(File.generated(config, "notebook.ipynb", content=notebook))
     PLACES["<!-- notebook -->"] = lambda: mkdocs_gallery.as_page(notebook)
     return files
+
+
+def on_post_build(config: Any) -> None:
+    """Fail where a link leads nowhere, or a page is heavy."""
+    from mkdocs.exceptions import Abort
+
+    if found := mkdocs_checks.problems(Path(config.site_dir)):
+        raise Abort("\n".join(found))

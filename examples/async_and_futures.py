@@ -1,4 +1,4 @@
-"""Futures, ``await`` and ``async for`` use the same workers and the same shared value at once.
+"""Futures, ``await`` and ``async for`` use the same workers and one shared value together.
 
 The shared value is a table of monthly temperatures of 400 invented weather stations over 50 years.
 """
@@ -32,7 +32,7 @@ for future in as_completed(futures):
 
 
 async def average() -> float:
-    """The whole map, awaited: the event loop stays free meanwhile."""
+    """The whole map, awaited: the event loop stays free."""
     slopes = await warming.amap(range(STATIONS), table=table)
     return float(np.mean([slope for _, slope in slopes]))
 

@@ -1,8 +1,8 @@
-"""A bank: anyone may pay anyone, and an auditor reads all accounts meanwhile.
+"""A bank: every account may pay every other, while an auditor adds up all of them.
 
-Payments write to places that nobody knows beforehand, so they overlap: that takes locks. A payment
-locks two accounts, the auditor all of them for reading. Money is neither made nor lost, and the
-auditor never sees a payment half done.
+The accounts of a payment are not known beforehand, so payments overlap and need locks. A payment
+locks two accounts, the auditor locks all of them for reading. No money appears or disappears, and
+the auditor never sees half of a payment.
 """
 
 import multiprocessing
@@ -30,9 +30,9 @@ def payments(day: int) -> list[tuple[int, int, int]]:
 
 @parallel(workers=4, chunksize=1)
 def day_with_locks(day: int, bank: Locked[np.ndarray]) -> int:
-    """Pay, and give what the auditor has found in the evening: the sum of all accounts."""
+    """Make the payments, and return the evening's audit: the sum of all accounts."""
     for payer, payee, amount in payments(day):
-        low, high = sorted((payer, payee))  # everyone locks in the same order: no deadlock
+        low, high = sorted((payer, payee))  # all lock in the same order: no deadlock
         with bank.write(low) as first, bank.write(high) as second:
             first[...] += amount if low == payee else -amount
             second[...] += amount if high == payee else -amount

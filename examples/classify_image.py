@@ -1,7 +1,7 @@
 """The smallest whole program: a model shared with every call, a small config copied, a bar.
 
-Only ``model`` is marked. It goes into shared memory once, however many images there are and however
-often ``map`` is called; ``config`` is small and simply travels with the work.
+Only ``model`` is marked. It goes into shared memory once, for any number of images and calls of
+``map``; ``config`` is small and travels with the work.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""One program for one machine and for a cluster: where it runs is said outside of it.
+"""One program for one machine and for a cluster: environment variables decide where it runs.
 
 On worker processes, on a Ray of this machine, and on the Ray cluster at an address:
 
@@ -7,8 +7,8 @@ On worker processes, on a Ray of this machine, and on the Ray cluster at an addr
     RAY_ADDRESS=host:6379 SHAREDTASK_BACKEND=ray python examples/cluster.py
 
 A permutation test: how strong is the strongest correlation that chance alone finds between a trait
-of 2,000 people and any of 4,000 markers? Every item shuffles the trait anew. The table of markers,
-32 MB, is needed by all of them and is shared.
+of 2,000 people and any of 4,000 markers? Every item shuffles the trait again. All items need the
+table of markers, 32 MB, which is shared.
 """
 
 import os

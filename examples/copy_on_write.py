@@ -1,8 +1,8 @@
-"""Code that writes into its argument works in parallel, and the caller's array stays as it is.
+"""Code that writes into its argument works in parallel, and the caller's array does not change.
 
 Each fold of a cross-validation standardises the data in place, as numerical code often does. With
-``CopyOnWrite`` every item sees the original, may write anywhere, and only the pages it writes are
-copied, inside its worker. With ``Shared`` the same write is refused, with a note on what to do.
+``CopyOnWrite`` every item sees the original and may write anywhere; only the pages that it writes
+are copied, in its worker. With ``Shared`` the same write raises an error that says what to do.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""A DataFrame is the shared value: one report for each shop, from sales that all workers share.
+"""A DataFrame is the shared value: one report for each shop, from a frame that all workers share.
 
 The same function runs in this process, in a pool of multiprocessing, with joblib, in parallel with
 nothing marked, and with the frame shared.
@@ -37,7 +37,7 @@ def sales_of(rows: int) -> pd.DataFrame:
 
 
 def report(shop: int, sales: pd.DataFrame) -> dict:
-    """What the articles of one shop have brought in."""
+    """The revenue of each article in one shop."""
     low, high = sales["shop"].cat.codes.searchsorted([shop, shop + 1])
     own = sales.iloc[low:high]
     return (own["price"] * own["pieces"]).groupby(own["article"]).sum().round(6).to_dict()

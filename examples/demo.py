@@ -61,7 +61,7 @@ def with_futures(work: Callable[..., Any], items: Iterable[Any]) -> list[Any]:
 
 
 def with_joblib(work: Callable[..., Any], items: Iterable[Any]) -> list[Any]:
-    """Large arrays go into a memory-mapped file by themselves, other values are pickled."""
+    """Large arrays go into a memory-mapped file automatically, other values are pickled."""
     return joblib.Parallel(WORKERS)(joblib.delayed(work)(item) for item in items)
 
 

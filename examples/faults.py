@@ -1,7 +1,7 @@
-"""One item kills its worker, one hangs, one raises: the other items arrive all the same.
+"""One item kills its worker, one hangs, one raises: all other results still arrive.
 
-With ``return_exceptions=True`` the error of an item stands at its place in the results. Without it,
-the first error is raised, and it names its item.
+With ``return_exceptions=True`` the error of an item takes the place of its result. Without it,
+the call raises the first error, which names its item.
 """
 
 import os

@@ -1,8 +1,8 @@
 """Two fitted scikit-learn models are shared: one of plain arrays, and a forest.
 
 The same function runs in this process, in a pool of multiprocessing, with joblib, in parallel with
-nothing marked, and with the model shared. Arrays are shared as they are; the trees of a forest are
-built once in each worker, for scikit-learn copies their tables when it loads them.
+nothing marked, and with the model shared. Arrays are shared without a copy; each worker builds the
+trees of a forest once, because scikit-learn copies their tables when it loads them.
 """
 
 import copy
@@ -32,7 +32,7 @@ def predict_shared(images: np.ndarray, model: Shared[object]) -> list[int]:
 
 
 def noisy(images: np.ndarray, count: int) -> np.ndarray:
-    """Each is one of the images, with noise of its own."""
+    """Each is one of the images, with its own noise."""
     rng = np.random.default_rng(0)
     return images[np.arange(count) % len(images)] + rng.normal(0, 2, (count, images.shape[1]))
 

@@ -1,7 +1,7 @@
-"""The grey levels of eight million pixels: everyone adds to one histogram.
+"""The grey levels of eight million pixels: all workers add to one histogram.
 
-By hand that takes a lock, or a slot for each worker and a sum at the end. A ``Reduced`` array is
-the slots and the sum. ``python histogram.py out.svg`` draws what was counted.
+By hand that needs a lock, or a slot for each worker and a sum at the end. A ``Reduced`` array
+provides the slots and the sum. ``python histogram.py out.svg`` draws the histogram.
 """
 
 import multiprocessing
@@ -20,7 +20,7 @@ WORKERS, BLOCKS, LEVELS = 4, 64, 256
 processes = multiprocessing.get_context("fork")
 
 
-# --- by hand, one lock for everyone ------------------------------------------------------------
+# --- by hand, one lock for all workers ---------------------------------------------------------
 
 
 def counted_with_a_lock(pixels: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""What goes wrong with shared memory by hand, and what the same mistake does with sharedtask.
+"""Mistakes with shared memory by hand, and the same mistakes with sharedtask.
 
-Every mistake is really made, each in a program of its own, and what is printed is what happened:
-``python lecture_mistakes.py NAME`` runs one of them by itself. `docs/writing/squares.md` explains.
+The program makes each mistake in a separate process and prints what happened. ``python
+lecture_mistakes.py NAME`` makes a single one. `docs/writing/squares.md` explains them.
 """
 
 import multiprocessing
@@ -21,7 +21,7 @@ import numpy.typing as npt
 import sharedtask
 from sharedtask import Partitioned, Shared, SharedTaskError, parallel, partition
 
-SIZE = 1_000_003  # a length that nobody else on this machine has
+SIZE = 1_000_003  # a length that no other program on this machine uses
 CUTS = np.linspace(0, SIZE, 5, dtype=int)
 SHM = Path("/dev/shm")  # noqa: S108 - where Linux keeps named shared memory
 processes = multiprocessing.get_context("fork")
@@ -97,7 +97,7 @@ def overlap_declared() -> None:
         print(f"{type(error).__name__}: {error}")
 
 
-# --- a worker is told the wrong dtype ------------------------------------------------------------
+# --- a worker gets the wrong dtype --------------------------------------------------------------
 
 
 def dtype_by_hand() -> None:
@@ -216,7 +216,7 @@ def square(block: slice, out: Partitioned[np.ndarray]) -> None:  # noqa: ARG001
 
 
 def in_place(work: Callable[..., None], cuts: list[tuple[int, int]]) -> None:
-    """Run ``work(name, start, stop)`` for each cut in a process of its own, and look."""
+    """Run ``work(name, start, stop)`` for each cut in its own process, and check the result."""
     shared = SharedMemory(create=True, size=8 * SIZE)
     try:
         numbers = np.ndarray(SIZE, np.float64, shared.buf)
@@ -245,7 +245,7 @@ MISTAKES: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {
 
 
 def happened(mistake: Callable[[], None]) -> str:
-    """Run it in a program of its own; what became of it."""
+    """Run it in a separate program, and describe what happened."""
     ran = subprocess.run(  # noqa: S603
         [sys.executable, __file__, mistake.__name__],
         capture_output=True,

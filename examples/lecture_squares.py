@@ -1,9 +1,9 @@
 """Square a million numbers in place with four workers: by hand in three ways, and declared.
 
-The first way sends the numbers through queues. The next two share memory by hand and send only
-where to find it. With ``Partitioned`` that is one word, and a wrong cut is an error before
-anything runs. What goes wrong by hand is shown by `lecture_mistakes.py`, and all of it is told in
-`docs/writing/squares.md`.
+The first way sends the numbers through queues. The next two share memory by hand and send only its
+location. With ``Partitioned`` one annotation does this, and a wrong cut is an error before any item
+runs. `lecture_mistakes.py` shows what can go wrong by hand, and `docs/writing/squares.md` explains
+both programs.
 """
 
 import ctypes

@@ -1,8 +1,8 @@
 """Mean, standard deviation and maximum of two million numbers with four workers.
 
-The numbers stay where they are; the workers tell a few sums. By hand each worker has a slot of its
-own in a second piece of shared memory, so nobody needs a lock. Declared, it returns its sums, or
-adds them to a ``Reduced`` array. `docs/writing/sums.md` explains.
+The numbers stay in shared memory; workers report only a few sums. By hand each worker has its own
+slot in a second piece of shared memory, so no lock is needed. With annotations it returns its sums,
+or adds them to a ``Reduced`` array. `docs/writing/sums.md` explains.
 """
 
 import multiprocessing

@@ -1,7 +1,7 @@
 """Digits in a notebook: a shared reference, a second call that sends nothing, and what travels.
 
-Each part that begins with ``# %%`` is a cell. The build of the documentation runs them, and offers
-the notebook with its output; in an editor that knows such cells this file is a notebook as it is.
+Each part that begins with ``# %%`` is a cell. The build of the documentation runs the cells and
+offers the notebook with its output; editors that support such cells open this file as a notebook.
 """
 
 # %% [markdown]

@@ -1,7 +1,7 @@
 """How far is every handwritten digit from every other? Tiles of one large matrix.
 
-The 1,797 images of scikit-learn's digits give 3.2 million distances. Each item is a tile: it says
-where it lies in the matrix, and gets that block to write. ``python pairwise_distances.py out.png``
+The 1,797 images of scikit-learn's digits give 3.2 million distances. Each item is a tile: it names
+its position in the matrix, and the task writes that block. ``python pairwise_distances.py out.png``
 draws the matrix, dark where two images are alike.
 """
 

@@ -1,7 +1,7 @@
 """A table of a million words as a dict, a list, and as arrays: what sharing each costs.
 
-All answer the same questions. A dict or a list is built anew in each worker, once; arrays are
-shared as they are. An argument is another number of words.
+All answer the same questions. Each worker builds a dict or a list once; arrays are shared without
+a copy. Pass another number of words as an argument.
 """
 
 import importlib.util
@@ -83,7 +83,7 @@ def again(task: Any, table: object) -> float:
 
 
 def holding(table: object) -> dict[int, int]:
-    """What each worker has for itself while it holds the table."""
+    """The private memory of each worker while it holds the table."""
     return dict(own_memory.map([time.time() + 1.0] * WORKERS, table=table))
 
 

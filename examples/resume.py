@@ -1,7 +1,7 @@
-"""A long map is killed with SIGKILL when half of it is done; the same call finds that, and goes on.
+"""A long map is killed with SIGKILL half-way; the same call then runs only the rest.
 
 The program starts itself a second time, as a child that it kills. Both make the same call, so
-nothing but ``journal=`` is needed to resume it.
+``journal=`` alone is enough to resume it.
 """
 
 import os
@@ -21,7 +21,7 @@ ITEMS = 60
 
 @parallel(workers=2)
 def simulate(seed: int, terrain: Shared[np.ndarray], entered: str) -> float:
-    """A walk over the terrain; that it was begun is noted in a file."""
+    """A walk over the terrain; its start is recorded in a file."""
     with open(entered, "a", encoding="ascii") as file:
         file.write(f"{seed}\n")
     time.sleep(0.05)  # a real one would take minutes
@@ -37,7 +37,7 @@ def run(folder: Path) -> list[float]:
 
 
 def entered(folder: Path) -> int:
-    """How many walks were begun so far, in all processes."""
+    """The number of walks that have started so far, in all processes."""
     file = folder / "entered"
     return len(file.read_text().split()) if file.exists() else 0
 
@@ -54,9 +54,9 @@ with tempfile.TemporaryDirectory() as name:
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     before = entered(folder)
-    print(f"killed after {before} of {ITEMS} walks had begun")
+    print(f"killed after {before} of {ITEMS} walks had started")
 
-    table = subprocess.run(  # noqa: S603  a command of ours
+    table = subprocess.run(  # noqa: S603  our own command
         [sys.executable, "-m", "sharedtask", "journal", folder / "run.sqlite"],
         capture_output=True,
         text=True,

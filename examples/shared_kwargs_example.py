@@ -1,7 +1,7 @@
-"""``multi_process``: a map in one call, over functions that nobody had to decorate.
+"""``multi_process``: a map in one call, over functions without a decorator.
 
-Three jobs: one shared model, timed with and without sharing; several shared objects beside a small
-one that is not; a classification from end to end. They run on Ray; with ``--backend mp``, on worker
+Three jobs: one shared model, timed with and without sharing; several shared objects with a small
+unshared one; a classification from end to end. They run on Ray; with ``--backend mp``, on worker
 processes of this machine.
 """
 
@@ -44,7 +44,7 @@ def timed(shared: list[str] | None) -> tuple[float, list[float]]:
     return time.perf_counter() - start, results
 
 
-# The workers are started by whoever comes first; that is not what is compared.
+# The first map starts the workers, which is not part of the comparison.
 multi_process(abs, range(2 * WORKERS), workers=WORKERS, backend=backend, progress=False)
 
 unshared, copied = timed(None)

@@ -1,8 +1,8 @@
 """Draw from an endless stream of work until the answer is good enough, then stop.
 
 A bootstrap of the median: each item is a seed, the seeds never end, and we leave the loop when the
-estimate of the standard error has settled. ``imap`` takes seeds only a little ahead of the results,
-and leaving the loop stops the workers.
+estimate of the standard error is stable. ``imap`` reads only a few seeds ahead of the results, and
+leaving the loop stops the workers.
 """
 
 import itertools

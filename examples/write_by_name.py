@@ -1,7 +1,7 @@
 """Two programs, one array: one shares it under a name, the other finds it there and fills it.
 
-They are not related, and only the name passes between them. Here the first starts the second, as
-``python write_by_name.py NAME``; it could be started by hand in another terminal as well.
+They are unrelated programs and exchange only the name. Here the first starts the second, as
+``python write_by_name.py NAME``; you could also start it by hand in another terminal.
 """
 
 import os

@@ -1,12 +1,14 @@
-"""Bring what the pages show up to date: code of the examples, what they print, their pictures.
+"""Update the code, output and pictures of the examples on the pages and in the gallery.
 
-A block on a page is taken from an example if one of these comments stands before it::
+A block on a page is taken from an example if one of these comments is before it::
 
     <!-- code of examples/histogram.py: count, counted_declared -->
     <!-- printed by examples/histogram.py -->
 
-``python examples/support/pages.py`` renews all blocks, with the figures of this machine. Names of
-examples after it renew only theirs; ``--code`` leaves the figures alone.
+``python examples/support/pages.py`` updates all blocks, with the figures of this machine, and the
+files in ``printed/`` for examples whose output is only in the gallery. With names of examples after
+it, it updates only theirs, and makes the file of an example that has none; ``--code`` does not
+change any output.
 """
 
 import ast
@@ -17,6 +19,7 @@ from pathlib import Path
 
 EXAMPLES = Path(__file__).parent.parent
 DOCS = EXAMPLES.parent / "docs"
+RECORDS = EXAMPLES / "support" / "printed"
 PICTURES = {
     "histogram.py": "histogram.svg",
     "pairwise_distances.py": "distances.png",
@@ -74,6 +77,20 @@ def renewed(page: str, only: list[str], *, figures: bool = True) -> str:
     return PRINTED.sub(fresh, page) if figures else page
 
 
+def record(only: list[str]) -> None:
+    """Update the output of examples that no page shows."""
+    shown = {
+        found["name"]
+        for path in DOCS.glob("**/*.md")
+        for found in PRINTED.finditer(path.read_text())
+    }
+    kept = [f"{path.stem}.py" for path in sorted(RECORDS.iterdir())]
+    for name in only or kept:
+        if name not in shown:
+            (RECORDS / name).with_suffix(".txt").write_text(printed(name))
+            print(f"recorded the output of {name}")
+
+
 if __name__ == "__main__":
     names = [name for name in sys.argv[1:] if name != "--code"]
     if not names:
@@ -84,3 +101,5 @@ if __name__ == "__main__":
         if after != before:
             path.write_text(after)
             print(f"renewed {path.relative_to(DOCS.parent)}")
+    if "--code" not in sys.argv:
+        record(names)

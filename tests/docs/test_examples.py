@@ -93,21 +93,27 @@ def check(name: str, folder: Path, *arguments: str, **variables: str) -> None:
     assert [] == list(folder.iterdir())
     if is_missing:
         return
-    for page, block in quoted(f"printed by examples/{name}"):
+    for page, block in [*quoted(f"printed by examples/{name}"), *in_the_gallery(name)]:
         told = f"{page.name} shows something else: python examples/support/pages.py {name}"
         assert outline(block) == outline(ran.stdout), told
 
 
 def quoted(source: str) -> list[tuple[Path, str]]:
-    """The blocks of all pages that stand below the comment "source", with their pages."""
+    """The blocks of all pages below the comment "source", with their pages."""
     start = rf"<!-- {re.escape(source)}[^\n]* -->\n```\w+\n"
     block = re.compile(start + r"(.*?)^```$", re.DOTALL | re.MULTILINE)
     return [(page, found) for page in PAGES for found in block.findall(page.read_text())]
 
 
+def in_the_gallery(name: str) -> list[tuple[Path, str]]:
+    """The output that only the gallery shows, with its file."""
+    file = EXAMPLES / "support" / "printed" / Path(name).with_suffix(".txt")
+    return [(file, file.read_text())] if file.exists() else []
+
+
 def outline(printed: str) -> str:
     """What is printed, without what differs from run to run: numbers, and where lines break."""
-    return " ".join(re.sub(r"[\d.,]*\d", "#", printed).split())
+    return " ".join(re.sub(r"[+-]?[\d.,]*\d", "#", printed).split())
 
 
 def without_blank_lines(code: str) -> str:

@@ -1,6 +1,7 @@
 """The site: few doors, every page behind one of them, the version and the changes on it."""
 
 import json
+import random
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import mkdocs_checks
 import mkdocs_gallery
 import mkdocs_hooks
 import pytest
@@ -66,7 +68,7 @@ def test_page_of_changes_has_all_fragments_and_releases(
 ) -> None:
     """What landed since the last release is told by kind, above the releases, until one is cut."""
     shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
-    for name in ("mkdocs_hooks.py", "mkdocs_gallery.py"):
+    for name in ("mkdocs_hooks.py", "mkdocs_checks.py", "mkdocs_gallery.py"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "pyproject.toml").write_text('[project]\nversion = "0.2.0"\n')
     old = "## 0.1.0 (2026-01-01)\n\nFirst.\n"
@@ -182,6 +184,16 @@ def test_gallery_has_each_example() -> None:
     assert "all three agree: True" in page.split("## histogram.py")[1].split("??? example")[0]
 
 
+# They print times: recorded by `python examples/support/pages.py NAME` on a quiet machine.
+TIMED = {"demo.py", "digits_forest.py", "embedding_search.py", "shared_kwargs_example.py"}
+
+
+def test_gallery_shows_what_examples_print() -> None:
+    """Each example in the gallery has its output, but for those that only print times."""
+    names = {path.name for path in (ROOT / "examples").glob("*.py")} - {"notebook.py"}
+    assert set() == {name for name in names if not mkdocs_gallery.recorded(name)} - TIMED
+
+
 def test_cells_of_the_notebook_run(tmp_path: Path) -> None:
     """The notebook of the site has the output of its cells: text, values and tables."""
     (tmp_path / "cells.py").write_text("'''About.'''\n\n# %%\nx = 2\nprint(x)\nx + 1\n")
@@ -191,3 +203,26 @@ def test_cells_of_the_notebook_run(tmp_path: Path) -> None:
     assert "```python\nx = 2\nprint(x)\nx + 1\n```\n\n```text\n2\n```\n\n```text\n3\n```" == (
         mkdocs_gallery.as_page(made)
     )
+
+
+def test_dead_links_and_anchors_are_found(tmp_path: Path) -> None:
+    """The build names each link to a page, a file or an anchor that the site does not have."""
+    (tmp_path / "b").mkdir()
+    links = ("b/#here", "b/index.html#gone", "c/", "#top", "https://other.example/#x", "a.png")
+    body = " ".join(f'<a class="x" href="{link}">x</a>' for link in links)
+    (tmp_path / "index.html").write_text(f'<h1 id="top">A</h1> {body}')
+    (tmp_path / "b/index.html").write_text('<h1 id="here">B</h1> <a href="../#top">up</a>')
+    dead = ("b/index.html#gone", "c/", "a.png")
+    assert [f"index.html: nothing is at {link}" for link in dead] == mkdocs_checks.problems(
+        tmp_path
+    )
+
+
+def test_heavy_page_is_found(tmp_path: Path) -> None:
+    """A page counts with what it loads, compressed."""
+    (tmp_path / "a.png").write_bytes(random.Random(0).randbytes(1_100_000))
+    (tmp_path / "a.js").write_text("x" * 2_000_000)
+    (tmp_path / "light.html").write_text('<script src="a.js"></script>')
+    (tmp_path / "heavy.html").write_text('<img alt="" src="a.png">')
+    (found,) = mkdocs_checks.problems(tmp_path)
+    assert re.fullmatch(r"heavy.html: 1,1\d\d,\d{3} bytes are loaded, and 1,000,000 .*", found)

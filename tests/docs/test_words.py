@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,24 +32,65 @@ INSTEAD = {
     "the conductor": "the run",
     "the starter": "the forkserver",
 }
-WORDS = re.compile(rf"\b({'|'.join(re.escape(word) for word in INSTEAD)})\b", re.IGNORECASE)
+# On pages and in examples, which users read, these as well.
+INSTEAD_ON_PAGES = INSTEAD | {
+    "all the same": "still",
+    "as it stands": "without a change, without arguments",
+    "begun": "started",
+    "beside": "next to, compared with",
+    "but for": "except",
+    "by itself": "automatically, or: alone",
+    "by themselves": "automatically, or: alone",
+    "dearer": "more expensive",
+    "dearest": "most expensive",
+    "everybody": "the actor: all workers, all users",
+    "everyone": "the actor: all workers, all users",
+    "given back": "returned, freed, released",
+    "gives back": "returns, frees, releases",
+    "in hand": "current",
+    "in the place of": "instead of",
+    "its kin": "similar ...",
+    "lets go": "releases, drops, frees",
+    "meanwhile": "at the same time, or: until then",
+    "mended": "fixed",
+    "of ours": "of sharedtask",
+    "seldom": "rarely",
+    "stand": "is, put, set",
+    "standing": "being, in",
+    "stands": "is, means",
+    "there and back": "round trip",
+    "told": "reported, warned, listed",
+}
+
+
+def of_words(words: Iterable[str]) -> re.Pattern[str]:
+    """Finds each of the words."""
+    return re.compile(rf"\b({'|'.join(re.escape(word) for word in words)})\b", re.IGNORECASE)
+
+
+WORDS, WORDS_ON_PAGES = of_words(INSTEAD), of_words(INSTEAD_ON_PAGES)
 # At the end of a line that needs the word, with the reason.
 MARKER = re.compile(r"words: \S")
 
 
+def pages() -> list[Path]:
+    """The pages that users and contributors read."""
+    ours = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+    docs = (ROOT / "docs").rglob("*.md")
+    return [*ours, *(page for page in docs if not re.match(r"\d{4}-", page.name))]
+
+
 def texts() -> list[Path]:
-    """The sources, and the pages that users and contributors read."""
-    pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
-    docs = [page for page in (ROOT / "docs").rglob("*.md") if page.parent.name != "decisions"]
-    return [*pages, *docs, *(ROOT / "src").rglob("*.py")]
+    """The pages, and the sources."""
+    return [*pages(), *(ROOT / "src").rglob("*.py")]
 
 
-def complaints(text: str) -> list[str]:
+def complaints(text: str, words: re.Pattern[str] = WORDS) -> list[str]:
     """The lines of a text with such a word, and what to write."""
     return [
-        f"line {number}: {found[0]!r}: write {INSTEAD[found[0].lower()]}"
+        f"line {number}: {found[0]!r}: write {INSTEAD_ON_PAGES[found[0].lower()]}"
         for number, line in enumerate(text.splitlines(), 1)
-        for found in WORDS.finditer(line)
+        for found in words.finditer(line)
         if not MARKER.search(line)
     ]
 
@@ -60,6 +101,39 @@ def test_sentences_are_plain() -> None:
         f"{path.relative_to(ROOT)}, {complaint}"
         for path in texts()
         for complaint in complaints(path.read_text())
+    ]
+
+
+# Code and output on a page may have any word; so may names of tests in its comments.
+NO_PROSE = re.compile(
+    r"^ *```.*?^ *```$|<!--.*?-->|`[^`\n]*`|\]\([^)]*\)", re.DOTALL | re.MULTILINE
+)
+
+
+def prose(page: str) -> str:
+    """A page without code, output and comments, with the same line numbers."""
+    return NO_PROSE.sub(lambda found: "\n" * found[0].count("\n"), page)
+
+
+def test_pages_are_plain() -> None:
+    """No sentence of a page has a word of either list."""
+    assert [] == [
+        f"{path.relative_to(ROOT)}, {complaint}"
+        for path in pages()
+        for complaint in complaints(prose(path.read_text()), WORDS_ON_PAGES)
+    ]
+
+
+def test_examples_are_plain() -> None:
+    """No docstring and no comment of an example has a word of either list."""
+    assert [] == [
+        f"{path.relative_to(ROOT)}, {complaint}"
+        for path in (ROOT / "examples").glob("*.py")
+        for text in (
+            *docstrings(path),
+            *re.findall(r"  # .*|^# .*", path.read_text(), re.MULTILINE),
+        )
+        for complaint in complaints(text, WORDS_ON_PAGES)
     ]
 
 
@@ -105,6 +179,14 @@ def test_line_with_a_reason_is_left_out() -> None:
 def test_identifiers_are_left_out() -> None:
     """A word that is a part of an identifier is not reported."""
     assert [] == complaints("as_nobody(), start_anew")
+
+
+def test_code_and_comments_of_pages_are_left_out() -> None:
+    """Only sentences of a page are read, with the lines of the page."""
+    page = "```text\ntold\n```\n`told` <!-- told -->\nIt is told.\n"
+    assert [f"line 5: 'told': write {INSTEAD_ON_PAGES['told']}"] == complaints(
+        prose(page), WORDS_ON_PAGES
+    )
 
 
 def test_new_pages_are_read() -> None:
