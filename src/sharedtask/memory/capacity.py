@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 from sharedtask.errors import StoreFullError
 from sharedtask.system import group_memory
@@ -43,6 +44,14 @@ def _meminfo(key: str) -> int:
         with open("/proc/meminfo", encoding="ascii") as file:
             return next(int(line.split()[1]) for line in file if line.startswith(key)) * 1024
     except (OSError, StopIteration, ValueError):
+        return _installed()
+
+
+def _installed() -> int:
+    """The memory of the machine: all that a system without /proc tells."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):
         return UNLIMITED
 
 

@@ -50,8 +50,8 @@ _WRITE_MAX = 0x7FFF_F000
 _SLOW_EXTENT_SECONDS, _SLOW_EXTENTS = 0.03, 4
 
 _MFD_NOEXEC_SEAL = 8
-_F_ADD_SEALS = getattr(fcntl, "F_ADD_SEALS", 1033)
-_F_GET_SEALS = getattr(fcntl, "F_GET_SEALS", 1034)
+_F_ADD_SEALS = getattr(fcntl, "F_ADD_SEALS", 0)
+_F_GET_SEALS = getattr(fcntl, "F_GET_SEALS", 0)
 _SEAL, _SHRINK, _GROW, _WRITE = 1, 2, 4, 8
 FIXED_SIZE = _SEAL | _SHRINK | _GROW  # without it a peer's ftruncate kills readers by SIGBUS
 FROZEN = FIXED_SIZE | _WRITE
@@ -149,6 +149,8 @@ def check(fd: int, size: int, *, frozen: bool) -> os.stat_result:
 
 def is_sealed(fd: int, wanted: int) -> bool:
     """Whether a file has these seals; only a memfd can have any."""
+    if not _F_GET_SEALS:
+        return False
     try:
         return fcntl.fcntl(fd, _F_GET_SEALS) & wanted == wanted
     except OSError:
@@ -164,7 +166,7 @@ def scratch(size: int) -> int:
             if uses_memfd():
                 fcntl.fcntl(fd, _F_ADD_SEALS, FIXED_SIZE)
             else:
-                os.posix_fallocate(fd, 0, size)
+                unlinked_files.reserve(fd, size)
         except BaseException:
             os.close(fd)
             raise
@@ -334,6 +336,8 @@ def collapse(fd: int, size: int) -> Huge | None:
 
     Each 2 MiB extent must hold a page before MADV_COLLAPSE (Linux 6.1) makes it huge.
     """
+    if not libc.IS_LINUX:
+        return None
     whole = size // HUGE * HUGE
     for offset in range(0, whole, HUGE):
         _write_at(fd, memoryview(b"\0"), offset)
@@ -353,7 +357,7 @@ def _collapsed_bytes(address: int, whole: int) -> int:
     slow = 0
     for offset in range(0, whole, HUGE):
         before = time.monotonic()
-        if not libc.madvise(address + offset, HUGE, libc.MADV_COLLAPSE):
+        if not libc.collapse(address + offset, HUGE):
             return offset
         slow += time.monotonic() - before > _SLOW_EXTENT_SECONDS
         if slow > _SLOW_EXTENTS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -13,6 +14,7 @@ from . import capacity
 
 _RAM_DISK = "/dev/shm"  # noqa: S108  it is checked, see _require_safe
 _O_PATH = getattr(os, "O_PATH", os.O_RDONLY)
+_BLOCK = 1 << 20
 _NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR | posix.O_NOFOLLOW | posix.O_CLOEXEC
 
 
@@ -46,6 +48,23 @@ def folder() -> str:
     if os.access(_RAM_DISK, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
         return _RAM_DISK
     return os.environ.get("TMPDIR") or "/tmp"  # noqa: S108  it is checked, see _require_safe
+
+
+def reserve(fd: int, size: int) -> None:
+    """Give an empty file so many bytes that are zero and have their place on the disk.
+
+    Without a place, a full disk would be a SIGBUS at the first write into its mapping.
+
+    Raises:
+        OSError: There is no room.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, 0, size)
+        return
+    for start in range(0, size, _BLOCK):
+        length = min(_BLOCK, size - start)
+        if os.pwrite(fd, bytes(length), start) < length:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def room() -> int:

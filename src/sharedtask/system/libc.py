@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap as _mmap
 import os
 import sys
 from typing import NoReturn, cast
@@ -23,9 +24,11 @@ _LIBC = cast("ctypes.CDLL", _FOUND)
 
 PROT_NONE, PROT_READ, PROT_WRITE = 0, 1, 2
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED = 1, 2, 16
-MAP_ANONYMOUS = 0x1000 if sys.platform == "darwin" else 0x20
+MAP_ANONYMOUS: int = getattr(_mmap, "MAP_ANONYMOUS", 0)
 _MAP_FAILED = ctypes.c_void_p(-1).value
-MADV_COLLAPSE = 25
+# On other systems the number may mean something else.
+IS_LINUX = sys.platform == "linux"
+_MADV_COLLAPSE = 25
 _MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
 PR_SET_PDEATHSIG, PR_GET_DUMPABLE = 1, 3
 
@@ -78,10 +81,9 @@ def munmap(address: int, size: int) -> None:
     _LIBC.munmap(address, size)
 
 
-def madvise(address: int, size: int, advice: int) -> bool:
-    """True if the kernel accepted the advice."""
-    result: int = _LIBC.madvise(address, size, advice)
-    return result == 0
+def collapse(address: int, size: int) -> bool:
+    """True if the kernel has made huge pages of this memory."""
+    return IS_LINUX and _LIBC.madvise(address, size, _MADV_COLLAPSE) == 0
 
 
 def memcmp(left: int, right: int, size: int) -> bool:
@@ -95,10 +97,25 @@ def memmove(target: int, source: int, size: int) -> None:
     ctypes.memmove(target, source, size)
 
 
-def prctl(option: int, value: int) -> None:
-    """Set a property of this process, if the system supports it."""
-    if hasattr(_LIBC, "prctl"):
-        _LIBC.prctl(option, value, 0, 0, 0)
+def prctl(option: int, value: int) -> bool:
+    """Set a property of this process; False if the system does not support it."""
+    return hasattr(_LIBC, "prctl") and _LIBC.prctl(option, value, 0, 0, 0) == 0
+
+
+def footprint(pid: int) -> int | None:
+    """Private memory of a process in bytes, where macOS tells it; None elsewhere.
+
+    Source:
+        ``proc_pid_rusage`` and ``struct rusage_info_v0`` of ``sys/resource.h`` of macOS.
+    """
+    if not hasattr(_LIBC, "proc_pid_rusage"):
+        return None
+    usage = (ctypes.c_uint64 * 32)()
+    failed = _LIBC.proc_pid_rusage(pid, 0, ctypes.byref(usage))
+    return None if failed else int(usage[_PHYS_FOOTPRINT])
+
+
+_PHYS_FOOTPRINT = 9  # the first two words are a UUID
 
 
 def is_dumpable() -> bool:
@@ -107,7 +124,9 @@ def is_dumpable() -> bool:
 
 
 def syscall(number: int, *arguments: int) -> int:
-    """A raw system call; OSError if it fails."""
+    """A raw system call of Linux; OSError if it fails, and on other systems."""
+    if not IS_LINUX:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     result: int = _LIBC.syscall(number, *arguments)
     if result < 0:
         _raise()

@@ -15,9 +15,16 @@ def slowness() -> float:
 
     In the last minute or at this moment: the average is low while a load begins.
     """
-    average, _, _, now, _ = Path("/proc/loadavg").read_text("utf-8").split()
-    wanting = max(float(average), float(now.partition("/")[0]))
+    wanting = max(os.getloadavg()[0], _running())
     return min(max(wanting / (os.cpu_count() or 1), 1.0), 8.0)
+
+
+def _running() -> float:
+    """How many processes want a core now, where the system tells."""
+    try:
+        return float(Path("/proc/loadavg").read_text("utf-8").split()[3].partition("/")[0])
+    except OSError:
+        return 0.0
 
 
 class Deadline:

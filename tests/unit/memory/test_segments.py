@@ -180,12 +180,12 @@ def test_huge_pages_that_are_refused(refused: str, monkeypatch: pytest.MonkeyPat
     """Where the kernel gives no huge pages, the bytes are the same."""
     data = np.arange(9_000_000, dtype=np.uint8)
     calls: list[int] = []
-    real = libc.madvise
+    real = libc.collapse
 
-    def madvise(address: int, size: int, advice: int) -> bool:
+    def collapse(address: int, size: int) -> bool:
         calls.append(address)
         if refused == "second" and len(calls) < 2:
-            return real(address, size, advice)
+            return real(address, size)
         return False
 
     if refused == "never aligned":
@@ -195,7 +195,7 @@ def test_huge_pages_that_are_refused(refused: str, monkeypatch: pytest.MonkeyPat
 
         monkeypatch.setattr(segments, "mapped", refuse)
     else:
-        monkeypatch.setattr(libc, "madvise", madvise)
+        monkeypatch.setattr(libc, "collapse", collapse)
     made = segments.write(codec.encode(data))
     try:
         assert np.array_equal(data, content(made.fd, made.size)[: data.size])

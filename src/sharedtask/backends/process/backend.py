@@ -18,6 +18,7 @@ from sharedtask.backends.leased_session import LeasedSession
 from sharedtask.backends.leasing import header_of, lease_all, still_sends
 from sharedtask.backends.worker import envelope, process_settings
 from sharedtask.backends.worker.envelope import Envelope
+from sharedtask.backends.worker.limits import require_measurable
 from sharedtask.errors import BackendUnavailableError, StoreFullError
 from sharedtask.outcomes import Report
 from sharedtask.store.cache import ShareCache
@@ -129,6 +130,7 @@ class _ProcessSession(LeasedSession["OpenCall"]):
         self._owner, self._cache, self._pool = backend, cache, backend.pool
         cpus = available_cpus()
         options = call.options
+        require_measurable(options)
         workers = options.workers or cpus
         self.concurrency = _concurrency(workers, cpus, options.tasks_per_worker)
         slot_table = None

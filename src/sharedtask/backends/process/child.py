@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import os
 import sys
 import threading
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from typing import Any
 
 from sharedtask.system.loading import when_loaded
 from sharedtask.version import VERSION
+
+from .lifeline import Lifeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,9 @@ def refuse_other_version(birth: Birth) -> None:
         raise ImportError(msg)
 
 
-def introduce(birth: Birth, tracker: int) -> None:
+def introduce(birth: Birth, tracker: int, lifeline: Lifeline) -> None:
     """Set this process's name, its parent, and the caller's resource tracker (``tracker``)."""
-    when_loaded("multiprocessing.process", lambda module: _name(module, birth))
+    when_loaded("multiprocessing.process", lambda module: _name(module, birth, lifeline))
     when_loaded("multiprocessing.resource_tracker", lambda module: _track(module, tracker))
 
 
@@ -51,7 +52,7 @@ def name_of(serial: int) -> str:
     return f"SharedtaskWorker-{serial}"
 
 
-def _name(module: Any, birth: Birth) -> None:
+def _name(module: Any, birth: Birth, lifeline: Lifeline) -> None:
     me = module._current_process
     me._name, me._identity = name_of(birth.serial), (birth.serial,)
     me._parent_pid = birth.caller
@@ -61,7 +62,7 @@ def _name(module: Any, birth: Birth) -> None:
 
         @functools.cached_property
         def _sentinel(self) -> int:
-            return os.pidfd_open(birth.caller)
+            return lifeline.sentinel(birth.caller)
 
     caller = module._parent_process = Caller(birth.caller_name, birth.caller, None)
     del caller._sentinel  # which is None, set by its class

@@ -83,7 +83,7 @@ class SocketEvents:
             self._reap(worker)
 
     def _on_forkserver_end(self, link: ForkserverLink) -> None:
-        """The forkserver was killed, and the kernel kills its workers; start another on demand."""
+        """The forkserver was killed, and its workers end with it; start another on demand."""
         with self._lock:
             if not self._table.remove_forkserver(link):
                 return

@@ -4,8 +4,8 @@ It has numpy loaded and one thread only, so forking it is safe and takes a milli
 caller's own process, with its threads, is never forked. It does not run the user's script. It is
 the workers' parent, and only a parent can wait for them: so it reports to the caller how each of
 them ended, and it sends the signals, since only for a parent a pid is certain to mean the same
-process. When the caller dies, the socket ends, the forkserver ends, and the kernel kills the
-workers with it.
+process. When the caller dies, the socket ends, the forkserver kills the workers and ends; if it is
+killed itself, they end with it (lifeline.py).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import sys
 import time
 
 from sharedtask.errors import BackendUnavailableError
-from sharedtask.system import libc
 from sharedtask.system.loading import undisturbed
 
 from . import wire
+from .lifeline import Lifeline
 from .wire import Frame, Kind
 
 # Time limit for the exit functions that tasks registered in a worker.
@@ -72,6 +72,7 @@ class _Forkserver:
         self._sock = sock
         self._reader = wire.Reader(sock)
         self._pids: dict[int, int] = {}  # serial number -> pid
+        self._lifeline = Lifeline()
         self._wake, wakes = socket.socketpair()
         for end in (self._wake, wakes):
             end.setblocking(False)
@@ -136,8 +137,8 @@ class _Forkserver:
         """Run the worker in the child; no path may return into the forkserver's loop."""
         code = 1
         try:
-            libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:  # it died before prctl took effect
+            self._lifeline.hold()
+            if os.getppid() != parent:  # it died before the kernel was told
                 return
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -146,7 +147,8 @@ class _Forkserver:
             from . import worker
 
             socket_fd, status_fd, tracker_fd = frame.fds
-            code = worker.main(socket_fd, status_fd, tracker_fd, bytes(frame.body))
+            birth = bytes(frame.body)
+            code = worker.main(socket_fd, status_fd, tracker_fd, birth, self._lifeline)
         finally:
             os._exit(code)
 

@@ -45,6 +45,7 @@ _CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
 _CTRUNC = int(socket.MSG_CTRUNC)
 # The end of a peer is an error to handle, also if the program's SIGPIPE action is to end it.
 _NO_SIGNAL = int(getattr(socket, "MSG_NOSIGNAL", 0))
+_SO_NOSIGPIPE = 0x1022  # of macOS and the BSDs, which have no such flag
 _SOL_SOCKET, _SCM_RIGHTS = int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS)
 
 
@@ -132,7 +133,7 @@ class Reader:
         size, ancillary, flags, _ = self._sock.recvmsg_into((self._view,), _ANCILLARY, _CLOEXEC)
         for level, kind, content in ancillary:
             if (level, kind) == (_SOL_SOCKET, _SCM_RIGHTS):
-                self._fds.extend(_ints(content))
+                self._fds.extend(_own(_ints(content)))
         if flags & _CTRUNC:
             msg = "descriptors were lost on arrival: this process may not open more (RLIMIT_NOFILE)"
             raise ProtocolError(msg)
@@ -196,6 +197,7 @@ class OwnSocket(socket.socket):
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(fileno=sock.detach())
         self.setblocking(False)
+        without_signal(self)
         self.is_open = Descriptor.of(self.fileno()).is_open
 
     def give_up(self) -> None:
@@ -309,6 +311,22 @@ def rights(fds: Sequence[int]) -> list[tuple[int, int, bytes]]:
     if not fds:
         return []
     return [(_SOL_SOCKET, _SCM_RIGHTS, array.array("i", fds).tobytes())]
+
+
+def _own(fds: array.array[int]) -> array.array[int]:
+    """Descriptors that just arrived, which programs of the task do not inherit."""
+    if not _CLOEXEC:  # the system cannot receive them so
+        for fd in fds:
+            os.set_inheritable(fd, False)
+    return fds
+
+
+def without_signal(sock: socket.socket) -> socket.socket:
+    """The socket; the end of its peer is an error, where it is not by the flag of each call."""
+    if not _NO_SIGNAL:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(_SOL_SOCKET, _SO_NOSIGPIPE, 1)
+    return sock
 
 
 def _ints(content: bytes) -> array.array[int]:

@@ -41,14 +41,16 @@ if TYPE_CHECKING:
     from sharedtask.memory.payload import Payload
     from sharedtask.outcomes import Change
 
+    from .lifeline import Lifeline
 
-def main(socket_fd: int, status_fd: int, tracker_fd: int, birth: bytes) -> int:
+
+def main(socket_fd: int, status_fd: int, tracker_fd: int, birth: bytes, lifeline: Lifeline) -> int:
     """Serve the caller on ``socket_fd`` until STOP or its end; returns the exit code."""
     with _crashes_logged(status_fd):
-        sock = socket.socket(fileno=socket_fd)
+        sock = wire.without_signal(socket.socket(fileno=socket_fd))
         sender = wire.Sender(sock)
         born: child.Birth = pickle.loads(birth)
-        _detach(sender, born, tracker_fd)
+        _detach(sender, born, tracker_fd, lifeline)
         worker = _Worker(sock, sender, status_fd, born)
         with contextlib.suppress(ConnectionError):  # the caller is gone
             if worker.serve():
@@ -60,11 +62,7 @@ def main(socket_fd: int, status_fd: int, tracker_fd: int, birth: bytes) -> int:
 @contextlib.contextmanager
 def _crashes_logged(status_fd: int) -> Generator[None]:
     """Write what ends the worker, an exception of ours too, where the caller finds it."""
-    try:
-        log = status_page.open_crash_log(status_fd)
-    except OSError:  # /proc is not mounted
-        yield
-        return
+    log = status_page.open_crash_log(status_fd)
     faulthandler.enable(log)
     try:
         yield
@@ -75,14 +73,15 @@ def _crashes_logged(status_fd: int) -> Generator[None]:
         raise
 
 
-def _detach(sender: wire.Sender, birth: child.Birth, tracker_fd: int) -> None:
+def _detach(sender: wire.Sender, birth: child.Birth, tracker_fd: int, lifeline: Lifeline) -> None:
     """Detach the forked process from the forkserver's state."""
     child.refuse_other_version(birth)
     context.enter()
     sys.modules["__main__"] = types.ModuleType("__main__")  # the caller's is not imported here
     with contextlib.suppress(OSError):  # the caller's directory may be gone
         os.chdir(birth.cwd)
-    child.introduce(birth, tracker_fd)
+    child.introduce(birth, tracker_fd, lifeline)
+    lifeline.follow()
     if "numpy.random" in sys.modules:  # all workers were forked with the same state
         sys.modules["numpy.random"].seed()
     redirect_prints(sender)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sharedtask.backends.worker import log_box, status_page
 from sharedtask.backends.worker.status_page import Phase, Word
+from sharedtask.memory import unlinked_files
 
 from . import runtime
 
@@ -55,7 +56,7 @@ class StatusFile:
         self._path = folder / f"{os.getpid()}-{_started(os.getpid())}-{origin.hex()}"
         self._given_up = folder / _given_up_name(origin, 0)[:-1]
         self.fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        os.posix_fallocate(self.fd, 0, status_page.SIZE)  # a full disk would be SIGBUS later
+        unlinked_files.reserve(self.fd, status_page.SIZE)
         self.words = status_page.open_words(self.fd)
         self.outbox = status_page.open_outbox(self.fd)
         self.crash_log = status_page.open_crash_log(self.fd)

@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sharedtask.errors import OptionsError
+from sharedtask.system import libc
 
 from .status_page import Word
+
+if TYPE_CHECKING:
+    from sharedtask.options import Options
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def private_bytes(pid: int | str = "self") -> int | None:
-    """Private memory of a process; None if there is no such process.
+    """Private memory of a process; None if there is no such process, or the system does not tell.
 
     Source:
         ``proc(5)``: of statm, resident pages minus those of files and of shared memory.
@@ -22,9 +29,23 @@ def private_bytes(pid: int | str = "self") -> int | None:
     try:
         with open(f"/proc/{pid}/statm", "rb", buffering=0) as file:
             _, resident, shared, *_ = file.read().split()
-    except (OSError, ValueError):  # it has ended, or is ending and reports no memory
-        return None
+    except (OSError, ValueError):  # no /proc; or it has ended, or is ending and reports no memory
+        return libc.footprint(os.getpid() if isinstance(pid, str) else pid)
     return (int(resident) - int(shared)) * _PAGE
+
+
+def require_measurable(options: Options) -> None:
+    """Refuse a limit that would never be reached.
+
+    Raises:
+        OptionsError: The memory of a process is limited, and unknown on this system.
+    """
+    if options.memory_limit is not None and private_bytes() is None:
+        msg = (
+            "memory_limit= cannot be kept here: the memory of a worker is read in /proc, which is"
+            " not mounted. Mount it, or leave memory_limit= out."
+        )
+        raise OptionsError(msg)
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,8 +99,8 @@ def open_outbox(fd: int) -> mmap.mmap:
 
 
 def open_crash_log(fd: int) -> int:
-    """A descriptor for faulthandler, in the worker, with its own offset in the same memory."""
-    log = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+    """A descriptor for faulthandler, in the worker; only its writes use the file's offset."""
+    log = os.dup(fd)
     os.lseek(log, _CRASH_AT, os.SEEK_SET)
     return log
 
