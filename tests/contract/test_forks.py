@@ -87,6 +87,18 @@ def test_child_of_a_child(run: Run, backend: str) -> None:
     passes(run, text, backend)
 
 
+def test_child_made_by_c(run: Run, backend: str) -> None:
+    """A library that forks tells Python nothing: the child is known by its process id."""
+    text = """
+import ctypes
+everything()
+os.fork = ctypes.CDLL(None).fork
+forked(everything)
+everything()
+"""
+    passes(run, text, backend)
+
+
 def test_child_made_by_multiprocessing(run: Run, backend: str) -> None:
     """With the fork method a process is forked like any other."""
     text = """

@@ -96,7 +96,7 @@ def _hide_calls(hidden: set[str], changed: dict[str, Callable[[Any], Any]]) -> N
 
     class CDLL(ctypes.CDLL):
         def __getattr__(self, name: str) -> Any:
-            if self._name is None and _asks_for_the_library():
+            if not vars(self).get("_name") and _asks_for_the_library():
                 if name == "proc_pid_rusage":
                     return _told_usage
                 if name in hidden:

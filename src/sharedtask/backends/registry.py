@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sharedtask import context, observing
 from sharedtask.errors import BackendUnavailableError
-from sharedtask.system import critical_sections, loading
+from sharedtask.system import critical_sections, forks, loading
 
 if TYPE_CHECKING:
     from sharedtask.backends.base import Backend
@@ -32,11 +32,13 @@ def get(name: str) -> Backend:
     """The backend of this name. Inside a task every backend is "serial".
 
     The same holds in a signal handler or a finalizer that interrupted the library while it changed
-    its tables. "auto" is "ray" if the program has initialised Ray, else "process".
+    its tables. "auto" is "ray" if the program has initialised Ray, else "process". In a child that
+    was forked by C, the parent's workers are given up first.
 
     Raises:
         BackendUnavailableError: The backend cannot run here; the text says what to do.
     """
+    forks.notice()
     if not _made:
         _begin_trace()
     if context.a_task() or critical_sections.is_held():

@@ -68,8 +68,21 @@ def _abandon(reference: weakref.ref[Abandons]) -> None:
         heir.abandon()
 
 
+class _Here:
+    """The process in which the steps of a child were taken last, or that never was a child."""
+
+    pid = os.getpid()
+
+
+def notice() -> None:
+    """Take the steps of a child if this is one that was forked by C, which tells Python nothing."""
+    if _Here.pid != os.getpid():
+        _enter_child()
+
+
 def _enter_child() -> None:
     """All of them run, whatever one raises; the interpreter prints the first error."""
+    _Here.pid = os.getpid()
     failure: BaseException | None = None
     for _, call in sorted(_calls.values(), key=itemgetter(0)):
         try:

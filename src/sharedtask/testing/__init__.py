@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .contract import BackendContract as BackendContract
     from .errors import ErrorsContract as ErrorsContract
+    from .faults import FaultsContract as FaultsContract
     from .functions import FunctionsContract as FunctionsContract
     from .into import IntoContract as IntoContract
     from .leaks import assert_nothing_left as assert_nothing_left
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "contract": ("BackendContract",),
     "errors": ("ErrorsContract",),
+    "faults": ("FaultsContract",),
     "functions": ("FunctionsContract",),
     "into": ("IntoContract",),
     "leaks": (
@@ -86,6 +88,7 @@ __all__ = [
     "Belongings",
     "Deadline",
     "ErrorsContract",
+    "FaultsContract",
     "FunctionsContract",
     "IntoContract",
     "LockedContract",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .errors import ErrorsContract
+from .faults import FaultsContract
 from .functions import FunctionsContract
 from .into import IntoContract
 from .options import OptionsContract
@@ -25,5 +26,6 @@ class BackendContract(
     FunctionsContract,
     StreamsContract,
     OptionsContract,
+    FaultsContract,
 ):
     """All promises of a backend."""
