@@ -18,7 +18,6 @@ from sharedtask import (
     MemoryLimitError,
     OptionsError,
     RegionPoisonedError,
-    SharedTaskError,
     UnshareableError,
     WorkerDiedError,
 )
@@ -27,7 +26,7 @@ from .patience import until
 from .tasks import count_up, counted, on_backend
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 def _die_once(x: int, folder: str, bad: Sequence[int], times: int = 100) -> int:
@@ -57,7 +56,7 @@ def _die_holding(x: int, grid: Locked[Any]) -> None:
 
 def _write(x: int, grid: Locked[Any]) -> int:
     with grid.write(x) as row:
-        row += 1
+        row[...] += 1
     return x
 
 
@@ -145,11 +144,8 @@ class FaultsContract:
         """A lock ends with its holder, and its region says so; or ``Locked`` is refused."""
         grid = np.zeros((3, 2))
         task = on_backend(backend, _die_holding, return_exceptions=True)
-        try:
-            found = task.map(range(3), grid=grid)
-        except SharedTaskError as error:
-            assert isinstance(error, (UnshareableError, OptionsError))
-            assert "'grid'" in str(error)
+        found = _tried(lambda: task.map(range(3), grid=grid), "'grid'")
+        if found is None:
             return
         assert isinstance(found[1], WorkerDiedError)
         after = on_backend(backend, _write, return_exceptions=True).map(range(3), grid=grid)
@@ -159,26 +155,22 @@ class FaultsContract:
     @pytest.mark.usefixtures("has_workers")
     def test_limit_of_tasks_is_kept_or_refused(self, backend: str) -> None:
         """A worker is replaced after so many items, or the option and the backend are named."""
-        try:
-            task = on_backend(backend, _pid, tasks_per_worker=1)
-            assert 3 == len(set(task.map(range(3))))
-        except OptionsError as error:
-            assert "tasks_per_worker" in str(error)
-            assert backend in str(error)
+        _leave_to_ray(backend)
+        task = on_backend(backend, _pid, tasks_per_worker=1)
+        found = _tried(lambda: task.map(range(3)), "tasks_per_worker", backend)
+        assert found is None or 3 == len(set(found))
 
     @pytest.mark.usefixtures("has_workers")
     def test_limit_of_memory_is_kept_or_refused(self, backend: str) -> None:
         """An item that takes more memory is told, or the option and the backend are named."""
-        try:
-            task = on_backend(backend, _fill, memory_limit="250MB", return_exceptions=True)
-            assert isinstance(task.map([1, 400])[1], MemoryLimitError)
-        except OptionsError as error:
-            assert "memory_limit" in str(error)
-            assert backend in str(error)
+        _leave_to_ray(backend)
+        task = on_backend(backend, _fill, memory_limit="250MB", return_exceptions=True)
+        found = _tried(lambda: task.map([1, 400]), "memory_limit", backend)
+        assert found is None or isinstance(found[1], MemoryLimitError)
 
     def test_program_that_ends_leaves_nothing(self, backend: str, tmp_path: Path) -> None:
         """No worker, and no file where temporary ones are made."""
-        _refuse_ray(backend)
+        _leave_to_ray(backend)
         folders = _folders(tmp_path)
         ran = _start(backend, folders, 0.0)
         out, err = ran.communicate(timeout=120)
@@ -188,7 +180,7 @@ class FaultsContract:
 
     def test_program_that_is_killed(self, backend: str, tmp_path: Path) -> None:
         """Its workers end in the middle of a task; what it left the next program removes."""
-        _refuse_ray(backend)
+        _leave_to_ray(backend)
         folders = _folders(tmp_path)
         ran = _start(backend, folders, 600.0)
         until(lambda: list(folders[0].glob("pid-?")), 60.0, told="no task was begun")
@@ -201,9 +193,19 @@ class FaultsContract:
         until(lambda: not _ours(folders[1]), told=f"left behind: {_ours(folders[1])}")
 
 
-def _refuse_ray(backend: str) -> None:
+def _tried(work: Callable[[], list[Any]], *names: str) -> list[Any] | None:
+    """What it gives; None where it is refused by an error that has these names in it."""
+    try:
+        return work()
+    except (UnshareableError, OptionsError) as error:
+        if all(name in str(error) for name in names):
+            return None
+        raise
+
+
+def _leave_to_ray(backend: str) -> None:
     if backend == "ray":
-        pytest.skip("its processes and files are those of Ray itself")
+        pytest.skip("Ray has options, processes and files of its own")
 
 
 def _folders(home: Path) -> tuple[Path, Path]:
