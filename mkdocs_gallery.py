@@ -15,7 +15,7 @@ NOTEBOOK = "notebook.py"
 PICTURES = {"histogram.py": "histogram.svg", "pairwise_distances.py": "distances.png"}
 # What an example needs besides `pip install "sharedtask[demo]"`, and where its output is from.
 NEEDS = {
-    "cluster.py": "Below is its output on worker processes. On Ray it needs Ray.",
+    "cluster.py": "With `SHAREDTASK_BACKEND=ray` it needs Ray. Below is its output on processes.",
     "dataframe.py": "It needs pandas and joblib.",
     "fitted_model.py": "It needs scikit-learn and joblib.",
     "shared_kwargs_example.py": "It needs Ray; with `--backend mp` it does not.",
@@ -37,7 +37,8 @@ def part(name: str) -> str:
     parts = [f"## {name}", f"**{title}**", rest.strip(), NEEDS.get(name, "")]
     if name in PICTURES:
         parts.append(f"![{title}](img/{PICTURES[name]})")
-    parts += [f"It prints:\n\n```text\n{printed}```" for printed in recorded(name)[:1]]
+    printed = [f"It prints:\n\n```text\n{text}```" for text in recorded(name)[:1]]
+    parts += printed or ["It prints times of your machine: run it to see them."]
     code = f"```python\n{source}```".replace("\n", "\n    ")
     parts.append(f'??? example "Code of examples/{name}"\n\n    {code}')
     return "\n\n".join(each for each in parts if each)

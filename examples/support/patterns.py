@@ -75,7 +75,7 @@ LOCKED = [
 ]
 
 PANELS = [
-    panel(0, "Shared", [PLAIN] * 8, SHARED, "nobody writes"),
+    panel(0, "Shared", [PLAIN] * 8, SHARED, "no task writes"),
     panel(1, "Partitioned", [FIRST] * 4 + [SECOND] * 4, PARTITIONED, "no overlap, no lock"),
     panel(2, "Reduced", [PLAIN] * 8, REDUCED, "combined at the end"),
     panel(3, "Locked", [FIRST] * 2 + [BOTH] * 4 + [SECOND] * 2, LOCKED, "overlap: in turns"),
@@ -84,7 +84,7 @@ PANELS = [
 Path(sys.argv[1]).write_text(f"""\
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 272" font-family="system-ui, sans-serif"
      role="img" aria-labelledby="title">
-<title id="title">Shared, Partitioned, Reduced and Locked: who may write where</title>
+<title id="title">Shared, Partitioned, Reduced and Locked: which task may write where</title>
 <defs>
 <marker id="tip" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7"
         orient="auto">
