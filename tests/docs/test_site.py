@@ -56,6 +56,7 @@ def test_every_page_is_behind_one_door() -> None:
 def test_site_has_the_base_of_the_project() -> None:
     """The address of the site is said in pyproject.toml, and mkdocs.yml agrees."""
     assert settings()["site_url"] == BASE
+    assert settings()["repo_url"] == PROJECT["urls"]["Source"]
 
 
 def test_version_is_below_each_page() -> None:
