@@ -22,6 +22,7 @@ from sharedtask.errors import (
 )
 from sharedtask.serialization import codec, exceptions
 from sharedtask.system.tracebacks import shorten, user_frames
+from sharedtask.text import see
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -237,7 +238,7 @@ def written_advice(error: WorkerDiedError, names: Sequence[str]) -> None:
         note = (
             f"{_listed(names)} {verb} read-only shared memory in a task. Native code may have"
             " written there, as torch does where a shared tensor is changed in place: give it a"
-            " copy, or mark it CopyOnWrite."
+            f" copy, or mark it CopyOnWrite. {see('read-only')}"
         )
         add_note(error, note)
 

@@ -3,7 +3,14 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["did_you_mean", "duration", "human", "listed", "one_of"]
+__all__ = ["did_you_mean", "duration", "human", "listed", "one_of", "see"]
+
+DOCUMENTATION = "https://sharedtask.example.org"  # as in pyproject.toml
+
+
+def see(anchor: str) -> str:
+    """Refer to a message on the page of messages: "See https://.../messages/#anchor"."""
+    return f"See {DOCUMENTATION}/messages/#{anchor}"
 
 
 def did_you_mean(word: str, known: Iterable[str], form: str = "{!r}") -> str:

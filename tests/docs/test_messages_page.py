@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 import warnings
 from collections.abc import Callable
 from multiprocessing import process
@@ -26,10 +27,12 @@ import pytest
 import sharedtask
 from sharedtask import Locked, Partitioned, Shared, attach, parallel, share
 from sharedtask.backends import registry
+from sharedtask.text import see
 
 pytestmark = pytest.mark.timeout(60)
 
-PAGE = Path(__file__).parents[2] / "docs" / "messages.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "messages.md"
 HEADING = re.compile(r"^### `(.*)` \{ #(\S+) \}$", re.MULTILINE)
 MESSAGES = {anchor: text for text, anchor in HEADING.findall(PAGE.read_text())}
 
@@ -307,6 +310,19 @@ def test_every_message_is_provoked() -> None:
     """The page and the table above have the same messages, some forty or more."""
     assert sorted(PROVOKED) == sorted(MESSAGES)
     assert 40 <= len(MESSAGES)
+
+
+def test_notes_lead_to_the_page() -> None:
+    """A note that says "See ...#name" names the site of the project, and a heading of the page."""
+    sources = (ROOT / "src").rglob("*.py")
+    named = {name for path in sources for name in re.findall(r"see\('(.+?)'\)", path.read_text())}
+    assert named
+    assert set() == named - set(MESSAGES)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"See {project['urls']['Documentation']}/messages/#killed" == see("killed")
+    with pytest.raises(ValueError, match="read-only") as caught:
+        write.with_options(backend="serial").map([0], t=np.ones(3))
+    assert caught.value.__notes__[0].endswith(see("read-only"))
 
 
 def test_error_numbers_are_those_of_linux() -> None:

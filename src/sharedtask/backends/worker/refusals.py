@@ -12,6 +12,7 @@ import numpy as np
 
 from sharedtask.outcomes import add_note, text_of
 from sharedtask.serialization import traversal
+from sharedtask.text import see
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -80,7 +81,7 @@ def _of_unmarked(task: str, names: Sequence[str]) -> str:
 _CURES = (
     "To fill an array, mark it Partitioned (each item writes its own block) or use map_into() for "
     "what the items return; to add up, mark it Reduced; for scratch that the caller never sees, "
-    "mark it CopyOnWrite, or work on a copy: x = x.copy()."
+    f"mark it CopyOnWrite, or work on a copy: x = x.copy(). {see('read-only')}"
 )
 
 
