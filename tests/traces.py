@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from sharedtask.tracing.advising import advise
 from sharedtask.tracing.records import Call, Chunk, Event, Recorded, Sample, Span, Times, Worker
+
+
+def topics(run: Recorded, **changes: Any) -> list[str]:
+    """The advice that there is of a run, with other fields."""
+    return [advice.topic for advice in advise(replace(run, **changes))]
 
 
 def times(count: int, each: float) -> Times:
@@ -31,7 +38,6 @@ def recorded(
         stop=stop,
         workers=workers,
         cpus=workers,
-        total=chunks * count,
         phases={"check": 0.0005, "dispatch": 0.0005, "wait": stop - 0.002, "results": 0.001},
         chunks=chunks,
         items=chunks * count,

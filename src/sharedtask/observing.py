@@ -41,11 +41,17 @@ class Clock(Protocol):
         """The call of one item, with its time taken."""
         ...
 
+    def compute(self) -> None:
+        """The items begin, in this thread."""
+
     def sent(self, nbytes: int, beside: int) -> None:
         """Results were sent, so many bytes in messages and so many beside them."""
 
-    def note_decoding(self, token: Any, began: float, head: int, mapped: int) -> None:
-        """A value was decoded, since the time ``began``."""
+    def note_decoding(self, token: Any, began: float, head: int, mapped: int, objects: int) -> None:
+        """A value of so many objects was decoded, since the time ``began``."""
+
+    def leave(self) -> None:
+        """The chunk is over, and was told or could not run."""
 
     def told(self) -> bytes:
         """What was timed, at the end of the chunk."""

@@ -267,7 +267,7 @@ class _LocalSession(Session):
     ) -> None:
         call, began = self._call, time.monotonic()
         if turn.clock is not None:
-            turn.clock.enter("compute")
+            turn.clock.compute()
             run_one = turn.clock.around(run_one)
         for part in turn.parts:
             turn = replace(turn, function=part.guarded(turn.function))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -155,13 +156,15 @@ class Values:
 
     def _decode(self, token: Hashable) -> Decoded:
         store, began = self.stores[token], time.monotonic()
+        before = 0 if self.clock is None else sys.getallocatedblocks()
         with classes.collected_states() as notes:
             value = store.value()
         found = Decoded(value, len(store.parts()[0]), time.monotonic() - began, notes)
         self.decoded[token] = found
         if self.clock is not None:
             mapped = sum(memoryview(buffer).nbytes for buffer in store.parts()[1])
-            self.clock.note_decoding(token, began, found.head_bytes, mapped)
+            objects = max(sys.getallocatedblocks() - before, 0)
+            self.clock.note_decoding(token, began, found.head_bytes, mapped, objects)
         self._trim()
         return found
 

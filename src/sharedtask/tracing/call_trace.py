@@ -5,8 +5,6 @@ Methods that the engine calls run no user code, wait for nothing, and never rais
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,36 +14,39 @@ from sharedtask.backends.worker.chunk_clock import ChunkClock
 from sharedtask.errors import TaskTimeoutError, WorkerDiedError
 from sharedtask.options import Options
 
+from . import reading
 from .guard import guarded
 from .leases import TimedCache, local_values, values_of
 from .records import Call, Times
 from .sizes import describe
+from .slowest import Slowest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sharedtask.backends import base
     from sharedtask.backends.leasing import Leases
     from sharedtask.backends.worker.chunk_clock import Told
     from sharedtask.backends.worker.envelope import Envelope
     from sharedtask.outcomes import Batch, Report
     from sharedtask.store.cache import ShareCache
+    from sharedtask.system.callers import Caller
 
-    from .callers import Caller
-    from .records import Item, Value
+    from .records import Value
 
 __all__ = ["CallTrace", "Sent"]
 
-_SLOWEST = 5
 _MOST_SAMPLES = 4096  # of durations, for the quantiles of a call
 _STREAMS = frozenset(("imap", "imap_unordered", "aimap"))
 _FUTURES = frozenset(("submit", "executor", "joblib"))
-_numbers = itertools.count()
 
 
 @dataclass(slots=True)
 class Sent:
-    """A chunk in flight."""
+    """A chunk in flight: its items, until their times are told."""
 
-    chunk: base.Chunk
+    first: int
+    items: Sequence[Any]
     at: float
     in_message: int = 0
     beside: int = 0
@@ -68,7 +69,7 @@ class CallTrace:
         self.stop: float | None = None
         self._opened_at = 0.0
         self._chunksize = str(call.options.chunksize)
-        self.workers, self._inner_threads = call.options.workers or 0, call.inner_threads or 0
+        self.workers = call.options.workers or 0
         self.values: list[Value] = []
         self.names: dict[int, str] = {}
         self._constants = 0  # bytes of what is not marked, inside each chunk's message
@@ -81,14 +82,15 @@ class CallTrace:
         self.chunks = self.items = self.total_ns = 0
         self.min_ns, self.max_ns = 1 << 62, 0
         self.samples: list[int] = []
-        self.slowest: list[tuple[float, int, Item]] = []
+        self.slowest = Slowest()
+        self.cpu_ns = self.own_cpu_ns = self.core_wait_ns = self.locked_ns = 0
+        self.threads = 1
         self.bytes_out = self.bytes_back = self.by_message = self.by_memory = 0
-        self.lock_wait = self.order_wait = 0.0
+        self.order_wait = 0.0
         self._ready: dict[int, tuple[int, float]] = {}  # results that wait for earlier ones
         self._turn = 0
         self._failed: set[int] = set()
         self.retries = self.deaths = self.timeouts = self.errors = 0
-        self.error = ""
 
     first_sent: float | None
     first_start: float | None
@@ -111,12 +113,12 @@ class CallTrace:
         return made
 
     @guarded
-    def opened(self, leases: Leases, constants: Envelope, workers: int, blas: int) -> None:
+    def opened(self, leases: Leases, constants: Envelope, workers: int) -> None:
         """The values are published."""
         call = self._call
         if call is None:
             return
-        self.workers, self._inner_threads = workers, blas
+        self.workers = workers
         self._constants = len(constants.data)
         found = values_of(call, leases, constants, self._notes, self._had)
         for value, token in list(found):
@@ -186,7 +188,7 @@ class CallTrace:
         if not self._is_active:
             self._is_active = True
             self.recorder.begin_call(now)
-        self.sent[chunk.number] = Sent(chunk, now)
+        self.sent[chunk.number] = Sent(chunk.first, chunk.items, now)
 
     @guarded
     def submitted(self) -> None:
@@ -210,12 +212,15 @@ class CallTrace:
         if sent is None:
             return None
         if self.method in _STREAMS and report.count:
-            self._note_order(sent.chunk.first + report.first, report.count, now)
+            self._note_order(sent.first + report.first, report.count, now)
         if not report.finished:
             return None
         del self.sent[report.chunk]
+        items, sent.items = sent.items, ()
         if report.trace:
-            self.recorder.put("chunk", self, sent, report.trace, now)
+            self.slowest.see(sent.first, items, report.trace)
+            self.recorder.put("chunk", self, sent, report.trace, now, nbytes=len(report.trace))
+            self.recorder.sample(now)
         self._rest_if_done()
         return None if report.trace else sent
 
@@ -279,6 +284,7 @@ class CallTrace:
         for sent in list(self.sent.values()):
             self.recorder.put("lost", self, sent, "given up", 0, 0, self.stop)
         self.sent.clear()
+        self.slowest.release()
         self.recorder.close_call(self)
 
     # ------------------------------------------------------------- called by the recorder
@@ -288,7 +294,11 @@ class CallTrace:
         self.chunks += 1
         self.items += told.ran
         self.total_ns += told.total
-        self.lock_wait += told.locked / 1e9
+        self.locked_ns += told.locked
+        self.cpu_ns += told.cpu
+        self.own_cpu_ns += told.own_cpu
+        self.threads = max(self.threads, told.threads)
+        self.core_wait_ns += reading.core_wait(told)
         self.bytes_out += sent.in_message + sent.beside
         self.bytes_back += told.by_message + told.beside
         self.by_message += sent.in_message + told.by_message
@@ -298,19 +308,6 @@ class CallTrace:
             self.max_ns = max(self.max_ns, told.quantiles[3])
         if len(self.samples) < _MOST_SAMPLES:
             self.samples.extend(b - a for a, b in zip(told.starts, told.stops, strict=True))
-
-    def offer(self, item: Item, sent: Sent) -> None:
-        """One of the items, which may be among the slowest."""
-        slowest = self.slowest
-        if len(slowest) == _SLOWEST and item.seconds <= slowest[0][0]:
-            return
-        at = item.index - sent.chunk.first
-        text = describe(sent.chunk.items[at]) if at < len(sent.chunk.items) else ""
-        entry = item.seconds, next(_numbers), replace(item, text=text)
-        if len(slowest) < _SLOWEST:
-            heapq.heappush(slowest, entry)
-        else:
-            heapq.heapreplace(slowest, entry)
 
     def times(self) -> Times:
         """The distribution of its items' durations."""
@@ -340,29 +337,30 @@ class CallTrace:
             max(stop - zero, 0.0),
             self.workers or self.recorder.cpus,
             self.recorder.cpus,
-            self._inner_threads,
             self._chunksize,
-            None,
             self._all_phases(stop - self.start),
             tuple(values),
             self.chunks,
             self.items,
             self.times(),
-            tuple(item for *_, item in sorted(self.slowest, reverse=True)),
+            self.slowest.records(),
             self.bytes_out,
             self.bytes_back,
             self.by_message + self._constants * self.chunks,
             self.by_memory,
             sum(v.nbytes for v in values if v.hit or v.travel == "in place"),
             self.order_wait,
-            self.lock_wait,
+            self.locked_ns / 1e9,
             self.retries,
             self.deaths,
             self.timeouts,
             self.errors,
-            self.error,
             self.stop is not None,
             self._options,
+            self.cpu_ns / 1e9,
+            (self.cpu_ns - self.own_cpu_ns) / 1e9,
+            self.threads,
+            self.core_wait_ns / 1e9,
         )
 
     def _all_phases(self, seconds: float) -> dict[str, float]:

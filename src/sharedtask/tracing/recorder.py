@@ -1,6 +1,6 @@
 """Collects what calls tell, in bounded memory, and makes records of it.
 
-    engine -> put() -> inbox -> drain() -> workers' accounts, rings of records -> recorded()
+    engine -> put() -> inbox              recorded() -> drain() -> accounts, rings of records
 
 ``put`` appends to a queue and waits for nothing: it may run in any thread, also in a signal
 handler.
@@ -15,19 +15,21 @@ import sys
 import threading
 import time
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sharedtask import context
 from sharedtask.backends.worker import chunk_clock
 from sharedtask.backends.worker.limits import private_bytes
+from sharedtask.system.callers import caller_since
 from sharedtask.system.cpus import available_cpus
 from sharedtask.version import VERSION
 
+from . import reading
 from .accounts import Account, Openings
 from .call_trace import CallTrace
-from .callers import caller_since
 from .guard import guarded
-from .records import Chunk, Decoding, Event, Item, Recorded, Sample, Span, Times
+from .records import Chunk, Event, Recorded, Sample, Span
 from .sessions import TracedBackend
 
 if TYPE_CHECKING:
@@ -47,7 +49,8 @@ _MOST = {
     "events": 10_000,
     "samples": 4_000,
 }
-_MOST_WAITING = 256
+_MOST_WAITING, _MOST_WAITING_BYTES = 20_000, 32_000_000
+_AT_ONCE = 4  # of those that are too many: more than come in meanwhile
 _MOST_PROBLEMS = 20
 _SAMPLE_SECONDS = 0.02
 _DRAIN_SECONDS = 1.0
@@ -65,6 +68,7 @@ class Recorder:
         self.history: set[tuple[str, str]] = set()  # names of values of tasks
         self.open_calls: list[CallTrace] = []
         self._inbox: deque[tuple[Any, ...]] = deque()
+        self._inbox_bytes = 0
         self._lock = threading.Lock()
         self._rings: dict[str, deque[Any]] = {name: deque(maxlen=n) for name, n in _MOST.items()}
         self._counts = dict.fromkeys(_MOST, 0)
@@ -146,7 +150,6 @@ class Recorder:
     def close_call(self, call: CallTrace) -> None:
         """A call has ended."""
         self.put("call", call)
-        self.drain()
 
     def note_problem(self, text: str) -> None:
         """Something went wrong in recording."""
@@ -157,11 +160,15 @@ class Recorder:
         """An event of a call."""
         self.put("event", Event(self.at(at), kind, text, call.number, None, index))
 
-    def put(self, kind: str, *what: Any) -> None:
-        """Note what has happened; it is worked up later."""
+    def put(self, kind: str, *what: Any, nbytes: int = 0) -> None:
+        """Note what has happened; records are made of it when the trace is read.
+
+        If very much is noted, the oldest of it is worked up at once, little by little.
+        """
         self._inbox.append((kind, what))
-        if len(self._inbox) > _MOST_WAITING:
-            self.drain()
+        self._inbox_bytes += nbytes
+        if len(self._inbox) > _MOST_WAITING or self._inbox_bytes > _MOST_WAITING_BYTES:
+            self.drain(most=_AT_ONCE)
 
     def at(self, monotonic: float) -> float:
         """A time as seconds since the start of the trace."""
@@ -169,19 +176,27 @@ class Recorder:
 
     # --------------------------------------------------------------------------- the records
 
-    def drain(self, *, seconds: float = 0.0) -> None:
+    def drain(self, *, seconds: float = 0.0, most: int | None = None) -> None:
         """Work up what was noted, unless another thread does, or this one that was interrupted."""
         taken = self._lock.acquire(timeout=seconds) if seconds else self._lock.acquire(False)
         if not taken:
             return
         try:
-            while self._inbox:
-                kind, what = self._inbox.popleft()
-                getattr(self, f"_on_{kind}")(*what)
-        except Exception as error:  # noqa: BLE001  the run goes on
-            self.note_problem(f"{type(error).__name__}: {error}")
+            for _ in itertools.count() if most is None else range(most):
+                if not self._inbox:
+                    self._inbox_bytes = 0
+                    break
+                self._work_up(*self._inbox.popleft())
         finally:
             self._lock.release()
+
+    def _work_up(self, kind: str, what: tuple[Any, ...]) -> None:
+        if kind == "chunk":
+            self._inbox_bytes -= len(what[2])
+        try:
+            getattr(self, f"_on_{kind}")(*what)
+        except Exception as error:  # noqa: BLE001  the run goes on
+            self.note_problem(f"{type(error).__name__}: {error}")
 
     def _keep(self, ring: str, record: Any) -> None:
         self._counts[ring] += 1
@@ -230,97 +245,81 @@ class Recorder:
         return account
 
     def _on_chunk(self, call: CallTrace, sent: Sent, data: bytes, received: float) -> None:
-        told = chunk_clock.read(data)
-        is_ray = call.backend == "ray"
+        told, is_ray = chunk_clock.read(data), call.backend == "ray"
         account = self._account(call.backend, told.pid, told.name, told.node if is_ray else "")
-        shift = _shift(told, sent.at, received) if is_ray else 0.0
-        spans = _spans(told, -self.zero + shift)
-        chunk = self._chunk(call, sent, told, account, spans, self.at(received))
+        shift = reading.shift_of(told, sent.at, received) if is_ray else 0.0
+        zero, number = self.zero - shift, account.number
+        chunk = self._chunk(call, sent, told, number, reading.spans(told, zero), received)
         if call.parent is None:
-            is_new = account.is_new
-            account.pass_to(chunk.start, chunk.sent, self._openings)
-            account.take(spans)
-            account.chunks += 1
-            account.items += told.ran
-            if call.first_start is None or chunk.start + self.zero < call.first_start:
-                call.first_start, call.began_on_new = chunk.start + self.zero, is_new
+            self._take_time(call, account, chunk)
         account.memory_peak = max(account.memory_peak, told.private)
         call.add(told, sent)
         self._keep("chunks", chunk)
-        self._keep_items(call, sent, told, account.number, shift)
-        self._keep_decodings(call, told, account, shift)
-        self._sample(account, told, received, chunk)
+        for item in reading.items(told, call.number, sent.first, number, zero):
+            self._rings["items"].append(item)
+            call.slowest.offer(item)
+        self._counts["items"] += told.ran
+        for decoding in reading.decodings(told, call.number, call.names, number, zero):
+            account.decodings += 1
+            self._keep("decodings", decoding)
+        for inner in reading.inner_calls(told, number, zero, self.cpus):
+            self._keep("calls", replace(inner, number=next(self.call_numbers)))
+        self._counts["calls"] += told.more_inner
+        self._moved += chunk.bytes_out + chunk.bytes_back
+        self._sample_worker(number, told.private, self.at(received))
+
+    def _take_time(self, call: CallTrace, account: Account, chunk: Chunk) -> None:
+        """The time of a worker belongs to this chunk, and to the gap before it."""
+        is_new = account.is_new
+        account.pass_to(chunk.start, chunk.sent, self._openings)
+        account.take(chunk.spans)
+        account.chunks += 1
+        account.items += chunk.count
+        if call.first_start is None or chunk.start + self.zero < call.first_start:
+            call.first_start, call.began_on_new = chunk.start + self.zero, is_new
 
     def _chunk(
         self,
         call: CallTrace,
         sent: Sent,
         told: Told,
-        account: Account,
+        worker: int,
         spans: tuple[Span, ...],
         received: float,
     ) -> Chunk:
-        low, median, p95, high = told.quantiles or (0, 0, 0, 0)
-        numbers = (number / 1e9 for number in (told.total, low, median, p95, high))
-        stop = spans[-1].stop
         return Chunk(
             next(self._chunk_numbers),
             call.number,
-            account.number,
-            sent.chunk.first,
+            worker,
+            sent.first,
             told.ran,
             self.at(sent.at),
             spans[0].start,
-            stop,
-            max(received, stop),
+            spans[-1].stop,
+            max(self.at(received), spans[-1].stop),
             spans,
-            Times(told.ran, *numbers),
+            reading.times(told),
             sent.in_message + sent.beside,
             told.by_message + told.beside,
             sent.in_message,
             told.by_message,
+            cpu=told.cpu / 1e9,
         )
 
-    def _keep_items(
-        self, call: CallTrace, sent: Sent, told: Told, worker: int, shift: float
-    ) -> None:
-        zero = self.zero - shift
-        for position, start, stop in zip(told.positions, told.starts, told.stops, strict=True):
-            index = sent.chunk.first + position
-            item = Item(
-                call.number,
-                index,
-                worker,
-                max(start / 1e9 - zero, 0.0),
-                max(stop / 1e9 - zero, 0.0),
-            )
-            self._rings["items"].append(item)
-            call.offer(item, sent)
-        self._counts["items"] += told.ran
-
-    def _keep_decodings(self, call: CallTrace, told: Told, account: Account, shift: float) -> None:
-        zero = self.zero - shift
-        for token, start, stop, head, mapped in told.decodings:
-            name = call.names.get(token)
-            if name is None:  # the caller's settings
-                continue
-            account.decodings += 1
-            began, ended = max(start / 1e9 - zero, 0.0), max(stop / 1e9 - zero, 0.0)
-            made = Decoding(call.number, account.number, name, began, ended, head, mapped)
-            self._keep("decodings", made)
-
-    def _sample(self, account: Account, told: Told, received: float, chunk: Chunk) -> None:
-        """Memory of the worker and of this process, not too often."""
-        self._moved += chunk.bytes_out + chunk.bytes_back
-        if received >= self._sample_after.get(account.number, 0.0):
-            self._sample_after[account.number] = received + _SAMPLE_SECONDS
-            sample = Sample(self.at(received), account.number, told.private)
-            self._keep("samples", sample)
-        if received >= self._sample_after.get(None, 0.0):
-            self._sample_after[None] = received + _SAMPLE_SECONDS
-            now = self.at(time.monotonic())
+    def sample(self, now: float) -> None:
+        """Note the memory of this process, unless it was noted shortly before."""
+        if now >= self._sample_after.get(None, 0.0):
+            self._sample_after[None] = now + _SAMPLE_SECONDS
             stored = sum(call.by_memory for call in self.open_calls)
-            self._keep("samples", Sample(now, None, private_bytes() or 0, stored, self._moved))
+            self.put("sample", now, private_bytes() or 0, stored)
+
+    def _on_sample(self, now: float, private: int, stored: int) -> None:
+        self._keep("samples", Sample(self.at(now), None, private, stored, self._moved))
+
+    def _sample_worker(self, worker: int, private: int, at: float) -> None:
+        if private and at >= self._sample_after.get(worker, 0.0):
+            self._sample_after[worker] = at + _SAMPLE_SECONDS
+            self._keep("samples", Sample(at, worker, private))
 
     def _on_lost(
         self,
@@ -350,7 +349,7 @@ class Recorder:
             account.chunks += 1
         number = -1 if account is None else account.number
         call.chunks += 1
-        first, spans = sent.chunk.first, (Span("compute", start, stop),)
+        first, spans = sent.first, (Span("compute", start, stop),)
         chunk = next(self._chunk_numbers)
         self._keep(
             "chunks",
@@ -399,25 +398,3 @@ class Recorder:
 
 def _program() -> str:
     return os.path.basename(sys.argv[0]) if sys.argv else ""
-
-
-def _spans(told: Told, shift: float) -> tuple[Span, ...]:
-    """The phases of a chunk. What its items did not take of "compute" is that of results."""
-    marks = [*told.marks, ("", told.ended)]
-    spans: list[Span] = []
-    for (phase, start), (_, stop) in itertools.pairwise(marks):
-        began, ended = max(start / 1e9 + shift, 0.0), max(stop / 1e9 + shift, 0.0)
-        if phase == "compute":
-            busy = min(told.total / 1e9, ended - began)
-            spans += [Span(phase, began, began + busy), Span("report", began + busy, ended)]
-        else:
-            spans.append(Span(phase, began, ended))
-    return tuple(spans)
-
-
-def _shift(told: Told, sent: float, received: float) -> float:
-    """Seconds to add to the times of a worker on another machine, whose clock is another one."""
-    start, stop = told.marks[0][1] / 1e9, told.ended / 1e9
-    if sent <= start and stop <= received:
-        return 0.0
-    return received - stop

@@ -154,8 +154,7 @@ class Item:
         worker: The number of the worker, -1 if not known.
         start: When it began.
         stop: When it ended.
-        text: A short repr; "" but for the slowest of a call, and those that failed.
-        error: The name of the exception's class, "" if it returned.
+        text: A short repr; "" but for the slowest of a call.
     """
 
     call: int
@@ -164,7 +163,6 @@ class Item:
     start: float
     stop: float
     text: str = ""
-    error: str = ""
 
     @property
     def seconds(self) -> float:
@@ -207,7 +205,7 @@ class Chunk:
         by_message_out: Those of ``bytes_out`` that went inside messages.
         by_message_back: Those of ``bytes_back`` that came inside messages.
         outcome: How it ended. "running" if the trace ended first.
-        cpu: Seconds that the worker's thread had a core while items ran; 0 if not known.
+        cpu: Seconds that cores worked for its items, in all threads of the worker.
     """
 
     number: int
@@ -254,9 +252,7 @@ class Call:
         stop: When it ended; the end of the trace if it was still open.
         workers: How many workers it might use.
         cpus: The CPUs that this process may use.
-        inner_threads: Threads of numerical libraries in each worker; 0 if left as they are.
         chunksize: The option, "auto" or a number.
-        total: How many items there are, None if their number was not known.
         phases: Seconds of the caller's thread by ``CallerPhase``; their sum is ``stop - start``.
         values: What came along with it.
         chunks: How many chunks were run.
@@ -274,10 +270,13 @@ class Call:
         deaths: How many workers died with chunks of it.
         timeouts: How many items took too long.
         errors: How many items raised.
-        error: The class of the exception that it raised, "" if none.
         finished: Whether it had ended when the trace did.
         options: Options that were set for it, by name, as text.
         cpu: The sum of ``Chunk.cpu``.
+        cpu_beside: Those of ``cpu`` that other threads of the workers took, as those of BLAS; 0 on
+            threads, where it is not known.
+        threads: How many threads a worker had, at most, where others than its own computed; else 1.
+        core_wait: Seconds that items waited for a core, about: more workers than cores share them.
     """
 
     number: int
@@ -291,9 +290,7 @@ class Call:
     stop: float = 0.0
     workers: int = 1
     cpus: int = 1
-    inner_threads: int = 0
     chunksize: str = "auto"
-    total: int | None = None
     phases: Mapping[str, float] = field(default_factory=dict)
     values: tuple[Value, ...] = ()
     chunks: int = 0
@@ -311,10 +308,12 @@ class Call:
     deaths: int = 0
     timeouts: int = 0
     errors: int = 0
-    error: str = ""
     finished: bool = True
     options: Mapping[str, str] = field(default_factory=dict)
     cpu: float = 0.0
+    cpu_beside: float = 0.0
+    threads: int = 1
+    core_wait: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -325,6 +324,12 @@ class Call:
     def speedup(self) -> float:
         """The sum of the items' own times by the time of the call."""
         return self.times.total / self.seconds if self.seconds else 0.0
+
+    @property
+    def busy_threads(self) -> float:
+        """About how many threads of a worker computed at once: 1 without those of libraries."""
+        own = self.cpu - self.cpu_beside
+        return min(self.cpu / own, self.threads) if own > 0 else 1.0
 
     @property
     def efficiency(self) -> float:

@@ -8,6 +8,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, Self
 
 from sharedtask import observing
+from sharedtask.backends.worker.inner_calls import InnerCalls
 from sharedtask.errors import SharedTaskError
 
 from .recorder import Recorder
@@ -57,7 +58,8 @@ class Trace:
             ()
         """
         with _lock:
-            if observing.recorder is not None and observing.recorder not in _of_program:
+            found = observing.recorder
+            if not (found is None or found in _of_program or isinstance(found, InnerCalls)):
                 msg = "a trace is open already, and one process has one at a time: stop() it first."
                 raise SharedTaskError(msg)
             observing.recorder = self._recorder = Recorder()

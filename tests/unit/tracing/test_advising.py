@@ -6,14 +6,10 @@ import dataclasses
 from typing import Any
 
 import pytest
-from traces import recorded, times
+from traces import recorded, times, topics
 
 from sharedtask.tracing.advising import Advice, advise
 from sharedtask.tracing.records import Call, Chunk, Decoding, Item, Recorded, Span, Value, Worker
-
-
-def topics(run: Recorded) -> list[str]:
-    return [advice.topic for advice in advise(run)]
 
 
 def only(run: Recorded, topic: str) -> Advice:
@@ -234,27 +230,38 @@ def test_a_loop_that_would_wait_as_long_is_no_better() -> None:
     assert ["slow iterator"] == topics(run)
 
 
+def threaded(threads: int, beside: float = 0.75) -> Call:
+    """Cores worked a second for it, and most of that time in threads that libraries have made."""
+    return call(cpu=1.0, cpu_beside=beside, threads=threads)
+
+
 def test_threads_of_libraries_that_exceed_the_cores_are_told() -> None:
-    """Four in each of two workers compete for two cores."""
-    run = calls(call(inner_threads=4))
-    assert "4 x 2 threads on 2 cores" == only(run, "inner threads").figure
-    assert [] == topics(calls(call(inner_threads=1)))
+    """Four computed in each of two workers, and competed for two cores."""
+    found = only(calls(threaded(9)), "inner threads")
+    assert "4.0 x 2 threads on 2 cores" == found.figure
+    assert "750 ms of the 1 s" in found.sentence
 
 
-def crowded(cpu: float) -> Call:
-    """Eight workers on two cores; the items' own times sum to eight times that of the call."""
-    return call(workers=8, times=times(100, 0.04), cpu=cpu)
+def test_threads_of_libraries_that_do_little_need_no_advice() -> None:
+    """They took a tenth of the cores' time, or there are no more of them than cores."""
+    assert [] == topics(calls(threaded(9, beside=0.1)))
+    assert [] == topics(calls(threaded(1)))
+
+
+def crowded(core_wait: float, workers: int = 8) -> Call:
+    """Workers on two cores, whose items took four seconds in all."""
+    return call(workers=workers, times=times(100, 0.04), core_wait=core_wait)
 
 
 def test_workers_that_share_cores_are_told_where_items_compute() -> None:
-    """Items that computed throughout had the cores for a quarter of their time."""
-    assert "8 workers on 2 cores" == only(calls(crowded(1.0)), "too many workers").figure
+    """Items waited for a core three quarters of their time."""
+    assert "8 workers on 2 cores" == only(calls(crowded(3.0)), "too many workers").figure
 
 
 def test_more_workers_than_cores_are_right_for_items_that_wait() -> None:
-    """They use little of the cores, or it is not known."""
+    """Items that sleep wait for no core; and as many workers as cores are not too many."""
     assert [] == topics(calls(crowded(0.05)))
-    assert [] == topics(calls(crowded(0.0)))
+    assert [] == topics(calls(crowded(3.0, workers=2)))
 
 
 def test_waits_for_locks_are_told() -> None:

@@ -408,16 +408,56 @@ def test_an_interrupted_drain_does_not_wait_for_itself() -> None:
     assert 0 == len(recorder._inbox)
 
 
-def test_maps_inside_tasks_belong_to_their_worker() -> None:
-    """In the process of the caller, an inner map is told with the worker that made it."""
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_maps_inside_tasks_belong_to_their_worker(backend: Any) -> None:
+    """An inner map is told with the worker that made it, its items and its time."""
     with trace() as run, warnings.catch_warnings():
-        outer.with_options(backend="thread").map(range(3))
-    outermost, *inside = run.calls
+        outer.with_options(backend=backend).map(range(3))
+        outer.with_options(backend=backend).map([2])
+    (first, second), inside = run.recorded().outer, [c for c in run.calls if c.parent is not None]
 
-    assert outermost.parent is None
-    assert 3 == len(inside)
+    assert [0, 1, 2, 2] == sorted(call.items for call in inside)
+    assert {("inner", "map", "test_recording.py")} == {
+        (call.task, call.method, call.place.partition(":")[0]) for call in inside
+    }
     assert {worker.number for worker in run.workers} >= {call.parent for call in inside}
+    for call in inside:
+        assert call.seconds == pytest.approx(sum(call.phases.values()))
+        assert any(o.start <= call.start <= call.stop <= o.stop for o in (first, second))
     assert all(w.seconds == pytest.approx(sum(w.phases.values())) for w in run.workers)
+
+
+@parallel(backend="process", workers=1)
+def many(count: int) -> int:
+    for _ in range(count):
+        inner.map([1])
+    return count
+
+
+@parallel(backend="process", workers=1)
+def trace_itself(number: int) -> int:
+    with trace() as own:
+        inner.map(range(number))
+    inner.map([1])
+    return sum(call.items for call in own.calls)
+
+
+def test_many_maps_inside_an_item_are_counted() -> None:
+    """The first of a chunk are told one by one, and the others are among those left out."""
+    with trace() as run:
+        many.map([50])
+    recorded = run.recorded()
+    inside = [call for call in recorded.calls if call.parent is not None]
+    assert 50 == len(inside) + recorded.dropped["calls"]
+    assert 0 < len(inside)
+
+
+def test_a_task_may_trace_its_own_maps() -> None:
+    """Its trace takes the place of what counts them, and no trace of it is left in the worker."""
+    with trace() as run:
+        assert [5] == trace_itself.map([5])
+    assert 1 == len(run.calls)
+    assert [4] == trace_itself.map([4])
 
 
 def test_calls_of_joblib_are_recorded() -> None:
@@ -437,8 +477,14 @@ def test_ray_workers_tell_their_times(ray_runtime: None) -> None:
     model = np.ones(300_000)
     with trace() as run:
         nap.with_options(backend="ray").map(range(8), model=model)
+        outer.with_options(backend="ray").map([3])
     recorded = run.recorded()
-    (call,) = recorded.calls
+    call, around = recorded.outer
+    (inside,) = (call for call in recorded.calls if call.parent is not None)
+
+    assert (3, "inner") == (inside.items, inside.task)
+    assert inside.parent in {worker.number for worker in recorded.workers}
+    assert around.start <= inside.start <= inside.stop <= around.stop
 
     assert (8, 12 * NAP) <= (call.items, call.times.total)
     assert call.seconds == pytest.approx(sum(call.phases.values()))

@@ -167,7 +167,7 @@ class _ProcessSession(LeasedSession["OpenCall"]):
             trace=call.trace,
         )
         if call.trace is not None:
-            call.trace.opened(leases, constants, workers, blas)
+            call.trace.opened(leases, constants, workers)
         self._is_open = True
 
     def serves(self, call: Call) -> bool:

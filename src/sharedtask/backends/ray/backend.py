@@ -237,7 +237,7 @@ class _RaySession(LeasedSession["OpenCall"]):
             trace=call.trace,
         )
         if call.trace is not None:
-            call.trace.opened(leases, constants, self.concurrency.workers, 0)
+            call.trace.opened(leases, constants, self.concurrency.workers)
         self._is_open = True
 
     def _prepare(self, connection: Connection, call: Call, options: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Times a chunk in its worker, for a call that is traced; loaded by the first one.
 
-What it tells goes along with the chunk's last results.
+What it tells goes along with the chunk's last results. The worker notes plain numbers: sums and
+quantiles of a small chunk are made when the trace is read.
 """
 
 from __future__ import annotations
@@ -9,27 +10,42 @@ import marshal
 import os
 import time
 from array import array
+from operator import sub
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from sharedtask.system import cpu_time
+from sharedtask.writing.locked.rwlock import waited_here
 
 from .limits import private_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ChunkClock", "Told", "read"]
+    from .inner_calls import InnerCalls
+
+__all__ = ["ChunkClock", "Told", "longest_of", "read"]
 
 # Of a chunk so many items are told one by one: evenly spread ones, and the slowest.
 _SPREAD, _SLOWEST = 64, 5
+_LONGEST_BYTES = 8
+_MUCH = 5  # a fifth of the time of cores is so much that threads are counted
+_LOOK_NS = 10_000_000  # between two looks at the memory, each of which takes some 10 us
 
 
 class Told(NamedTuple):
     """What a worker tells of a chunk; all times are of CLOCK_MONOTONIC, in ns.
 
-    ``marks`` are phases and their beginnings. ``quantiles`` are minimum, median, 95 % and maximum
-    of the items' durations. ``positions``, ``starts`` and ``stops`` are those of some items.
-    ``decodings`` are (token, begin, end, bytes of the pickle, bytes mapped).
+    ``marks`` are phases and their beginnings. ``cpu`` is the time that cores worked for the items,
+    ``own_cpu`` that of the thread that ran them. ``yielded`` and ``preempted`` count how often that
+    thread left its core to wait for something, and because others wanted it. ``threads`` is how
+    many the process has, or 1 if others than that thread did little. ``locked`` is the time of
+    waiting for locks. ``private`` is 0 if the memory was looked at shortly before.
+    ``inner`` and ``more_inner``: see ``InnerCalls``.
+    ``decodings`` are (token, begin, end, bytes of the pickle, bytes mapped, objects).
+    ``quantiles`` are minimum, median, 95 % and maximum of the items' durations. ``positions``,
+    ``starts`` and ``stops`` are those of some items.
     """
 
     pid: int
@@ -37,36 +53,57 @@ class Told(NamedTuple):
     node: str
     marks: list[tuple[str, int]]
     ended: int
+    cpu: int
+    own_cpu: int
+    yielded: int
+    preempted: int
+    threads: int
+    locked: int
+    by_message: int
+    beside: int
+    private: int
+    decodings: list[tuple[Any, int, int, int, int, int]]
+    inner: list[tuple[str, str, str, int, int, int]]
+    more_inner: int
     ran: int
     total: int
     quantiles: tuple[int, ...]
     positions: list[int]
     starts: list[int]
     stops: list[int]
-    by_message: int
-    beside: int
-    private: int
-    locked: int
-    decodings: list[tuple[Any, int, int, int, int]]
 
 
 def read(data: bytes) -> Told:
     """What ``ChunkClock.told`` has written."""
-    return Told(*marshal.loads(data))
+    *told, times = marshal.loads(memoryview(data)[_LONGEST_BYTES:])
+    return Told(*told, *(_listed(times) if isinstance(times, bytes) else times))
+
+
+def longest_of(data: bytes) -> int:
+    """The duration of the slowest item, in ns."""
+    return int.from_bytes(data[:_LONGEST_BYTES], "little")
 
 
 class ChunkClock:
-    """See ``observing.Clock``. ``name`` is that of the worker among those of this process."""
+    """See ``observing.Clock``.
 
-    def __init__(self, name: str = "") -> None:
+    ``name`` is that of the worker among those of this process. ``inner`` has the maps that the
+    items make, if this process is a worker.
+    """
+
+    def __init__(self, name: str = "", inner: InnerCalls | None = None) -> None:
         self._name = name
+        self._inner = inner
         self._marks = [("decode", time.monotonic_ns())]
         self._times = array("q")
-        self._by_message = self._beside = 0
-        self._decodings: list[tuple[Any, int, int, int, int]] = []
+        self._by_message = self._beside = self._locked = 0
+        self._decodings: list[tuple[Any, int, int, int, int, int]] = []
+        self._before: tuple[int, ...] = ()
+        self._spent: tuple[int, ...] = (0, 0, 0, 0)
 
     def enter(self, phase: str) -> None:
         """A phase begins."""
+        self._end_items()
         self._marks.append((phase, time.monotonic_ns()))
 
     def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,56 +121,111 @@ class ChunkClock:
 
         return timed
 
+    def compute(self) -> None:
+        """Items run from now on, in this thread."""
+        self.enter("compute")
+        self._before = (*cpu_time.spent(), waited_here())
+
+    def _end_items(self) -> None:
+        if self._before:
+            now, self._before, before = (*cpu_time.spent(), waited_here()), (), self._before
+            *spent, self._locked = map(sub, now, before)
+            self._spent = tuple(spent)
+
     def sent(self, nbytes: int, beside: int) -> None:
         """Results were sent."""
         self._by_message += nbytes
         self._beside += beside
 
-    def note_decoding(self, token: Any, began: float, head: int, mapped: int) -> None:
+    def note_decoding(self, token: Any, began: float, head: int, mapped: int, objects: int) -> None:
         """A value was decoded just now."""
-        self._decodings.append((token, int(began * 1e9), time.monotonic_ns(), head, mapped))
+        ended = time.monotonic_ns()
+        self._decodings.append((token, int(began * 1e9), ended, head, mapped, objects))
+
+    def leave(self) -> None:
+        """The chunk is over."""
+        if self._inner is not None:
+            self._inner.leave()
 
     def told(self) -> bytes:
         """What was timed, as bytes."""
-        times = np.frombuffer(self._times, np.int64).reshape(-1, 2) if self._times else _NONE
-        durations = times[:, 1] - times[:, 0]
-        order = np.argsort(durations)
-        positions = _told_of(len(times), order)
-        quantiles = tuple(int(durations[k]) for k in _places(order)) if len(times) else ()
-        return marshal.dumps(
+        self._end_items()
+        cpu, own, yielded, preempted = self._spent
+        times = self._times
+        longest = max(map(sub, times[1::2], times[::2]), default=0)
+        return longest.to_bytes(_LONGEST_BYTES, "little") + marshal.dumps(
             (
                 os.getpid(),
                 self._name,
-                os.uname().nodename,
+                _machine.node,
                 self._marks,
                 time.monotonic_ns(),
-                len(times),
-                int(durations.sum()),
-                quantiles,
-                positions,
-                times[positions, 0].tolist(),
-                times[positions, 1].tolist(),
+                own if self._name else cpu,  # a thread has others beside it, with items of theirs
+                own,
+                yielded,
+                preempted,
+                _threads_of_process() if cpu - own > cpu // _MUCH and not self._name else 1,
+                self._locked,
                 self._by_message,
                 self._beside,
-                private_bytes() or 0,
-                0,
+                _machine.private(),
                 self._decodings,
+                [] if self._inner is None else self._inner.made,
+                0 if self._inner is None else self._inner.more,
+                times.tobytes() if len(times) <= 2 * _SPREAD else _summed(times),
             )
         )
 
 
-_NONE = np.empty((0, 2), np.int64)
+def _threads_of_process() -> int:
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:  # /proc is not mounted
+        return 1
 
 
-def _places(order: Any) -> tuple[Any, ...]:
-    """The items of which the minimum, the median, 95 % and the maximum are."""
-    last = len(order) - 1
-    return order[0], order[last // 2], order[round(last * 0.95)], order[last]
+class _Machine:
+    """What is told of the process, and need not be asked at each chunk."""
+
+    def __init__(self) -> None:
+        self.node = os.uname().nodename
+        self._looked_at = 0
+
+    def private(self) -> int:
+        """The private memory of the process; 0 if it was told shortly before."""
+        now = time.monotonic_ns()
+        if now - self._looked_at < _LOOK_NS:
+            return 0
+        self._looked_at = now
+        return private_bytes() or 0
 
 
-def _told_of(count: int, order: Any) -> list[int]:
-    """The positions of the items that are told one by one."""
-    if count <= _SPREAD:
-        return list(range(count))
-    spread = set(range(0, count, -(-count // _SPREAD)))
-    return sorted(spread | set(order[-_SLOWEST:].tolist()))
+_machine = _Machine()
+
+_Times = tuple[int, int, tuple[int, ...], list[int], list[int], list[int]]
+
+
+def _listed(data: bytes) -> _Times:
+    """The last fields of ``Told`` for a small chunk, each of whose items is told."""
+    times = array("q", data)
+    starts, stops = times[::2].tolist(), times[1::2].tolist()
+    durations = sorted(map(sub, stops, starts))
+    return len(starts), sum(durations), _quantiles(durations), [*range(len(starts))], starts, stops
+
+
+def _summed(times: array[int]) -> _Times:
+    """The last fields of ``Told`` for a large chunk, of which some items are told."""
+    table = np.frombuffer(times, np.int64).reshape(-1, 2)
+    durations = table[:, 1] - table[:, 0]
+    order = np.argsort(durations)
+    spread = set(range(0, len(table), -(-len(table) // _SPREAD)))
+    positions = sorted(spread | set(order[-_SLOWEST:].tolist()))
+    quantiles = _quantiles(durations[order].tolist())
+    starts, stops = table[positions, 0].tolist(), table[positions, 1].tolist()
+    return len(table), int(durations.sum()), quantiles, positions, starts, stops
+
+
+def _quantiles(ordered: list[int]) -> tuple[int, ...]:
+    """The minimum, the median, 95 % and the maximum."""
+    last = len(ordered) - 1
+    return tuple(ordered[k] for k in (0, last // 2, round(last * 0.95), last)) if ordered else ()

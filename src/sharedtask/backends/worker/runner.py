@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from sharedtask.store.decoded import Values
     from sharedtask.writing.handler import Part
 
+    from .chunk_clock import ChunkClock
+    from .inner_calls import InnerCalls
     from .job import Job
     from .log_hooks import LogHooks
     from .making import Table
@@ -111,6 +113,8 @@ class Runner:
         # Not if an exception leaves this, which ends the worker: the current item must not be taken
         # for one that was not begun.
         words[Word.PHASE] = Phase.IDLE
+        if clock is not None:
+            clock.leave()
         return done
 
     def take_partial(self) -> Partial | None:
@@ -344,7 +348,7 @@ class Runner:
         clock = self._outbox.clock
         if clock is not None:
             call = clock.around(call)
-            clock.enter("compute")
+            clock.compute()
         context = ChunkContext(loaded.constants.variables, loaded.function)
         words[Word.PHASE] = Phase.RUNNING
         self._outbox.start_clock()
@@ -423,11 +427,21 @@ class Runner:
 
 
 def new_clock() -> Clock:
-    """The clock of a chunk that is traced."""
-    with undisturbed("sharedtask.backends.worker.chunk_clock"):
-        from .chunk_clock import ChunkClock
+    """The clock of a chunk that is traced, which notes the maps that its items make."""
+    make_clock, make_calls = _clock_classes()
+    inner = make_calls()
+    inner.enter()
+    return make_clock(inner=inner)
 
-    return ChunkClock()
+
+@functools.cache
+def _clock_classes() -> tuple[type[ChunkClock], type[InnerCalls]]:
+    with undisturbed("sharedtask.backends.worker.chunk_clock"):  # needed by calls that are traced
+        from .chunk_clock import ChunkClock
+    with undisturbed("sharedtask.backends.worker.inner_calls"):
+        from .inner_calls import InnerCalls
+
+    return ChunkClock, InnerCalls
 
 
 def _nothing() -> None:

@@ -153,9 +153,14 @@ def waited_for_caller(recorded: Recorded) -> Iterator[Advice]:
             )
 
 
+def _stopped(call: Call) -> bool:
+    """Whether it may have ended before its last item."""
+    return bool(call.errors or call.deaths or call.timeouts) or not call.finished
+
+
 def slower_than_a_loop(recorded: Recorded) -> Iterator[Advice]:
     """All calls of a task took longer than their items would have, one after the other."""
-    maps = (call for call in recorded.outer if _is_map(call) and not call.error and call.items)
+    maps = (call for call in recorded.outer if _is_map(call) and call.items and not _stopped(call))
     for task, calls in by_task(maps):
         seconds = sum(call.seconds for call in calls)
         caller = sum(call.phases.get(p, 0.0) for call in calls for p in ("items", "caller"))

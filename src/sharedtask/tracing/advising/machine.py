@@ -5,54 +5,67 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sharedtask.text import duration, human
-from sharedtask.tracing.records import Recorded, Worker
+from sharedtask.tracing.records import Call, Recorded, Worker
 
 from .advice import Advice, apart, by_task, matters
 
 COMPETING = 1.5  # times the cores
 RECYCLED = 3  # workers: fewer are what the option is for
-LOCKED = 0.2  # share of the time of items
+BESIDE = 0.2  # share of the time of cores that other threads take
+SHARED = 0.2  # share of the time of items in which they wait for a core
+LOCKED = 0.2  # share of the time of items in which they wait for a lock
 MEMORY_LIMIT = "memory_limit"
 
 
 def inner_threads(recorded: Recorded) -> Iterator[Advice]:
-    """Threads of numerical libraries in all workers are more than the cores."""
+    """Threads of numerical libraries, in all workers that run at once, are more than the cores."""
     for task, calls in by_task(call for call in recorded.outer if apart(call)):
-        seconds = sum(call.seconds for call in calls)
-        worst = max(calls, key=lambda call: call.inner_threads * call.workers)
-        threads = worst.inner_threads * worst.workers
-        too_many = worst.inner_threads > 1 and threads > COMPETING * worst.cpus
-        if too_many and matters(recorded, seconds):
+        beside, worst = sum(call.cpu_beside for call in calls), max(calls, key=_threads)
+        threads, cost = _threads(worst), sum(map(_competing, calls))
+        used = sum(call.cpu for call in calls)
+        if threads > COMPETING * worst.cpus and beside >= BESIDE * used and matters(recorded, cost):
             yield Advice(
                 "inner threads",
-                f"{worst.inner_threads} x {worst.workers} threads on {worst.cpus} cores",
-                f"BLAS and OpenMP may use {worst.inner_threads} threads in each of "
-                f"{worst.workers} workers of {task}, and there are {worst.cpus} cores: they "
-                "compete. Set the number yourself.",
+                f"{worst.busy_threads:.1f} x {worst.workers} threads on {worst.cpus} cores",
+                f"{duration(beside)} of the {duration(used)} that cores worked for {task} were in "
+                f"threads of libraries: about {worst.busy_threads:.1f} threads computed in each of "
+                f"{worst.workers} workers, and there are {worst.cpus} cores, so they compete. "
+                "Limit them before libraries are loaded, or by threadpoolctl inside the task.",
                 "OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python program.py",
-                seconds * (1 - worst.cpus / threads),
+                cost,
             )
+
+
+def _threads(call: Call) -> float:
+    """The threads that compute at once, in all workers."""
+    return call.busy_threads * call.workers
+
+
+def _competing(call: Call) -> float:
+    """Seconds in which threads of its workers waited for each other's cores, about."""
+    return call.cpu / call.cpus * max(1 - call.cpus / _threads(call), 0.0)
 
 
 def too_many_workers(recorded: Recorded) -> Iterator[Advice]:
     """Items of more workers than cores compete for the cores: they waited, though not to sleep."""
     for task, calls in by_task(call for call in recorded.outer if call.backend == "process"):
-        call = max(calls, key=lambda call: call.workers / max(call.cpus, 1))
-        cpu, own = sum(c.cpu for c in calls), sum(c.times.total for c in calls)
-        seconds = sum(c.seconds for c in calls)
-        computing = cpu >= 0.7 * min(call.cpus * seconds, own)
-        if call.workers >= COMPETING * call.cpus and computing and cpu < 0.8 * own:
-            waited = (own - cpu) / call.workers
-            if matters(recorded, waited):
-                yield Advice(
-                    "too many workers",
-                    f"{call.workers} workers on {call.cpus} cores",
-                    f"{call.workers} workers of {task} shared {call.cpus} cores: each waited "
-                    f"{duration(waited)} for one. More workers than cores help items that wait "
-                    "for a network or a disk, not items that compute.",
-                    f"{task} = {task}.with_options(workers={call.cpus})",
-                    waited,
-                )
+        call = max(calls, key=lambda call: call.workers / call.cpus)
+        waited, own = (sum(times) for times in zip(*map(_waited_of, calls), strict=True))
+        crowded = call.workers >= COMPETING * call.cpus and waited >= SHARED * own
+        if crowded and matters(recorded, waited / call.workers):
+            yield Advice(
+                "too many workers",
+                f"{call.workers} workers on {call.cpus} cores",
+                f"{call.workers} workers of {task} shared {call.cpus} cores: its items waited "
+                f"{duration(waited)} of their {duration(own)} for one. More workers than cores "
+                "help items that wait for a network or a disk, not items that compute.",
+                f"{task} = {task}.with_options(workers={call.cpus})",
+                waited / call.workers,
+            )
+
+
+def _waited_of(call: Call) -> tuple[float, float]:
+    return call.core_wait, call.times.total
 
 
 def lock_waits(recorded: Recorded) -> Iterator[Advice]:

@@ -112,7 +112,7 @@ def _of_call(call: Call) -> Bar:
         call.number,
         count=call.items,
         parts=0,
-        outcome=call.error or "done",
+        outcome="done" if call.finished else "running",
     )
 
 

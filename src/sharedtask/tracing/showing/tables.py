@@ -97,7 +97,7 @@ def _call_row(call: Call) -> str:
         f"<details><summary>{name}</summary>{_details(call)}</details>{_trouble(call)}",
         escape(f"{call.backend} x {call.workers}"),
         duration(call.seconds),
-        f"{call.items:,}" if call.total in (None, call.items) else f"{call.items:,}/{call.total:,}",
+        f"{call.items:,}",
         duration(call.times.median),
         duration(call.times.p95),
         duration(call.times.max),
@@ -133,7 +133,7 @@ def _details(call: Call) -> str:
     lines = [escape(call.place), *_waits(call), *map(_value, call.values)]
     slow = [
         f"item {item.index:,}{f' ({escape(item.text)})' if item.text else ''}: "
-        f"{duration(item.seconds)}{f', {escape(item.error)}' if item.error else ''}"
+        f"{duration(item.seconds)}"
         for item in call.slowest
     ]
     if slow:
@@ -154,6 +154,13 @@ def _waits(call: Call) -> Iterator[str]:
         yield f"results waited {duration(call.order_wait)} for earlier ones"
     if call.lock_wait:
         yield f"items waited {duration(call.lock_wait)} for locks"
+    if call.core_wait:
+        yield f"items waited about {duration(call.core_wait)} for a core"
+    if call.cpu_beside:
+        yield (
+            f"cores worked {duration(call.cpu)} for the items, {duration(call.cpu_beside)} of it in"
+            " other threads"
+        )
 
 
 def _value(value: Value) -> str:

@@ -282,12 +282,18 @@ class Hold(Generic[_V]):
     # ------------------------------------------------------------------------- taking cells
 
     def _take(self, nested: bool) -> None:
-        if nested:
-            # Not through the turnstile. If thread 1 holds cell 0 and waits at the turnstile of
-            # cell 1, thread 2 may be waiting for cells 0 and 1, having both turnstiles.
-            self._lock(self._kind, fcntl.F_OFD_SETLKW)
-        elif not self._taken_at_once():
-            self._queue()
+        if not nested and self._taken_at_once():
+            return
+        began = time.monotonic_ns()
+        try:
+            if nested:
+                # Not through the turnstile. If thread 1 holds cell 0 and waits at the turnstile of
+                # cell 1, thread 2 may be waiting for cells 0 and 1, having both turnstiles.
+                self._lock(self._kind, fcntl.F_OFD_SETLKW)
+            else:
+                self._queue()
+        finally:
+            _here.waited += time.monotonic_ns() - began
 
     def _taken_at_once(self) -> bool:
         waited_for = self.locks.waited_for
@@ -422,10 +428,11 @@ _FLOCK = struct.Struct("hhqqi4x").pack
 
 
 class _Here(threading.local):
-    """The blocks that this thread holds, in the order of entering."""
+    """The blocks that this thread holds, in the order of entering, and the ns that it waited."""
 
     def __init__(self) -> None:
         self.held: list[Hold[Any]] = []
+        self.waited = 0
 
 
 _here = _Here()
@@ -473,6 +480,11 @@ def held_here(table: locations.Memory) -> str:
     place = table.device, table.inode
     found = (hold for hold in _here.held if hold.locks.order[1:] == place)
     return next(map(_described, found), "")
+
+
+def waited_here() -> int:
+    """How long this thread has waited for locks in all, in ns."""
+    return _here.waited
 
 
 def count_held() -> int:
