@@ -141,11 +141,7 @@ class _ProcessSession(LeasedSession["OpenCall"]):
         self._place = working_directory(), cpus
         self._pool.renew(here.generation)
         leases = lease_all(cache, call, here, self.lend)
-        try:
-            constants = encoding.pack_constants(call, _pack_frozen, leases.captures)
-        except BaseException:
-            leases.release()
-            raise
+        constants = encoding.pack_first(call, _pack_frozen, leases)
         self.shares = leases.shares
         # BLAS threads for each worker: its share of the cores, unless the user has decided.
         blas = call.inner_threads or (max(cpus // workers, 1) if here.limits_blas else 0)
