@@ -8,7 +8,6 @@ nothing else of a backend.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from dataclasses import dataclass, field
 from queue import Empty
 from time import monotonic
@@ -75,7 +74,7 @@ class Team:
     ``chunks`` counts those that each worker has. The backend's own lock guards it.
     """
 
-    chunks: Counter[int] = field(default_factory=Counter)
+    chunks: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

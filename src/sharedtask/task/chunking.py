@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends.base import Chunk, Concurrency
 
@@ -57,7 +57,7 @@ class Chunker:
         costly: bool = False,
     ) -> None:
         sliced = type(items) in (list, tuple, range)
-        self._sequence = cast("Sequence[Any]", items) if sliced else None
+        self._sequence: Any = items if sliced else None
         self._items = iter(items)
         self._total = total
         self._fixed = chunksize if isinstance(chunksize, int) else None
@@ -93,8 +93,7 @@ class Chunker:
 
     def _take_slice(self, size: int) -> Sequence[Any]:
         """A slice of the items; of a range it is a range, of any length."""
-        assert self._sequence is not None  # noqa: S101  asked by the caller
-        items = self._sequence[self.given : self.given + size]
+        items: Sequence[Any] = self._sequence[self.given : self.given + size]
         self.exhausted = len(items) < size or self.given + size == self._total
         return items
 

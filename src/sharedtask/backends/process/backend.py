@@ -13,7 +13,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sharedtask.backends import encoding
-from sharedtask.backends.base import Backend, Call, Chunk, Concurrency, Limits, Session, Sink, Team
+from sharedtask.backends.base import Backend, Call, Chunk, Concurrency, Limits, Session, Sink
 from sharedtask.backends.leased_session import LeasedSession
 from sharedtask.backends.leasing import header_of, lease_all, still_sends
 from sharedtask.backends.worker import envelope, process_settings
@@ -159,7 +159,7 @@ class _ProcessSession(LeasedSession["OpenCall"]):
             function=call.function,
             sink=sink,
             slot_table=slot_table,
-            users=Team().chunks if call.team is None else call.team.chunks,
+            users={} if call.team is None else call.team.chunks,
             trace=call.trace,
         )
         if call.trace is not None:
