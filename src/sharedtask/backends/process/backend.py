@@ -128,9 +128,9 @@ class _ProcessSession(LeasedSession["OpenCall"]):
         backend, cache, call, sink = self._wanted
         del self._wanted  # the caller's values may be freed while tasks run
         self._owner, self._cache, self._pool = backend, cache, backend.pool
-        cpus = available_cpus()
-        options = call.options
-        require_measurable(options)
+        cpus, options = available_cpus(), call.options
+        if options.memory_limit is not None:
+            require_measurable()
         workers = options.workers or cpus
         self.concurrency = _concurrency(workers, cpus, options.tasks_per_worker)
         slot_table = None
