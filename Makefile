@@ -64,7 +64,7 @@ $(VENV)/.torch: $(VENV)/.dev
 # Compiled first: where PYTHONDONTWRITEBYTECODE is set, each of the many fresh processes would do it.
 test: $(VENV)/.dev $(if $(CI),$(VENV)/.torch)
 	@$(BIN)/python -m compileall -q src
-	$(if $(CI),.ci/parts $(BIN)/python,$(BIN)/python -m pytest -m "not long")
+	$(if $(CI),.ci/halves $(BIN)/python,$(BIN)/python -m pytest -m "not long")
 
 # The environment alone, for those who run several of these at the same time.
 tools: $(VENV)/.dev $(if $(CI),$(VENV)/.torch)
@@ -81,6 +81,7 @@ docs: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.trace_rows
 
 faults: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.faults

@@ -30,6 +30,10 @@ from benchmarks.report import (
 from benchmarks.rows import CALLERS, FROM_NOTHING, ROWS, Cells
 from benchmarks.submit_rows import ROWS as SUBMIT_ROWS
 from benchmarks.submit_rows import submits
+from benchmarks.trace_rows import MODES, Row
+from benchmarks.trace_rows import race as race_traces
+from benchmarks.trace_rows import rows as trace_rows
+from benchmarks.trace_rows import told as told_of_traces
 from benchmarks.turns import TurnRow, race, told
 from benchmarks.work import jobs, same
 from benchmarks.writing_contestants import NAMED
@@ -355,3 +359,22 @@ def test_executors_are_raced(row: TurnRow[Any]) -> None:
     assert f"goal {row.goal}x" in told(row, spent)
     for executor in contestants.values():
         executor.shutdown()
+
+
+@pytest.mark.parametrize("row", trace_rows(), ids=lambda row: row.title)
+def test_traces_are_raced(row: Row) -> None:
+    """Each row runs without, with and without a trace, and tells the ratio and its goal."""
+    spent = race_traces(row, 1, 5)
+    assert dict.fromkeys(MODES, 1) == {mode: len(turns) for mode, turns in spent.items()}
+    text = told_of_traces(row, {"off": [10.0], "on": [10.2], "off again": [10.2]}, 5)
+    assert "1.020x    40.00 us each" in text
+    assert "closed 1.020x (goal 1.01x: not met)" in text
+    assert ("goal 1.03x: met" in text) == (row.most is not None)
+    assert ("goal 2.0 us each: not met" in text) == (row.most_us is not None)
+
+
+def test_trace_rows_give_right_results() -> None:
+    """What is timed is the whole work."""
+    assert [20 * 4950, 79_800, 4950] == [
+        row.run(count) for row, count in zip(trace_rows(), (20, 400, 100), strict=True)
+    ]

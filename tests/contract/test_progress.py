@@ -25,11 +25,16 @@ class Bar:
     def __init__(self, **words: Any) -> None:
         self.words = words
         self.steps: list[tuple[float, int]] = []
+        self.told: list[str] = []
         self.closed = 0
         Bar.made.append(self)
 
     def update(self, n: int = 1) -> None:
         self.steps.append((time.monotonic(), n))
+
+    def set_postfix_str(self, s: str, refresh: bool) -> None:
+        assert not refresh
+        self.told.append(s)
 
     def close(self) -> None:
         self.closed += 1
@@ -111,6 +116,24 @@ def test_description_alone_shows_the_bar(backend: Any, bars: list[Bar]) -> None:
     assert ["squares"] == [bar.words["desc"] for bar in bars]
 
 
+def test_bar_has_the_name_of_the_task(backend: Any, bars: list[Bar]) -> None:
+    """Without ``desc`` the bar shows which task runs."""
+    parallel(square).with_options(backend=backend, progress=True).map(range(3))
+    assert ["square"] == [bar.words["desc"] for bar in bars]
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_bar_tells_the_workers_that_are_busy(kind: Any, bars: list[Bar]) -> None:
+    """Each time that items are counted it says how many workers have a chunk; at the end none."""
+    parallel(square).with_options(backend=kind, workers=2, chunksize=1, progress=True).map(
+        range(20)
+    )
+    (bar,) = bars
+    assert "2 of 2 workers busy" == bar.told[0]
+    assert "0 of 2 workers busy" == bar.told[-1]
+    assert len(bar.steps) == len(bar.told)
+
+
 def test_no_bar_unless_asked(backend: Any, bars: list[Bar]) -> None:
     """Without the option nothing is drawn; ``defaults`` can ask for it."""
     task = parallel(square).with_options(backend=backend)
@@ -178,6 +201,7 @@ def test_real_bar(backend: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert "" == captured.out
     assert "squares" in captured.err
     assert "57/57" in captured.err
+    assert "item/s" in captured.err
 
 
 def test_bar_in_a_script(script: Callable[..., Any]) -> None:
@@ -194,7 +218,7 @@ def test_bar_in_a_script(script: Callable[..., Any]) -> None:
 
 def test_no_bar_is_no_import() -> None:
     """Without a bar the null object is used, which draws nothing."""
-    bar = progress_module.open_bar(Options(), 10)
+    bar = progress_module.open_bar(Options(), "square", 10)
     stream, sys.stderr = sys.stderr, io.StringIO()
     try:
         bar.update(3)

@@ -8,6 +8,7 @@ nothing else of a backend.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from dataclasses import dataclass, field
 from queue import Empty
 from time import monotonic
@@ -74,7 +75,7 @@ class Team:
     ``chunks`` counts those that each worker has. The backend's own lock guards it.
     """
 
-    chunks: dict[int, int] = field(default_factory=dict)
+    chunks: Counter[int] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,8 +193,7 @@ class ShareCache:
         self, entry: _Entry, composition: Composition | None, verify: Verify
     ) -> Lease | None:
         """The publication, if it needs no comparison; the case of most calls."""
-        if not entry.lock.acquire(blocking=False):
-            interrupts.acquire(entry.lock)
+        interrupts.acquire(entry.lock)
         try:
             if not entry.needs_no_look(composition, verify):
                 return None
@@ -208,8 +207,7 @@ class ShareCache:
 
     def _lease_recognised(self, entry: _Entry, value: Any) -> Lease | None:
         """The publication, if the value is seen to be the same without being encoded."""
-        known = entry.publication
-        if known is None or known.outline is None:
+        if not entry.is_published():
             return None
         critical_sections.enter(entry.lock)
         try:

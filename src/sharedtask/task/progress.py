@@ -19,6 +19,9 @@ class Bar(Protocol):
     def update(self, n: int) -> object:
         """``n`` more items are done."""
 
+    def set_postfix_str(self, s: str, refresh: bool) -> object:
+        """Show this text behind the rate, from the next time that it is drawn."""
+
     def close(self) -> object:
         """End the bar."""
 
@@ -26,13 +29,20 @@ class Bar(Protocol):
         """Draw it now."""
 
 
-def open_bar(options: Options, total: int | None) -> Bar:
-    """A bar in the terminal or the notebook cell."""
+def open_bar(options: Options, task: str, total: int | None) -> Bar:
+    """A bar in the terminal or the notebook cell, with the name of the task or ``desc``."""
+    desc = task if options.desc is None else options.desc
     with undisturbed("tqdm.auto"):
         from tqdm.auto import tqdm
 
-    bar: Bar = tqdm(total=total, desc=options.desc, unit="item", dynamic_ncols=True, leave=True)
+    bar: Bar = tqdm(total=total, desc=desc, unit="item", dynamic_ncols=True, leave=True)
     return bar
+
+
+def show_busy(bar: Bar, chunks: int, workers: int) -> None:
+    """Tell how many workers have one of so many chunks."""
+    if workers > 1:
+        bar.set_postfix_str(f"{min(chunks, workers)} of {workers} workers busy", refresh=False)
 
 
 def skip(bar: Bar, n: int) -> None:

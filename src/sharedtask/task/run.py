@@ -27,7 +27,7 @@ from sharedtask.system.loading import undisturbed
 from sharedtask.system.tracebacks import SHORTENED, shorten
 
 from .chunking import Chunker, Pace
-from .progress import Bar, open_bar, skip
+from .progress import Bar, open_bar, show_busy, skip
 from .retries import runs_again
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ class Run:
             missing.warn(self._task, lost, plan.call.named)
         on_shares(session.shares)
         concurrency = session.concurrency
+        self._workers = 1 if self._in_caller else concurrency.workers
         self._limit = 1 if self._in_caller else concurrency.workers * _AHEAD
         self._chunker = Chunker(
             plan.items,
@@ -149,7 +150,7 @@ class Run:
 
             self._recording = Recording.begin(options.journal, plan.call, plan.total, session)
         if options.shows_progress:
-            self._bar = open_bar(options, plan.total)
+            self._bar = open_bar(options, self._task, plan.total)
 
     # --------------------------------------------------------------------- the caller's side
 
@@ -328,6 +329,7 @@ class Run:
         if report.finished and state.stop < len(state.chunk.items):
             self._begin_rest(state)  # now it is known whether the run has failed
         if self._bar is not None:
+            show_busy(self._bar, len(self._open), self._workers)
             interrupts.exposed(self._bar.update, sum(len(piece.values) for piece in pieces))
         return pieces
 

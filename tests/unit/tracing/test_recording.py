@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
-import json
 import os
 import signal
 import sys
 import threading
 import time
 import warnings
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -327,6 +328,65 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 20 == sum(worker.items for worker in recorded.workers)
 
 
+def test_samples_of_a_call_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quantiles are those of the first durations; counts, sums and extremes are of all."""
+    monkeypatch.setattr("sharedtask.tracing.call_trace._MOST_SAMPLES", 10)
+    with trace() as run:
+        inner.with_options(backend="serial", chunksize=1).map(range(50))
+        assert run._recorder is not None
+        (call,) = (what[0] for kind, what in run._recorder._inbox if kind == "call")
+    (told,) = run.calls
+
+    assert 10 == len(call.samples)
+    assert 50 == told.times.count
+    assert told.times.total >= sum(call.samples) / 1e9
+
+
+def test_much_that_waits_is_worked_up_while_a_call_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what was noted so much is kept as it came, and records are made of the oldest."""
+    monkeypatch.setattr("sharedtask.tracing.recorder._MOST_WAITING", 20)
+    with trace() as run:
+        inner.with_options(backend="serial", chunksize=1).map(range(100))
+        assert run._recorder is not None
+        assert len(run._recorder._inbox) <= 21
+        assert 70 <= len(run._recorder._rings["chunks"])
+    assert list(range(100)) == [chunk.first for chunk in run.chunks]
+    assert 100 == run.calls[0].items
+
+
+def test_bytes_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times of large chunks are many bytes: few of them are kept as they came."""
+    monkeypatch.setattr("sharedtask.tracing.recorder._MOST_WAITING_BYTES", 10_000)
+    with trace() as run:
+        inner.with_options(backend="serial", chunksize=200).map(range(20_000))
+        recorder = run._recorder
+        assert recorder is not None
+        waiting = sum(len(what[2]) for kind, what in recorder._inbox if kind == "chunk")
+        assert waiting == recorder._inbox_bytes <= 13_000
+    assert 20_000 == run.calls[0].items
+
+
+def test_items_of_users_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a call runs those of five chunks are held, and none once it has ended."""
+
+    class Item:
+        pass
+
+    items = [Item() for _ in range(40)]
+    gone = [weakref.ref(item) for item in items]
+    task = parallel(backend="thread", chunksize=1, workers=1)(lambda _: None)
+    with trace() as run:
+        stream = task.imap(items.pop() for _ in range(40))
+        for _ in range(20):
+            next(stream)
+        alive = sum(ref() is not None for ref in gone[20:])
+        assert alive <= 5 + 4  # and those that are sent ahead
+        list(stream)
+        gc.collect()
+        assert not any(ref() for ref in gone)
+        assert "<" == run.calls[0].slowest[0].text[0]
+
+
 def test_one_screen_says_what_happened(traced: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls and workers in two tables, at most 40 lines of 130 characters."""
     run = trace()
@@ -337,24 +397,6 @@ def test_one_screen_says_what_happened(traced: Recorded, monkeypatch: pytest.Mon
     assert max(map(len, lines)) <= 150
     assert "69 items" in lines[0]
     assert any(line.startswith("nap (imap)") for line in lines)
-
-
-def test_chrome_gets_events_by_its_rules(traced: Recorded, tmp_path: Path) -> None:
-    """Each event has a name, a phase of the format, and whole numbers for its row."""
-    run, path = trace(), tmp_path / "run.json"
-    run.recorded = lambda: traced  # type: ignore[method-assign]
-    run.to_chrome(path)
-    document = json.loads(path.read_text())
-
-    assert {"M", "X", "C"} <= {event["ph"] for event in document["traceEvents"]}
-    for event in document["traceEvents"]:
-        assert isinstance(event["name"], str)
-        assert event["ph"] in ("M", "X", "C", "i")
-        assert isinstance(event["pid"], int)
-        assert "C" == event["ph"] or isinstance(event["tid"], int)
-        assert "M" == event["ph"] or event["ts"] >= 0
-        assert "X" != event["ph"] or event["dur"] >= 0
-    assert [path] == list(tmp_path.iterdir())
 
 
 def test_pandas_gets_a_row_for_each_chunk(traced: Recorded) -> None:

@@ -13,7 +13,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sharedtask.backends import encoding
-from sharedtask.backends.base import Backend, Call, Chunk, Concurrency, Limits, Session, Sink
+from sharedtask.backends.base import Backend, Call, Chunk, Concurrency, Limits, Session, Sink, Team
 from sharedtask.backends.leased_session import LeasedSession
 from sharedtask.backends.leasing import header_of, lease_all, still_sends
 from sharedtask.backends.worker import envelope, process_settings
@@ -128,9 +128,9 @@ class _ProcessSession(LeasedSession["OpenCall"]):
         backend, cache, call, sink = self._wanted
         del self._wanted  # the caller's values may be freed while tasks run
         self._owner, self._cache, self._pool = backend, cache, backend.pool
-        cpus, options = available_cpus(), call.options
-        if options.memory_limit is not None:
-            require_measurable()
+        cpus = available_cpus()
+        options = call.options
+        require_measurable(options)
         workers = options.workers or cpus
         self.concurrency = _concurrency(workers, cpus, options.tasks_per_worker)
         slot_table = None
@@ -141,7 +141,11 @@ class _ProcessSession(LeasedSession["OpenCall"]):
         self._place = working_directory(), cpus
         self._pool.renew(here.generation)
         leases = lease_all(cache, call, here, self.lend)
-        constants = encoding.pack_first(call, _pack_frozen, leases)
+        try:
+            constants = encoding.pack_constants(call, _pack_frozen, leases.captures)
+        except BaseException:
+            leases.release()
+            raise
         self.shares = leases.shares
         # BLAS threads for each worker: its share of the cores, unless the user has decided.
         blas = call.inner_threads or (max(cpus // workers, 1) if here.limits_blas else 0)
@@ -159,7 +163,7 @@ class _ProcessSession(LeasedSession["OpenCall"]):
             function=call.function,
             sink=sink,
             slot_table=slot_table,
-            users={} if call.team is None else call.team.chunks,
+            users=Team().chunks if call.team is None else call.team.chunks,
             trace=call.trace,
         )
         if call.trace is not None:

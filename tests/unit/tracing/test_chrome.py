@@ -1,0 +1,113 @@
+"""What ``to_chrome`` writes, checked by the rules of the format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from traces import recorded
+
+from sharedtask import trace
+from sharedtask.tracing.records import Event, Span
+
+NUMBER, TEXT, WHOLE, OBJECT = (int, float), str, int, dict
+
+# Source: "Trace Event Format" of the Chromium project: the object format, and of each kind of event
+# the fields that it must have and may have, with their types. Times are microseconds, as fractions.
+DOCUMENT: Mapping[str, Any] = {
+    "traceEvents": list,
+    "displayTimeUnit": TEXT,
+    "otherData": OBJECT,
+}
+COMMON: Mapping[str, Any] = {"name": TEXT, "ph": TEXT, "pid": WHOLE}
+OPTIONAL: Mapping[str, Any] = {"cat": TEXT, "args": OBJECT, "tts": NUMBER, "cname": TEXT}
+KINDS: Mapping[str, Mapping[str, Any]] = {
+    "X": {"ts": NUMBER, "dur": NUMBER, "tid": WHOLE},  # complete event
+    "i": {"ts": NUMBER, "tid": WHOLE, "s": TEXT},  # instant event
+    "C": {"ts": NUMBER, "args": OBJECT},  # counter event
+    "M": {"tid": WHOLE, "args": OBJECT},  # metadata event
+}
+SCOPES = {"g", "p", "t"}  # of instant events: global, process, thread
+METADATA = {"process_name": "name", "thread_name": "name", "process_sort_index": "sort_index"}
+
+
+def check(event: Mapping[str, Any]) -> None:
+    """Raise AssertionError for an event that breaks a rule."""
+    required = {**COMMON, **KINDS[event["ph"]]}
+    assert required.keys() <= event.keys(), event
+    for name, value in event.items():
+        kind = {**OPTIONAL, **required}[name]
+        assert isinstance(value, kind), (name, event)
+        assert not isinstance(value, bool), (name, event)
+    assert event.get("ts", 0) >= 0, event
+    assert event.get("dur", 0) >= 0, event
+    assert event.get("s", "t") in SCOPES, event
+    if event["ph"] == "C":
+        assert all(isinstance(value, NUMBER) for value in event["args"].values()), event
+    if event["ph"] == "M":
+        assert METADATA[event["name"]] in event["args"], event
+
+
+def nested(events: list[Mapping[str, Any]]) -> bool:
+    """Whether complete events of a row are apart, or one within the other."""
+    ends: list[float] = []
+    for event in sorted(events, key=lambda e: (e["ts"], -e["dur"])):
+        while ends and ends[-1] <= event["ts"] + 0.01:
+            ends.pop()
+        if ends and event["ts"] + event["dur"] > ends[-1] + 0.01:
+            return False
+        ends.append(event["ts"] + event["dur"])
+    return True
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The file of a run with events of workers and of calls."""
+    events = (Event(0.01, "death", "killed", 0, 1, 3), Event(0.02, "retry", "", 0, None, 3))
+    run, path = trace(), tmp_path_factory.mktemp("chrome") / "run.json"
+    run.recorded = lambda: recorded(events=events)  # type: ignore[method-assign]
+    run.to_chrome(path)
+    assert [path] == list(path.parent.iterdir())
+    return json.loads(path.read_text())
+
+
+def test_document_has_the_fields_of_the_object_format(document: Any) -> None:
+    """The list of events is there, and times are to be shown in a unit that the format knows."""
+    assert document.keys() == DOCUMENT.keys()
+    assert all(isinstance(document[name], kind) for name, kind in DOCUMENT.items())
+    assert document["displayTimeUnit"] in ("ms", "ns")
+
+
+def test_events_have_the_fields_of_their_kind(document: Any) -> None:
+    """Each kind is there, and no field is missing, of another type, or unknown."""
+    for event in document["traceEvents"]:
+        check(event)
+    assert set(KINDS) == {event["ph"] for event in document["traceEvents"]}
+
+
+def test_events_of_a_row_do_not_overlap(document: Any) -> None:
+    """Viewers draw complete events of a thread within each other, or drop them."""
+    rows: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
+    for event in document["traceEvents"]:
+        if event["ph"] == "X":
+            rows.setdefault((event["pid"], event["tid"]), []).append(event)
+    assert 3 == len(rows)
+    assert all(map(nested, rows.values()))
+
+
+def test_times_are_microseconds(document: Any) -> None:
+    """A chunk of the run begins and lasts as recorded."""
+    first: Span = recorded().chunks[0].spans[0]
+    spans = [e for e in document["traceEvents"] if e["ph"] == "X" and e["name"] == first.phase]
+    assert pytest.approx(first.start * 1e6) == spans[0]["ts"]
+    assert pytest.approx(first.seconds * 1e6) == spans[0]["dur"]
+
+
+def test_rows_are_named(document: Any) -> None:
+    """Both processes and each worker's row have a name."""
+    named = [e for e in document["traceEvents"] if e["ph"] == "M"]
+    assert {(1, 0), (2, 0), (2, 1)} == {(e["pid"], e["tid"]) for e in named}
+    workers = [e["args"]["name"] for e in named if e["name"] == "thread_name"]
+    assert [worker.name for worker in recorded().workers] == workers
