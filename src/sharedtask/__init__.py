@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sharedtask import version as _version
+from sharedtask.system import interpreters as _interpreters
 from sharedtask.system import loading as _loading
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ if TYPE_CHECKING:
     from sharedtask.writing.partitioned.partitions import Partition as Partition
     from sharedtask.writing.partitioned.partitions import partition as partition
     from sharedtask.writing.reduced.operations import Reduction as Reduction
+
+_interpreters.refuse_subinterpreter()
 
 _MODULES = {
     "annotations": (

@@ -69,6 +69,12 @@ def printed() -> str:
 FOLLOWED: dict[str, tuple[Callable[[], Any], Callable[[Any], object], Any, Any]] = {
     "argv": (lambda: list(sys.argv), set_argv, ["one", "1"], ["two"]),
     "recursion": (sys.getrecursionlimit, sys.setrecursionlimit, 2_345, 3_456),
+    "bytecode": (
+        lambda: sys.dont_write_bytecode,
+        lambda given: setattr(sys, "dont_write_bytecode", given),
+        True,
+        False,
+    ),
     "errors": (
         numpy_errors,
         lambda state: np.seterr(**state),

@@ -687,6 +687,7 @@ NEW_SESSION = """
 import logging, numpy as np, ray, sharedtask
 from sharedtask import Shared, parallel, share
 from sharedtask.backends import registry
+from sharedtask.options import Options
 
 def start():
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False,
@@ -700,7 +701,7 @@ table, handle = np.ones(20_000), share(np.ones(30_000))
 print(on_ray.map([0], table=table), on_ray.map([0], table=handle))  # on a Ray of ours
 ray.shutdown()
 start()
-print(registry.get("auto").name)
+print(registry.of(Options()).name)
 print(on_ray.map([0], table=table), on_ray.map([0], table=handle))
 print(on_ray.map([0], table=np.full(20_000, 2.0)), on_ray.map([0], table=table))
 sharedtask.shutdown()

@@ -9,11 +9,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from sharedtask import context, observing
-from sharedtask.errors import BackendUnavailableError
+from sharedtask.errors import BackendUnavailableError, WorkerDiedError
 from sharedtask.system import critical_sections, forks, loading
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sharedtask.backends.base import Backend
+    from sharedtask.options import Options
 
 _CLASSES = MappingProxyType(
     {
@@ -32,8 +35,7 @@ def get(name: str) -> Backend:
     """The backend of this name. Inside a task every backend is "serial".
 
     The same holds in a signal handler or a finalizer that interrupted the library while it changed
-    its tables. "auto" is "ray" if the program has initialised Ray, else "process". In a child that
-    was forked by C, the parent's workers are given up first.
+    its tables. In a child that was forked by C, the parent's workers are given up first.
 
     Raises:
         BackendUnavailableError: The backend cannot run here; the text says what to do.
@@ -43,8 +45,6 @@ def get(name: str) -> Backend:
         _begin_trace()
     if context.a_task() or critical_sections.is_held():
         name = "serial"
-    elif name == "auto":
-        name = "ray" if _ray_is_initialized() else "process"
     with _lock:
         if name not in _made:
             _made[name] = _load(name)
@@ -53,6 +53,37 @@ def get(name: str) -> Backend:
         return found
     traced: Backend = observing.recorder.traced(found)
     return traced
+
+
+def of(options: Options) -> Backend:
+    """The backend of a call with these options; see ``get``."""
+    name = options.backend
+    return get(_automatic(options) if name == "auto" else name)
+
+
+def _automatic(options: Options) -> str:
+    """What "auto" means: Ray where the program uses it, threads where they run Python in parallel.
+
+    Threads as well where there is no fork: then there are no processes.
+    """
+    if _ray_is_initialized():
+        return "ray"
+    threads_do = not _has_gil() and not _needs_processes(options)
+    return "thread" if threads_do or not hasattr(os, "fork") else "process"
+
+
+# Of free-threaded builds. The import of an extension that needs the GIL turns it on at any time.
+_has_gil: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
+
+
+def _needs_processes(options: Options) -> bool:
+    """Whether an option asks for what threads do not have: they cannot be ended from outside.
+
+    Nor do items outlive the death of a thread, so a retry after one needs processes.
+    """
+    retries = options.retries and any(issubclass(WorkerDiedError, e) for e in options.retry_on)
+    limits = (options.timeout, options.memory_limit, options.tasks_per_worker)
+    return bool(retries) or limits != (None, None, None)
 
 
 def _begin_trace() -> None:

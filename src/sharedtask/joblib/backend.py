@@ -135,7 +135,7 @@ class SharedTaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore
         return Facade(_TARGET, decided, shared_from, self.inner_max_num_threads)
 
     def _refuse_threads(self, options: Options) -> None:
-        where = registry.get(options.backend).name
+        where = registry.of(options).name
         if self.inner_max_num_threads is not None and where != "process":
             msg = (
                 f"inner_max_num_threads={self.inner_max_num_threads} is for workers of this"

@@ -64,7 +64,7 @@ class Facade:
             inner_threads=self.inner_threads,
             team=self.team,
         )
-        backend = registry.get(self.options.backend)
+        backend = registry.of(self.options)
         return Several(backend, call, numbers, self.options).future
 
 

@@ -199,7 +199,7 @@ class Executor(futures.Executor):
         items = list(zip(*iterables, strict=False)) if star else _items(*iterables)
         calls = self._calls
         call = call_of(name_of(fn), fn, options, calls.team, calls.slots, star=star)
-        backend = registry.get(options.backend)
+        backend = registry.of(options)
         plan = Plan(call, items, len(items), streams=False)
         callsite = callsite_of(options)
         run = LastingRun(backend, plan, self._pace_of(fn), _count_nothing, callsite)

@@ -108,7 +108,7 @@ class FunctionCalls:
         critical_sections.reserve_stack()
         of_executor = options, self.team, self.slots
         call = functools.partial(call_of, name, function, *of_executor, args, kwargs)
-        backend = registry.get(options.backend)
+        backend = registry.of(options)
         item = None
         if backend.joins and options.timeout is None:  # loading the function takes time as well
             item = _packed(name, function, args, kwargs, options, lambda: call().named())

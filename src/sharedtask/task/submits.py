@@ -84,7 +84,7 @@ class Submits:
             call = last.call
         else:
             call = plan_call(target, args, kwargs, options, items=[item], team=self._team)
-        backend = registry.get(options.backend)
+        backend = registry.of(options)
         if backend.joins and may_wait(call, item):
             with interrupts.shield():
                 known = None if last is None else last.queue

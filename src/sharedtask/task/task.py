@@ -369,7 +369,7 @@ class Runs(Generic[P, R]):
             )
             if args or type(items) not in PLAIN:
                 call_hints.tell(target.spec, items, args)
-            backend = registry.get(options.backend)
+            backend = registry.of(options)
         except SHORTENED as error:
             shorten(error)
             raise

@@ -252,7 +252,8 @@ class SharingContract:
         with share(np.ones(5)) as handle:
             task = on_backend(backend, _add_unasked, return_exceptions=True)
             found = task.map([1], array=handle, where=[0])
-            assert isinstance(found[0], ChangedValueError | WorkerDiedError)
+            # numpy itself refuses it since 2.5.
+            assert isinstance(found[0], ChangedValueError | WorkerDiedError | ValueError)
             assert [5.0] == task.map([0], array=handle, where=[0])
 
     def test_change_around_the_arrays_is_told_and_dropped(self, backend: str) -> None:

@@ -71,14 +71,15 @@ import os, sys
 import sharedtask
 from sharedtask import parallel
 from sharedtask.backends import registry
+from sharedtask.options import Options
 from sharedtask.system.cpus import available_cpus
 
 for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
     os.environ.pop(name, None)
 square = parallel(backend="ray")(lambda x: x * x)
-print(registry.get("auto").name)
+print(registry.of(Options()).name)
 print(square.map(range(4)))
-print(registry.get("auto").name)
+print(registry.of(Options()).name)
 import ray
 print(int(ray.cluster_resources()["CPU"]) == available_cpus())
 print(os.environ.get("RAY_AUTH_MODE", "token"))
@@ -100,7 +101,7 @@ if not pid:
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 print(square.map(range(3)))
 sharedtask.shutdown()
-print(ray.is_initialized(), registry.get("auto").name)
+print(ray.is_initialized(), registry.of(Options()).name)
 print(square.map(range(4)), ray.is_initialized())
 """,
         HOME=str(home),

@@ -234,6 +234,17 @@ def _write_umask(mask: int | None) -> None:
         os.umask(mask)
 
 
+# ------------------------------------------------------------------------------- compiled files
+
+
+def _writes_no_bytecode() -> bool:
+    return sys.dont_write_bytecode
+
+
+def _write_no_bytecode(given: bool) -> None:  # noqa: FBT001  the value of a setting
+    sys.dont_write_bytecode = given
+
+
 # ---------------------------------------------------------------------- multiprocessing
 
 
@@ -274,6 +285,7 @@ SETTINGS = (
     ),
     Setting("multiprocessing's key", _read_key, _write_key, Transfer(_write_key), None),
     _setting("sys.argv", lambda: list(sys.argv), lambda argv: setattr(sys, "argv", list(argv))),
+    _setting("sys.dont_write_bytecode", _writes_no_bytecode, _write_no_bytecode),
     _setting("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
     _setting("numpy's error state", _read_errors, _write_errors),
     _setting("numpy's print options", np.get_printoptions, _write_print_options),
