@@ -295,32 +295,37 @@ class ShareCache:
             self._drop(entry)
         while self._lost and (publication := critical_sections.first_of(self._lost)) is not None:
             self.unpin(publication)
-        for entry in self._entries.copy().values():
+        for entry in self._known():
             if not entry.weak and _is_orphan(entry):
                 self._drop(entry)
 
     def needs_sweeping(self) -> bool:
         """True while an entry holds its value itself, so that its death is not reported."""
-        return any(not entry.weak for entry in self._entries.copy().values())
+        return any(not entry.weak for entry in self._known())
 
     def forget(self, tokens: Iterable[int]) -> None:
         """Drop the publications with these tokens."""
         wanted = set(tokens)
-        for entry in self._entries.copy().values():
+        for entry in self._known():
             if entry.publication is not None and entry.publication.token in wanted:
                 self._drop(entry)
 
     def clear(self) -> None:
         """Drop everything; what is in use now is released at the end of its use."""
-        for entry in self._entries.copy().values():
+        for entry in self._known():
             self._drop(entry)
 
     def publications(self) -> list[Publication]:
         """The publications that could be used again."""
-        found = [entry.publication for entry in self._entries.copy().values()]
+        found = [entry.publication for entry in self._known()]
         return [publication for publication in found if publication is not None]
 
     # ---------------------------------------------------------------------------- entries
+
+    def _known(self) -> list[_Entry]:
+        """The entries as they are now; without the GIL, an OrderedDict cannot copy itself alone."""
+        with self._lock:
+            return list(self._entries.values())
 
     def _entry(self, value: Any) -> _Entry:
         key = id(value)

@@ -76,8 +76,9 @@ class QueuedSubmit:
     def wake(self, session: Session) -> None:
         """See ``Pending``."""
         del session
-        if self.news is not None:
-            self.news.put(True)
+        news = self.news  # read once: the thread that waits may end its wait now
+        if news is not None:
+            news.put(True)
 
     def set_running(self) -> None:
         """Record that it may begin, without waiting for a lock that user code may hold."""

@@ -326,18 +326,20 @@ class SubmitQueue:
 
         No effect if another thread waits for it already.
         """
-        if submit.news is not None:
-            return
         news: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        submit.news = news
-        self._awaited_by += 1
+        with _lock:  # the outcome is claimed under it, and then ``news`` is told
+            if submit.news is not None:
+                return
+            submit.news = news
+            self._awaited_by += 1
         try:
             self._feed()
             while not (submit.is_over or is_past(until)):
                 self._awake.wait(news, until, leaves=True)
         finally:
-            submit.news = None
-            self._awaited_by -= 1
+            with _lock:
+                submit.news = None
+                self._awaited_by -= 1
 
     def leave(self) -> None:
         """See ``Pending``."""
