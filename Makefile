@@ -2,6 +2,8 @@
 #
 #   make demo     the main job on real input: time, memory and speed-up, side by side
 #   make test     the suite; with CI=true in the environment the long tests as well
+#   make test-all PYTHONS="3.12 3.13 3.14"   the suite on each of these Pythons
+#   make test-lowest, make test-newest       the suite with the lowest, the newest packages
 #   make lint     ruff, mypy, pyright, import-linter
 #   make docs     the documentation, built into site/
 #   make bench    the figures of the documentation, measured on this machine
@@ -9,7 +11,8 @@
 #   make dist     the packages, checked, and the contract run from the installed wheel
 #   make clean    removes what the commands above made
 #
-# Another Python: `PYTHON=python3.12 make test`. It gets an environment of its own.
+# Another Python: `PYTHON=python3.12 make test`. It gets an environment of its own, as test-all's have
+# (in .venvs). These are looked for on PATH and among pyenv's; ONLY="tests/contract -k process" selects.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -28,10 +31,10 @@ endif
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 
-.PHONY: help tools demo test lint docs bench faults dist clean
+.PHONY: help tools demo test test-all test-lowest test-newest lint docs bench faults dist clean
 
 help:
-	@sed -n '3,10s/^# *//p' Makefile
+	@sed -n '3,12s/^# *//p' Makefile
 
 # A system Python may come without ensurepip (Debian's does): then its own pip fills the environment.
 $(BIN)/python:
@@ -66,6 +69,25 @@ test: $(VENV)/.dev $(if $(CI),$(VENV)/.torch)
 	@$(BIN)/python -m compileall -q src
 	$(if $(CI),.ci/halves $(BIN)/python,$(BIN)/python -m pytest -m "not long")
 
+PYTHONS ?= 3.12 3.13 3.14
+ONLY ?= tests
+LOWEST := --constraint tests/constraints-lowest.txt
+SUITE = bin/python -m pytest -m "not long" -p no:cacheprovider $(ONLY)
+
+# One after the other, all of them also where one fails.
+test-all:
+	@failed=; for python in $(PYTHONS); do echo "Python $$python"; \
+	    .ci/environment .venvs/$$python $$python && .venvs/$$python/$(SUITE) || failed+=" $$python"; \
+	done; [ -z "$$failed" ] || { echo "The tests failed on Python$$failed"; exit 1; }
+
+test-lowest:
+	.ci/environment .venvs/lowest 3.11 $(LOWEST)
+	.venvs/lowest/$(SUITE)
+
+test-newest:
+	.ci/environment .venvs/newest $(PYTHON) --upgrade
+	.venvs/newest/$(SUITE)
+
 # The environment alone, for those who run several of these at the same time.
 tools: $(VENV)/.dev $(if $(CI),$(VENV)/.torch)
 
@@ -93,5 +115,5 @@ dist: $(VENV)/.dev
 	.ci/wheel $(BIN)/python dist
 
 clean:
-	rm -rf .venv .venv-* site build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-* .venvs site build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -123,8 +123,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def ray_runtime() -> Iterator[None]:
     """One Ray of two CPUs for all tests here: starting it takes longer than most of them."""
-    import ray
-
+    ray = pytest.importorskip("ray", reason="Ray has no build for this Python")
     ray.init(
         address="local",
         num_cpus=2,
