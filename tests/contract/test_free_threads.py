@@ -42,7 +42,8 @@ def at_once(work: Callable[[int], object], threads: int = THREADS) -> None:
         except BaseException as error:
             errors.append(error)
 
-    running = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(threads)]
+    numbers = [(number,) for number in range(threads)]
+    running = [threading.Thread(target=run, args=args, daemon=True) for args in numbers]
     for each in running:
         each.start()
     until(lambda: not any(each.is_alive() for each in running) or bool(errors), 200)
@@ -174,9 +175,7 @@ def test_handles_are_shared_and_closed(backend: Any) -> None:
 
 
 @parallel(workers=4)
-def count(
-    x: int, cells: Partitioned[Any], sums: Annotated[Reduced[Any], Reduction("sum")]
-) -> None:
+def count(x: int, cells: Partitioned[Any], sums: Annotated[Reduced[Any], Reduction("sum")]) -> None:
     """Writes in both manners."""
     cells += x
     sums += x

@@ -20,7 +20,7 @@ def _is_main() -> bool:
     if known is not None:
         return bool(known())
     try:  # Python 3.11
-        import _xxsubinterpreters as interpreters  # type: ignore[import-not-found]  # pyright: ignore
+        import _xxsubinterpreters as interpreters  # type: ignore[import-not-found]  # pyright: ignore[reportMissingImports]
     except ImportError:  # a build without subinterpreters
         return True
     return bool(interpreters.get_current() == interpreters.get_main())

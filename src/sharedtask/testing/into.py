@@ -123,7 +123,7 @@ UNFITTING: dict[str, tuple[str, Any]] = {
     "no array": ("f8", [1, [2], 3]),
     "too many axes": ("f8", np.zeros((2, 3))),
     "none": ("f8", "abc"),
-    "too large": ("u1", 300),
+    "too large": ("i8", 10**30),
     "dict": ("i8", {}),
 }
 

@@ -103,7 +103,7 @@ def _add(_index: Any, by: float, out: Partitioned[Any]) -> float:
 
 def _count_to(_index: Any, end: int, out: Partitioned[Any]) -> None:
     for _ in range(end):
-        out += 1
+        out[...] = out + 1  # before numpy 2, += makes an int64 of a block of one uint8
 
 
 def _touch(index: Any, out: Partitioned[Any], folder: str) -> None:

@@ -241,7 +241,7 @@ def _writes_no_bytecode() -> bool:
     return sys.dont_write_bytecode
 
 
-def _write_no_bytecode(given: bool) -> None:  # noqa: FBT001  the value of a setting
+def _write_no_bytecode(given: bool) -> None:
     sys.dont_write_bytecode = given
 
 
