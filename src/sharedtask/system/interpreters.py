@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import _thread
+import importlib
+from typing import Any
 
 
 def refuse_subinterpreter() -> None:
@@ -20,7 +22,7 @@ def _is_main() -> bool:
     if known is not None:
         return bool(known())
     try:  # Python 3.11
-        import _xxsubinterpreters as interpreters  # type: ignore[import-not-found]  # pyright: ignore[reportMissingImports]
+        interpreters: Any = importlib.import_module("_xxsubinterpreters")
     except ImportError:  # a build without subinterpreters
         return True
     return bool(interpreters.get_current() == interpreters.get_main())

@@ -104,6 +104,7 @@ def read(words: memoryview, ring: memoryview) -> list[tuple[int, bytes]]:
     end = words[Word.LOGGED]
     fence()
     found = unread(words, ring, end)
+    fence()  # the worker may overwrite them once it sees the next line
     words[Word.LOG_READ] = end
     return found
 

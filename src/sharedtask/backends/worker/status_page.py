@@ -62,10 +62,14 @@ _fence = critical_sections.object_lock()
 
 
 def fence() -> None:
-    """Memory barrier: earlier stores are visible to the peer before any later load.
+    """Full memory barrier: what is before it comes before what is after it, for the peer as well.
 
-    Taking a lock is the full memory barrier that Python has.
+    Python has no barrier but its locks. Giving one back orders what is before that, taking one
+    orders what is after that; giving one back and then taking one orders both, so it is taken
+    twice. On x86 the first time would do: see decision 36.
     """
+    with _fence:
+        pass
     with _fence:
         pass
 
