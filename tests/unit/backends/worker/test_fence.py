@@ -25,7 +25,7 @@ def test_a_fence_takes_its_lock_again_after_giving_it_back(monkeypatch: pytest.M
 
 
 def test_records_are_read_before_their_room_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fence lies between the reading of log records and the word that lets them be overwritten."""
+    """Records are read, then a fence, then the word that lets the worker overwrite them."""
     words: Any = memoryview(bytearray(8 * 32)).cast("Q")
     words[Word.LOGGED] = 24
     seen: list[int] = []
