@@ -34,7 +34,7 @@ class Constants:
     item: float
     put: float  # of a megabyte, the first time
     again: float  # of a megabyte that is unchanged
-    submit: float  # there and back
+    submit: float  # round trip
 
     def of_map(self, items: int, *, first: bool = False) -> float:
         """What a map of so many items costs."""
@@ -50,7 +50,7 @@ def nothing(item: int, table: Shared[Any] = None) -> int:  # noqa: ARG001 - it i
 def run() -> Iterator[str]:
     """Measure, and yield what was found, line by line."""
     workers = available_cpus()
-    yield f"measuring with {workers} workers, some twenty seconds on a quiet machine ..."
+    yield f"measuring with {workers} workers, about twenty seconds on a quiet machine ..."
     yield from told(measured(), workers)
 
 
@@ -93,7 +93,7 @@ def told(found: Constants, workers: int) -> Iterator[str]:
     yield f"start of the workers, once  {_shown(found.start)}"
     yield f"a call                      {_shown(found.call)}"
     yield f"an item                     {_shown(found.item)}"
-    yield f"a submit, there and back    {_shown(found.submit)}"
+    yield f"a submit, round trip        {_shown(found.submit)}"
     yield f"a GB shared, first          {_shown(1000 * found.put)}"
     yield f"a GB unchanged, again       {_shown(1000 * found.again)}"
     yield ""
