@@ -4,11 +4,13 @@ import argparse
 import os
 import tomllib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mkdocs_checks
 import mkdocs_gallery
+import mkdocs_traces
 
 from sharedtask import options
 from sharedtask.cli import main as cli
@@ -95,12 +97,17 @@ def on_page_markdown(markdown: str, **_given: object) -> str:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Run the notebook, and add it to the files of the site."""
+    """Run the notebook and the traced programs, and add what they make to the files of the site."""
     from mkdocs.structure.files import File
 
     notebook = mkdocs_gallery.executed()
     files.append(File.generated(config, "notebook.ipynb", content=notebook))
     PLACES["<!-- notebook -->"] = lambda: mkdocs_gallery.as_page(notebook)
+    made, texts = mkdocs_traces.pictures()
+    for name, picture in made.items():
+        files.append(File.generated(config, f"how-to/{name}", content=picture))
+    for name, text in texts.items():
+        PLACES[f"<!-- traces of {name} -->"] = partial(str, text)
     return files
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import mkdocs_checks
 import mkdocs_gallery
 import mkdocs_hooks
+import mkdocs_traces
 import pytest
 from benchmarks import picture
 
@@ -69,7 +70,7 @@ def test_page_of_changes_has_all_fragments_and_releases(
 ) -> None:
     """What landed since the last release is told by kind, above the releases, until one is cut."""
     shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
-    for name in ("mkdocs_hooks.py", "mkdocs_checks.py", "mkdocs_gallery.py"):
+    for name in ("mkdocs_hooks.py", "mkdocs_checks.py", "mkdocs_gallery.py", "mkdocs_traces.py"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "pyproject.toml").write_text('[project]\nversion = "0.2.0"\n')
     old = "## 0.1.0 (2026-01-01)\n\nFirst.\n"
@@ -227,3 +228,16 @@ def test_heavy_page_is_found(tmp_path: Path) -> None:
     (tmp_path / "heavy.html").write_text('<img alt="" src="a.png">')
     (found,) = mkdocs_checks.problems(tmp_path)
     assert re.fullmatch(r"heavy.html: 1,1\d\d,\d{3} bytes are loaded, and 1,000,000 .*", found)
+
+
+def test_traced_programs_have_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each program is on the page, with a picture before and after for each colour scheme."""
+    page = (ROOT / "docs" / "how-to" / "slow-maps.md").read_text()
+    assert list(mkdocs_traces.PROGRAMS) == re.findall("<!-- traces of (.+) -->", page)
+    programs = dict.fromkeys(mkdocs_traces.PROGRAMS, (lambda: None, lambda: None))
+    monkeypatch.setattr(mkdocs_traces, "PROGRAMS", programs)
+    monkeypatch.setattr(mkdocs_traces, "warm", lambda: None)
+    files, texts = mkdocs_traces.pictures()
+    linked = [name for text in texts.values() for name in re.findall(r"\]\((.+?)#only-", text)]
+    assert sorted(files) == sorted(linked)
+    assert all(picture.startswith("<svg") for picture in files.values())
