@@ -242,6 +242,7 @@ def test_same_address_other_contents(size: int, watch: str) -> None:
     assert 8 > len(addresses)  # else this test has tested nothing
 
 
+@pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")
 def test_array_header_over_other_memory(watch: str) -> None:
     """A view object is one thing, the memory that it shows another: both are checked."""
     base = np.zeros((4, BIG), np.uint8)
