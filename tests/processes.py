@@ -8,7 +8,6 @@ import os
 import signal
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
@@ -43,13 +42,6 @@ def default_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _forked() -> int:
-    """Fork, also where libraries that tests import have threads: the child does not use those."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
-
-
 @dataclass
 class Server:
     """A forked process that answers its parent, as the parent sees it."""
@@ -69,7 +61,7 @@ class Server:
         _call_prctl(_SET_CHILD_SUBREAPER, 1)
         signal.signal(signal.SIGCHLD, _reap)
         _statuses.clear()
-        pid = _forked()
+        pid = os.fork()
         if pid:
             there.close()
             return cls(pid, here, stacks)
