@@ -72,6 +72,11 @@ class Duties(Protocol):
         """How long the I/O thread may sleep with nothing in flight; None for no limit."""
 
 
+def _new_selector() -> selectors.BaseSelector:
+    """By poll(2); eventlet, which puts functions of its own in its place, leaves select(2) alone."""
+    return getattr(selectors, "PollSelector", selectors.SelectSelector)()
+
+
 class Loop:
     """Sockets, their callbacks, and the I/O thread that runs the loop as a fallback."""
 
@@ -94,7 +99,7 @@ class Loop:
         self._permit.acquire()
         # poll(2), because it needs no descriptor of its own, which a program could close. A socket
         # registered while a thread waits in it is included from the next turn on.
-        self._selector = selectors.PollSelector()
+        self._selector = _new_selector()
         self._waits = False
         self._waker, self._woken = map(OwnSocket, socket.socketpair())
         self._selector.register(self._woken, selectors.EVENT_READ, self._on_wake)
@@ -351,7 +356,7 @@ class Loop:
 
     def _events_concurrently(self, timeout: float) -> list[Any]:
         """A poll object serves one thread at a time: this makes a second for the sockets."""
-        selector = selectors.PollSelector()
+        selector = _new_selector()
         with contextlib.suppress(RuntimeError, KeyError, ValueError):  # they change meanwhile
             for key in list(self._selector.get_map().values()):
                 selector.register(key.fileobj, key.events, key.data)
