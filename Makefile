@@ -8,6 +8,7 @@
 #   make docs     the documentation, built into site/
 #   make bench    the figures of the documentation, measured on this machine
 #   make faults   what happens when a worker dies, a task hangs ..., beside other pools
+#   make systems  the library in places that lack something, and the page that tells of them
 #   make dist     the packages, checked, and the contract run from the installed wheel
 #   make clean    removes what the commands above made
 #
@@ -31,10 +32,10 @@ endif
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 
-.PHONY: help tools demo test test-all test-lowest test-newest lint docs bench faults dist clean
+.PHONY: help tools demo test test-all test-lowest test-newest lint docs bench faults systems dist clean
 
 help:
-	@sed -n '3,12s/^# *//p' Makefile
+	@sed -n '3,13s/^# *//p' Makefile
 
 # A system Python may come without ensurepip (Debian's does): then its own pip fills the environment.
 $(BIN)/python:
@@ -107,6 +108,11 @@ bench: $(VENV)/.dev
 
 faults: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.faults
+
+# What is installed here is for this alone: no other test needs it.
+systems: $(VENV)/.dev
+	@$(PIP) pyinstaller eventlet
+	$(BIN)/python tests/systems.py docs/systems-table.md
 
 dist: $(VENV)/.dev
 	rm -rf dist

@@ -21,14 +21,30 @@ _AARCH64 = platform.machine() == "aarch64"
 _MEMFD_CREATE, _FCNTL = (279, 25) if _AARCH64 else (319, 72)
 
 
+# System calls of x86-64. What Docker's default profile denies of those that a library may use; what
+# Linux 4.19 does not have: process descriptors, close_range, statx by older C libraries.
+_DOCKER = (323, 438, 310, 311, 440, 312, 101, 298, 321, 272, 308, 165, 250, 248, 249, 425, 237, 238)
+_NEWER = (434, 424, 436, 435, 439, 440, 448, 323, 437)
+_PROFILES = {
+    "docker": dict.fromkeys((*_DOCKER, 239, 279, 304, 212), errno.EPERM),
+    "old": dict.fromkeys(_NEWER, errno.ENOSYS),
+}
+
+
+def _fail(number: int, code: int) -> list[tuple[int, int, int, int]]:
+    return [
+        (_LOAD, 0, 0, _NUMBER),
+        (_EQUAL, 0, 1, number),
+        (_RETURN, 0, 0, _FAIL | code),
+    ]
+
+
 def _steps(what: str) -> list[tuple[int, int, int, int]]:
     """The steps of a filter: what to do, where to jump to if so and if not, and with which word."""
     if what == "memfd":
-        return [
-            (_LOAD, 0, 0, _NUMBER),
-            (_EQUAL, 0, 1, _MEMFD_CREATE),
-            (_RETURN, 0, 0, _FAIL | errno.ENOSYS),
-        ]
+        return _fail(_MEMFD_CREATE, errno.ENOSYS)
+    if what in _PROFILES:
+        return [step for number, code in _PROFILES[what].items() for step in _fail(number, code)]
     assert "locks" == what
     return [
         step

@@ -78,7 +78,7 @@ class ForkserverLink(Link):
                 forkserver.command(theirs.fileno(), *modules),
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
-                env=_environment(),
+                env={**_environment(), **forkserver.environment(theirs.fileno(), *modules)},
             )
 
     def spawn(self, serial: int, number: int, tracker: int) -> WorkerLink:
@@ -152,8 +152,7 @@ def _interrupt_blocked() -> Generator[None]:
 
 def _environment() -> dict[str, str]:
     """One BLAS thread until a call sets more: the forkserver must have no other threads."""
-    mark = {forkserver.MARK: str(os.getpid())}
-    return {**dict.fromkeys(BLAS_VARIABLES, "1"), **os.environ, **_hash_seed(), **mark}
+    return {**dict.fromkeys(BLAS_VARIABLES, "1"), **os.environ, **_hash_seed()}
 
 
 def _hash_seed() -> dict[str, str]:

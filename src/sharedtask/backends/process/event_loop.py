@@ -73,7 +73,7 @@ class Duties(Protocol):
 
 
 def _new_selector() -> selectors.BaseSelector:
-    """By poll(2); eventlet, which puts functions of its own in its place, leaves select(2) alone."""
+    """By poll(2), or by select(2), the only one that eventlet leaves to a program."""
     return getattr(selectors, "PollSelector", selectors.SelectSelector)()
 
 

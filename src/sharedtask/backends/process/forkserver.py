@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import json
 import os
 import select
 import selectors
@@ -37,6 +38,8 @@ _SHARED_WITHOUT_A_NAME = 1 << 1  # of the kinds of memory in core(5)
 
 # Set for the forkserver alone: where a program finds it, it was started in the place of Python.
 MARK = "SHAREDTASK_FORKSERVER"
+# What a frozen program needs to be one: see sharedtask/freezing.
+START = "SHAREDTASK_START"
 
 
 def main(fd: int, caller: int, *modules: str) -> None:
@@ -202,6 +205,8 @@ def command(fd: int, *modules: str) -> list[str]:
     Raises:
         BackendUnavailableError: There is no interpreter to start, or it would be this program.
     """
+    if _starts_itself():
+        return [sys.executable]
     interpreter = _interpreter()
     with undisturbed("subprocess"):
         from subprocess import _args_from_interpreter_flags  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
@@ -211,6 +216,24 @@ def command(fd: int, *modules: str) -> list[str]:
         f"from {__name__} import main; main({fd}, {os.getpid()}, *{modules!r})"
     )
     return [interpreter, *_args_from_interpreter_flags(), "-P", "-c", code]
+
+
+def environment(fd: int, *modules: str) -> dict[str, str]:
+    """The variables with which ``command`` is started."""
+    mark = {MARK: str(os.getpid())}
+    if _starts_itself():
+        return {**mark, START: json.dumps((fd, os.getpid(), *modules))}
+    return mark
+
+
+def become(told: str) -> None:
+    """In a frozen program that ``command`` has started: be a forkserver, and end as one."""
+    main(*json.loads(told))
+
+
+def _starts_itself() -> bool:
+    """Whether this program is frozen and becomes a forkserver when it is told to."""
+    return bool(getattr(sys, "frozen", False)) and hasattr(sys, "_sharedtask_can_start")
 
 
 def _interpreter() -> str:
@@ -232,7 +255,8 @@ _NAMES = ("python", "pypy", "graalpy")
 
 _OWN_PROGRAM = (
     "backend='process' starts Python by sys.executable, which is this program itself here ({}): "
-    "it is frozen, or embeds Python. Use backend='thread', or run it with Python."
+    "it is frozen, or embeds Python. Use backend='thread', or run it with Python. "
+    "PyInstaller finds the hook that this needs where sharedtask is installed by pip."
 )
 _NO_INTERPRETER = (
     "backend='process' starts Python by sys.executable, which is not set, nor is it in sys.prefix."
