@@ -70,6 +70,7 @@ def test_import_alone_loads_no_numpy() -> None:
     assert {
         "sharedtask",
         "sharedtask.system",
+        "sharedtask.system.interpreters",
         "sharedtask.system.loading",
         "sharedtask.version",
     } == {name for name in loaded if name.startswith("sharedtask")}
