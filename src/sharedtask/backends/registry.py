@@ -40,7 +40,8 @@ def get(name: str) -> Backend:
     Raises:
         BackendUnavailableError: The backend cannot run here; the text says what to do.
     """
-    forks.notice()
+    if forks.Known.pid != os.getpid():
+        forks.enter_child()
     if not _made:
         _begin_trace()
     if context.a_task() or critical_sections.is_held():

@@ -68,21 +68,18 @@ def _abandon(reference: weakref.ref[Abandons]) -> None:
         heir.abandon()
 
 
-class _Here:
-    """The process in which the steps of a child were taken last, or that never was a child."""
+class Known:
+    """The process in which the steps of a child were taken last, or that never was a child.
+
+    Where the pid is another one, C has forked this process and told Python nothing.
+    """
 
     pid = os.getpid()
 
 
-def notice() -> None:
-    """Take the steps of a child if this is one that was forked by C, which tells Python nothing."""
-    if _Here.pid != os.getpid():
-        _enter_child()
-
-
-def _enter_child() -> None:
+def enter_child() -> None:
     """All of them run, whatever one raises; the interpreter prints the first error."""
-    _Here.pid = os.getpid()
+    Known.pid = os.getpid()
     failure: BaseException | None = None
     for _, call in sorted(_calls.values(), key=itemgetter(0)):
         try:
@@ -94,4 +91,4 @@ def _enter_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_enter_child)
+    os.register_at_fork(after_in_child=enter_child)

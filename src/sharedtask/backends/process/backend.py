@@ -130,7 +130,8 @@ class _ProcessSession(LeasedSession["OpenCall"]):
         self._owner, self._cache, self._pool = backend, cache, backend.pool
         cpus = available_cpus()
         options = call.options
-        require_measurable(options)
+        if options.memory_limit is not None:
+            require_measurable()
         workers = options.workers or cpus
         self.concurrency = _concurrency(workers, cpus, options.tasks_per_worker)
         slot_table = None

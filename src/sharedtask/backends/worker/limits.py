@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from sharedtask.errors import OptionsError
 from sharedtask.system import libc
 
 from .status_page import Word
-
-if TYPE_CHECKING:
-    from sharedtask.options import Options
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -34,13 +30,13 @@ def private_bytes(pid: int | str = "self") -> int | None:
     return (int(resident) - int(shared)) * _PAGE
 
 
-def require_measurable(options: Options) -> None:
-    """Refuse a limit that would never be reached.
+def require_measurable() -> None:
+    """Refuse a limit of memory that would never be reached.
 
     Raises:
-        OptionsError: The memory of a process is limited, and unknown on this system.
+        OptionsError: The system does not tell the memory of a process.
     """
-    if options.memory_limit is not None and private_bytes() is None:
+    if private_bytes() is None:
         msg = (
             "memory_limit= cannot be kept here: the memory of a worker is read in /proc, which is"
             " not mounted. Mount it, or leave memory_limit= out."
