@@ -224,6 +224,13 @@ def test_a_map_slower_than_a_loop_is_to_be_a_loop() -> None:
     assert "300 ms of it to start workers" in found.sentence
 
 
+@pytest.mark.parametrize("changes", [{"errors": 1}, {"deaths": 1}, {"finished": False}])
+def test_a_map_that_stopped_early_is_not_compared_with_a_loop(changes: dict[str, Any]) -> None:
+    """Its items are not all that a loop would have run."""
+    slow: dict[str, Any] = {"times": times(100, 0.001), "phases": {"start": 0.3, "wait": 0.21}}
+    assert [] == topics(calls(call(**slow, **changes)))
+
+
 def test_a_loop_that_would_wait_as_long_is_no_better() -> None:
     """What the caller's iterator takes, it takes in a loop too."""
     run = calls(call(times=times(100, 0.001), phases={"items": 0.4, "wait": 0.11}))

@@ -34,6 +34,11 @@ def nap(number: int, model: Shared[Any], weights: object = None) -> int:
     return number
 
 
+@parallel(backend="serial", chunksize=1)
+def rest(seconds: float) -> None:
+    time.sleep(seconds)
+
+
 @parallel(workers=2)
 def die_at(number: int, at: int) -> int:
     if number == at:
@@ -326,6 +331,22 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         name: recorded.dropped[name] for name in ("calls", "chunks", "items")
     }
     assert 20 == sum(worker.items for worker in recorded.workers)
+
+
+def test_slowest_items_are_found_wherever_they_are() -> None:
+    """Of many chunks the longest items are told with their texts, also of the last chunk."""
+    with trace() as run:
+        rest.map([0.0] * 9 + [0.2])
+    slowest = run.calls[0].slowest[0]
+    assert (9, "0.2") == (slowest.index, slowest.text)
+
+
+def test_memory_is_told_over_time(traced: Recorded) -> None:
+    """That of this process, and of each worker its highest."""
+    assert all(worker.memory_peak > 1_000_000 for worker in traced.workers)
+    own = [sample for sample in traced.samples if sample.worker is None]
+    assert own
+    assert all(sample.private > 1_000_000 for sample in own)
 
 
 def test_samples_of_a_call_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
