@@ -229,6 +229,11 @@ def with_attributes(error: Exception, **attributes: Any) -> Exception:
     return error
 
 
+def with_file(error: OSError, name: str | None) -> OSError:
+    error.filename = name
+    return error
+
+
 def with_notes(error: Exception) -> Exception:
     error.add_note("first")
     error.add_note("second")
@@ -282,6 +287,8 @@ MAKE: dict[str, Callable[[], Exception]] = {
     "keywords only": lambda: KeywordsOnly(place=("a", b"b"), code=7),
     "OSError": lambda: OSError(2, "gone", "a", None, "b"),
     "OSError of one": lambda: OSError("text"),
+    "OSError of nothing": lambda: OSError(None, "gone"),
+    "OSError with a file that is None": lambda: with_file(OSError(2, "x"), None),
     "FileNotFoundError": lambda: raised(lambda: open("/no/such/file")),  # noqa: SIM115
     "OSError with own init": lambda: FileTrouble("a"),
     "OSError with late fields": lambda: FieldsLater("a"),

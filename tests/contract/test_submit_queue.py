@@ -140,16 +140,17 @@ def test_queue_that_is_closed_gathers_nothing(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_shutdown_ends_what_gathers(
-    together: list[list[Any]], monkeypatch: pytest.MonkeyPatch
+    together: list[list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Items that were not sent yet when the pool ends have its error, and nothing waits."""
     monkeypatch.setattr("sharedtask.task.gathering.GATHER_SECONDS", 1e9)
     monkeypatch.setattr("sharedtask.backends.process.due._SOON_SECONDS", 1e9)
-    task = parallel(square).with_options(backend="process", workers=2)
-    assert [0, 1] == [task.submit(k).result() for k in range(2)]
-    before = len(together)
-    futures = [task.submit(k) for k in range(4)]
-    assert before + 1 == len(together)  # the first is sent at once
+    task = parallel(stay).with_options(backend="process", workers=2)
+    end(tmp_path, "before")
+    assert "before" == task.submit("before", str(tmp_path)).result(60)
+    futures = [task.submit(name, str(tmp_path)) for name in "abcd"]
+    until((tmp_path / "a").exists)
+    assert [["before"], ["a"]] == together  # the first is sent at once
     sharedtask.shutdown()
     assert set(futures) == concurrent.futures.wait(futures, timeout=10).done
     assert [ClosedError] * 3 == [type(future.exception()) for future in futures[1:]]

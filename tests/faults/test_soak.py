@@ -113,8 +113,9 @@ def soak(calls: int) -> None:
     for k in range(calls):
         call(k, table)
     for old, new in zip(before, sizes(), strict=True):
-        # A mapping or two may be the allocator's own.
-        assert (old.descriptors, old.threads) == (new.descriptors, new.threads)
+        # A mapping or two may be the allocator's own; a background thread or two come and go.
+        assert old.descriptors == new.descriptors
+        assert abs(new.threads - old.threads) < 3
         assert abs(new.mappings - old.mappings) < 30
         assert new.memory - old.memory < SLACK_BYTES
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import builtins
 import copyreg
+import itertools
 from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,6 +38,8 @@ class Fields(NamedTuple):
             if (value := _read(descriptor, error)) is not _read(descriptor, bare)
             and value is not _UNSET
         ]
+        if issubclass(type(error), OSError):
+            members += _that_are_none(error, members)
         return cls(_ARGS.__get__(error), dict(_DICT.__get__(error)), members)
 
 
@@ -138,6 +141,33 @@ def _is_plain(error: BaseException) -> bool:
 
 _ATOMS = frozenset((str, int, float, bool, bytes, complex, type(None)))
 
+
+def _that_are_none(
+    error: BaseException, members: list[tuple[type, str, Any]]
+) -> list[tuple[type, str, Any]]:
+    """Fields of an OSError that were set to None.
+
+    One that was never set reads as None too, so only the text tells them apart: that of
+    ``OSError(None, None)`` is "[Errno None] None".
+    """
+    known = [each for each in members if each[0] is OSError]
+    names = {name for _, name, _ in known}
+    unknown = [(OSError, name, None) for name in _IN_TEXT if name not in names]
+    args: Any = _ARGS.__get__(error)
+    try:
+        text = OSError.__str__(error)
+        for count in range(len(unknown) + 1):
+            for some in itertools.combinations(unknown, count):
+                made = build(OSError)
+                fill(made, (args, {}, [*known, *some]))
+                if OSError.__str__(made) == text:
+                    return list(some)
+    except Exception:  # noqa: BLE001, S110  user code: the text of a field
+        pass
+    return []
+
+
+_IN_TEXT = ("errno", "strerror", "filename", "filename2")
 
 # ------------------------------------------------------------------------------- descriptors
 
