@@ -60,10 +60,10 @@ Partitioned = Annotated[T, Role.PARTITIONED]
 """Writable in the task: the item's own block of the caller's array, and no other part."""
 
 Reduced = Annotated[T, Role.REDUCED]
-"""In the task an array of its worker alone, to add to; all are combined into the caller's array."""
+"""In the task an array of its worker, to add to; all are combined into the caller's array."""
 
 PerWorker = Annotated[T, Role.PER_WORKER]
-"""In the task a value that its worker has made for itself and keeps; see ``per_worker``."""
+"""In the task a value that its worker made once and keeps; see ``per_worker``."""
 
 
 # The class of ``Annotated[...]``, which typing has no public name for.

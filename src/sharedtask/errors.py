@@ -1,10 +1,10 @@
-"""The whole error tree, light enough for a worker that has imported nothing else.
+"""All errors of sharedtask. The module imports little, because every worker loads it.
 
 A class declares its fields like a dataclass; ``args`` has their values, and ``__str__`` builds the
 text. An exception is pickled as its class and ``args``, so a round trip through another process is
 exact; text joined in ``__init__`` would be lost or doubled there.
 
-Each is also the standard class that code for other pools catches in its place, if importing that
+Each is also an instance of the standard class that code for other pools catches, if importing that
 class is cheap: ``BrokenProcessPool`` would load all of multiprocessing.
 """
 

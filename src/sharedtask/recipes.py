@@ -108,17 +108,17 @@ def per_worker(
     """Describe a value that each worker makes once and keeps, for a ``PerWorker`` parameter.
 
     A worker calls ``factory(*args, **kwargs)`` before its first item of the task, and keeps the
-    value for later items and calls: nothing of it is pickled. It closes it when the worker ends,
-    when the task is dropped, or when a call has other arguments here; equal ones mean the same
-    value, and are compared as shared values are. It is one value for each worker process, each
-    thread on the thread backend, each Ray worker on Ray. A direct call makes one, and closes it.
+    value for later items and calls; the value is never pickled. The worker closes it when it ends,
+    when the task is garbage collected, or when a call has other arguments here. Equal arguments
+    mean the same value; they are compared as shared values are. Each worker process, each thread
+    on the thread backend and each Ray worker has its own value. A direct call makes and closes one.
 
     Args:
-        factory: A function or class, which workers call. For one that itself has a parameter
-            ``close``, use ``functools.partial``.
+        factory: A function or class, which workers call. If it has a parameter ``close`` itself,
+            use ``functools.partial``.
         *args: Its arguments. They travel as shared values do: arrays in them are read-only.
-        close: Called with the value at its end. By default that is its method ``close``; a context
-            manager without one is entered, the task gets what ``with`` would, and it is left.
+        close: Called with the value at its end; by default its method ``close``. The worker enters
+            a context manager without one, passes on what ``with`` would give, and exits it.
         **kwargs: Further arguments of the factory.
 
     Returns:

@@ -18,7 +18,7 @@ ANSWERS = {
     "max_workers": "coming-from/concurrent-futures/",
     "Pool": "coming-from/multiprocessing/",
     "GPU": "how-to/pytorch/",
-    "macOS": "not-the-right-tool/",
+    "macOS": "faq/",
     "pickle": "messages/",
     "shared_memory": "coming-from/multiprocessing/",
     "OOM": "messages/",

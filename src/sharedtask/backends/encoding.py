@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sharedtask.store.captured import Captures
 
     from .base import Call
+    from .leasing import Leases
 
 
 def pack_items(items: Sequence[Any], pack: Callable[[Payload], Envelope]) -> tuple[int, Envelope]:
@@ -74,6 +75,15 @@ def _encoded_error(problem: Exception, cause: Exception) -> tuple[Any, ...]:
     """The substitute for an item that is not sent: see ``RaisedError``."""
     raised = RaisedError.of(problem)
     return raised.class_name, raised.text, remote_text(cause), raised.pickled
+
+
+def pack_first(call: Call, pack: Callable[[Payload], Envelope], leases: Leases) -> Envelope:
+    """``pack_constants`` of a call that begins; if that fails, its leases are released."""
+    try:
+        return pack_constants(call, pack, leases.captures)
+    except BaseException:
+        leases.release()
+        raise
 
 
 def pack_constants(call: Call, pack: Callable[[Payload], Envelope], captures: Captures) -> Envelope:

@@ -93,7 +93,7 @@ def _add(commands: Any, name: str, command: _Command, text: str) -> argparse.Arg
     return parser
 
 
-_ABOUT = "Values that are shared under a name, and what sharedtask finds on this machine."
+_ABOUT = "Measure, trace and inspect sharedtask: the machine, journals, and values with a name."
 
 
 def _drop_output() -> None:

@@ -87,7 +87,7 @@ class Explanation:
     """The parts of a value, and how each is sent to the workers.
 
     A prompt and ``print`` show it as a plain table, ``show()`` with colours where there are any, a
-    notebook by itself.
+    notebook shows it as a table.
 
     Attributes:
         title: The description of the explained value.

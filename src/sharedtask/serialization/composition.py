@@ -15,6 +15,7 @@ belong to another moment: thread 1 reads X, thread 2 sets X, thread 1 pickles th
 from __future__ import annotations
 
 import dis
+import itertools
 import operator
 import sys
 import types
@@ -105,7 +106,7 @@ class Record:
                 slots["__kwdefaults__"] = dict(slots["__kwdefaults__"])
             parts = _parts(
                 code,
-                (_interned(slots["__qualname__"]), slots["__module__"], slots["__doc__"]),
+                (slots["__qualname__"], slots["__module__"], slots["__doc__"]),
                 slots["__defaults__"],
                 slots["__kwdefaults__"],
                 attributes,
@@ -146,7 +147,7 @@ def own_parts(function: FunctionType, read: tuple[str, ...]) -> list[Any]:
     """The parts of a function and the globals that it reads, in the form of ``Record``."""
     parts = _parts(
         function.__code__,
-        (_interned(function.__qualname__), function.__module__, function.__doc__),
+        (function.__qualname__, function.__module__, function.__doc__),
         function.__defaults__,
         function.__kwdefaults__,
         function.__dict__,
@@ -155,7 +156,7 @@ def own_parts(function: FunctionType, read: tuple[str, ...]) -> list[Any]:
         parts.extend(map(_contents, function.__closure__))
     parts.append(_NEXT)
     values = function.__globals__
-    parts.extend([values.get(name, _MISSING) for name in read])
+    parts.extend(map(values.get, read, itertools.repeat(_MISSING)))
     return parts
 
 
@@ -166,7 +167,10 @@ def _parts(
     kwdefaults: dict[str, Any] | None,
     attributes: dict[str, Any],
 ) -> list[Any]:
-    parts = [code, *said, *(defaults or ()), _NEXT]
+    qualname, *rest = said
+    # cloudpickle writes copies of names.
+    interned = sys.intern(qualname) if type(qualname) is str else qualname
+    parts = [code, interned, *rest, *(defaults or ()), _NEXT]
     if kwdefaults:
         parts += _items(kwdefaults)
     parts.append(_NEXT)

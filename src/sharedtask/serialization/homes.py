@@ -41,6 +41,11 @@ PLAIN_LOADERS = (SourceFileLoader, SourcelessFileLoader)
 _PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None)))
 
 
+# In the state of a function: values themselves, as the marks between parts; values by reference.
+_KEPT = _PLAIN | {object}
+_REFERRED = frozenset((FunctionType, CodeType, ModuleType, type))
+
+
 def is_plain(value: Any) -> bool:
     """True for values that are equal in another process if their form is equal."""
     kind = type(value)
@@ -70,16 +75,17 @@ def set_defaults(function: Any, given: Defaults) -> None:
 
 def functions_of(function: Any) -> list[Any]:
     """The function, and the functions of its module that it uses, also indirectly."""
-    return [each for each, _ in _with_parts(function)]
+    return [each for each, _ in _with_parts(function, _home_of(function))]
 
 
-def _with_parts(function: Any) -> list[tuple[Any, list[Any]]]:
+def _with_parts(function: Any, home: Mapping[str, Any]) -> list[tuple[Any, list[Any]]]:
     """Each of ``functions_of``, with its parts and the globals of its module."""
-    home = _home_of(function)
     queue, met = [function], {id(function)}
     found = []
     for each in queue:
-        parts = parts_of(each) if type(each) is FunctionType else []
+        parts: list[Any] = []
+        if type(each) is FunctionType:
+            parts = own_parts(each, names(each.__code__))
         found.append((each, parts))
         for value in parts:
             if type(value) is FunctionType and id(value) not in met:
@@ -95,12 +101,20 @@ def state(function: Any) -> list[Any]:
     The spec of the module comes first: another one means that it was reloaded. A global that one of
     them sets itself, such as a counter or a lazily created object, does not count.
     """
-    found: list[Any] = [getattr(_module_of(function), "__spec__", None)]
-    known = _with_parts(function)
-    if any(stored_names(each.__code__) for each, parts in known if parts):
-        known = [(each, own_parts(each, read)) for each, read in _reads([f for f, _ in known])]
+    module = _module_of(function)
+    found: list[Any] = [getattr(module, "__spec__", None)]
+    known = _with_parts(function, {} if module is None else vars(module))
+    for each, parts in known:
+        if parts and stored_names(each.__code__):
+            known = [(each, own_parts(each, read)) for each, read in _reads([f for f, _ in known])]
+            break
     for _, parts in known:
-        found += [value if type(value) in _PLAIN else _held(value) for value in parts]
+        for value in parts:
+            kind = type(value)
+            if kind in _KEPT:
+                found.append(value)
+            else:
+                found.append(weakref.ref(value) if kind in _REFERRED else _held(value))
     return found
 
 

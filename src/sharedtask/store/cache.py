@@ -193,7 +193,8 @@ class ShareCache:
         self, entry: _Entry, composition: Composition | None, verify: Verify
     ) -> Lease | None:
         """The publication, if it needs no comparison; the case of most calls."""
-        interrupts.acquire(entry.lock)
+        if not entry.lock.acquire(blocking=False):
+            interrupts.acquire(entry.lock)
         try:
             if not entry.needs_no_look(composition, verify):
                 return None
@@ -207,7 +208,8 @@ class ShareCache:
 
     def _lease_recognised(self, entry: _Entry, value: Any) -> Lease | None:
         """The publication, if the value is seen to be the same without being encoded."""
-        if not entry.is_published():
+        known = entry.publication
+        if known is None or known.outline is None:
             return None
         critical_sections.enter(entry.lock)
         try:

@@ -33,7 +33,8 @@ class Publication:
     """A payload for workers, under a token that is never reused in this process.
 
     ``composition`` is that of the function in it, from the time of its encoding. ``classes``: the
-    identities of those that it brings. ``seconds``: how long it took to store it.
+    identities of those that it brings. ``seconds``: how long it took to store it. ``outline``: what
+    ``is_recognised`` goes by, if there is one.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Publication:
         self._holders: list[weakref.WeakMethod[Callable[[int], None]]] = []
         self._fingerprint: bytes | None = None
         self.composition: Composition | None = None
-        self._outline: Outline | None = None
+        self.outline: Outline | None = None
         self._looks = 0  # comparisons since the outline was made, or could be
         self.released = False
 
@@ -88,7 +89,7 @@ class Publication:
 
     def is_recognised(self, value: object) -> bool:
         """True if ``value`` is known to equal the published bytes without being encoded."""
-        outline = self._outline
+        outline = self.outline
         return outline is not None and outline.describes(value, self._passes)
 
     def _passes(self, source: Source, number: int) -> bool:
@@ -103,12 +104,12 @@ class Publication:
         """After a successful comparison with a payload of ``value``: outline it if that pays."""
         if payload is None:
             return
-        self._outline = None  # one that has not recognised it
+        self.outline = None  # one that has not recognised it
         if len(payload.sources) < _MANY_ARRAYS and len(payload.head) < _LARGE_HEAD:
             return
         self._looks += 1
         if self._looks in _OUTLINED_AT and not self.is_in_place:
-            self._outline = self._confirmed(Outline.of(value), encode)
+            self.outline = self._confirmed(Outline.of(value), encode)
 
     def _confirmed(
         self, outline: Outline | None, encode: Callable[[object], Payload]
@@ -163,7 +164,7 @@ class Publication:
             return
         self.released = True
         self._held = ()
-        self._outline = None
+        self.outline = None
         self._release_checks()
         self.store.close()
         for reference in self._holders:

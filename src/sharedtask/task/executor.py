@@ -47,24 +47,23 @@ _ELSEWHERE = {
 class Executor(futures.Executor):
     """A ``concurrent.futures.Executor`` on the workers that all tasks of the process share.
 
-    It runs functions of any kind, those of scripts, lambdas and closures too. Large arrays in
-    arguments, and those that a function captures, are put into shared memory by themselves, once
-    while they live and are unchanged, and are read-only in a call. A worker that dies fails its own
-    call and no other, and the executor goes on.
+    It runs functions of any kind, including lambdas, closures and those of scripts. Large arrays in
+    arguments and closures go into shared memory automatically, once as long as they live and do not
+    change, and are read-only in a call. If a worker dies, only its call fails.
 
     Args:
-        max_workers: How many calls run at once, of all that this executor submits and maps; None
-            for all CPUs that this process may use.
+        max_workers: Number of calls of this executor that run at the same time; None for all CPUs
+            that this process may use.
         initializer: Called once in each worker before its first call of this executor. If it
-            raises, the executor is broken, as in the standard library: what has no outcome yet, and
-            each further call, is an ``InitializerError``, which is a ``BrokenExecutor``.
+            raises, the executor is broken, as in the standard library: all pending and later calls
+            raise ``InitializerError``, which is a ``BrokenExecutor``.
         initargs: Its arguments.
         **options: ``backend``, ``timeout`` (seconds per call), ``retries``, ``retry_on``,
             ``return_exceptions``, ``verify``, ``captured``, ``strict``, ``progress`` and ``desc``
             (of ``map``), ``memory_limit``, ``tasks_per_worker``, ``ray_options``: see ``parallel``.
 
     Raises:
-        OptionsError: An option is unknown, out of range, or said in another way here.
+        OptionsError: An option is unknown, out of range, or has another name here.
 
     Examples:
         >>> import sharedtask
@@ -119,7 +118,7 @@ class Executor(futures.Executor):
 
     @shortened
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]:
-        """Begin ``fn(*args, **kwargs)`` and return its future, which has a ``kill()`` as well.
+        """Start ``fn(*args, **kwargs)`` and return its future, which also has a ``kill()``.
 
         Raises:
             RuntimeError: The executor, or the interpreter, is shut down.
@@ -142,19 +141,19 @@ class Executor(futures.Executor):
         chunksize: int | Literal["auto"] = "auto",
         buffersize: int | None = None,
     ) -> Iterator[T]:
-        """Like the builtin ``map``: the calls begin at once, results come in order.
+        """Like the builtin ``map``: the calls start immediately, results are in order.
 
         Args:
             fn: Called with one element of each iterable, to the end of the shortest.
             *iterables: Read to their end before this returns, unless there is a ``buffersize``.
-            timeout: Seconds from now, after which a result that is not there is a TimeoutError.
-            chunksize: How many calls are sent together; "auto" decides by the time that they take.
-            buffersize: At most so many calls are begun whose results were not taken: the iterables
-                are read on as results are taken, and may be endless.
+            timeout: Seconds from now, after which a missing result raises TimeoutError.
+            chunksize: Number of calls that are sent together; "auto" decides by their time.
+            buffersize: Maximum number of calls that have started and whose results you have not
+                taken: the iterables are read as you take results, and may be endless.
 
         Returns:
-            An iterator of the results. The error of a call is raised when it is its turn, and ends
-            the iterator. What has not begun then, or when it is closed, is not begun any more.
+            An iterator of the results. It raises the error of a call in the place of its result,
+            and ends. Calls that have not started by then, or when you close it, do not run.
 
         Raises:
             OptionsError: ``chunksize`` or ``buffersize`` is out of range.

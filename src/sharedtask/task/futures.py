@@ -119,7 +119,7 @@ class TaskFuture(Future[R]):
 
     @interrupts.shielded
     def cancel(self) -> bool:
-        """Take the item back if no worker has it yet; see ``concurrent.futures.Future``.
+        """Cancel the item if no worker has started it; see ``concurrent.futures.Future``.
 
         Returns:
             Whether the future is cancelled. Then its call has released the caller's arrays.

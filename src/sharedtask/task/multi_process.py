@@ -100,8 +100,8 @@ def multi_process(
 ) -> list[Any]:
     """Call ``func(item, **func_kwargs)`` for every item and return the results in order.
 
-    ``parallel`` with ``map`` does the same, and declares sharing at the function. A task may be
-    given here too: its own options count unless this call sets them.
+    ``parallel`` with ``map`` does the same and declares at the function what is shared. ``func``
+    may be a task: its own options apply unless this call sets them.
 
     Args:
         func: Any function, lambdas and methods included; its first parameter gets the item.

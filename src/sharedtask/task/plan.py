@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Sized
 from dataclasses import dataclass, field, replace
 from inspect import Parameter, Signature
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -101,7 +101,8 @@ def plan_map(
     if call.block is not None:
         call = replace(call, options=replace(options, chunksize=call.block))
     counted = type(items) in PLAIN or isinstance(items, Sized)
-    return Plan(call, items, len(cast("Sized", items)) if counted else None, streams)
+    total = len(items) if counted else None  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    return Plan(call, items, total, streams)
 
 
 # Smaller arrays in the function or its object are pickled with them.

@@ -222,7 +222,7 @@ class Runs(Generic[P, R]):
     def imap(
         self: Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
     ) -> Generator[R, None, None]:
-        """Like ``map``, as a stream: results in order, each as soon as those before it are there.
+        """Like ``map``, as a stream: results in order, each as soon as all earlier ones are ready.
 
         Items are taken only as fast as results are: at most ``buffersize`` items are in flight or
         wait ahead of the caller, so ``items`` may be endless. Leaving the loop stops the workers.
@@ -272,7 +272,7 @@ class Runs(Generic[P, R]):
     async def amap(
         self: Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
     ) -> list[R]:
-        """``map`` for a coroutine: the event loop keeps running meanwhile.
+        """``map`` for a coroutine: it does not block the event loop.
 
         Cancelling it stops the run.
         """
@@ -310,7 +310,7 @@ class Runs(Generic[P, R]):
         """Explain how each argument of a call would be sent, and what the function captures.
 
         Args:
-            **kwargs: Arguments of the function, as many of them as are of interest.
+            **kwargs: Any arguments of the function.
 
         Returns:
             A table to print: see ``sharedtask.explain``. Large unmarked arguments have
@@ -477,9 +477,9 @@ class Task(Runs[P, R], _TaskBase[P, R]):
         return self._self_spec()
 
     def with_options(self, **options: Unpack[OptionsDict]) -> Task[P, R]:
-        """The same task with other options; the ones not named stay unchanged.
+        """Return a copy of the task with other options; all other options stay unchanged.
 
-        It is another object, whose submitted items have the random numbers from item 0 on.
+        Items that you submit to the copy get the random numbers of items 0, 1, 2 ... again.
 
         Raises:
             OptionsError: An option is unknown or out of range.

@@ -27,7 +27,7 @@ _of_program: list[Recorder] = []  # a trace of the whole program gives way to ot
 
 
 class Trace:
-    """What calls of tasks did, by time and by bytes: made by ``trace()``.
+    """Records the time and bytes of calls: made by ``trace()``.
 
     It records every call of this process while it is open, in all threads and on all backends, and
     what their workers tell of them. ``print`` shows one screen.
@@ -46,7 +46,7 @@ class Trace:
         self._stopped: float | None = None
 
     def start(self) -> Self:
-        """Begin to record, afresh; what was recorded before is dropped.
+        """Start to record; earlier records are dropped.
 
         Raises:
             SharedTaskError: Another trace is open.
@@ -107,7 +107,7 @@ class Trace:
         return self._recorder is not None and self._stopped is None
 
     def recorded(self) -> Recorded:
-        """All that was recorded, until now if it is still open."""
+        """All records so far."""
         recorder = self._recorder
         return Recorded() if recorder is None else recorder.recorded(self._stopped)
 
@@ -224,9 +224,9 @@ class Trace:
 
 
 def trace() -> Trace:
-    """A trace, to be opened by ``with`` or ``start()``: it records what calls of tasks do.
+    """Return a trace, which records calls of tasks. Open it with ``with`` or ``start()``.
 
-    Without one, nothing is recorded, and calls are as fast as ever.
+    Without an open trace nothing is recorded, and calls are not slower.
 
     Examples:
         >>> from sharedtask import parallel, trace

@@ -605,7 +605,7 @@ def test_it_goes_with_its_last_view() -> None:
     while views:
         assert is_mapped(number)
         views.pop()
-    assert_gone(number, 0)
+    assert_gone(number)
 
 
 def test_it_goes_after_a_map(backend: str) -> None:

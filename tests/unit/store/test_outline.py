@@ -112,7 +112,7 @@ def test_outline_that_does_not_recognise_its_value_is_dropped() -> None:
         payload = codec.encode_shared(value)
         assert published.matches(payload)
         published.recognise(value, payload, codec.encode_shared)
-    assert published._outline is None
+    assert published.outline is None
 
 
 def test_change_back_is_recognised() -> None:

@@ -13,7 +13,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sharedtask.backends import encoding
-from sharedtask.backends.base import Backend, Call, Chunk, Concurrency, Limits, Session, Sink, Team
+from sharedtask.backends.base import Backend, Call, Chunk, Concurrency, Limits, Session, Sink
 from sharedtask.backends.leased_session import LeasedSession
 from sharedtask.backends.leasing import header_of, lease_all, still_sends
 from sharedtask.backends.worker import envelope, process_settings
@@ -128,8 +128,7 @@ class _ProcessSession(LeasedSession["OpenCall"]):
         backend, cache, call, sink = self._wanted
         del self._wanted  # the caller's values may be freed while tasks run
         self._owner, self._cache, self._pool = backend, cache, backend.pool
-        cpus = available_cpus()
-        options = call.options
+        cpus, options = available_cpus(), call.options
         if options.memory_limit is not None:
             require_measurable()
         workers = options.workers or cpus
@@ -142,11 +141,7 @@ class _ProcessSession(LeasedSession["OpenCall"]):
         self._place = working_directory(), cpus
         self._pool.renew(here.generation)
         leases = lease_all(cache, call, here, self.lend)
-        try:
-            constants = encoding.pack_constants(call, _pack_frozen, leases.captures)
-        except BaseException:
-            leases.release()
-            raise
+        constants = encoding.pack_first(call, _pack_frozen, leases)
         self.shares = leases.shares
         # BLAS threads for each worker: its share of the cores, unless the user has decided.
         blas = call.inner_threads or (max(cpus // workers, 1) if here.limits_blas else 0)
@@ -164,7 +159,7 @@ class _ProcessSession(LeasedSession["OpenCall"]):
             function=call.function,
             sink=sink,
             slot_table=slot_table,
-            users=Team().chunks if call.team is None else call.team.chunks,
+            users={} if call.team is None else call.team.chunks,
             trace=call.trace,
         )
         if call.trace is not None:

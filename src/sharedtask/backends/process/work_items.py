@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +34,7 @@ class OpenCall(work_items.OpenCall):
     limits: Limits | None
     function: Callable[..., Any]
     slot_table: SlotTable | None  # those of a role that needs them
-    users: Counter[int]  # serial of worker -> chunks it has; those of the whole team
+    users: dict[int, int]  # serial of worker -> chunks it has; those of the whole team
     tokens: set[int] = field(init=False)  # of the publications that a worker needs
     pending: int = 0  # chunks in the queue and in workers
     entered: bool = False  # a worker got a chunk: tasks may have written since

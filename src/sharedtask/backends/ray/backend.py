@@ -201,16 +201,11 @@ class _RaySession(LeasedSession["OpenCall"]):
         del self._wanted  # the caller's values may be freed while tasks run
         connection, options = backend.connect(), call.options.ray_options or {}
         self._prepare(connection, call, options)
-        there = process_settings.current(here=False)
+        remote, there = connection.remote(call.task, options), process_settings.current(here=False)
         leases = lease_all(
             connection.cache, call, there, self.lend, connection.lease_handle, connection.encode
         )
-        try:
-            constants = encoding.pack_constants(call, envelope.pack_attached, leases.captures)
-            remote = connection.remote(call.task, options)
-        except BaseException:
-            leases.release()
-            raise
+        constants = encoding.pack_first(call, envelope.pack_attached, leases)
         connection.watch_releases(leases)
         self.shares = leases.shares
         self._call = OpenCall(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Mode, request slot, accumulator slot, length of the header, number of the call; see
 # process/recycling.py for the rest.
+_MAX_LOADED = 64  # call headers
 PREFIX = struct.Struct("<BBHIQQIB")
 # Format of a chunk's items, the first byte of its body.
 SCALARS, TOGETHER, EACH = 0, 1, 2
@@ -104,6 +105,22 @@ def load_header(data: bytes) -> CallHeader:
     """The header from ``dump_header``."""
     header: CallHeader = pickle.loads(data)
     return header
+
+
+class Headers:
+    """The call headers that a worker has loaded, by their bytes."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[bytes, CallHeader] = {}
+
+    def get(self, data: bytes) -> CallHeader:
+        """The call header from ``data``."""
+        header = self._loaded.get(data)
+        if header is None:
+            if len(self._loaded) > _MAX_LOADED:  # the end of a call is not reported
+                self._loaded.clear()
+            header = self._loaded[data] = load_header(data)
+        return header
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ class WorkerInfo(NamedTuple):
 def worker_info() -> WorkerInfo | None:
     """The worker that runs the calling code; None outside of a worker.
 
-    It is for what each worker has for itself: ``cuda:1``, a file, a share of the ports. On
+    Use it to choose resources for each worker: ``cuda:1``, a file, a range of ports. On
     ``backend="serial"`` the calling thread counts as the only worker while items run. A map within
     a task runs in the worker of the task.
 

@@ -7,6 +7,7 @@ worker   another ProcessSettings, or settings that a task has changed? -> write 
 from __future__ import annotations
 
 import contextlib
+import operator
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,7 @@ class _Seen:
     elsewhere: ProcessSettings
 
 
+_READS = [setting.read for setting in SETTINGS]
 # Threads may have settings of their own, as numpy's error state: so the last few are kept.
 _recent: list[_Seen] = []
 _MOST = 4
@@ -64,7 +66,7 @@ def current(*, here: bool = True) -> ProcessSettings:
 
 
 def _state() -> tuple[Any, ...]:
-    return tuple([setting.read() for setting in SETTINGS])
+    return tuple(map(operator.call, _READS))
 
 
 def _settings_for(state: tuple[Any, ...], *, elsewhere: bool = False) -> ProcessSettings:

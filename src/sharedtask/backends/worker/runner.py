@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from .result_writer import Outbox
 
 _SLOW_BLOCK_NS, _LARGEST_BLOCK = 100_000, 64
-_MAX_HEADERS = 64
 
 
 class Identity(NamedTuple):
@@ -78,7 +77,7 @@ class Runner:
         self._words = words
         self._outbox = outbox
         self._values = values
-        self._headers: dict[bytes, call_header.CallHeader] = {}
+        self.header = call_header.Headers().get
         self._blas_threads = 1
         self._parts: Sequence[Part] = ()
         self._watcher = Watcher(values)
@@ -121,15 +120,6 @@ class Runner:
         """The partial result of the last chunk."""
         parts, self._parts = self._parts, ()
         return roles.leave(parts, self._words[Word.BASE]) if parts else None
-
-    def header(self, data: bytes) -> call_header.CallHeader:
-        """The call header from ``data``."""
-        header = self._headers.get(data)
-        if header is None:
-            if len(self._headers) > _MAX_HEADERS:  # the end of a call is not reported
-                self._headers.clear()
-            header = self._headers[data] = call_header.load_header(data)
-        return header
 
     def drop(self, token: Hashable) -> None:
         """Forget a published value, and close what was made by it, if it is a recipe."""

@@ -290,7 +290,7 @@ SETTINGS = (
     _setting("numpy's error state", _read_errors, _write_errors),
     _setting("numpy's print options", np.get_printoptions, _write_print_options),
     _setting("the decimal context", _read_decimal, _write_decimal),
-    _setting("the locale", lambda: _locale.setlocale(_locale.LC_ALL, None), _write_locale),
+    _setting("the locale", functools.partial(_locale.setlocale, _locale.LC_ALL), _write_locale),
     _setting("the umask", _read_umask, _write_umask),
     Setting(
         "the levels of logging",

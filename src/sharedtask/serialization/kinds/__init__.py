@@ -184,19 +184,20 @@ def register(cls: type[_T], reduce: Callable[[_T], Any]) -> None:
     and for classes derived from it, except those that define their own pickling. Of
     two registrations of one class the later counts.
 
-    >>> import numpy as np
-    >>> class Image:
-    ...     def __init__(self, pixels):
-    ...         self.pixels = pixels
-    >>> register(Image, lambda image: (Image, (image.pixels,)))
-
     Args:
-        cls: The class, one of your own or of a library. Numpy's arrays and Python's own types are
-            taken apart as they are.
-        reduce: Called in this process, with every object of the class that is shared.
+        cls: A class of yours or of a library. Classes of numpy and built-in types need no
+            registration.
+        reduce: Called in this process, with every shared object of the class.
 
     Raises:
         DefinitionError: ``cls`` is no class or cannot be registered, or ``reduce`` no function.
+
+    Examples:
+        >>> import numpy as np
+        >>> class Image:
+        ...     def __init__(self, pixels):
+        ...         self.pixels = pixels
+        >>> register(Image, lambda image: (Image, (image.pixels,)))
     """
     _check(cls, reduce)
     _registered[cls] = _checked(cls, reduce)
