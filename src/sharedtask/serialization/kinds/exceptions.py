@@ -38,7 +38,7 @@ class Fields(NamedTuple):
             if (value := _read(descriptor, error)) is not _read(descriptor, bare)
             and value is not _UNSET
         ]
-        if issubclass(type(error), OSError):
+        if isinstance(error, OSError):
             members += _that_are_none(error, members)
         return cls(_ARGS.__get__(error), dict(_DICT.__get__(error)), members)
 
@@ -143,7 +143,7 @@ _ATOMS = frozenset((str, int, float, bool, bytes, complex, type(None)))
 
 
 def _that_are_none(
-    error: BaseException, members: list[tuple[type, str, Any]]
+    error: OSError, members: list[tuple[type, str, Any]]
 ) -> list[tuple[type, str, Any]]:
     """Fields of an OSError that were set to None.
 
@@ -158,7 +158,7 @@ def _that_are_none(
         text = OSError.__str__(error)
         for count in range(len(unknown) + 1):
             for some in itertools.combinations(unknown, count):
-                made = build(OSError)
+                made: Any = build(OSError)
                 fill(made, (args, {}, [*known, *some]))
                 if OSError.__str__(made) == text:
                     return list(some)
