@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sharedtask.freezing import hook_directories
+from sharedtask.system.freezing import hook_directories
 
 SCRIPT = """
 import os, sys

@@ -321,10 +321,8 @@ class CallTrace:
 
     def record(self, now: float) -> Call:
         """The record of this call, as of now; times are those of the trace."""
-        zero = self.recorder.zero
-        stop = now if self.stop is None else self.stop
-        chunks = self.chunks + len(self.sent)
-        values = [v if v.marked else replace(v, sent=chunks) for v in self.values]
+        zero, stop = self.recorder.zero, now if self.stop is None else self.stop
+        values = self._values_sent()
         return Call(
             self.number,
             self.task,
@@ -362,6 +360,10 @@ class CallTrace:
             self.threads,
             self.core_wait_ns / 1e9,
         )
+
+    def _values_sent(self) -> list[Value]:
+        chunks = self.chunks + len(self.sent)
+        return [v if v.marked else replace(v, sent=chunks) for v in self.values]
 
     def _all_phases(self, seconds: float) -> dict[str, float]:
         """Phases that sum to the time of the call."""

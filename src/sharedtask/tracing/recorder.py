@@ -321,6 +321,13 @@ class Recorder:
             self._sample_after[worker] = at + _SAMPLE_SECONDS
             self._keep("samples", Sample(at, worker, private))
 
+    def _account_of(self, call: CallTrace, pid: int) -> Account:
+        """The account of a worker that did not tell its thread and node."""
+        known = self._accounts.get((call.backend, pid, ""))
+        if known is None:
+            known = next((each for each in self._accounts.values() if each.pid == pid), None)
+        return self._account(call.backend, pid, "", "") if known is None else known
+
     def _on_lost(
         self,
         call: CallTrace,
@@ -331,39 +338,31 @@ class Recorder:
         received: float,
     ) -> None:
         """A chunk of which no worker has told: its worker died, or it was given up."""
-        account = self._accounts.get((call.backend, pid, "")) if pid else None
-        if account is None:
-            account = next((a for a in self._accounts.values() if pid and a.pid == pid), None)
-        if account is None and pid:
-            account = self._account(call.backend, pid, "", "")
-        stop = self.at(received)
-        start = self.at(sent.at)
+        account = self._account_of(call, pid) if pid else None
+        start, stop = self.at(sent.at), self.at(received)
         if account is not None and call.parent is None:
-            account.is_new, account.ended = (
-                False,
-                None if account.ended is None else max(account.ended, stop),
-            )
+            account.is_new = False
+            if account.ended is not None:
+                account.ended = max(account.ended, stop)
             start = min(max(start, account.until), stop)
             account.pass_to(start, self.at(sent.at), self._openings)
             account.take((Span("compute", start, stop),))
             account.chunks += 1
         number = -1 if account is None else account.number
         call.chunks += 1
-        first, spans = sent.first, (Span("compute", start, stop),)
-        chunk = next(self._chunk_numbers)
         self._keep(
             "chunks",
             Chunk(
-                chunk,
+                next(self._chunk_numbers),
                 call.number,
                 number,
-                first,
+                sent.first,
                 count,
                 self.at(sent.at),
                 start,
                 stop,
                 stop,
-                spans if account is not None else (),
+                (Span("compute", start, stop),) if account is not None else (),
                 bytes_out=sent.in_message + sent.beside,
                 by_message_out=sent.in_message,
                 outcome=outcome,

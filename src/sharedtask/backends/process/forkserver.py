@@ -38,7 +38,7 @@ _SHARED_WITHOUT_A_NAME = 1 << 1  # of the kinds of memory in core(5)
 
 # Set for the forkserver alone: where a program finds it, it was started in the place of Python.
 MARK = "SHAREDTASK_FORKSERVER"
-# What a frozen program needs to be one: see sharedtask/freezing.
+# What a frozen program needs to be one: see sharedtask/system/freezing.
 START = "SHAREDTASK_START"
 
 

@@ -237,8 +237,8 @@ def _write_umask(mask: int | None) -> None:
 # ------------------------------------------------------------------------------- compiled files
 
 
-def _writes_no_bytecode() -> bool:
-    return sys.dont_write_bytecode
+# In C, as each function of ours costs each call.
+_writes_no_bytecode = functools.partial(getattr, sys, "dont_write_bytecode")
 
 
 def _write_no_bytecode(given: bool) -> None:

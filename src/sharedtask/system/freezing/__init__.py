@@ -14,7 +14,7 @@ def hook_directories() -> list[str]:
     """The folders with hooks.
 
     Examples:
-        >>> from sharedtask.freezing import hook_directories
+        >>> from sharedtask.system.freezing import hook_directories
         >>> len(hook_directories())
         1
     """
