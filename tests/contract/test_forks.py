@@ -92,7 +92,7 @@ def test_child_made_by_c(run: Run, backend: str) -> None:
     text = """
 import ctypes
 everything()
-os.fork = ctypes.CDLL(None).fork
+os.fork = ctypes.PyDLL(None).fork  # with the GIL, which no thread of the child could give back
 forked(everything)
 everything()
 """
