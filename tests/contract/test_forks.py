@@ -92,7 +92,8 @@ def test_child_made_by_c(run: Run, backend: str) -> None:
     text = """
 import ctypes
 everything()
-os.fork = ctypes.PyDLL(None).fork  # with the GIL, which no thread of the child could give back
+os.fork = ctypes.CDLL(None).fork
+time.sleep(0.5)  # no other thread may hold the GIL then: the child could not take it
 forked(everything)
 everything()
 """
