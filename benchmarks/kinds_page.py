@@ -124,7 +124,7 @@ def measured_table(results: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"64 MiB of each, 8 items, 4 workers; {machine['cpus']} cores, {machine['memory_gib']} "
         f"GiB, Linux, Python {machine['python']}, {machine['date']}. *first* / *repeated* in ms, "
-        "and the MB by which a worker's own memory grows."
+        "and the growth of a worker's private memory in MB."
     )
     yield ""
     yield row(["", "sharedtask", "MB", "joblib", "MB", "Ray, one put", "MB"])
@@ -140,10 +140,10 @@ def network_line(ran: Mapping[str, Any] | None) -> Iterator[str]:
     """What became of a network of torch that ran in four workers."""
     if ran and "grows" in ran:
         yield ""
-        same = "the same as" if ran["bits"] else "not the same as"
+        same = "identical to" if ran["bits"] else "not the same as"
         yield (
             f"A torch network of 200 MB, run in four workers: memory grows by {ran['grows']:.2f} "
-            f"of its size, and the results are bit for bit {same} serial's."
+            f"of its size, and the results are {same} serial results, bit for bit."
         )
 
 
