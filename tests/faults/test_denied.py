@@ -54,6 +54,7 @@ tried("bins", lambda: written(count, np.zeros(3)))
 tried("large results", lambda: sum(map(len, parallel(np.ones).map([300_000] * 2))))
 tried("name", by_name)
 tried("locks", lambda: written(stamp, np.zeros((6, 2))))
+tried("limit", lambda: total.with_options(memory_limit="1GiB").map([0], data=data))
 """
 RIGHT = {
     "shared": "[300000.0, 300000.0]",
@@ -63,6 +64,7 @@ RIGHT = {
     "large results": "600000",
     "name": "[300001.0]",
     "locks": "12.0",
+    "limit": "[300001.0]",
 }
 
 
@@ -123,13 +125,15 @@ def test_memory_without_a_name_is_denied(tmp_path: Path) -> None:
 def test_system_without_proc(tmp_path: Path) -> None:
     """What looks into /proc says so and what to do; all the rest works."""
     found = said(tmp_path, *in_namespace("mount -t tmpfs none /proc", sys.executable))
-    name, locks = found.pop("name"), found.pop("locks")
-    assert {each: text for each, text in RIGHT.items() if each not in {"name", "locks"}} == found
+    name, locks, limit = map(found.pop, ("name", "locks", "limit"))
+    assert found == {each: text for each, text in RIGHT.items() if each in found}
+    assert 5 == len(found)
     assert locks.startswith(
         "UnshareableError: 'grid' cannot be locked: each thread opens the locks"
     )
     assert name.startswith("SharedTaskError: values have no names here")
     assert "/proc/sys/kernel/random/boot_id" in name
+    assert limit.startswith("OptionsError: memory_limit= cannot be kept here")
 
 
 def test_folder_of_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

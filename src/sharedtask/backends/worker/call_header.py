@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 # Mode, request slot, accumulator slot, length of the header, number of the call; see
 # process/recycling.py for the rest.
-_MAX_LOADED = 64  # call headers
 PREFIX = struct.Struct("<BBHIQQIB")
 # Format of a chunk's items, the first byte of its body.
 SCALARS, TOGETHER, EACH = 0, 1, 2
@@ -105,6 +104,9 @@ def load_header(data: bytes) -> CallHeader:
     """The header from ``dump_header``."""
     header: CallHeader = pickle.loads(data)
     return header
+
+
+_MAX_LOADED = 64
 
 
 class Headers:
