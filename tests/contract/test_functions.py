@@ -181,6 +181,19 @@ def task(x):
 @parallel(backend="process")
 def rated(x):
     return x * RATE
+
+TABLE = [{factor}]
+
+class Rule:
+    by = {factor}
+
+@parallel(backend="process")
+def looked_up(x):
+    return x * TABLE[0]
+
+@parallel(backend="process")
+def ruled(x):
+    return x * Rule.by
 """
 
 
@@ -238,6 +251,26 @@ def test_patched_function_of_a_module(module: Any, monkeypatch: pytest.MonkeyPat
     assert [0, 2] == module.module.task.map(range(2))
     monkeypatch.setattr(module.module, "task", parallel(other).with_options(backend="process"))
     assert [0, -1] == module.module.task.map(range(2))
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "value"),
+    [
+        ("task", "helper", lambda x: 9 * x),
+        ("looked_up", "TABLE", [9]),
+        ("ruled", "Rule", type("Rule", (), {"by": 9})),
+    ],
+)
+def test_patched_global_of_a_module_is_seen(
+    module: Any, monkeypatch: pytest.MonkeyPatch, task: str, name: str, value: Any
+) -> None:
+    """What a function finds under a name in its module is what workers find, also afterwards."""
+    mapped = getattr(module.module, task).map
+    assert [0, 2] == mapped(range(2))
+    monkeypatch.setattr(module.module, name, value)
+    assert [0, 9] == mapped(range(2))
+    monkeypatch.undo()
+    assert [0, 2] == mapped(range(2))
 
 
 def test_redefined_function_runs_the_new_code() -> None:

@@ -119,4 +119,5 @@ def test_warm_call_enters_few_modules(call: Callable[[], None], most: int) -> No
 @pytest.mark.parametrize("wing", ["writing", "task/journal", "explaining"])
 def test_plain_call_enters_no_wing(call: Callable[[], None], wing: str) -> None:
     """What tasks write, results on disk and explanations are entered by those who use them."""
+    assert (SOURCES / wing).is_dir()
     assert [] == [module for module in modules_of(call) if module.startswith(f"{wing}/")]
