@@ -252,6 +252,16 @@ def test_unchanged_settings_are_sent_once() -> None:
     assert process_settings.current() is first
 
 
+def test_settings_in_use_outlast_others() -> None:
+    """Of several threads' settings the ones that were used last are kept."""
+    first = process_settings.current()
+    for _ in range(2):
+        for mode in ("raise", "ignore", "warn", "call"):
+            with np.errstate(over=mode, under="raise"):
+                assert process_settings.current() is not first
+            assert process_settings.current() is first
+
+
 # ------------------------------------------------------------------------------ import path
 
 

@@ -7,6 +7,7 @@ is still the same file, and never closes another's.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 
@@ -38,7 +39,8 @@ class Descriptor:
     def close(self) -> None:
         """Close it, unless it was closed already."""
         if self.is_open():
-            os.close(self.number)
+            with contextlib.suppress(OSError):  # the program has closed it since the look
+                os.close(self.number)
 
 
 def closing(owner: object, descriptor: Descriptor) -> Ending:

@@ -10,6 +10,7 @@ thread: there the action runs at once.
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from functools import partial
@@ -119,8 +120,12 @@ class _Thread:
 
 
 def _serve() -> None:
+    """Run the actions. One that fails is reported, and those after it run all the same."""
     while True:
-        _serve_one()
+        try:
+            _serve_one()
+        except Exception:  # noqa: BLE001  it may be anything's end
+            sys.excepthook(*sys.exc_info())  # pyright: ignore[reportArgumentType]
 
 
 def _serve_one() -> None:

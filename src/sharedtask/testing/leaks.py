@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,6 +85,7 @@ def unharmed() -> Iterator[None]:
     Not in this process, and not in the workers, of which there are as many as before.
     """
     forget_publications()
+    resource_tracker.ensure_running()  # one for each process, started by torch's import as well
     in_workers = _in_workers()
     forget_publications()
     before = Belongings.now()

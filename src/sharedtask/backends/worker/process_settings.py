@@ -56,12 +56,14 @@ def current(*, here: bool = True) -> ProcessSettings:
     ``here`` is for workers of this machine, which follow its environment and folders in full.
     """
     state = _state()
-    for seen in _recent.copy():
+    recent = _recent.copy()
+    for seen in recent:
         if seen.state == state:
             break
     else:
         seen = _Seen(state, _settings_for(state), _settings_for(state, elsewhere=True))
-        _recent[:] = [seen, *_recent[: _MOST - 1]]
+    if not recent or recent[0] is not seen:
+        _recent[:] = [seen, *(other for other in recent if other is not seen)][:_MOST]
     return seen.here if here else seen.elsewhere
 
 
