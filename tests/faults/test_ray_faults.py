@@ -642,7 +642,7 @@ def judged(*, adds: bool, fail_fast: bool) -> Any:
     from types import SimpleNamespace
 
     from sharedtask.backends.base import Chunk
-    from sharedtask.backends.ray import deaths, status_file, work_items
+    from sharedtask.backends.carried import recovery, status_file, work_items
     from sharedtask.backends.worker import call_header, result_format
     from sharedtask.backends.worker.envelope import Envelope
     from sharedtask.backends.worker.status_page import Phase, Word
@@ -662,7 +662,7 @@ def judged(*, adds: bool, fail_fast: bool) -> Any:
         (result_format.INTS, 3, 1, 0, memoryview(array("q", [9])).tobytes(), None),
     ]
     crash_report = status_file.CrashReport(4127, words, frames, "")
-    report = deaths.recovery_of(work_item, crash_report, RuntimeError("gone")).report
+    report = recovery.recovery_of(work_item, crash_report, RuntimeError("gone")).report
     assert report is not None
     batch = report.delivery.open()
     assert (5, 10) == (report.count, batch.first)

@@ -194,7 +194,7 @@ def test_cluster_that_does_not_answer(script: Start) -> None:
 @ours
 def test_another_version_on_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
     """A node with another version of sharedtask is an error that names both."""
-    from sharedtask.backends.ray import dispatcher, work_items
+    from sharedtask.backends.carried import dispatcher, work_items
     from sharedtask.version import VERSION
 
     monkeypatch.setattr(work_items, "VERSION", "99.1")

@@ -23,10 +23,10 @@ from sharedtask.store.handles import Handle, handle_cache
 from sharedtask.system import critical_sections, forks
 from sharedtask.writing.handler import Reach, Stage
 
-from . import runtime, status_file, store, work_items, worker
+from . import runtime, status_file, store, worker
 from .dispatcher import Dispatcher
 from .runtime import Capacity, Runtime
-from .work_items import OpenCall
+from .work_items import OpenCall, WorkItem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -245,9 +245,9 @@ class _RaySession(LeasedSession["OpenCall"]):
 
     def submit(self, chunk: Chunk) -> None:
         try:
-            work_item = work_items.encode(self._call, chunk)
+            work_item = WorkItem.encode(self._call, chunk)
         except Exception:  # noqa: BLE001  pickling runs user code
-            work_item = work_items.encode_each(self._call, chunk)
+            work_item = WorkItem.encode_each(self._call, chunk)
         self._call.open_chunks.add(chunk.number)
         self._dispatcher.submit(work_item)
 

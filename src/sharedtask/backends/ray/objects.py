@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from sharedtask.backends.carried.boxes import ReceivedPayload
 from sharedtask.memory import mapping, segments
 from sharedtask.memory.mapping import memory_of
 from sharedtask.memory.payload import Payload
@@ -23,17 +24,6 @@ if TYPE_CHECKING:
 _SMALL = 1 << 14
 
 _pickle_buffer = cast("Callable[[npt.NDArray[np.uint8]], pickle.PickleBuffer]", pickle.PickleBuffer)
-
-
-class ReceivedPayload(NamedTuple):
-    """A payload in the object store: read-only views, which keep the object alive."""
-
-    head: memoryview
-    buffers: list[memoryview]
-
-    def payload(self) -> Payload:
-        """The same as a payload, which can be stored elsewhere."""
-        return Payload(bytes(self.head), tuple(np.frombuffer(b, np.uint8) for b in self.buffers))
 
 
 class RayPayload:

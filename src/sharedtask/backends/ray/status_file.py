@@ -1,9 +1,6 @@
-"""A worker's status page as a file, readable on its node after the worker's death.
+"""The status files of Ray workers, in the folder of Ray's session on their node.
 
-No parent of ours can map the memory of a Ray worker, so the status page that a local worker shares
-with its caller is a file in the session's folder here. Results that left the outbox during a chunk
-are appended to it. It belongs to one worker process and one caller. At its start a worker removes
-the files of dead ones.
+At its start a worker removes the files of dead ones.
 """
 
 from __future__ import annotations
@@ -12,14 +9,15 @@ import contextlib
 import os
 import re
 import signal
-import struct
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
-from sharedtask.backends.worker import log_box, status_page
+from sharedtask.backends.carried import status_file
+from sharedtask.backends.carried.status_file import STOP, WORDS_BYTES, words_of
+from sharedtask.backends.worker import status_page
 from sharedtask.backends.worker.status_page import Phase, Word
 from sharedtask.memory import unlinked_files
 
@@ -28,67 +26,36 @@ from . import runtime
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sharedtask.backends.carried.status_file import CrashReport
+
 _FOLDER = "sharedtask"
-# Further words: bytes in the log, and the chunk that must stop.
-_LOGGED, _STOP = 20, 21
 _OLD_SECONDS = 600.0
 _STOP_SECONDS = 0.5
-_FRAME = struct.Struct("<QQQQQ")
-_MAX_LOG = 1 << 26
 
 
-class CrashReport(NamedTuple):
-    """Data of a dead worker: status page words, recorded results, crash report."""
-
-    pid: int
-    words: list[int]
-    frames: list[Any]
-    text: str
-    logs: list[bytes] = []  # noqa: RUF012  never changed
-
-
-class StatusFile:
-    """The worker's side of the file."""
+class RayStatusFile(status_file.StatusFile):
+    """A file with the worker's pid in its name, that the worker makes and removes."""
 
     def __init__(self, origin: bytes) -> None:
         folder = _folder()
         _sweep(folder)
         self._path = folder / f"{os.getpid()}-{_started(os.getpid())}-{origin.hex()}"
         self._given_up = folder / _given_up_name(origin, 0)[:-1]
-        self.fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        unlinked_files.reserve(self.fd, status_page.SIZE)
-        self.words = status_page.open_words(self.fd)
-        self.outbox = status_page.open_outbox(self.fd)
-        self.crash_log = status_page.open_crash_log(self.fd)
+        fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            unlinked_files.reserve(fd, status_page.SIZE)
+        finally:
+            os.close(fd)
+        super().__init__(self._path)
 
     def close(self) -> None:
         """Remove the file."""
         self._path.unlink(missing_ok=True)
-        os.close(self.crash_log)
-        os.close(self.fd)
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether the caller gave up the current chunk."""
-        return self.words[_STOP] == self.words[Word.CHUNK]
+        super().close()
 
     def is_given_up(self, number: int) -> bool:
         """Whether the caller gave up a chunk that had not been begun anywhere."""
         return os.path.exists(f"{self._given_up}{number}")
-
-    def begin(self) -> None:
-        """A chunk begins: the log is empty."""
-        self.words[_LOGGED] = 0
-
-    def log(self, mode: int, first: int, items: int, elapsed: int, data: bytes) -> bool:
-        """Record results that left the outbox in the middle of a chunk; False if it is full."""
-        at = self.words[_LOGGED]
-        record = _FRAME.pack(mode, first, items, elapsed, len(data)) + data
-        if at + len(record) > _MAX_LOG:
-            return False
-        os.pwrite(self.fd, record, status_page.SIZE + at)
-        self.words[_LOGGED] = at + len(record)
-        return True
 
 
 def stop(origin: bytes, numbers: tuple[int, ...], *, kill: bool) -> bool:
@@ -104,12 +71,12 @@ def stop(origin: bytes, numbers: tuple[int, ...], *, kill: bool) -> bool:
         (folder / _given_up_name(origin, number)).touch()
     for path in folder.glob(f"[0-9]*-{origin.hex()}"):
         with contextlib.suppress(OSError), path.open("r+b", buffering=0) as file:
-            words = memoryview(file.read(64 * 8)).cast("Q")
+            words = words_of(file.read(WORDS_BYTES))
             if words[Word.CHUNK] not in numbers or words[Word.PHASE] == Phase.IDLE:
                 continue
             if kill:
                 reaches = _kill_at(path, words[Word.CHUNK]) and reaches
-            os.pwrite(file.fileno(), words[Word.CHUNK].to_bytes(8, sys.byteorder), 8 * _STOP)
+            os.pwrite(file.fileno(), words[Word.CHUNK].to_bytes(8, sys.byteorder), 8 * STOP)
     return reaches
 
 
@@ -123,7 +90,7 @@ def _kill_at(path: Path, number: int) -> bool:
         limit = time.monotonic() + _STOP_SECONDS
         while not _has_stopped(pid) and time.monotonic() < limit:
             time.sleep(0.001)
-        words = memoryview(path.read_bytes()[: 64 * 8]).cast("Q")
+        words = words_of(path.read_bytes())
         if words[Word.CHUNK] == number and words[Word.PHASE] != Phase.IDLE:
             then = signal.SIGKILL
     finally:
@@ -164,30 +131,10 @@ def find(origin: bytes, number: int) -> CrashReport | None:
     """Data that the worker of this chunk left on this node; None if it was not here."""
     for path in _folder().glob(f"[0-9]*-{origin.hex()}"):
         with contextlib.suppress(OSError):
-            data = memoryview(path.read_bytes())
-            words = data[: 64 * 8].cast("Q")
-            if words[Word.CHUNK] == number:
-                return _read(path, data, words)
+            data = path.read_bytes()
+            if words_of(data)[Word.CHUNK] == number:
+                return status_file.read(data)
     return None
-
-
-def _read(path: Path, data: memoryview, words: memoryview) -> CrashReport:
-    size = status_page.SIZE - status_page.CRASH_SIZE
-    frames = list(_logged(data[status_page.SIZE : status_page.SIZE + words[_LOGGED]]))
-    ring = data[status_page.LOG_AT : status_page.LOG_AT + status_page.LOG_SIZE]
-    outbox = bytes(data[status_page.WORDS_SIZE : status_page.LOG_AT])
-    frames.append((words[Word.MODE], words[Word.BASE], words[Word.COUNT], 0, outbox, None))
-    crash = bytes(data[size : status_page.SIZE]).rstrip(b"\0").decode("utf-8", "replace")
-    logged = [record for _, record in log_box.unread(words, ring, words[Word.LOGGED])]
-    return CrashReport(_pid_of(path), list(words[:16]), frames, crash, logged)
-
-
-def _logged(log: memoryview) -> Any:
-    while log:
-        mode, first, items, elapsed, length = _FRAME.unpack_from(log)
-        data = bytes(log[_FRAME.size : _FRAME.size + length])
-        yield mode, first, items, elapsed, data, None
-        log = log[_FRAME.size + length :]
 
 
 def _folder() -> Path:

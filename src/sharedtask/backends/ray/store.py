@@ -15,9 +15,10 @@ from sharedtask.serialization import codec
 from sharedtask.store import stores
 
 from . import runtime
-from .objects import RayPayload, ReceivedPayload
+from .objects import RayPayload
 
 if TYPE_CHECKING:
+    from sharedtask.backends.carried.boxes import ReceivedPayload
     from sharedtask.memory.payload import Payload
     from sharedtask.memory.strided import Bytes
     from sharedtask.store.stores import PublishedStore, Reader

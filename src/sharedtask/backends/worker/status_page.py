@@ -19,8 +19,8 @@ CRASH_SIZE = 1 << 14  # faulthandler's report of a worker that crashes
 LOG_SIZE = 1 << 19  # what tasks have logged and the caller has not read: see log_box.py
 LOG_AT = WORDS_SIZE + OUTBOX_SIZE
 # At the end: a report that is too long is cut off by the end of the memory.
-_CRASH_AT = LOG_AT + LOG_SIZE
-SIZE = _CRASH_AT + CRASH_SIZE
+CRASH_AT = LOG_AT + LOG_SIZE
+SIZE = CRASH_AT + CRASH_SIZE
 
 
 class Word:
@@ -81,7 +81,7 @@ class StatusPage:
         self.fd = segments.scratch(SIZE)
         self._view = memoryview(mapping.view(self.fd, SIZE, writable=True))
         self.words = self._view[:WORDS_SIZE].cast("Q")
-        self.log = self._view[LOG_AT:_CRASH_AT]
+        self.log = self._view[LOG_AT:CRASH_AT]
 
     def outbox(self) -> bytes:
         """The results in the outbox of a dead worker."""
@@ -89,7 +89,7 @@ class StatusPage:
 
     def crash(self) -> str:
         """The report of faulthandler from the crash of the worker."""
-        return bytes(self._view[_CRASH_AT:]).rstrip(b"\0").decode("utf-8", "replace")
+        return bytes(self._view[CRASH_AT:]).rstrip(b"\0").decode("utf-8", "replace")
 
 
 def open_words(fd: int) -> memoryview:
@@ -105,7 +105,7 @@ def open_outbox(fd: int) -> mmap.mmap:
 def open_crash_log(fd: int) -> int:
     """A descriptor for faulthandler, in the worker; only its writes use the file's offset."""
     log = os.dup(fd)
-    os.lseek(log, _CRASH_AT, os.SEEK_SET)
+    os.lseek(log, CRASH_AT, os.SEEK_SET)
     return log
 
 

@@ -1,4 +1,4 @@
-"""The messages to a Ray task and back, besides the ``RayPayload`` objects among its arguments."""
+"""The messages to a worker and back, besides the payloads that travel next to them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Message(NamedTuple):
     call: int
 
     def dump(self) -> bytes:
-        """As bytes, which Ray does not pickle again."""
+        """As bytes, which the library that carries them does not pickle again."""
         return marshal.dumps(tuple(self))
 
     @classmethod
