@@ -68,7 +68,7 @@ $(VENV)/.torch: $(VENV)/.dev
 # Compiled first: where PYTHONDONTWRITEBYTECODE is set, each of the many fresh processes would do it.
 test: $(VENV)/.dev $(if $(CI),$(VENV)/.torch)
 	@$(BIN)/python -m compileall -q src
-	$(if $(CI),.ci/parts $(BIN)/python,$(BIN)/python -m pytest -m "not long")
+	@.ci/parts $(BIN)/python 'not $(if $(CI),besides,long)'
 
 PYTHONS ?= 3.12 3.13 3.14
 ONLY ?= tests

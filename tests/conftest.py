@@ -66,6 +66,29 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
         if _backend_of(item) in BESIDES.get(item.path.name, ()):
             item.add_marker(pytest.mark.long)
             item.add_marker(pytest.mark.besides)
+    for item in _further_cases(items):
+        item.add_marker(pytest.mark.long)
+
+
+def _further_cases(items: list[pytest.Function]) -> list[pytest.Function]:
+    """Of many cases of a test that takes long, all but one, which is on processes if one is."""
+    tests: dict[object, list[pytest.Function]] = {}
+    for item in items:
+        if _is_one_of_many(item):
+            tests.setdefault((item.path, item.cls, item.originalname), []).append(item)
+    for cases in tests.values():
+        cases.sort(key=lambda item: (_is_long(item), _backend_of(item) != "process"))
+    return [item for _, *further in tests.values() for item in further]
+
+
+def _is_long(item: pytest.Function) -> bool:
+    return item.get_closest_marker("long") is not None
+
+
+def _is_one_of_many(item: pytest.Function) -> bool:
+    """Faults start programs and kill workers; Ray takes several times as long as processes."""
+    kinds_on_ray = item.path.name == "test_conformance.py" and _backend_of(item) == "ray"
+    return kinds_on_ray or item.path.parent.name == "faults" or item.path.name == "test_docs.py"
 
 
 # What they test does not depend on the backend much, and is tested on another in any case.
