@@ -105,9 +105,10 @@ def with_trace(mode: int, trace: bytes, data: bytes) -> bytes:
 
 def without_trace(frame: Frame) -> tuple[Frame, bytes]:
     """A RESULTS frame whose body is that of any other, and what was told beside."""
-    body = frame.body
+    kind, chunk, first, items, elapsed, body, fds = frame
     end = 5 + int.from_bytes(body[1:5], "little")
-    return frame._replace(body=bytes((body[0] & ~TRACED,)) + body[end:]), bytes(body[5:end])
+    plain = bytes((body[0] & ~TRACED,)) + body[end:]
+    return Frame(kind, chunk, first, items, elapsed, plain, fds), bytes(body[5:end])
 
 
 class ProtocolError(SharedTaskError):

@@ -98,9 +98,11 @@ class _SocketChannel:
 
     def send(self, message: ResultMessage) -> None:
         flag = result_format.FINISHED if message.finished else 0
-        body = bytes((message.mode | flag,)) + message.data
+        mode = message.mode | flag
         if message.trace:
-            body = wire.with_trace(message.mode | flag, message.trace, message.data)
+            body = wire.with_trace(mode, message.trace, message.data)
+        else:
+            body = bytes((mode,)) + message.data
         frame = Frame(
             Kind.RESULTS,
             chunk=message.chunk,

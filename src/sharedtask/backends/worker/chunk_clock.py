@@ -1,7 +1,10 @@
 """Times a chunk in its worker, for a call that is traced; loaded by the first one.
 
 What it tells goes along with the chunk's last results. The worker notes plain numbers: sums and
-quantiles of a small chunk are made when the trace is read.
+quantiles are made when the trace is read, unless the chunk is so large that they are shorter.
+
+A worker that comes back from its wait for the next chunk finds cold caches: each function that is
+entered, and each object that is made, costs several times what a loop over them shows.
 """
 
 from __future__ import annotations
@@ -29,9 +32,12 @@ __all__ = ["ChunkClock", "Told", "longest_of", "read"]
 
 # Of a chunk so many items are told one by one: evenly spread ones, and the slowest.
 _SPREAD, _SLOWEST = 64, 5
+_MOST_RAW = 512  # items whose times travel as they are
 _LONGEST_BYTES = 8
-_MUCH = 5  # a fifth of the time of cores is so much that threads are counted
-_LOOK_NS = 10_000_000  # between two looks at the memory, each of which takes some 10 us
+# Threads are counted where others than the one that runs items took a fifth of the time of cores,
+# and more than the rounding of the two clocks.
+_MUCH, _ROUNDING_NS = 5, 50_000
+_LOOK_NS = 20_000_000  # between two looks at the memory, each of which takes some 10 us
 
 
 class Told(NamedTuple):
@@ -76,7 +82,17 @@ class Told(NamedTuple):
 def read(data: bytes) -> Told:
     """What ``ChunkClock.told`` has written."""
     *told, times = marshal.loads(memoryview(data)[_LONGEST_BYTES:])
-    return Told(*told, *(_listed(times) if isinstance(times, bytes) else times))
+    return Told(*told, *(_summed(array("q", times)) if isinstance(times, bytes) else times))
+
+
+def durations_of(data: bytes) -> tuple[list[int], list[int]]:
+    """The positions of the items that are told one by one, and their durations in ns."""
+    *_, times = marshal.loads(memoryview(data)[_LONGEST_BYTES:])
+    if isinstance(times, bytes):
+        both = array("q", times)
+        return [*range(len(both) // 2)], [*map(sub, both[1::2], both[::2])]
+    *_, positions, starts, stops = times
+    return positions, [*map(sub, stops, starts)]
 
 
 def longest_of(data: bytes) -> int:
@@ -85,7 +101,7 @@ def longest_of(data: bytes) -> int:
 
 
 class ChunkClock:
-    """See ``observing.Clock``.
+    """See ``observing.Clock``. A worker process has one, which ``begin`` sets for each chunk.
 
     ``name`` is that of the worker among those of this process. ``inner`` has the maps that the
     items make, if this process is a worker.
@@ -94,16 +110,23 @@ class ChunkClock:
     def __init__(self, name: str = "", inner: InnerCalls | None = None) -> None:
         self._name = name
         self._inner = inner
+        self.begin()
+
+    def begin(self) -> None:
+        """A chunk begins."""
         self._marks = [("decode", time.monotonic_ns())]
         self._times = array("q")
-        self._by_message = self._beside = self._locked = 0
+        self._by_message = self._beside = 0
         self._decodings: list[tuple[Any, int, int, int, int, int]] = []
         self._before: tuple[int, ...] = ()
-        self._spent: tuple[int, ...] = (0, 0, 0, 0)
+        self._spent: tuple[int, ...] = (0, 0, 0, 0, 0)
+        if self._inner is not None:
+            self._inner.enter()
 
     def enter(self, phase: str) -> None:
         """A phase begins."""
-        self._end_items()
+        if self._before:
+            self._end_items()
         self._marks.append((phase, time.monotonic_ns()))
 
     def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -123,14 +146,12 @@ class ChunkClock:
 
     def compute(self) -> None:
         """Items run from now on, in this thread."""
-        self.enter("compute")
+        self._marks.append(("compute", time.monotonic_ns()))
         self._before = (*cpu_time.spent(), waited_here())
 
     def _end_items(self) -> None:
-        if self._before:
-            now, self._before, before = (*cpu_time.spent(), waited_here()), (), self._before
-            *spent, self._locked = map(sub, now, before)
-            self._spent = tuple(spent)
+        now, self._before, before = (*cpu_time.spent(), waited_here()), (), self._before
+        self._spent = tuple(map(sub, now, before))
 
     def sent(self, nbytes: int, beside: int) -> None:
         """Results were sent."""
@@ -149,9 +170,10 @@ class ChunkClock:
 
     def told(self) -> bytes:
         """What was timed, as bytes."""
-        self._end_items()
-        cpu, own, yielded, preempted = self._spent
-        times = self._times
+        if self._before:
+            self._end_items()
+        cpu, own, yielded, preempted, locked = self._spent
+        others, inner, times, now = cpu - own, self._inner, self._times, time.monotonic_ns()
         longest = max(map(sub, times[1::2], times[::2]), default=0)
         return longest.to_bytes(_LONGEST_BYTES, "little") + marshal.dumps(
             (
@@ -159,20 +181,22 @@ class ChunkClock:
                 self._name,
                 _machine.node,
                 self._marks,
-                time.monotonic_ns(),
+                now,
                 own if self._name else cpu,  # a thread has others beside it, with items of theirs
                 own,
                 yielded,
                 preempted,
-                _threads_of_process() if cpu - own > cpu // _MUCH and not self._name else 1,
-                self._locked,
+                _threads_of_process()
+                if others > cpu // _MUCH and others > _ROUNDING_NS and not self._name
+                else 1,
+                locked,
                 self._by_message,
                 self._beside,
-                _machine.private(),
+                0 if now < _machine.look_after else _machine.private(now),
                 self._decodings,
-                [] if self._inner is None else self._inner.made,
-                0 if self._inner is None else self._inner.more,
-                times.tobytes() if len(times) <= 2 * _SPREAD else _summed(times),
+                () if inner is None else inner.made,
+                0 if inner is None else inner.more,
+                times.tobytes() if len(times) <= 2 * _MOST_RAW else _summed(times),
             )
         )
 
@@ -189,32 +213,24 @@ class _Machine:
 
     def __init__(self) -> None:
         self.node = os.uname().nodename
-        self._looked_at = 0
+        self.look_after = 0
 
-    def private(self) -> int:
-        """The private memory of the process; 0 if it was told shortly before."""
-        now = time.monotonic_ns()
-        if now - self._looked_at < _LOOK_NS:
-            return 0
-        self._looked_at = now
+    def private(self, now: int) -> int:
+        """The private memory of the process."""
+        self.look_after = now + _LOOK_NS
         return private_bytes() or 0
 
 
 _machine = _Machine()
 
+
 _Times = tuple[int, int, tuple[int, ...], list[int], list[int], list[int]]
 
 
-def _listed(data: bytes) -> _Times:
-    """The last fields of ``Told`` for a small chunk, each of whose items is told."""
-    times = array("q", data)
-    starts, stops = times[::2].tolist(), times[1::2].tolist()
-    durations = sorted(map(sub, stops, starts))
-    return len(starts), sum(durations), _quantiles(durations), [*range(len(starts))], starts, stops
-
-
 def _summed(times: array[int]) -> _Times:
-    """The last fields of ``Told`` for a large chunk, of which some items are told."""
+    """The last fields of ``Told``: all items of a small chunk, of a large one some of them."""
+    if len(times) <= 2 * _SPREAD:
+        return _listed(times[::2].tolist(), times[1::2].tolist())
     table = np.frombuffer(times, np.int64).reshape(-1, 2)
     durations = table[:, 1] - table[:, 0]
     order = np.argsort(durations)
@@ -223,6 +239,11 @@ def _summed(times: array[int]) -> _Times:
     quantiles = _quantiles(durations[order].tolist())
     starts, stops = table[positions, 0].tolist(), table[positions, 1].tolist()
     return len(table), int(durations.sum()), quantiles, positions, starts, stops
+
+
+def _listed(starts: list[int], stops: list[int]) -> _Times:
+    durations = sorted(map(sub, stops, starts))
+    return len(starts), sum(durations), _quantiles(durations), [*range(len(starts))], starts, stops
 
 
 def _quantiles(ordered: list[int]) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ _MOST = 32  # of a chunk; further ones are counted
 
 
 class InnerCalls:
-    """The observer of one chunk; see ``observing.Observer``. A trace of the task's takes its place.
+    """The observer of chunks; see ``observing.Observer``. A trace of the task's takes its place.
 
     ``made`` are (task, method, place, begin and end in ns, items) of the first calls; ``more`` is
     the number of the others.
@@ -31,14 +31,16 @@ class InnerCalls:
         self._starts = threading.local()
 
     def enter(self) -> None:
-        """The chunk begins."""
+        """A chunk begins."""
         if observing.recorder is None:
             observing.recorder = self
 
     def leave(self) -> None:
-        """The chunk has ended."""
+        """The chunk has ended, and what it made was told."""
         if observing.recorder is self:
             observing.recorder = None
+        if self.made:
+            self.made, self.more = [], 0
 
     def call_begins(self) -> None:
         """See ``Observer``."""

@@ -34,13 +34,11 @@ from .watching import Watcher
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
-    from sharedtask.observing import Clock
     from sharedtask.outcomes import Partial
     from sharedtask.store.decoded import Values
     from sharedtask.writing.handler import Part
 
     from .chunk_clock import ChunkClock
-    from .inner_calls import InnerCalls
     from .job import Job
     from .log_hooks import LogHooks
     from .making import Table
@@ -81,6 +79,7 @@ class Runner:
         self._blas_threads = 1
         self._parts: Sequence[Part] = ()
         self._watcher = Watcher(values)
+        self._clock: ChunkClock | None = None  # from the first chunk on that is traced
 
     def run(self, job: Job) -> bool:
         """Run a chunk; False if its items cannot be unpickled together, and none was run."""
@@ -89,7 +88,7 @@ class Runner:
         self._outbox.on_refusal = _nothing
         self._outbox.begin(job.number)
         header = self.header(job.header)
-        clock = self._outbox.clock = self._values.clock = new_clock() if header.traced else None
+        clock = self._outbox.clock = self._values.clock = self._begun() if header.traced else None
         self._outbox.task, self._outbox.index = header.task, job.first
         set_place(Place(self._identity.number, header.workers, self._identity.backend))
         try:
@@ -115,6 +114,14 @@ class Runner:
         if clock is not None:
             clock.leave()
         return done
+
+    def _begun(self) -> ChunkClock:
+        """The clock of a chunk that is traced."""
+        if self._clock is None:
+            self._clock = new_clock()
+        else:
+            self._clock.begin()
+        return self._clock
 
     def take_partial(self) -> Partial | None:
         """The partial result of the last chunk."""
@@ -416,22 +423,14 @@ class Runner:
         return True
 
 
-def new_clock() -> Clock:
-    """The clock of a chunk that is traced, which notes the maps that its items make."""
-    make_clock, make_calls = _clock_classes()
-    inner = make_calls()
-    inner.enter()
-    return make_clock(inner=inner)
-
-
-@functools.cache
-def _clock_classes() -> tuple[type[ChunkClock], type[InnerCalls]]:
+def new_clock() -> ChunkClock:
+    """The clock of chunks that are traced, which notes the maps that their items make."""
     with undisturbed("sharedtask.backends.worker.chunk_clock"):  # needed by calls that are traced
         from .chunk_clock import ChunkClock
     with undisturbed("sharedtask.backends.worker.inner_calls"):
         from .inner_calls import InnerCalls
 
-    return ChunkClock, InnerCalls
+    return ChunkClock(inner=InnerCalls())
 
 
 def _nothing() -> None:
