@@ -1,24 +1,24 @@
 """One call while it is recorded. The engine tells it what happens; ``record`` is what it says.
 
-Methods that the engine calls run no user code, wait for nothing, and never raise.
+Methods that the engine calls run no user code, wait for nothing, and never raise. Those that it
+calls for each chunk do nothing that can fail, and leave what is rare to ones that are guarded: the
+caller comes to them with cold caches, where each further function costs a microsecond or more.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from sharedtask import context
 from sharedtask.backends.worker.chunk_clock import ChunkClock
 from sharedtask.errors import TaskTimeoutError, WorkerDiedError
-from sharedtask.options import Options
 
 from . import reading
 from .guard import guarded
 from .leases import TimedCache, local_values, values_of
 from .records import Call, Times
-from .sizes import describe
 from .slowest import Slowest
 
 if TYPE_CHECKING:
@@ -43,11 +43,17 @@ _FUTURES = frozenset(("submit", "executor", "joblib"))
 
 @dataclass(slots=True)
 class Sent:
-    """A chunk in flight: its items, until their times are told."""
+    """A chunk in flight: its items, until their times are told.
+
+    It was handed to the session ``at``, and was ``encoded`` then. The session was ``done`` with it
+    at a third time, 0 before that.
+    """
 
     first: int
     items: Sequence[Any]
     at: float
+    encoded: float
+    done: float = 0.0
     in_message: int = 0
     beside: int = 0
 
@@ -62,9 +68,12 @@ class CallTrace:
         self.number = next(recorder.call_numbers)
         self.task, self.backend, self.parent = call.task, backend, parent
         self._call: base.Call | None = call
-        self._caller, self._options = caller, _set_options(call.options)
+        self._caller, self._options = caller, recorder.texts.of(call.options)
         self.method = caller.method
+        self._is_stream = caller.method in _STREAMS
+        self._rests = caller.method in _FUTURES
         self.phases: dict[str, float] = {}
+        self.waited = self.decoded = 0.0  # seconds for results, and of making them
         self.start = caller.began
         self.stop: float | None = None
         self._opened_at = 0.0
@@ -75,7 +84,6 @@ class CallTrace:
         self._constants = 0  # bytes of what is not marked, inside each chunk's message
         self._notes: dict[int, Any] = {}
         self.sent: dict[int, Sent] = {}
-        self._submitting: tuple[float, float] = 0.0, 0.0
         self._is_active = False
         self.first_sent = self.first_start = None
         self.began_on_new = False
@@ -135,13 +143,17 @@ class CallTrace:
     def _had(self, name: str) -> bool:
         return (self.task, name) in self.recorder.history
 
-    @guarded
     def encoded(self, number: int, envelope: Envelope) -> None:
         """A chunk is encoded; it is sent next."""
-        sent, now = self.sent.get(number), time.monotonic()
-        self._submitting = self._submitting[0], now
+        sent = self.sent.get(number)
         if sent is not None:
-            sent.in_message, sent.beside = len(envelope.data), envelope.nbytes_beside
+            sent.encoded, sent.in_message = monotonic(), len(envelope.data)
+            if envelope.file is not None or envelope.payload is not None:
+                self._weigh(sent, envelope)
+
+    @guarded
+    def _weigh(self, sent: Sent, envelope: Envelope) -> None:
+        sent.beside = envelope.nbytes_beside
 
     @guarded
     def clock(self) -> ChunkClock:
@@ -158,7 +170,7 @@ class CallTrace:
     @guarded
     def begin(self) -> None:
         """The session is about to be opened."""
-        self._opened_at = time.monotonic()
+        self._opened_at = monotonic()
         self.spend("check", self._opened_at - self.start)
         self.recorder.open_calls.append(self)
         self.recorder.begin_call(self.start)
@@ -171,32 +183,27 @@ class CallTrace:
         if call is not None and self.in_process:
             self.values = list(local_values(call))
             self.workers = concurrency.workers
-            self.spend("encode", time.monotonic() - self._opened_at)
-        if self.method in _FUTURES:
+            self.spend("encode", monotonic() - self._opened_at)
+        if self._rests:
             self._rest()
 
-    @guarded
-    def submitting(self, chunk: base.Chunk) -> None:
+    def submitting(self, chunk: base.Chunk) -> Sent:
         """A chunk is about to be encoded and sent."""
-        now = time.monotonic()
-        self._submitting = now, now
-        if self.first_sent is None:
-            self.first_sent = now
+        now = monotonic()
+        sent = self.sent[chunk.number] = Sent(chunk.first, chunk.items, now, now)
+        if self._failed or not self._is_active:
+            self._begin_again(chunk, now)
+        return sent
+
+    @guarded
+    def _begin_again(self, chunk: base.Chunk, now: float) -> None:
+        """After an item failed, or after the session was without work."""
         if chunk.first in self._failed and len(chunk.items) == 1:
             self.retries += 1
             self.recorder.put_event(now, "retry", "", self, chunk.first)
         if not self._is_active:
             self._is_active = True
             self.recorder.begin_call(now)
-        self.sent[chunk.number] = Sent(chunk.first, chunk.items, now)
-
-    @guarded
-    def submitted(self) -> None:
-        """It was sent, or in the serial backend it is done."""
-        began, encoded = self._submitting
-        now = time.monotonic()
-        self.spend("encode", encoded - began)
-        self.spend("wait" if self.backend == "serial" else "dispatch", now - encoded)
 
     @guarded
     def taken_back(self, number: int) -> None:
@@ -204,57 +211,58 @@ class CallTrace:
         self.sent.pop(number, None)
         self._rest_if_done()
 
-    @guarded
     def reported(self, report: Report) -> Sent | None:
         """A report has come; returns the chunk if it is over, and no worker has told its times."""
-        now = time.monotonic()
-        sent = self.sent.get(report.chunk)
+        now = monotonic()
+        if self._is_stream and report.count:
+            self._note_order(report, now)
+        sent = self.sent.pop(report.chunk, None) if report.finished else None
         if sent is None:
             return None
-        if self.method in _STREAMS and report.count:
-            self._note_order(sent.first + report.first, report.count, now)
-        if not report.finished:
-            return None
-        del self.sent[report.chunk]
-        items, sent.items = sent.items, ()
-        if report.trace:
-            self.slowest.see(sent.first, items, report.trace)
-            self.recorder.put("chunk", self, sent, report.trace, now, nbytes=len(report.trace))
-            self.recorder.sample(now)
-        self._rest_if_done()
-        return None if report.trace else sent
+        told = report.trace
+        if told:
+            items, sent.items = sent.items, ()
+            if told > self.slowest.floor:
+                self.slowest.see(sent.first, items, told)
+            self.recorder.put_chunk(self, sent, told, now)
+        if self._rests:
+            self._rest_if_done()
+        return None if told else sent
 
-    def _note_order(self, first: int, count: int, now: float) -> None:
+    @guarded
+    def _note_order(self, report: Report, now: float) -> None:
         """Results that have come wait until those before them have."""
-        self._ready[first] = count, now
+        sent = self.sent.get(report.chunk)
+        if sent is None:
+            return
+        self._ready[sent.first + report.first] = report.count, now
         while self._turn in self._ready:
             count, since = self._ready.pop(self._turn)
             self._turn += count
             self.order_wait += now - since
 
     def _rest_if_done(self) -> None:
-        if self.method in _FUTURES and not self.sent:
+        if self._rests and not self.sent:
             self._rest()
 
     def _rest(self) -> None:
         """The session stays open for further submits, and workers do not wait for them."""
         if self._is_active:
             self._is_active = False
-            self.recorder.end_call(time.monotonic())
+            self.recorder.end_call(monotonic())
 
     @guarded
-    def taken(self, batch: Batch, seconds: float, sent: Sent | None) -> None:
-        """Outcomes were decoded; ``sent``: see ``reported``."""
-        self.spend("results", seconds)
+    def taken(self, batch: Batch, sent: Sent | None) -> None:
+        """Errors were decoded, or the outcomes of a lost chunk; ``sent``: see ``reported``."""
         outcome, pid = "done", 0
         for offset, error in batch.errors.items():
             outcome, pid = self._note_error(batch.first + offset, error)
         if sent is not None:
-            self.recorder.put("lost", self, sent, outcome, pid, len(batch.values), time.monotonic())
+            self.recorder.put("lost", self, sent, outcome, pid, len(batch.values), monotonic())
 
     def _note_error(self, index: int, error: BaseException) -> tuple[str, int]:
         """Count an error; returns how its chunk ended, and in which process."""
-        now, kind = time.monotonic(), type(error).__name__
+        now, kind = monotonic(), type(error).__name__
         self._failed.add(index)
         if isinstance(error, TaskTimeoutError):
             self.timeouts += 1
@@ -271,14 +279,14 @@ class CallTrace:
     def dropped(self, sent: Sent | None) -> None:
         """Outcomes were not needed; ``sent``: see ``reported``."""
         if sent is not None:
-            self.recorder.put("lost", self, sent, "given up", 0, 0, time.monotonic())
+            self.recorder.put("lost", self, sent, "given up", 0, 0, monotonic())
 
     @guarded
     def close(self) -> None:
         """The session is closed."""
         if self.stop is not None:
             return
-        self.stop = time.monotonic()
+        self.stop = monotonic()
         self._call = None
         self._rest()
         for sent in list(self.sent.values()):
@@ -289,9 +297,19 @@ class CallTrace:
 
     # ------------------------------------------------------------- called by the recorder
 
+    def add_sent(self, sent: Sent) -> None:
+        """What the caller spent on a chunk, which is over."""
+        self.chunks += 1
+        self.spend("encode", sent.encoded - sent.at)
+        if sent.done:
+            phase = "wait" if self.backend == "serial" else "dispatch"
+            self.spend(phase, sent.done - sent.encoded)
+        if self.first_sent is None or sent.at < self.first_sent:
+            self.first_sent = sent.at
+
     def add(self, told: Told, sent: Sent) -> None:
         """What a worker told of a chunk."""
-        self.chunks += 1
+        self.add_sent(sent)
         self.items += told.ran
         self.total_ns += told.total
         self.locked_ns += told.locked
@@ -367,7 +385,9 @@ class CallTrace:
 
     def _all_phases(self, seconds: float) -> dict[str, float]:
         """Phases that sum to the time of the call."""
-        phases = {phase: spent for phase, spent in self.phases.items() if spent > 0}
+        phases = {"wait": 0.0, **self.phases, "results": self.decoded}
+        phases["wait"] += self.waited
+        phases = {phase: spent for phase, spent in phases.items() if spent > 0}
         if self.began_on_new and self.first_start is not None and self.first_sent is not None:
             started = min(max(self.first_start - self.first_sent, 0.0), phases.get("wait", 0.0))
             if started:
@@ -376,19 +396,6 @@ class CallTrace:
         left = seconds - sum(phases.values())
         if left < 0:  # several threads have waited
             return {phase: spent * seconds / (seconds - left) for phase, spent in phases.items()}
-        rest = "caller" if self.method in _STREAMS | _FUTURES else "other"
+        rest = "caller" if self._is_stream or self._rests else "other"
         phases[rest] = phases.get(rest, 0.0) + left
         return phases
-
-
-_DEFAULTS = Options()
-
-
-def _set_options(options: Options) -> dict[str, str]:
-    """The options that are not the defaults, as text."""
-    found: dict[str, str] = {}
-    for name in Options.__dataclass_fields__:
-        value = getattr(options, name)
-        if value != getattr(_DEFAULTS, name):
-            found[name] = describe(value)
-    return found

@@ -29,6 +29,7 @@ from . import reading
 from .accounts import Account, Openings
 from .call_trace import CallTrace
 from .guard import guarded
+from .option_texts import OptionTexts
 from .records import Chunk, Event, Recorded, Sample, Span
 from .sessions import TracedBackend
 
@@ -78,8 +79,10 @@ class Recorder:
         self._backends: dict[int, Any] = {}
         self._starts = threading.local()
         self._problems: list[str] = []
-        self._sample_after: dict[int | None, float] = {}
+        self._sample_at = 0.0
+        self._sample_after: dict[int, float] = {}  # by worker
         self._moved = 0
+        self.texts = OptionTexts()
 
     # ------------------------------------------------------------------------- the observer
 
@@ -150,6 +153,8 @@ class Recorder:
     def close_call(self, call: CallTrace) -> None:
         """A call has ended."""
         self.put("call", call)
+        if call in self.open_calls:  # it may not have been opened
+            self.open_calls.remove(call)
 
     def note_problem(self, text: str) -> None:
         """Something went wrong in recording."""
@@ -160,15 +165,24 @@ class Recorder:
         """An event of a call."""
         self.put("event", Event(self.at(at), kind, text, call.number, None, index))
 
-    def put(self, kind: str, *what: Any, nbytes: int = 0) -> None:
+    def put(self, kind: str, *what: Any) -> None:
         """Note what has happened; records are made of it when the trace is read.
 
         If very much is noted, the oldest of it is worked up at once, little by little.
         """
-        self._inbox.append((kind, what))
-        self._inbox_bytes += nbytes
-        if len(self._inbox) > _MOST_WAITING or self._inbox_bytes > _MOST_WAITING_BYTES:
+        self._inbox.append((kind, *what))
+        if len(self._inbox) > _MOST_WAITING:
             self.drain(most=_AT_ONCE)
+
+    def put_chunk(self, call: CallTrace, sent: Sent, told: bytes, now: float) -> None:
+        """Note what a worker told of a chunk, as ``put``."""
+        inbox = self._inbox
+        inbox.append(("chunk", call, sent, told, now))
+        self._inbox_bytes += len(told)
+        if len(inbox) > _MOST_WAITING or self._inbox_bytes > _MOST_WAITING_BYTES:
+            self.drain(most=_AT_ONCE)
+        if now >= self._sample_at:
+            self._sample(now)
 
     def at(self, monotonic: float) -> float:
         """A time as seconds since the start of the trace."""
@@ -190,7 +204,7 @@ class Recorder:
         finally:
             self._lock.release()
 
-    def _work_up(self, kind: str, what: tuple[Any, ...]) -> None:
+    def _work_up(self, kind: str, *what: Any) -> None:
         if kind == "chunk":
             self._inbox_bytes -= len(what[2])
         try:
@@ -213,7 +227,6 @@ class Recorder:
 
     def _on_call(self, call: CallTrace) -> None:
         self._keep("calls", call.record(call.stop or 0.0))
-        self.open_calls.remove(call)
 
     def _on_started(self, backend: str, pid: int, at: float) -> None:
         account = self._account(backend, pid, "", "")
@@ -306,12 +319,12 @@ class Recorder:
             cpu=told.cpu / 1e9,
         )
 
-    def sample(self, now: float) -> None:
-        """Note the memory of this process, unless it was noted shortly before."""
-        if now >= self._sample_after.get(None, 0.0):
-            self._sample_after[None] = now + _SAMPLE_SECONDS
-            stored = sum(call.by_memory for call in self.open_calls)
-            self.put("sample", now, private_bytes() or 0, stored)
+    @guarded
+    def _sample(self, now: float) -> None:
+        """Note the memory of this process."""
+        self._sample_at = now + _SAMPLE_SECONDS
+        stored = sum(call.by_memory for call in self.open_calls)
+        self.put("sample", now, private_bytes() or 0, stored)
 
     def _on_sample(self, now: float, private: int, stored: int) -> None:
         self._keep("samples", Sample(self.at(now), None, private, stored, self._moved))
@@ -373,10 +386,12 @@ class Recorder:
 
     def recorded(self, stopped: float | None = None) -> Recorded:
         """All that was recorded until now, or until the trace ended."""
+        opened = list(self.open_calls)  # which may end meanwhile
         self.drain(seconds=_DRAIN_SECONDS)
         end = time.monotonic() if stopped is None else stopped
         now = self.at(end)
-        calls = [*self._rings["calls"], *(call.record(end) for call in list(self.open_calls))]
+        calls = {call.number: call.record(end) for call in opened}
+        calls.update((call.number, call) for call in self._rings["calls"])
         rings = {name: tuple(ring) for name, ring in self._rings.items() if name != "calls"}
         workers = [account.record(now, self._openings) for account in self._accounts.values()]
         dropped = {name: self._counts[name] - len(ring) for name, ring in self._rings.items()}
@@ -387,7 +402,7 @@ class Recorder:
             cpus=self.cpus,
             python=platform.python_version(),
             version=VERSION,
-            calls=tuple(sorted(calls, key=lambda call: call.number)),
+            calls=tuple(sorted(calls.values(), key=lambda call: call.number)),
             workers=tuple(sorted(workers, key=lambda worker: worker.number)),
             dropped={name: count for name, count in dropped.items() if count},
             problems=tuple(self._problems),

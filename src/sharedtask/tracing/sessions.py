@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -50,16 +50,16 @@ class TracedSession:
         self.trace.is_open(self._session.concurrency)
 
     def submit(self, chunk: Chunk) -> None:
-        self.trace.submitting(chunk)
+        sent = self.trace.submitting(chunk)
         self._session.submit(chunk)
-        self.trace.submitted()
+        sent.done = monotonic()
 
     def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:
-        began = time.monotonic()
+        began = monotonic()
         try:
             return self._session.wait(reports, until, leaves=leaves)
         finally:
-            self.trace.spend("wait", time.monotonic() - began)
+            self.trace.waited += monotonic() - began
 
     def close(self) -> None:
         self._session.close()
@@ -101,9 +101,11 @@ class TracedDelivery:
         return self._delivery.is_plain
 
     def open(self) -> Batch:
-        began = time.monotonic()
+        trace, began = self._trace, monotonic()
         batch = self._delivery.open()
-        self._trace.taken(batch, time.monotonic() - began, self._sent)
+        trace.decoded += monotonic() - began
+        if batch.errors or self._sent is not None:
+            trace.taken(batch, self._sent)
         return batch
 
     def discard(self) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 __all__ = ["describe", "size_of", "sizes_of"]
 
 _PLAIN = (int, float, complex, bool, str, bytes, type(None))
+_NUMBERS = (int, float, bool, type(None))
 _CONTAINERS: tuple[type, ...] = (tuple, list, dict, set, frozenset)
 _MOST = 60
 _repr = reprlib.Repr()
@@ -19,12 +20,20 @@ _repr.maxstring = _repr.maxother = _MOST
 
 def describe(value: object) -> str:
     """A short repr; of an object of any other class its name alone, for its own may do anything."""
+    if type(value) in _NUMBERS:
+        return _number(value)
     if isinstance(value, np.ndarray) and type(value) is np.ndarray:
         return f"array of {value.dtype}, shape {value.shape}"
     if _is_plain(value, 2):
         text = _repr.repr(value)
         return text if len(text) <= _MOST else f"{text[: _MOST - 3]}..."
     return f"<{type(value).__qualname__}>"
+
+
+def _number(value: Any) -> str:
+    """Python refuses to write very long integers down."""
+    bits = value.bit_length() if type(value) is int else 0
+    return repr(value) if bits < 150 else f"<int of {bits} bits>"
 
 
 def _is_plain(value: object, depth: int) -> bool:

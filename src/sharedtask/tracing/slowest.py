@@ -25,20 +25,26 @@ _numbers = itertools.count()
 
 
 class Slowest:
-    """See the module. ``see`` and ``release`` are called while the call runs."""
+    """See the module. ``see`` and ``release`` are called while the call runs.
+
+    A chunk is to be seen if what was told of it is larger than ``floor``, as bytes.
+    """
 
     def __init__(self) -> None:
-        self._chunks: list[tuple[int, int, int, Sequence[Any], bytes]] = []
+        self.floor = b""
+        self._chunks: list[tuple[bytes, int, int, Sequence[Any]]] = []
         self._items: list[tuple[float, int, Item]] = []
         self._texts: dict[int, str] = {}
 
     def see(self, first: int, items: Sequence[Any], told: bytes) -> None:
         """A chunk has ended: its items are among the slowest if its longest is."""
-        chunks, longest = self._chunks, chunk_clock.longest_of(told)
+        chunks = self._chunks
         if len(chunks) < _MOST:
-            heapq.heappush(chunks, (longest, next(_numbers), first, items, told))
-        elif longest > chunks[0][0]:
-            heapq.heapreplace(chunks, (longest, next(_numbers), first, items, told))
+            heapq.heappush(chunks, (told, next(_numbers), first, items))
+        else:
+            heapq.heapreplace(chunks, (told, next(_numbers), first, items))
+        if len(chunks) == _MOST:
+            self.floor = chunks[0][0]
 
     def release(self) -> None:
         """The call has ended: take the texts of its slowest items, and let go of them."""
@@ -46,11 +52,10 @@ class Slowest:
         self._chunks.clear()
 
     def _take_texts(self) -> None:
-        for _, _, first, items, data in list(self._chunks):
-            told = chunk_clock.read(data)
-            spent = [b - a for a, b in zip(told.starts, told.stops, strict=True)]
-            for k in heapq.nlargest(_MOST, range(len(spent)), spent.__getitem__):
-                at = told.positions[k]
+        for told, _, first, items in list(self._chunks):
+            positions, spent = chunk_clock.durations_of(told)
+            for k in sorted(range(len(spent)), key=spent.__getitem__)[-_MOST:]:
+                at = positions[k]
                 if at < len(items):
                     self._texts[first + at] = describe(items[at])
 

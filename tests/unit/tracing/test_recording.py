@@ -355,7 +355,7 @@ def test_samples_of_a_call_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     with trace() as run:
         inner.with_options(backend="serial", chunksize=1).map(range(50))
         assert run._recorder is not None
-        (call,) = (what[0] for kind, what in run._recorder._inbox if kind == "call")
+        (call,) = (what[0] for kind, *what in run._recorder._inbox if kind == "call")
     (told,) = run.calls
 
     assert 10 == len(call.samples)
@@ -382,7 +382,7 @@ def test_bytes_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         inner.with_options(backend="serial", chunksize=200).map(range(20_000))
         recorder = run._recorder
         assert recorder is not None
-        waiting = sum(len(what[2]) for kind, what in recorder._inbox if kind == "chunk")
+        waiting = sum(len(what[2]) for kind, *what in recorder._inbox if kind == "chunk")
         assert waiting == recorder._inbox_bytes <= 13_000
     assert 20_000 == run.calls[0].items
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from sharedtask import observing
 from sharedtask.system import cpu_time
 from sharedtask.writing.locked.rwlock import waited_here
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from .inner_calls import InnerCalls
 
-__all__ = ["ChunkClock", "Told", "longest_of", "read"]
+__all__ = ["ChunkClock", "Told", "durations_of", "read"]
 
 # Of a chunk so many items are told one by one: evenly spread ones, and the slowest.
 _SPREAD, _SLOWEST = 64, 5
@@ -95,11 +96,6 @@ def durations_of(data: bytes) -> tuple[list[int], list[int]]:
     return positions, [*map(sub, stops, starts)]
 
 
-def longest_of(data: bytes) -> int:
-    """The duration of the slowest item, in ns."""
-    return int.from_bytes(data[:_LONGEST_BYTES], "little")
-
-
 class ChunkClock:
     """See ``observing.Clock``. A worker process has one, which ``begin`` sets for each chunk.
 
@@ -120,8 +116,8 @@ class ChunkClock:
         self._decodings: list[tuple[Any, int, int, int, int, int]] = []
         self._before: tuple[int, ...] = ()
         self._spent: tuple[int, ...] = (0, 0, 0, 0, 0)
-        if self._inner is not None:
-            self._inner.enter()
+        if observing.recorder is None:
+            observing.recorder = self._inner
 
     def enter(self, phase: str) -> None:
         """A phase begins."""
@@ -164,18 +160,22 @@ class ChunkClock:
         self._decodings.append((token, int(began * 1e9), ended, head, mapped, objects))
 
     def leave(self) -> None:
-        """The chunk is over."""
-        if self._inner is not None:
-            self._inner.leave()
+        """The chunk is over, and was told."""
+        inner = self._inner
+        if inner is not None:
+            if observing.recorder is inner:
+                observing.recorder = None
+            if inner.made:
+                inner.clear()
 
     def told(self) -> bytes:
-        """What was timed, as bytes."""
+        """What was timed, as bytes: the larger ones are those of a chunk with a longer item."""
         if self._before:
             self._end_items()
         cpu, own, yielded, preempted, locked = self._spent
         others, inner, times, now = cpu - own, self._inner, self._times, time.monotonic_ns()
         longest = max(map(sub, times[1::2], times[::2]), default=0)
-        return longest.to_bytes(_LONGEST_BYTES, "little") + marshal.dumps(
+        return longest.to_bytes(_LONGEST_BYTES, "big") + marshal.dumps(
             (
                 os.getpid(),
                 self._name,

@@ -10,7 +10,6 @@ import threading
 import time
 from typing import Any
 
-from sharedtask import observing
 from sharedtask.system.callers import caller_since
 
 __all__ = ["InnerCalls"]
@@ -19,7 +18,7 @@ _MOST = 32  # of a chunk; further ones are counted
 
 
 class InnerCalls:
-    """The observer of chunks; see ``observing.Observer``. A trace of the task's takes its place.
+    """The observer of a chunk; see ``observing.Observer``. A trace of the task's takes its place.
 
     ``made`` are (task, method, place, begin and end in ns, items) of the first calls; ``more`` is
     the number of the others.
@@ -30,17 +29,9 @@ class InnerCalls:
         self.more = 0
         self._starts = threading.local()
 
-    def enter(self) -> None:
-        """A chunk begins."""
-        if observing.recorder is None:
-            observing.recorder = self
-
-    def leave(self) -> None:
-        """The chunk has ended, and what it made was told."""
-        if observing.recorder is self:
-            observing.recorder = None
-        if self.made:
-            self.made, self.more = [], 0
+    def clear(self) -> None:
+        """The calls were told."""
+        self.made, self.more = [], 0
 
     def call_begins(self) -> None:
         """See ``Observer``."""
