@@ -121,3 +121,83 @@ def test_plain_call_enters_no_wing(call: Callable[[], None], wing: str) -> None:
     """What tasks write, results on disk and explanations are entered by those who use them."""
     assert (SOURCES / wing).is_dir()
     assert [] == [module for module in modules_of(call) if module.startswith(f"{wing}/")]
+
+
+def is_as_before(before: list[Counter[str]], after: list[Counter[str]]) -> bool:
+    """Whether one of the runs makes no more calls than one before; some are up to the clock."""
+    return any(not later - earlier for later in after for earlier in before)
+
+
+@pytest.mark.parametrize("call", [map_with_model, map_nothing, submit])
+def test_closed_trace_leaves_no_calls(call: Callable[[], None]) -> None:
+    """After a trace a call runs the same functions as before it."""
+    for _ in range(10):
+        contextvars.Context().run(call)
+    before = [calls_of(call) for _ in range(5)]
+    with sharedtask.trace():
+        traced = calls_of(call)
+    call()
+    assert is_as_before(before, [calls_of(call) for _ in range(5)])
+    assert not is_as_before(before, [traced])
+
+
+class WorkerCalls(Calls):
+    """Counts the calls in a worker, from one item of a map to another."""
+
+    def start(self) -> None:
+        self.found.clear()
+        sys.setprofile(self)
+
+    def stop(self) -> Counter[str]:
+        sys.setprofile(None)
+        return self.found
+
+
+COUNTED = WorkerCalls()
+
+
+@parallel(backend="process", workers=1, chunksize=1)
+def counted(number: int) -> Counter[str] | None:
+    if number == 0:
+        COUNTED.start()
+    return COUNTED.stop() if number == 10 else None
+
+
+def calls_of_worker() -> Counter[str]:
+    """The calls that a worker makes for ten chunks."""
+    return counted.map(range(11))[-1] or Counter()
+
+
+def test_worker_makes_few_calls_for_a_trace() -> None:
+    """A chunk costs a traced worker 18 calls, and none after the trace."""
+    calls_of_worker()
+    before = [calls_of_worker() for _ in range(5)]
+    with sharedtask.trace():
+        calls_of_worker()
+        traced = [calls_of_worker() for _ in range(5)]
+    assert is_as_before(before, [calls_of_worker() for _ in range(5)])
+    more = min((each - before[0] for each in traced), key=Counter.total)
+    assert 10 < more.total() <= 18 * 10, more
+
+
+@parallel(backend="serial", chunksize=1)
+def single(number: int) -> int:
+    return number
+
+
+def calls_of_chunks(chunks: int) -> int:
+    """The calls of a map of so many chunks."""
+
+    def run() -> None:
+        single.map(range(chunks))
+
+    return min(calls_of(run).total() for _ in range(3))
+
+
+def test_caller_makes_few_calls_for_a_trace() -> None:
+    """A chunk costs a traced caller 28 calls, with those of the clock, which runs there too."""
+    calls_of_chunks(20)
+    plain = calls_of_chunks(60) - calls_of_chunks(20)
+    with sharedtask.trace():
+        traced = calls_of_chunks(60) - calls_of_chunks(20)
+    assert 10 * 40 < traced - plain <= 28 * 40, (traced - plain) / 40

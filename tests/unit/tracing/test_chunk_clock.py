@@ -7,6 +7,7 @@ import pytest
 
 from sharedtask.backends.worker import chunk_clock
 from sharedtask.backends.worker.chunk_clock import ChunkClock, read
+from sharedtask.system import cpu_time
 from sharedtask.tracing import leases
 from sharedtask.tracing.accounts import Openings
 
@@ -41,6 +42,73 @@ def test_slowest_items_of_a_large_chunk_are_told(monkeypatch: pytest.MonkeyPatch
     assert 64 <= len(told.positions) <= 70
     spent = {p: b - a for p, a, b in zip(told.positions, told.starts, told.stops, strict=True)}
     assert 10_501 == spent[501]
+
+
+def test_small_chunks_are_summed_when_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker sends the times of some hundred items as they are; the slowest come first."""
+
+    def refused(_: object) -> None:
+        raise AssertionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chunk_clock, "_summed", refused)
+        now = iter(range(0, 10**6, 7))
+        patch.setattr(time, "monotonic_ns", lambda: next(now))
+        clock = ChunkClock()
+        call: Any = clock.around(abs)
+        for number in range(300):
+            call(number)
+        small = clock.told()
+    assert 300 == read(small).ran
+    assert 64 <= len(read(small).positions) <= 70
+    assert ([*range(300)], [7] * 300) == chunk_clock.durations_of(small)
+
+
+def test_bytes_of_a_slower_chunk_are_larger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is told is in the order of the slowest items, without being read."""
+    told = []
+    for longest in (3, 300, 70_000, 5_000_000_000):
+        clock = ChunkClock()
+        clock._times.extend((10, 12, 10, 10 + longest))
+        told.append(clock.told())
+    assert sorted(told) == told
+
+
+def test_time_of_cores_is_not_that_of_the_last_tick() -> None:
+    """All that this process uses within a tick is told as its only thread's."""
+    process = thread = 0
+    for _ in range(40):
+        before = cpu_time.spent()
+        until = time.process_time_ns() + 200_000
+        while time.process_time_ns() < until:
+            pass
+        after = cpu_time.spent()
+        process, thread = process + after[0] - before[0], thread + after[1] - before[1]
+    assert thread == pytest.approx(process, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("spent", "looks"),
+    [((1_000_000, 990_000), 0), ((60_000, 20_000), 0), ((2_000_000, 1_000_000), 1)],
+)
+def test_threads_are_counted_where_there_are_some(
+    monkeypatch: pytest.MonkeyPatch, spent: tuple[int, int], looks: int
+) -> None:
+    """Only if others than the thread of the items took much: counting costs as much as a chunk."""
+    counted: list[int] = []
+
+    def count() -> int:
+        counted.append(1)
+        return 4
+
+    monkeypatch.setattr(chunk_clock, "_threads_of_process", count)
+    turns = iter([(0, 0, 0, 0), (*spent, 0, 0)])
+    monkeypatch.setattr("sharedtask.system.cpu_time.spent", lambda: next(turns))
+    clock = ChunkClock()
+    clock.compute()
+    told = read(clock.told())
+    assert looks == len(counted)
+    assert (4 if looks else 1, *spent) == (told.threads, told.cpu, told.own_cpu)
 
 
 def test_time_with_a_call_open_is_counted_once() -> None:

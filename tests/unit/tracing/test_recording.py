@@ -387,6 +387,16 @@ def test_bytes_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 20_000 == run.calls[0].items
 
 
+def test_calls_that_have_ended_are_not_open() -> None:
+    """What the trace looks at while a call runs does not grow with the calls before."""
+    with trace() as run:
+        for _ in range(30):
+            inner.with_options(backend="serial").map(range(2))
+        assert run._recorder is not None
+        assert [] == run._recorder.open_calls
+        assert 30 == len(run.calls)
+
+
 def test_items_of_users_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """While a call runs those of five chunks are held, and none once it has ended."""
 
@@ -443,6 +453,8 @@ def test_texts_of_items_run_no_code_of_users() -> None:
     assert "<list>" == describe([Rude()])
     assert "array of float64, shape (2, 3)" == describe(np.ones((2, 3)))
     assert 60 >= len(describe("x" * 1000))
+    assert ("-7", "1.5", "True", "None") == tuple(map(describe, (-7, 1.5, True, None)))
+    assert "<int of 16610 bits>" == describe(10**5000)  # which Python refuses to write down
 
 
 def test_without_a_trace_nothing_of_it_is_loaded() -> None:
