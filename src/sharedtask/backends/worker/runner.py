@@ -79,7 +79,6 @@ class Runner:
         self._blas_threads = 1
         self._parts: Sequence[Part] = ()
         self._watcher = Watcher(values)
-        self._clock: ChunkClock | None = None  # from the first chunk on that is traced
 
     def run(self, job: Job) -> bool:
         """Run a chunk; False if its items cannot be unpickled together, and none was run."""
@@ -88,7 +87,7 @@ class Runner:
         self._outbox.on_refusal = _nothing
         self._outbox.begin(job.number)
         header = self.header(job.header)
-        clock = self._outbox.clock = self._values.clock = self._begun() if header.traced else None
+        clock = self._outbox.clock = self._values.clock = begun_clock() if header.traced else None
         self._outbox.task, self._outbox.index = header.task, job.first
         set_place(Place(self._identity.number, header.workers, self._identity.backend))
         try:
@@ -114,14 +113,6 @@ class Runner:
         if clock is not None:
             clock.leave()
         return done
-
-    def _begun(self) -> ChunkClock:
-        """The clock of a chunk that is traced."""
-        if self._clock is None:
-            self._clock = new_clock()
-        else:
-            self._clock.begin()
-        return self._clock
 
     def take_partial(self) -> Partial | None:
         """The partial result of the last chunk."""
@@ -423,8 +414,16 @@ class Runner:
         return True
 
 
-def new_clock() -> ChunkClock:
-    """The clock of chunks that are traced, which notes the maps that their items make."""
+def begun_clock() -> ChunkClock:
+    """The clock of a chunk that is traced: this process runs one at a time."""
+    clock = _clock()
+    clock.begin()
+    return clock
+
+
+@functools.cache
+def _clock() -> ChunkClock:
+    """A clock that notes the maps that the items make as well."""
     with undisturbed("sharedtask.backends.worker.chunk_clock"):  # needed by calls that are traced
         from .chunk_clock import ChunkClock
     with undisturbed("sharedtask.backends.worker.inner_calls"):
