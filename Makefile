@@ -111,7 +111,7 @@ faults: $(VENV)/.dev
 
 # What is installed here is for this alone: no other test needs it.
 systems: $(VENV)/.dev
-	@$(PIP) pyinstaller eventlet
+	@$(PIP) pyinstaller eventlet gunicorn uwsgi celery gevent uvloop
 	$(BIN)/python tests/systems.py docs/systems-table.md
 
 dist: $(VENV)/.dev

@@ -27,6 +27,7 @@ from programs import ALL  # noqa: E402
 from simulated import environment  # noqa: E402
 
 DENIED = str(HERE / "denied.py")
+SERVERS = str(HERE / "servers.py")
 CONFORMANCE = "tests/contract/test_conformance.py"
 _SECONDS = 1800
 _NOT_HERE = ("unshare:", "mount:", "sh:", "OSError: no filter")
@@ -81,6 +82,16 @@ CELLS = (
     ),
     Cell("one file made by PyInstaller", tests=("tests/contract/test_frozen.py",)),
     Cell("eventlet, coverage", tests=("tests/contract/test_other_tools.py",)),
+    *(
+        Cell(where, ("{python}", SERVERS, name))
+        for where, name in {
+            "workers of gunicorn, `--preload`": "gunicorn",
+            "workers of uWSGI": "uwsgi",
+            "workers of Celery (billiard)": "celery",
+            "gevent, everything patched": "gevent",
+            "uvloop": "uvloop",
+        }.items()
+    ),
 )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sharedtask import context, observing
 from sharedtask.errors import BackendUnavailableError, WorkerDiedError
-from sharedtask.system import critical_sections, forks, loading
+from sharedtask.system import critical_sections, forks, loading, servers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,6 +114,8 @@ def _load(name: str) -> Backend:
         missing = 'backend="process" needs os.fork, which this system does not have'
         msg = f'{missing}: use backend="thread" or backend="serial", which run here'
         raise BackendUnavailableError(msg)
+    if name != "serial":
+        servers.warn_before_fork()
     module, _, attribute = _CLASSES[name].partition(":")
     try:
         with loading.undisturbed(module):
