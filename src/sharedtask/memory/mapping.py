@@ -88,10 +88,37 @@ def mirror(address: int, size: int, source: object) -> npt.NDArray[np.uint8]:
     return np.asarray(owner)
 
 
-def mapped(fd: int, size: int, prot: int, kind: int) -> tuple[mmap.mmap, int]:
+class PrivatePart(Owner):
+    """The base object of pages of a file, each of which is copied when it is written."""
+
+    __slots__ = ("_pages",)
+
+    def settle(self) -> bool:
+        """Copy all pages now; False if that fails."""
+        return libc.populate_write(*self._pages)
+
+
+def private_part(fd: int, offset: int, size: int) -> PrivatePart:
+    """Map ``size`` bytes of a file, from ``offset`` on; as an array it is writable.
+
+    Raises:
+        OSError: The kernel cannot map it.
+    """
+    begin = offset // PAGE * PAGE
+    whole = offset - begin + size
+    prot = libc.PROT_READ | libc.PROT_WRITE
+    room, address = mapped(fd, whole, prot, libc.MAP_PRIVATE, begin)
+    part = PrivatePart(address + offset - begin, size, readonly=False, room=room)
+    part._pages = address, _pages(whole)
+    return part
+
+
+def mapped(
+    fd: int, size: int, prot: int, kind: int, offset: int = 0
+) -> tuple[mmap.mmap, int]:
     """Map ``size`` bytes of ``fd``: the object that unmaps them, and the address."""
     room, address = _room(_pages(size))
-    libc.mmap(address, _pages(size), prot, kind | libc.MAP_FIXED, fd)
+    libc.mmap(address, _pages(size), prot, kind | libc.MAP_FIXED, fd, offset)
     return room, address
 
 

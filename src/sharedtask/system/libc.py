@@ -28,7 +28,7 @@ MAP_ANONYMOUS: int = getattr(_mmap, "MAP_ANONYMOUS", 0)
 _MAP_FAILED = ctypes.c_void_p(-1).value
 # On other systems the number may mean something else.
 IS_LINUX = sys.platform == "linux"
-_MADV_COLLAPSE = 25
+_MADV_POPULATE_WRITE, _MADV_COLLAPSE = 23, 25
 _MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
 PR_SET_PDEATHSIG, PR_GET_DUMPABLE = 1, 3
 
@@ -49,9 +49,9 @@ if _FOUND is not None:
     _LIBC.syscall.restype = ctypes.c_long
 
 
-def mmap(address: int, size: int, prot: int, flags: int, fd: int) -> int:
+def mmap(address: int, size: int, prot: int, flags: int, fd: int, offset: int = 0) -> int:
     """Map ``size`` bytes of ``fd`` and return the address; OSError if the kernel refuses."""
-    result: int | None = _LIBC.mmap(address, size, prot, flags, fd, 0)
+    result: int | None = _LIBC.mmap(address, size, prot, flags, fd, offset)
     if result is None or result == _MAP_FAILED:
         _raise()
     return result
@@ -84,6 +84,11 @@ def munmap(address: int, size: int) -> None:
 def collapse(address: int, size: int) -> bool:
     """True if the kernel has made huge pages of this memory."""
     return IS_LINUX and _LIBC.madvise(address, size, _MADV_COLLAPSE) == 0
+
+
+def populate_write(address: int, size: int) -> bool:
+    """True if the kernel has made all pages of a private mapping this process's own."""
+    return IS_LINUX and _LIBC.madvise(address, size, _MADV_POPULATE_WRITE) == 0
 
 
 def memcmp(left: int, right: int, size: int) -> bool:

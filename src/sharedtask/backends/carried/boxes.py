@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from sharedtask.backends.worker import envelope
 from sharedtask.memory.payload import Payload
 
 
@@ -14,6 +15,10 @@ class ReceivedPayload(NamedTuple):
 
     head: memoryview
     buffers: list[memoryview]
+
+    def own(self) -> list[Any]:
+        """The buffers as memory of the receiver, which it may write."""
+        return list(map(envelope.copied, self.buffers))
 
     def payload(self) -> Payload:
         """The same as a payload, which can be stored elsewhere."""

@@ -14,6 +14,8 @@ from sharedtask.memory.payload import Payload
 from sharedtask.memory.segments import Layout
 from sharedtask.store.stores import BytesStore
 
+from . import private_pages
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -26,8 +28,18 @@ _SMALL = 1 << 14
 _pickle_buffer = cast("Callable[[npt.NDArray[np.uint8]], pickle.PickleBuffer]", pickle.PickleBuffer)
 
 
+class StoredPayload(ReceivedPayload):
+    """A payload in the object store: read-only views, which keep the object alive."""
+
+    __slots__ = ()
+
+    def own(self) -> list[Any]:
+        """See ``ReceivedPayload``. Large ones are copied page by page as they are written."""
+        return private_pages.private(self.buffers) or super().own()
+
+
 class RayPayload:
-    """Pickles as a payload and arrives as ``ReceivedPayload``."""
+    """Pickles as a payload and arrives as ``StoredPayload``."""
 
     def __init__(self, payload: Payload) -> None:
         self.payload = payload
@@ -44,10 +56,10 @@ class RayPayload:
 
 def _open(
     head: Any, rest: Any, parts: tuple[tuple[int, int], ...], small: tuple[bool, ...], large: Any
-) -> ReceivedPayload:
+) -> StoredPayload:
     _, together = Layout(parts, 0).split(np.frombuffer(rest, np.uint8))
     of_small, of_large = iter(together), iter(map(_readonly, large))
-    return ReceivedPayload(_readonly(head), [next(of_small if s else of_large) for s in small])
+    return StoredPayload(_readonly(head), [next(of_small if s else of_large) for s in small])
 
 
 def _readonly(buffer: Any) -> memoryview:

@@ -323,6 +323,12 @@ def current_key() -> str | None:
     return _key() if ray.is_initialized() else None
 
 
+def store_socket() -> str:
+    """The name of the socket of this node's object store."""
+    name: str = internal("_private.worker").global_worker.node.plasma_store_socket_name
+    return name
+
+
 class Capacity:
     """How many tasks with certain needs run at once; looked up at most every second."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -99,6 +99,16 @@ class Received:
     end: int
 
 
+class Attached(Protocol):
+    """A payload that came next to a message."""
+
+    head: memoryview
+
+    def own(self) -> list[Any]:
+        """The buffers as memory of the receiver, which it may write."""
+        ...
+
+
 def unpack(data: memoryview, attachments: Iterator[Any], *, private: bool) -> Received:
     """Open the envelope at the beginning of ``data``.
 
@@ -110,8 +120,8 @@ def unpack(data: memoryview, attachments: Iterator[Any], *, private: bool) -> Re
     kind, count = _COUNT.unpack_from(data)
     at = _COUNT.size
     if kind == _ATTACHED:
-        payload: Payload = _next(attachments)
-        return Received(payload.head, [copied(buffer) for buffer in payload.buffers], at)
+        payload: Attached = _next(attachments)
+        return Received(payload.head, payload.own(), at)
     parts = [_PAIR.unpack_from(data, at + k * _PAIR.size) for k in range(count)]
     at += count * _PAIR.size
     if kind == _SEGMENT:
