@@ -91,11 +91,12 @@ def mirror(address: int, size: int, source: object) -> npt.NDArray[np.uint8]:
 class PrivatePart(Owner):
     """The base object of pages of a file, each of which is copied when it is written."""
 
-    __slots__ = ("_pages",)
+    __slots__ = ("extent",)
+    extent: tuple[int, int]
 
     def settle(self) -> bool:
         """Copy all pages now; False if that fails."""
-        return libc.populate_write(*self._pages)
+        return libc.populate_write(*self.extent)
 
 
 def private_part(fd: int, offset: int, size: int) -> PrivatePart:
@@ -109,7 +110,7 @@ def private_part(fd: int, offset: int, size: int) -> PrivatePart:
     prot = libc.PROT_READ | libc.PROT_WRITE
     room, address = mapped(fd, whole, prot, libc.MAP_PRIVATE, begin)
     part = PrivatePart(address + offset - begin, size, readonly=False, room=room)
-    part._pages = address, _pages(whole)
+    part.extent = address, _pages(whole)
     return part
 
 

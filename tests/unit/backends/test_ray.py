@@ -833,6 +833,32 @@ def without_aborts(printed: str) -> str:
 
 
 @pytest.mark.long
+def test_results_after_the_connection(script: Start, cluster: Cluster, tmp_path: Path) -> None:
+    """Who leaves a cluster keeps the results, whatever others write into the store then."""
+    has_left, is_full = tmp_path / "left", tmp_path / "full"
+    text = f"""{DRIVER}
+import pathlib, ray
+full = parallel(backend="ray")(lambda x: np.full(1_000_000, x, np.float64))
+if sys.argv[1] == "first":
+    kept = full.map(range(1, 5))
+    ray.shutdown()
+    pathlib.Path({str(has_left)!r}).touch()
+    while not os.path.exists({str(is_full)!r}):
+        time.sleep(0.1)
+    say([bool((each == x).all()) for x, each in enumerate(kept, 1)])
+else:
+    ray.init()
+    for _ in range(60):
+        ray.put(np.full(1_000_000, -1.0))
+"""
+    first = script(text, "first", **cluster.environment)
+    until(has_left.exists, 60)
+    assert 0 == script(text, "second", **cluster.environment).end(60)
+    is_full.touch()
+    assert (0, "[True, True, True, True]\n") == (first.end(60), first.out)
+
+
+@pytest.mark.long
 def test_wrong_token(script: Start, cluster: Cluster) -> None:
     """A cluster that does not take our token is an error with Ray's reason, within seconds."""
     text = """
