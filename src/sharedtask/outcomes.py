@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import sys
 import traceback
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from sharedtask.errors import (
@@ -21,6 +20,7 @@ from sharedtask.errors import (
     set_fields,
 )
 from sharedtask.serialization import codec, exceptions
+from sharedtask.system.records import dataclass, field
 from sharedtask.system.tracebacks import shorten, user_frames
 from sharedtask.text import see
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from dataclasses import dataclass, field
 from queue import Empty
 from time import monotonic
 from types import FunctionType
@@ -19,6 +18,7 @@ from sharedtask.annotations import Role
 from sharedtask.recipes import INITIALIZER, Slots
 from sharedtask.serialization.traversal import captured
 from sharedtask.system import interrupts
+from sharedtask.system.records import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

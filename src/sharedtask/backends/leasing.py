@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sharedtask.annotations import Role
@@ -16,6 +15,7 @@ from sharedtask.store import handles
 from sharedtask.store.captured import Captures
 from sharedtask.store.handles import Handle
 from sharedtask.system import interrupts
+from sharedtask.system.records import dataclass
 
 from .base import Share
 

@@ -15,7 +15,7 @@ import contextvars
 import sys
 import time
 import weakref
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -44,6 +44,7 @@ from sharedtask.serialization import losses, missing
 from sharedtask.system import forks, interrupts
 from sharedtask.system.cpus import available_cpus
 from sharedtask.system.loading import undisturbed
+from sharedtask.system.records import dataclass
 from sharedtask.writing import roles
 from sharedtask.writing.handler import COUNT, Entered, Reach, Stage
 

@@ -9,7 +9,6 @@ detected after the item, and undone. Writes to large ones are detected after the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from sharedtask.serialization import codec
 from sharedtask.serialization.filled import unshareable
 from sharedtask.store.handles import Handle
 from sharedtask.store.stores import SEGMENT_FROM, BytesStore
+from sharedtask.system.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

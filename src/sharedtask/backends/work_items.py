@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from sharedtask.outcomes import Batch, Known, Report
+from sharedtask.system.records import dataclass, field
 
 from . import encoding
 

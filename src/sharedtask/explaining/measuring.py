@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sharedtask.explaining.report import Explanation, Row, Totals
@@ -12,6 +12,7 @@ from sharedtask.memory import capacity
 from sharedtask.serialization import codec
 from sharedtask.serialization.codec import FAILURES
 from sharedtask.store.handles import Handle
+from sharedtask.system.records import dataclass
 
 from . import timings
 from .sizes import Weight, of_payload

@@ -5,11 +5,11 @@ from __future__ import annotations
 import html
 import sys
 import textwrap
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from sharedtask.memory import capacity
+from sharedtask.system.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

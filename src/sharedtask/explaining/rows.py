@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from sharedtask.system.records import dataclass, field
 
 from .advice import Tip
 from .report import Row, Totals, Transfer

@@ -7,7 +7,7 @@ output: the head is the pickle, buffers are not copied.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from sharedtask.memory.strided import Scattered
 from sharedtask.serialization import buffers, codec
 from sharedtask.serialization.codec import FAILURES
 from sharedtask.serialization.traversal import count, is_object_array
+from sharedtask.system.records import dataclass
 
 if TYPE_CHECKING:
     from sharedtask.memory.payload import Payload

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from sharedtask.serialization.libraries import is_data, is_frame
 from sharedtask.serialization.unpicklable import Culprit, class_name, find_culprits
 from sharedtask.serialization.unshareable import advice_for, cure_for_value
 from sharedtask.store.handles import Handle
+from sharedtask.system.records import dataclass, field
 
 from .describe import description
 from .sizes import Weight, weigh, weigh_column, weigh_sample

@@ -19,12 +19,12 @@ import logging
 import os
 import platform
 import struct
-from dataclasses import dataclass, field
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING
 
 from sharedtask.system import critical_sections, libc
 from sharedtask.system.posix import fcntl
+from sharedtask.system.records import dataclass, field
 
 from . import proc_maps
 from .mapping import PAGE

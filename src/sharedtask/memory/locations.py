@@ -12,7 +12,7 @@ import ctypes
 import math
 import mmap
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from sharedtask.errors import UnshareableError
 from sharedtask.system import descriptors, interrupts, libc
 from sharedtask.system.descriptors import Descriptor
 from sharedtask.system.finalizers import Weak
+from sharedtask.system.records import dataclass
 
 from . import mapping, proc_maps, segments
 

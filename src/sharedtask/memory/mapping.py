@@ -114,9 +114,7 @@ def private_part(fd: int, offset: int, size: int) -> PrivatePart:
     return part
 
 
-def mapped(
-    fd: int, size: int, prot: int, kind: int, offset: int = 0
-) -> tuple[mmap.mmap, int]:
+def mapped(fd: int, size: int, prot: int, kind: int, offset: int = 0) -> tuple[mmap.mmap, int]:
     """Map ``size`` bytes of ``fd``: the object that unmaps them, and the address."""
     room, address = _room(_pages(size))
     libc.mmap(address, _pages(size), prot, kind | libc.MAP_FIXED, fd, offset)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sharedtask.system.finalizers import Known
 from sharedtask.system.posix import fcntl
+from sharedtask.system.records import dataclass
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -19,12 +19,12 @@ import mmap
 import os
 import stat
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sharedtask.errors import OptionsError, StoreFullError
 from sharedtask.system import interrupts, libc
 from sharedtask.system.posix import fcntl
+from sharedtask.system.records import dataclass
 
 from . import capacity, unlinked_files
 from .integrity import refused

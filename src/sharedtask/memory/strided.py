@@ -6,12 +6,12 @@ is unchanged does not need it: the place of the elements, and a watch for writes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from sharedtask.system import libc
+from sharedtask.system.records import dataclass
 
 from .mapping import address_of, bounds
 

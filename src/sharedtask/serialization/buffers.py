@@ -17,7 +17,6 @@ from __future__ import annotations
 import itertools
 import pickle
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,6 +24,7 @@ import numpy as np
 from sharedtask.memory import mapping
 from sharedtask.memory.mapping import bounds
 from sharedtask.memory.strided import Scattered, Strip
+from sharedtask.system.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Sequence

@@ -21,7 +21,6 @@ import threading
 import types
 import weakref
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,7 @@ from cloudpickle import cloudpickle
 
 from sharedtask.system import forks
 from sharedtask.system.forks import Step
+from sharedtask.system.records import dataclass, field
 
 from . import class_memos
 

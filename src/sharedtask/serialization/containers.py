@@ -13,7 +13,6 @@ import contextlib
 import copyreg
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from types import BuiltinFunctionType, FunctionType, MemberDescriptorType
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sharedtask.system.finalizers import Known
+from sharedtask.system.records import dataclass
 
 from . import codec, frame_blocks, kinds, libraries, traversal
 from .codec import FAILURES

@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import sys
 import zlib
-from dataclasses import dataclass
 from types import CodeType, FrameType, FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from cloudpickle import list_registry_pickle_by_value
 
 from sharedtask.errors import SerializationError
 from sharedtask.system.finalizers import Known
+from sharedtask.system.records import dataclass
 
 from . import homes
 from .composition import of_function, same

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import marshal
-from dataclasses import dataclass, field
 from hashlib import blake2b
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ import numpy as np
 
 from sharedtask.memory import mapping
 from sharedtask.memory.strided import dense
+from sharedtask.system.records import dataclass, field
 
 from . import buffers, codec, functions, reducers
 from .buffer_collector import Outgoing

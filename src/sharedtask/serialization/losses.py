@@ -10,8 +10,9 @@ The thread that begins a call collects the notes of the reducers, and warns the 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import Any
+
+from sharedtask.system.records import dataclass
 
 __all__ = ["Loss", "add", "collected"]
 

@@ -8,12 +8,12 @@ represented by its address alone, so that gigabytes of arrays take no time.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.memory import mapping, proc_maps
 from sharedtask.system.loading import undisturbed
+from sharedtask.system.records import dataclass
 
 from . import codec, reducers
 from .codec import FAILURES

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
+
+from sharedtask.system.records import dataclass
 
 from . import codec
 from .traversal import parts

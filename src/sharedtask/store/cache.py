@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 import weakref
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -22,6 +21,7 @@ from sharedtask.serialization import codec
 from sharedtask.serialization.composition import composition_of, same
 from sharedtask.system import critical_sections, finalizers, interrupts
 from sharedtask.system.finalizers import Ending
+from sharedtask.system.records import dataclass, field
 
 from . import stores
 from .publication import Publication

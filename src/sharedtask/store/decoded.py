@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.serialization import classes, functions
 from sharedtask.serialization.container_snapshot import Snapshot
 from sharedtask.serialization.snapshot import Original
+from sharedtask.system.records import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sharedtask import context
@@ -17,6 +16,7 @@ from sharedtask.serialization import class_states, codec, losses, missing
 from sharedtask.serialization.class_states import ClassState, states_of
 from sharedtask.serialization.filled import unshareable
 from sharedtask.system import critical_sections, interrupts
+from sharedtask.system.records import dataclass
 from sharedtask.system.tracebacks import SHORTENED, shorten, shortened
 
 from . import name_registry, named

@@ -21,7 +21,6 @@ import re
 import stat
 import time
 import zlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from sharedtask.errors import (
@@ -33,6 +32,7 @@ from sharedtask.errors import (
 )
 from sharedtask.system import interrupts
 from sharedtask.system.posix import fcntl
+from sharedtask.system.records import dataclass
 from sharedtask.text import did_you_mean
 
 if TYPE_CHECKING:

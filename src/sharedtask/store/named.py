@@ -21,7 +21,6 @@ import secrets
 import struct
 import time
 import zlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +32,7 @@ from sharedtask.memory.locations import Memory
 from sharedtask.memory.payload import Payload
 from sharedtask.memory.segments import Layout
 from sharedtask.serialization import codec
+from sharedtask.system.records import dataclass
 
 from . import name_registry, stores
 from .name_registry import Claim, Entry

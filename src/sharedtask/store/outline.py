@@ -14,7 +14,6 @@ is published, and only of types whose objects have no other state. The user's co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import repeat
 from operator import is_
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharedtask.memory import dirty_pages, mapping
+from sharedtask.system.records import dataclass
 
 from .identities import same_objects
 

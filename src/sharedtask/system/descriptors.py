@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
 
 from .finalizers import Ending
+from .records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ dead worker had not begun are begun elsewhere.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends import registry
 from sharedtask.backends.base import Chunk, Team
 from sharedtask.system import background, critical_sections
+from sharedtask.system.records import dataclass, field
 
 from .futures import TaskFuture
 from .plan import plan_call

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sharedtask.system.records import dataclass
 from sharedtask.system.tracebacks import frame_of_user
 
 if TYPE_CHECKING:

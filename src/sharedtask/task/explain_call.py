@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from sharedtask.explaining.tree import is_small
 from sharedtask.recipes import PerWorkerValue
 from sharedtask.serialization import functions
 from sharedtask.serialization.traversal import captured
+from sharedtask.system.records import dataclass
 from sharedtask.text import did_you_mean
 from sharedtask.writing.locked.locked import Locked
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.errors import InitializerError
 from sharedtask.system import interrupts
+from sharedtask.system.records import dataclass
 
 from .run import Run
 

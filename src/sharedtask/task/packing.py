@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends.worker import envelope, packed_calls
@@ -11,6 +10,7 @@ from sharedtask.serialization.composition import composition_of, same
 from sharedtask.store.captured import is_read_only
 from sharedtask.system import interrupts
 from sharedtask.system.finalizers import Known
+from sharedtask.system.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sized
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from sharedtask.options import OPTION_NAMES, Options
 from sharedtask.recipes import PerWorkerValue, Slots, recipe_of, refusal_of_recipe
 from sharedtask.store.handles import Handle
 from sharedtask.system import critical_sections
+from sharedtask.system.records import dataclass, field
 from sharedtask.task.signature.spec import TaskSpec, refuse_unshareable
 from sharedtask.text import did_you_mean
 from sharedtask.writing import roles

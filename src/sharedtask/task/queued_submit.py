@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from concurrent.futures._base import PENDING, RUNNING
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+from sharedtask.system.records import dataclass
 
 from .futures import TaskFuture
 

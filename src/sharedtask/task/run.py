@@ -14,7 +14,6 @@ import os
 import queue
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends.base import CLOSED_SESSION, FORKED, Chunk, Session
@@ -24,6 +23,7 @@ from sharedtask.serialization import losses, missing
 from sharedtask.system import interrupts
 from sharedtask.system.finalizers import Ending
 from sharedtask.system.loading import undisturbed
+from sharedtask.system.records import dataclass
 from sharedtask.system.tracebacks import SHORTENED, shorten
 
 from .chunking import Chunker, Pace

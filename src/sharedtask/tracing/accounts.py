@@ -7,8 +7,9 @@ chunk | gap | chunk        a gap is "idle" without an open call, "starved" until
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from sharedtask.system.records import dataclass, field
 
 from .records import Worker
 

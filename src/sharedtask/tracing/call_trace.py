@@ -7,13 +7,14 @@ caller comes to them with cold caches, where each further function costs a micro
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from sharedtask import context
 from sharedtask.backends.worker.chunk_clock import ChunkClock
 from sharedtask.errors import TaskTimeoutError, WorkerDiedError
+from sharedtask.system.records import dataclass
 
 from . import reading
 from .guard import guarded

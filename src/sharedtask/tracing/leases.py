@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.serialization import codec
 from sharedtask.store.stores import SegmentStore
+from sharedtask.system.records import dataclass
 
 from .records import Value
 from .sizes import sizes_of

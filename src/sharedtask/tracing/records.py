@@ -9,8 +9,9 @@ totals, in ``Call`` and ``Worker``, include what was left out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
+
+from sharedtask.system.records import dataclass, field
 
 CallerPhase: TypeAlias = Literal[
     "check",  # check of the arguments, and the plan of the call

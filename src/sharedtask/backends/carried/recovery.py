@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import signal
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends.worker import call_header
 from sharedtask.backends.worker.status_page import Phase, Word
 from sharedtask.errors import RemoteTraceback, TaskTimeoutError, WorkerDiedError
 from sharedtask.outcomes import written_advice
+from sharedtask.system.records import dataclass
 
 if TYPE_CHECKING:
     from sharedtask.outcomes import Report

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from sharedtask.backends import work_items
@@ -12,6 +11,7 @@ from sharedtask.backends.worker import envelope, result_format
 from sharedtask.outcomes import Batch, Change, Report
 from sharedtask.serialization import codec
 from sharedtask.store.stores import BytesStore
+from sharedtask.system.records import dataclass, field
 from sharedtask.version import VERSION
 
 from .message import Message

@@ -6,10 +6,10 @@ import atexit
 import functools
 import sys
 import threading
-from dataclasses import dataclass
 from typing import Any
 
 from sharedtask.system.loading import when_loaded
+from sharedtask.system.records import dataclass
 from sharedtask.version import VERSION
 
 from .lifeline import Lifeline

@@ -9,11 +9,11 @@ import signal
 import socket
 import subprocess
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sharedtask.backends.worker.status_page import FLUSH, GIVE_UP, StatusPage, Word, fence
 from sharedtask.system.blas import BLAS_VARIABLES
+from sharedtask.system.records import dataclass
 
 from . import child, forkserver, wire
 from .wire import Frame, Kind

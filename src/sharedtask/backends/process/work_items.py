@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends import encoding, work_items
@@ -10,6 +9,7 @@ from sharedtask.backends.worker import call_header, envelope
 from sharedtask.backends.worker.envelope import Envelope
 from sharedtask.backends.worker.limits import ANY
 from sharedtask.outcomes import Batch, Change, Report
+from sharedtask.system.records import dataclass, field
 
 from .wire import Frame, Kind
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sharedtask.backends.worker import call_header
@@ -16,6 +15,7 @@ from sharedtask.backends.worker.status_page import Phase, Word
 from sharedtask.errors import RemoteTraceback, TaskTimeoutError, WorkerDiedError
 from sharedtask.outcomes import Batch, written_advice
 from sharedtask.system.oom_events import OutOfMemoryKills
+from sharedtask.system.records import dataclass
 
 from . import recycling, work_items
 from .received import saved_results

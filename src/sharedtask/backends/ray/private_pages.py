@@ -23,7 +23,6 @@ import socket
 import stat
 import struct
 import weakref
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +33,7 @@ from sharedtask.system import critical_sections, forks, libc
 from sharedtask.system.descriptors import Descriptor, closing
 from sharedtask.system.finalizers import forgetting
 from sharedtask.system.forks import Step
+from sharedtask.system.records import dataclass
 
 from . import runtime
 

@@ -12,7 +12,6 @@ import tempfile
 import threading
 import time
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from sharedtask.errors import BackendUnavailableError, ClosedError, OptionsError
 from sharedtask.system import critical_sections, forks
 from sharedtask.system.cpus import available_cpus
 from sharedtask.system.forks import Step
+from sharedtask.system.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping

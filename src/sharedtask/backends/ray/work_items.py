@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends.carried import work_items
+from sharedtask.system.records import dataclass, field
 
 from .store import RayStore
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import pickle
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sharedtask.annotations import Role
 from sharedtask.serialization import codec
+from sharedtask.system.records import dataclass
 
 from . import envelope
 

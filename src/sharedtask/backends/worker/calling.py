@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.errors import SerializationError
 from sharedtask.outcomes import RaisedError
 from sharedtask.serialization import codec
+from sharedtask.system.records import dataclass
 from sharedtask.writing import roles
 
 from . import call_header, envelope, result_format

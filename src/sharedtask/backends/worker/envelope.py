@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -13,6 +12,7 @@ from sharedtask.errors import SharedTaskError
 from sharedtask.memory import mapping, segments
 from sharedtask.memory.segments import Layout
 from sharedtask.system.descriptors import Descriptor
+from sharedtask.system.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

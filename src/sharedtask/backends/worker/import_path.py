@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder, all_suffixes
 from importlib.util import spec_from_file_location
 from typing import TYPE_CHECKING, Any
 
 from sharedtask import context
+from sharedtask.system.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

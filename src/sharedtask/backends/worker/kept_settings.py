@@ -6,10 +6,10 @@ A worker takes over the settings of its caller at each call, which undoes what w
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.system import blas
+from sharedtask.system.records import dataclass
 
 from .settings import SETTINGS, Setting
 

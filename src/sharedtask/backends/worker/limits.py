@@ -6,10 +6,10 @@ Only private memory counts, not pages that are shared with other processes.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from sharedtask.errors import OptionsError
 from sharedtask.system import libc
+from sharedtask.system.records import dataclass
 
 from .status_page import Word
 

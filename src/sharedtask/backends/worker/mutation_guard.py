@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.errors import ChangedValueError
+from sharedtask.system.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

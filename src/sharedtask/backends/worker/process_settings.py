@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import operator
 import warnings
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.serialization import codec
+from sharedtask.system.records import dataclass
 
 from .settings import SETTINGS, Setting, limits_blas
 

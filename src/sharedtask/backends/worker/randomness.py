@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
+
+from sharedtask.system.records import dataclass
 
 Seed: TypeAlias = "int | tuple[int, ...]"
 

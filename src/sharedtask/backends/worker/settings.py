@@ -8,13 +8,13 @@ import os
 import sys
 import threading
 import warnings
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from sharedtask.system.blas import BLAS_VARIABLES
 from sharedtask.system.loading import undisturbed, when_loaded
+from sharedtask.system.records import dataclass
 
 from . import import_path, log_levels
 

@@ -19,13 +19,13 @@ import stat
 import struct
 import time
 import zlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from sharedtask.errors import JournalError
 from sharedtask.memory import mapping
 from sharedtask.serialization import codec
+from sharedtask.system.records import dataclass
 
 from .lock import Lock
 

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import stat
-from dataclasses import dataclass, field
 from functools import partial
 
 from sharedtask.errors import JournalError
@@ -15,6 +14,7 @@ from sharedtask.system.descriptors import Descriptor
 from sharedtask.system.finalizers import Ending, Weak
 from sharedtask.system.forks import Step
 from sharedtask.system.posix import fcntl
+from sharedtask.system.records import dataclass, field
 
 __all__ = ["Lock"]
 

@@ -15,7 +15,6 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.errors import JournalError, JournalWarning, SerializationError
@@ -23,6 +22,7 @@ from sharedtask.outcomes import Batch, with_item_note
 from sharedtask.serialization.hashing import Fingerprints, joined
 from sharedtask.serialization.unpicklable import culprit
 from sharedtask.system import interrupts
+from sharedtask.system.records import dataclass, field
 from sharedtask.system.tracebacks import level_of_user
 from sharedtask.text import listed
 

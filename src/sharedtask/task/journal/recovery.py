@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.errors import JournalError
+from sharedtask.system.records import dataclass
 
 from .database import PAGE, Journal, Row, RunRow
 

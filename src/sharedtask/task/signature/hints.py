@@ -16,7 +16,6 @@ import contextlib
 import sys
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from types import CellType, CodeType, FrameType, UnionType
 from typing import Annotated, Any, ForwardRef, NewType, Optional, TypeVar, Union
 
@@ -29,6 +28,7 @@ from sharedtask.annotations import (
     Role,
     Shared,
 )
+from sharedtask.system.records import dataclass
 from sharedtask.writing.locked.locked import Locked
 from sharedtask.writing.locked.regions import Regions
 from sharedtask.writing.partitioned.partitions import Partition

@@ -10,7 +10,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from inspect import Parameter, Signature
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, cast
@@ -19,6 +19,7 @@ from sharedtask.annotations import Made, Role
 from sharedtask.errors import ArgumentError, DefinitionError, UnshareableError
 from sharedtask.recipes import PerWorkerValue
 from sharedtask.serialization.unshareable import cure_for_type, cure_for_value
+from sharedtask.system.records import dataclass, field
 from sharedtask.text import did_you_mean
 from sharedtask.writing.locked.regions import Regions
 from sharedtask.writing.reduced.operations import Reduction

@@ -9,7 +9,6 @@ import collections.abc
 import sys
 import typing
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, LiteralString
 
@@ -24,6 +23,7 @@ from pydantic_core import (
 )
 
 from sharedtask.system.loading import undisturbed
+from sharedtask.system.records import dataclass
 from sharedtask.text import one_of
 
 from .hints import Choice, Placeholder

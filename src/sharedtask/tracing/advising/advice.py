@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import groupby
 
+from sharedtask.system.records import dataclass
 from sharedtask.tracing.records import Call, Recorded
 
 # Less than this share of a run, and less than these seconds, is not worth a change of a program.

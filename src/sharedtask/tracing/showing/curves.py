@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+from sharedtask.system.records import dataclass
 from sharedtask.tracing.records import Recorded, Sample
 
 POINTS = 400

@@ -7,10 +7,10 @@ other are joined where there are more. A joined bar has the sums of its phases.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TypeVar
 
+from sharedtask.system.records import dataclass, field
 from sharedtask.text import listed
 from sharedtask.tracing.records import Call, Chunk, Event, Recorded, Worker
 

@@ -6,7 +6,8 @@ The colours differ in brightness too, so that readers who see few colours tell t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from sharedtask.system.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from sharedtask.annotations import Role
 from sharedtask.errors import ArgumentError, DefinitionError
+from sharedtask.system.records import dataclass
 from sharedtask.writing.partitioned import partitions
 
 from .rwlock import Span

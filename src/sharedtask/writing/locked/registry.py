@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -16,6 +16,7 @@ from sharedtask.memory.locations import Memory, find
 from sharedtask.memory.mapping import bounds
 from sharedtask.system import critical_sections
 from sharedtask.system.finalizers import Ending, Weak
+from sharedtask.system.records import dataclass
 from sharedtask.writing.partitioned import partitions
 
 from .regions import Cells, Regions

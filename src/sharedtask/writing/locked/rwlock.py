@@ -25,7 +25,6 @@ import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -36,6 +35,7 @@ from sharedtask.system import descriptors, forks, interrupts
 from sharedtask.system.descriptors import Descriptor
 from sharedtask.system.forks import Step
 from sharedtask.system.posix import fcntl
+from sharedtask.system.records import dataclass
 
 if TYPE_CHECKING:
     import numpy.typing as npt

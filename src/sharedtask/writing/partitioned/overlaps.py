@@ -11,7 +11,7 @@ import contextlib
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain, pairwise
 from types import EllipsisType
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharedtask.errors import ArgumentError, OverlapError
+from sharedtask.system.records import dataclass
 
 from .partitions import all_ranges, check_base, explained, full_index, index_text, range_on
 

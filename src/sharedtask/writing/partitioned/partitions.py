@@ -6,7 +6,6 @@ import contextlib
 import operator
 import reprlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import EllipsisType
 from typing import Any, ClassVar
 
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from sharedtask.annotations import Role
 from sharedtask.errors import ArgumentError, DefinitionError, ItemNote
 from sharedtask.memory import mapping
+from sharedtask.system.records import dataclass
 from sharedtask.writing.checks import check_base
 
 __all__ = [

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from sharedtask.memory import arrays, locations
 from sharedtask.system.finalizers import Known
+from sharedtask.system.records import dataclass
 from sharedtask.writing.partitioned.partitions import INTO, TAKEN
 
 from . import partitions

@@ -12,7 +12,6 @@ and the word and the number of the worker's results tell which one contains exac
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import numpy as np
 from sharedtask.memory import arrays, locations
 from sharedtask.outcomes import Partial
 from sharedtask.system import critical_sections
+from sharedtask.system.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from sharedtask.annotations import Role
 from sharedtask.errors import ArgumentError, DefinitionError
+from sharedtask.system.records import dataclass
 from sharedtask.text import did_you_mean
 
 __all__ = ["Operation", "Reduction", "Total", "operation"]
