@@ -107,8 +107,10 @@ class Portable:
 class _Known:
     """The name of a function, and its state when that name was verified."""
 
-    named: NamedFunction
+    portable: Portable
     state: list[Any]
+    is_ours: bool
+    glance: homes.Glance | None
 
 
 _known: Known[_Known] = Known()
@@ -124,11 +126,13 @@ def portable(function: Callable[..., Any]) -> Portable:
     if type(function) is FunctionType and _has_no_name(function):
         return Portable(function, (), of_function(function))
     known = _known.get(function)
-    if known is not None and known.named.module.startswith(_OF_WORKERS):
-        return Portable(known.named)
+    if known is not None:
+        holds = known.is_ours or (known.glance is not None and known.glance.holds())
+        if holds and (known.is_ours or not list_registry_pickle_by_value()):
+            return known.portable
     state = homes.state(function)
     if known is not None and same(known.state, state) and not list_registry_pickle_by_value():
-        return Portable(known.named)
+        return known.portable
     return _looked_up(function, known, state)
 
 
@@ -139,9 +143,18 @@ def _looked_up(function: Any, known: _Known | None, state: list[Any]) -> Portabl
         return _as_it_is(function, () if _is_shown_elsewhere(function) else (function,))
     if homes.was_changed(function, None if known is None else known.state, state):
         return _as_it_is(function, tuple(homes.functions_of(function)))
+    sent, is_ours = Portable(named), named.module.startswith(_OF_WORKERS)
     with contextlib.suppress(TypeError):
-        _known.put(function, _Known(named, state))
-    return Portable(named)
+        _known.put(function, _Known(sent, state, is_ours, _glance_of(function, state)))
+    return sent
+
+
+def _glance_of(function: Any, state: list[Any]) -> homes.Glance | None:
+    """A glance at a function that is in this state; None if another thread changes it now."""
+    glance = homes.glance_at(function)
+    if glance is None or not glance.holds() or not same(state, homes.state(function)):
+        return None
+    return glance
 
 
 def _as_it_is(function: Any, by_value: tuple[Any, ...]) -> Portable:

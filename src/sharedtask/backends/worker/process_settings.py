@@ -37,17 +37,20 @@ class ProcessSettings:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """Settings as they were read, and those for workers here and elsewhere."""
+    """Settings as they looked at a glance, and those for workers here and elsewhere."""
 
-    state: tuple[Any, ...]
+    glance: tuple[Any, ...]
     here: ProcessSettings
     elsewhere: ProcessSettings
 
 
 _READS = [setting.read for setting in SETTINGS]
+_GLANCES = [setting.glance for setting in SETTINGS]
 # Threads may have settings of their own, as numpy's error state: so the last few are kept.
 _recent: list[_Seen] = []
 _MOST = 4
+# Other threads may change settings all the time.
+_TRIES = 100
 
 
 def current(*, here: bool = True) -> ProcessSettings:
@@ -55,13 +58,13 @@ def current(*, here: bool = True) -> ProcessSettings:
 
     ``here`` is for workers of this machine, which follow its environment and folders in full.
     """
-    state = _state()
+    glance = tuple(map(operator.call, _GLANCES))
     recent = _recent.copy()
     for seen in recent:
-        if seen.state == state:
+        if seen.glance == glance:
             break
     else:
-        seen = _Seen(state, _settings_for(state), _settings_for(state, elsewhere=True))
+        seen = _seen()
     if not recent or recent[0] is not seen:
         _recent[:] = [seen, *(other for other in recent if other is not seen)][:_MOST]
     return seen.here if here else seen.elsewhere
@@ -69,6 +72,19 @@ def current(*, here: bool = True) -> ProcessSettings:
 
 def _state() -> tuple[Any, ...]:
     return tuple(map(operator.call, _READS))
+
+
+def _glance() -> tuple[Any, ...]:
+    return tuple(map(operator.call, _GLANCES))
+
+
+def _seen() -> _Seen:
+    """Read the settings; again if another thread has changed them meanwhile."""
+    for _ in range(_TRIES):
+        glance, state = _glance(), _state()
+        if glance == _glance():
+            break
+    return _Seen(glance, _settings_for(state), _settings_for(state, elsewhere=True))
 
 
 def _settings_for(state: tuple[Any, ...], *, elsewhere: bool = False) -> ProcessSettings:
@@ -103,10 +119,11 @@ class SettingsFollower:
         self._elsewhere = elsewhere
         self._settings: ProcessSettings | None = None
         self._state: tuple[Any, ...] = ()
+        self._glance: tuple[Any, ...] = ()
 
     def apply(self, settings: ProcessSettings) -> None:
         """Write the settings that differ, changed by the caller or by an earlier task here."""
-        if settings is self._settings and self._state == _state():
+        if settings is self._settings and self._glance == tuple(map(operator.call, _GLANCES)):
             return
         known = self._settings.values if self._settings is not None else ((),) * len(SETTINGS)
         was = self._state or (None,) * len(SETTINGS)
@@ -118,7 +135,7 @@ class SettingsFollower:
 
     def accept_changes(self) -> None:
         """Take the present settings of this process as the right ones."""
-        self._state = _state()
+        self._state, self._glance = _state(), _glance()
 
     def _write(self, setting: Setting, value: Any) -> None:
         transfer = setting.elsewhere if self._elsewhere else setting.here

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import warnings
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -34,7 +35,8 @@ class Transfer:
 class Setting:
     """A setting of a process, with the functions that read and restore it.
 
-    Workers of this machine apply it ``here``, those of a cluster ``elsewhere`` or None.
+    Workers of this machine apply it ``here``, those of a cluster ``elsewhere`` or None. ``glance``
+    takes less time than ``read``: it tells whether the setting is as before, but not what it is.
     """
 
     name: str
@@ -42,15 +44,17 @@ class Setting:
     restore: Callable[[Any], object]
     here: Transfer
     elsewhere: Transfer | None
+    glance: Callable[[], Any]
 
 
 def _setting(
     name: str,
     read: Callable[[], Any],
     write: Callable[[Any], object],
+    glance: Callable[[], Any] | None = None,
 ) -> Setting:
     """A setting that means the same everywhere, and is sent as it was read."""
-    return Setting(name, read, write, Transfer(write), Transfer(write))
+    return Setting(name, read, write, Transfer(write), Transfer(write), glance or read)
 
 
 # ------------------------------------------------------------------------------ environment
@@ -112,6 +116,10 @@ class _ByName(type):
 def _category(module: str, qualname: str) -> type:
     found = vars(sys.modules["builtins"]).get(qualname) if module == "builtins" else None
     return found or _ByName(qualname, (Warning,), {"names": (module, qualname)})
+
+
+def _read_filters() -> tuple[Any, ...]:
+    return tuple(warnings.filters)
 
 
 def _plain_filters(filters: tuple[Any, ...]) -> list[Any]:
@@ -176,6 +184,12 @@ def _write_decimal(fields: tuple[Any, ...] | None) -> None:
 
         context: Any = decimal.Context
         decimal.setcontext(context(*fields[:_FLAGS], [], *fields[_FLAGS:]))
+
+
+def _variable_of(module: str, name: str) -> Callable[[], Any] | None:
+    """What gives the object that numpy keeps its settings in, and replaces when they change."""
+    found = getattr(sys.modules.get(module), name, None)
+    return found.get if isinstance(found, ContextVar) else None
 
 
 # ----------------------------------------------------------------------------- the system's
@@ -269,6 +283,7 @@ SETTINGS = (
         import_path.restore,
         Transfer(import_path.write, import_path.plain),
         Transfer(import_path.write_among, import_path.plain),
+        import_path.read,
     ),
     Setting(
         "os.environ",
@@ -276,19 +291,31 @@ SETTINGS = (
         _write_environ,
         Transfer(_write_environ),
         Transfer(lambda changed: _change(*changed), _changed),
+        _read_environ,
     ),
     Setting(
         "the warning filters",
-        lambda: tuple(warnings.filters),
+        _read_filters,
         _restore_filters,
         *[Transfer(_write_filters, _plain_filters)] * 2,
+        _read_filters,
     ),
-    Setting("multiprocessing's key", _read_key, _write_key, Transfer(_write_key), None),
+    Setting("multiprocessing's key", _read_key, _write_key, Transfer(_write_key), None, _read_key),
     _setting("sys.argv", lambda: list(sys.argv), lambda argv: setattr(sys, "argv", list(argv))),
     _setting("sys.dont_write_bytecode", _writes_no_bytecode, _write_no_bytecode),
     _setting("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
-    _setting("numpy's error state", _read_errors, _write_errors),
-    _setting("numpy's print options", np.get_printoptions, _write_print_options),
+    _setting(
+        "numpy's error state",
+        _read_errors,
+        _write_errors,
+        _variable_of("numpy._core.umath", "_extobj_contextvar"),
+    ),
+    _setting(
+        "numpy's print options",
+        np.get_printoptions,
+        _write_print_options,
+        _variable_of("numpy._core.printoptions", "format_options"),
+    ),
     _setting("the decimal context", _read_decimal, _write_decimal),
     _setting("the locale", functools.partial(_locale.setlocale, _locale.LC_ALL), _write_locale),
     _setting("the umask", _read_umask, _write_umask),
@@ -297,6 +324,7 @@ SETTINGS = (
         log_levels.read,
         log_levels.restore,
         *[Transfer(log_levels.write)] * 2,
+        log_levels.read,
     ),
 )
 
