@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import operator
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.serialization import codec
@@ -37,15 +38,16 @@ class ProcessSettings:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """Settings as they looked at a glance, and those for workers here and elsewhere."""
+    """Settings as they looked at a glance and were read, and those for workers."""
 
     glance: tuple[Any, ...]
+    state: tuple[Any, ...]
     here: ProcessSettings
     elsewhere: ProcessSettings
 
 
 _READS = [setting.read for setting in SETTINGS]
-_GLANCES = [setting.glance for setting in SETTINGS]
+_GLANCES = [setting.glance or setting.read for setting in SETTINGS]
 # Threads may have settings of their own, as numpy's error state: so the last few are kept.
 _recent: list[_Seen] = []
 _MOST = 4
@@ -58,15 +60,15 @@ def current(*, here: bool = True) -> ProcessSettings:
 
     ``here`` is for workers of this machine, which follow its environment and folders in full.
     """
-    glance = tuple(map(operator.call, _GLANCES))
+    glance = _glance()
     recent = _recent.copy()
     for seen in recent:
         if seen.glance == glance:
             break
     else:
-        seen = _seen()
+        seen = _seen(recent)
     if not recent or recent[0] is not seen:
-        _recent[:] = [seen, *(other for other in recent if other is not seen)][:_MOST]
+        _recent[:] = [seen, *(other for other in recent if other.here is not seen.here)][:_MOST]
     return seen.here if here else seen.elsewhere
 
 
@@ -78,13 +80,16 @@ def _glance() -> tuple[Any, ...]:
     return tuple(map(operator.call, _GLANCES))
 
 
-def _seen() -> _Seen:
-    """Read the settings; again if another thread has changed them meanwhile."""
+def _seen(recent: list[_Seen]) -> _Seen:
+    """Read the settings, which may look other than before and be the same."""
     for _ in range(_TRIES):
         glance, state = _glance(), _state()
         if glance == _glance():
             break
-    return _Seen(glance, _settings_for(state), _settings_for(state, elsewhere=True))
+    for known in recent:
+        if known.state == state:
+            return replace(known, glance=glance)
+    return _Seen(glance, state, _settings_for(state), _settings_for(state, elsewhere=True))
 
 
 def _settings_for(state: tuple[Any, ...], *, elsewhere: bool = False) -> ProcessSettings:
@@ -123,7 +128,7 @@ class SettingsFollower:
 
     def apply(self, settings: ProcessSettings) -> None:
         """Write the settings that differ, changed by the caller or by an earlier task here."""
-        if settings is self._settings and self._glance == tuple(map(operator.call, _GLANCES)):
+        if settings is self._settings and self._glance == _glance():
             return
         known = self._settings.values if self._settings is not None else ((),) * len(SETTINGS)
         was = self._state or (None,) * len(SETTINGS)

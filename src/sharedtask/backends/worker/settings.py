@@ -36,7 +36,7 @@ class Setting:
     """A setting of a process, with the functions that read and restore it.
 
     Workers of this machine apply it ``here``, those of a cluster ``elsewhere`` or None. ``glance``
-    takes less time than ``read``: it tells whether the setting is as before, but not what it is.
+    takes less time than ``read``: what it gives is equal only while the setting is the same.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Setting:
     restore: Callable[[Any], object]
     here: Transfer
     elsewhere: Transfer | None
-    glance: Callable[[], Any]
+    glance: Callable[[], Any] | None = None
 
 
 def _setting(
@@ -54,7 +54,7 @@ def _setting(
     glance: Callable[[], Any] | None = None,
 ) -> Setting:
     """A setting that means the same everywhere, and is sent as it was read."""
-    return Setting(name, read, write, Transfer(write), Transfer(write), glance or read)
+    return Setting(name, read, write, Transfer(write), Transfer(write), glance)
 
 
 # ------------------------------------------------------------------------------ environment
@@ -116,10 +116,6 @@ class _ByName(type):
 def _category(module: str, qualname: str) -> type:
     found = vars(sys.modules["builtins"]).get(qualname) if module == "builtins" else None
     return found or _ByName(qualname, (Warning,), {"names": (module, qualname)})
-
-
-def _read_filters() -> tuple[Any, ...]:
-    return tuple(warnings.filters)
 
 
 def _plain_filters(filters: tuple[Any, ...]) -> list[Any]:
@@ -283,7 +279,6 @@ SETTINGS = (
         import_path.restore,
         Transfer(import_path.write, import_path.plain),
         Transfer(import_path.write_among, import_path.plain),
-        import_path.read,
     ),
     Setting(
         "os.environ",
@@ -291,16 +286,14 @@ SETTINGS = (
         _write_environ,
         Transfer(_write_environ),
         Transfer(lambda changed: _change(*changed), _changed),
-        _read_environ,
     ),
     Setting(
         "the warning filters",
-        _read_filters,
+        lambda: tuple(warnings.filters),
         _restore_filters,
         *[Transfer(_write_filters, _plain_filters)] * 2,
-        _read_filters,
     ),
-    Setting("multiprocessing's key", _read_key, _write_key, Transfer(_write_key), None, _read_key),
+    Setting("multiprocessing's key", _read_key, _write_key, Transfer(_write_key), None),
     _setting("sys.argv", lambda: list(sys.argv), lambda argv: setattr(sys, "argv", list(argv))),
     _setting("sys.dont_write_bytecode", _writes_no_bytecode, _write_no_bytecode),
     _setting("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
@@ -324,7 +317,6 @@ SETTINGS = (
         log_levels.read,
         log_levels.restore,
         *[Transfer(log_levels.write)] * 2,
-        log_levels.read,
     ),
 )
 
