@@ -1,6 +1,7 @@
 """The caller's settings are the same object until one of them is another, and then a new one."""
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -50,6 +51,9 @@ def test_equal_settings_are_the_same() -> None:
 
 def test_numpy_is_looked_at_without_reading_it() -> None:
     """It keeps each group of settings in one object, which it replaces."""
-    names = [setting.name for setting in SETTINGS if setting.glance is not None]
-    if np.lib.NumpyVersion(np.__version__) >= "2.2.0":
-        assert ["numpy's error state", "numpy's print options"] == names
+    places = {
+        "numpy's error state": "numpy._core.umath",
+        "numpy's print options": "numpy._core.printoptions",
+    }
+    known = [name for name, module in places.items() if module in sys.modules]
+    assert known == [setting.name for setting in SETTINGS if setting.glance is not None]
