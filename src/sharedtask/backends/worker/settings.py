@@ -291,7 +291,8 @@ SETTINGS = (
         "the warning filters",
         lambda: tuple(warnings.filters),
         _restore_filters,
-        *[Transfer(_write_filters, _plain_filters)] * 2,
+        Transfer(_write_filters, _plain_filters),
+        Transfer(_write_filters, _plain_filters),
     ),
     Setting("multiprocessing's key", _read_key, _write_key, Transfer(_write_key), None),
     _setting("sys.argv", lambda: list(sys.argv), lambda argv: setattr(sys, "argv", list(argv))),
@@ -316,7 +317,8 @@ SETTINGS = (
         "the levels of logging",
         log_levels.read,
         log_levels.restore,
-        *[Transfer(log_levels.write)] * 2,
+        Transfer(log_levels.write),
+        Transfer(log_levels.write),
     ),
 )
 
