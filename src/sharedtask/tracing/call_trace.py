@@ -136,7 +136,7 @@ class CallTrace:
                 self.names[token] = value.name
                 self.recorder.history.add((self.task, value.name))
         for value in self.values:
-            if value.marked and not value.hit:
+            if (value.marked and not value.hit) or value.travel == "beside":
                 self.by_memory += value.nbytes
         for phase in ("compare", "encode", "store"):
             self.spend(phase, sum(getattr(value, phase) for value in self.values))
@@ -382,7 +382,11 @@ class CallTrace:
 
     def _values_sent(self) -> list[Value]:
         chunks = self.chunks + len(self.sent)
-        return [v if v.marked else replace(v, sent=chunks) for v in self.values]
+        along = ("message", "beside")
+        return [
+            replace(v, sent=chunks) if not v.marked and v.travel in along else v
+            for v in self.values
+        ]
 
     def _all_phases(self, seconds: float) -> dict[str, float]:
         """Phases that sum to the time of the call."""

@@ -87,10 +87,11 @@ def values_of(
         yield _published("captured", None, lease, notes, had)
     unmarked = list(call.unmarked())
     total = len(constants.data) + constants.nbytes_beside
-    travel: Travel = "shared" if constants.nbytes_beside else "message"
+    along: Travel = "beside" if constants.nbytes_beside else "message"
     for (name, value), nbytes in zip(
         unmarked, sizes_of([v for _, v in unmarked], total), strict=True
     ):
+        travel = along if nbytes <= total else "shared"  # a large array is stored by itself
         yield Value(name, type(value).__name__, nbytes, marked=False, travel=travel), None
 
 

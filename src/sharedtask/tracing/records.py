@@ -56,7 +56,7 @@ Miss: TypeAlias = Literal["", "new", "changed", "evicted", "dead", "uncached"]
 "dead": an equal place in an earlier call of the task had another object, which is gone or was
 replaced. "uncached": its role or backend publishes each time.
 """
-Travel: TypeAlias = Literal["shared", "message", "in place", "none"]
+Travel: TypeAlias = Literal["shared", "message", "beside", "in place", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +70,11 @@ class Value:
         marked: Whether it is shared; the others go along with the call or with each chunk.
         hit: Whether workers have it from an earlier call.
         miss: Why it was stored; "" for a hit and for what is not marked.
-        travel: How it reached workers: through shared memory, inside messages, not copied at all,
-            or not at all, since tasks run in this process.
-        sent: How many times its bytes were put into a message.
+        travel: How it reached workers: through shared memory, inside messages, beside messages in
+            memory that each chunk opens, not copied at all, or not at all, since tasks run in this
+            process. Large arrays of what is not marked are stored by themselves, and go through
+            shared memory.
+        sent: How many chunks it went along with, which each decode it.
         compare: Seconds of comparing it with what is published.
         encode: Seconds of pickling it.
         store: Seconds of writing it to shared memory.

@@ -58,7 +58,7 @@ def size_of(value: object) -> int | None:
 
 
 def sizes_of(values: list[Any], total: int) -> list[int]:
-    """Bytes of each of the values that take ``total`` together.
+    """Bytes of each of the values that take ``total`` together, but for larger ones.
 
     Those whose types do not tell share what is left.
     """
@@ -66,5 +66,5 @@ def sizes_of(values: list[Any], total: int) -> list[int]:
     unknown = known.count(None)
     if not unknown:
         return [each or 0 for each in known]
-    left = max(total - sum(each for each in known if each is not None), 0)
+    left = max(total - sum(each for each in known if each is not None and each <= total), 0)
     return [left // unknown if each is None else each for each in known]

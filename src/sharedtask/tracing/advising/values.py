@@ -27,7 +27,8 @@ def unmarked(recorded: Recorded) -> Iterator[Advice]:
 
 
 def _is_sent(value: Value) -> bool:
-    return not value.marked and value.travel == "message" and value.nbytes >= LARGE
+    """Arrays of a megabyte are not: they are stored by themselves, once."""
+    return not value.marked and value.travel in ("message", "beside") and value.nbytes >= LARGE
 
 
 def _mark(task: str, name: str, values: list[Value], total: int) -> Advice:
@@ -37,8 +38,9 @@ def _mark(task: str, name: str, values: list[Value], total: int) -> Advice:
     return Advice(
         "unmarked",
         f"{size} x {times:,}",
-        f"{name} ({value.kind}, {size}) of {task} is not marked: it was sent {times:,} times, "
-        f"{human(total)} in all. Mark it, then it is stored once.",
+        f"{name} ({value.kind}, {size}) of {task} is not marked: it went along with {times:,} "
+        f"chunks, which decoded it each, {human(total)} in all. Mark it, then it is stored once, "
+        "and each worker decodes it once.",
         _marking(name, value),
         cost,
     )
