@@ -230,11 +230,15 @@ def test_heavy_page_is_found(tmp_path: Path) -> None:
     assert re.fullmatch(r"heavy.html: 1,1\d\d,\d{3} bytes are loaded, and 1,000,000 .*", found)
 
 
+def nothing() -> None:
+    pass
+
+
 def test_traced_programs_have_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each program is on the page, with a picture before and after for each colour scheme."""
     page = (ROOT / "docs" / "how-to" / "slow-maps.md").read_text()
     assert list(mkdocs_traces.PROGRAMS) == re.findall("<!-- traces of (.+) -->", page)
-    programs = dict.fromkeys(mkdocs_traces.PROGRAMS, (lambda: None, lambda: None))
+    programs = dict.fromkeys(mkdocs_traces.PROGRAMS, mkdocs_traces.Program(nothing, nothing))
     monkeypatch.setattr(mkdocs_traces, "PROGRAMS", programs)
     monkeypatch.setattr(mkdocs_traces, "warm", lambda: None)
     files, texts = mkdocs_traces.pictures()

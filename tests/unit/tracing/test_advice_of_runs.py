@@ -6,6 +6,7 @@ import threading
 import time
 from typing import Any
 
+import mkdocs_traces
 import numpy as np
 import pytest
 import threadpoolctl
@@ -14,9 +15,10 @@ from traces import topics
 import sharedtask
 from sharedtask import Locked, Shared, parallel, trace
 from sharedtask.testing import until
+from sharedtask.tracing.advising import rules
 from sharedtask.tracing.records import Recorded
 
-MODEL = {str(k): k for k in range(100_000)}
+MODEL = {str(k): k for k in range(300_000)}
 
 
 @parallel(backend="process", workers=1)
@@ -115,16 +117,47 @@ def look_up(key: str, model: Shared[Any]) -> int:
 
 
 def test_objects_of_a_decoding_are_counted() -> None:
-    """A dict of a hundred thousand texts is told from an array of as many bytes."""
+    """A dict of many texts is told from an array of as many bytes, and advised on."""
     keys = ["1", "2"]
     told = traced(look_up, keys, 1, model=MODEL)
     (decoding,) = (d for d in told.decodings if d.name == "model")
     assert len(MODEL) <= decoding.objects < 3 * len(MODEL)
     assert decoding.seconds > 0
-    (array,) = (
-        d for d in traced(look_up, keys, 1, model=np.ones(200_000)).decodings if d.name == "model"
-    )
+    assert "decoded slowly" in topics(told)
+    flat = traced(look_up, keys, 1, model=np.ones(600_000))
+    (array,) = (d for d in flat.decodings if d.name == "model")
     assert array.objects < 1000
+    assert "decoded slowly" not in topics(flat)
+
+
+def test_arguments_that_go_along_with_chunks_are_told() -> None:
+    """A dict goes along with each chunk; an array of megabytes is stored once, by itself."""
+    along, stored = {str(k): k for k in range(30_000)}, np.ones(1_000_000)
+    task = parallel(backend="process", workers=1, chunksize=1)(len_of)
+    told = traced(task, [*range(30)], 1, value=along)
+    (value,) = (v for v in told.calls[0].values if v.name == "value")
+    assert ("message", 30) == (value.travel, value.sent)
+    assert told.calls[0].by_message >= 30 * value.nbytes
+    assert "unmarked" in topics(told)
+    told = traced(task, [*range(30)], 1, value=stored)
+    (value,) = (v for v in told.calls[0].values if v.name == "value")
+    assert ("shared", 0, stored.nbytes) == (value.travel, value.sent, value.nbytes)
+    assert told.calls[0].by_message < stored.nbytes
+    assert "unmarked" not in topics(told)
+
+
+def test_arguments_beside_messages_are_decoded_by_each_chunk() -> None:
+    """A dict of a megabyte of pickle is put beside the messages, once for all of them."""
+    task = parallel(backend="process", workers=1, chunksize=1)(len_of)
+    told = traced(task, [*range(9)], 1, value={str(k): k for k in range(110_000)})
+    (value,) = (v for v in told.calls[0].values if v.name == "value")
+    assert ("beside", 9) == (value.travel, value.sent)
+    assert value.nbytes <= told.calls[0].by_memory < 2 * value.nbytes
+    assert "unmarked" in topics(told)
+
+
+def len_of(_: int, value: Any) -> int:
+    return len(value)
 
 
 def test_chunks_of_threads_tell_their_own_time_of_cores() -> None:
@@ -145,3 +178,18 @@ def spin_or_nap(number: int) -> None:
         end = time.thread_time() + 0.05
         while time.thread_time() < end:
             pass
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("topic", mkdocs_traces.PROGRAMS)
+def test_programs_of_the_page_get_their_advice(topic: str) -> None:
+    """The trace of the slow program says what to do, and that of its cure does not say it again."""
+    program = mkdocs_traces.PROGRAMS[topic]
+    mkdocs_traces.warm()
+    assert any(topic in topics(mkdocs_traces.traced(program.before)) for _ in range(3))
+    assert any(topic not in topics(mkdocs_traces.traced(program.after)) for _ in range(3))
+
+
+def test_every_advice_has_a_program() -> None:
+    """The page has a part for each rule."""
+    assert len(rules.RULES) + 1 == len(mkdocs_traces.PROGRAMS)  # one of them has two topics

@@ -289,15 +289,15 @@ def replaced(count: int, why: str) -> Recorded:
 
 def test_workers_replaced_because_of_memory_limit_are_told() -> None:
     """The figure is how many there were and after how many items."""
-    found = only(replaced(5, "recycled: memory_limit"), "recycled workers")
+    found = only(replaced(5, "replaced after 7 items because of memory_limit"), "recycled workers")
     assert "5 workers after 7 items each" == found.figure
     assert 'memory_limit="600MB"' in found.code
 
 
 def test_workers_replaced_now_and_then_need_no_advice() -> None:
     """Two of them, or by another option."""
-    assert [] == topics(replaced(2, "recycled: memory_limit"))
-    assert [] == topics(replaced(5, "recycled: tasks_per_worker"))
+    assert [] == topics(replaced(2, "replaced after 7 items because of memory_limit"))
+    assert [] == topics(replaced(5, "replaced after 7 items because of tasks_per_worker"))
 
 
 def test_the_dearest_advice_comes_first() -> None:

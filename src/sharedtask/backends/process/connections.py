@@ -197,6 +197,7 @@ class WorkerLink(Link):
         self.ran = 0  # items
         self.logs_dropped = 0  # records that it had no room for, as far as it was told
         self.leaving = False  # it gets no more chunks
+        self.used_up = ""  # the option because of which it is replaced
         self.leave_by = 0.0  # it was asked to end, and is killed at this time
         self.work_items: deque[WorkItem] = deque()
         self.seen_at = 0  # its current chunk at the last check

@@ -51,16 +51,17 @@ def reports_over_memory(worker: WorkerLink, work_item: WorkItem) -> bool:
 
 
 def is_used_up(worker: WorkerLink, work_item: WorkItem) -> bool:
-    """Whether to replace a worker that has just ended this chunk."""
+    """Whether to replace a worker that has just ended this chunk; notes why."""
     limits = work_item.call.limits
     if limits is None:
         return False
     if limits.items is not None and worker.ran >= limits.items:
-        return True
-    if limits.memory is None or worker.pid is None:
-        return False
-    used = private_bytes(worker.pid)
-    return reports_over_memory(worker, work_item) or (used is not None and used > limits.memory)
+        worker.used_up = "tasks_per_worker"
+    elif limits.memory is not None and worker.pid is not None:
+        used = private_bytes(worker.pid)
+        if reports_over_memory(worker, work_item) or (used is not None and used > limits.memory):
+            worker.used_up = "memory_limit"
+    return bool(worker.used_up)
 
 
 def excess(worker: WorkerLink) -> int:

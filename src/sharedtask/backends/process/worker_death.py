@@ -54,7 +54,10 @@ def how_it_ended(worker: WorkerLink) -> tuple[str, bool]:
     if worker.kill_reason is not None:
         return worker.kill_reason.cause, False
     if worker.leaving:
-        return f"replaced after {worker.ran} items" if worker.ran else "not needed", True
+        if not worker.ran:
+            return "not needed", True
+        why = f" because of {worker.used_up}" if worker.used_up else ""
+        return f"replaced after {worker.ran} items{why}", True
     if number is not None:
         return f"killed by {signal.Signals(number).name}", False
     return f"exit code {exitcode}", False

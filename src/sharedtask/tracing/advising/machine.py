@@ -88,7 +88,7 @@ def lock_waits(recorded: Recorded) -> Iterator[Advice]:
 
 def recycled(recorded: Recorded) -> Iterator[Advice]:
     """Workers were replaced again and again, for they exceeded ``memory_limit``."""
-    gone = [w for w in recorded.workers if w.end.startswith("recycled") and MEMORY_LIMIT in w.end]
+    gone = [w for w in recorded.workers if w.end.startswith("replaced") and MEMORY_LIMIT in w.end]
     cost = sum(worker.phases.get("start", 0.0) for worker in recorded.workers)
     if len(gone) >= RECYCLED:
         peak = max(worker.memory_peak for worker in gone)
