@@ -18,10 +18,12 @@ from sharedtask import Locked, Reduced, Shared, parallel, trace
 from sharedtask.system.cpus import available_cpus
 from sharedtask.text import duration
 from sharedtask.tracing.advising import advise
+from sharedtask.tracing.advising.text import lines
 from sharedtask.tracing.records import Recorded
 from sharedtask.tracing.showing.picture import timeline
 
 SCHEMES = ("light", "dark")
+_WIDTH = 84  # of a block of text on a page
 
 
 class Program(NamedTuple):
@@ -31,9 +33,6 @@ class Program(NamedTuple):
     after: Callable[[], object]
     tasks_before: tuple[Any, ...] = ()
     tasks_after: tuple[Any, ...] = ()
-
-
-NAMES = {str(k): k for k in range(30_000)}
 
 
 @parallel(backend="process", workers=2, chunksize=1)
@@ -47,11 +46,13 @@ def look_shared(row: int, names: Shared[dict[str, int]]) -> int:
 
 
 def look_unmarked() -> None:
-    look.map(range(40), names=NAMES)
+    names = {str(k): k for k in range(30_000)}
+    look.map(range(40), names=names)
 
 
 def look_marked() -> None:
-    look_shared.map(range(40), names=NAMES)
+    names = {str(k): k for k in range(30_000)}
+    look_shared.map(range(40), names=names)
 
 
 @parallel(backend="process", workers=2)
@@ -115,8 +116,9 @@ def shifted_by(row: int, names: Shared[dict[str, int]], offset: int) -> int:
 
 
 def defined_once() -> None:
+    names = dict.fromkeys(map(str, range(20_000)), 0)
     for offset in range(12):
-        shifted_by.map(range(4), names=NAMES, offset=offset)
+        shifted_by.map(range(4), names=names, offset=offset)
 
 
 @parallel(backend="process", workers=2, chunksize=1)
@@ -125,15 +127,14 @@ def wait(seconds: float) -> float:
     return seconds
 
 
-SIZES = [0.01] * 40 + [0.4]
-
-
 def longest_last() -> None:
-    wait.map(SIZES)
+    sizes = [0.01] * 40 + [0.4]
+    wait.map(sizes)
 
 
 def longest_first() -> None:
-    wait.map(sorted(SIZES, reverse=True))
+    sizes = [0.01] * 40 + [0.4]
+    wait.map(sorted(sizes, reverse=True))
 
 
 def read() -> Iterator[float]:
@@ -341,12 +342,12 @@ def file_of(name: str, when: str, scheme: str) -> str:
 
 def told(name: str, program: Program, runs: dict[str, Recorded]) -> str:
     """The program, what the trace advises, its cure, both pictures and both times."""
-    advice = [str(each) for each in advise(runs["before"]) if each.topic == name]
+    advice = [each for each in advise(runs["before"]) if each.topic == name]
     before, after = (duration(run.in_calls) for run in runs.values())
     return "\n\n".join(
         [
             code_of(*program.tasks_before, program.before),
-            *(f"```text\n{text}\n```" for text in advice[:1]),
+            *("```text\n" + "\n".join(lines(advice[:1], _WIDTH)) + "\n```" for _ in advice[:1]),
             "Instead:",
             code_of(*program.tasks_after, program.after),
             f"Before, the calls take {before}, afterwards {after}:",

@@ -10,9 +10,9 @@ from .advice import Advice
 WIDTH = 100
 
 
-def lines(advice: Iterable[Advice]) -> Iterator[str]:
+def lines(advice: Iterable[Advice], width: int = WIDTH) -> Iterator[str]:
     """Each as its figure and sentence, wrapped, and its code below."""
     for each in advice:
         told = f"* {each.figure}: {each.sentence}"
-        yield from textwrap.wrap(told, WIDTH, subsequent_indent="  ")
+        yield from textwrap.wrap(told, width, subsequent_indent="  ")
         yield from (f"      {line}" for line in each.code.splitlines())

@@ -145,7 +145,7 @@ def _grouped(things: Iterable[_T], key: Callable[[_T], int | None]) -> dict[int 
 def _rows(workers: Iterable[Worker]) -> list[list[Worker]]:
     """Workers by lane: one follows another of its backend and node that has ended."""
     rows: list[list[Worker]] = []
-    for worker in sorted(workers, key=lambda worker: (worker.start, worker.number)):
+    for worker in sorted(workers, key=lambda w: (w.start, w.backend, len(w.name), w.name)):
         for row in rows:
             last = row[-1]
             if last.end and last.stop <= worker.start and _place(last) == _place(worker):
