@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 from .files import replaced
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-    from .records import Recorded
+    from .records import Event, Recorded, Sample
 
 __all__ = ["events_of", "write"]
 
@@ -59,30 +59,35 @@ def events_of(recorded: Recorded) -> Iterator[dict[str, Any]]:
         args = {"call": chunk.call, "first": chunk.first, "count": chunk.count}
         for span in chunk.spans:
             yield _span(span.phase, _WORKERS, _FIRST + chunk.worker, span, args)
-    for event in recorded.events:
-        where = _CALLER if event.worker is None else _WORKERS
-        if event.worker is not None:
-            thread = _FIRST + event.worker
-        else:
-            thread = rows.get(-1 if event.call is None else event.call, _CALLER)
-        yield {
-            "name": event.kind,
-            "ph": "i",
-            "s": "t",
-            "ts": event.time * 1e6,
-            "pid": where,
-            "tid": thread,
-            "args": {"text": event.text},
-        }
-    for sample in recorded.samples:
-        name = "caller" if sample.worker is None else f"worker {sample.worker}"
-        yield {
-            "name": f"memory of {name}",
-            "ph": "C",
-            "ts": sample.time * 1e6,
-            "pid": _CALLER if sample.worker is None else _WORKERS,
-            "args": {"bytes": sample.private},
-        }
+    yield from (_instant(event, rows) for event in recorded.events)
+    yield from map(_counter, recorded.samples)
+
+
+def _instant(event: Event, rows: Mapping[int, int]) -> dict[str, Any]:
+    if event.worker is not None:
+        thread = _FIRST + event.worker
+    else:
+        thread = rows.get(-1 if event.call is None else event.call, _CALLER)
+    return {
+        "name": event.kind,
+        "ph": "i",
+        "s": "t",
+        "ts": event.time * 1e6,
+        "pid": _CALLER if event.worker is None else _WORKERS,
+        "tid": thread,
+        "args": {"text": event.text},
+    }
+
+
+def _counter(sample: Sample) -> dict[str, Any]:
+    name = "caller" if sample.worker is None else f"worker {sample.worker}"
+    return {
+        "name": f"memory of {name}",
+        "ph": "C",
+        "ts": sample.time * 1e6,
+        "pid": _CALLER if sample.worker is None else _WORKERS,
+        "args": {"bytes": sample.private},
+    }
 
 
 def _rows_of(recorded: Recorded) -> dict[int, int]:

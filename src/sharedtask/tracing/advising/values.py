@@ -38,8 +38,8 @@ def _mark(task: str, name: str, values: list[Value], total: int) -> Advice:
     return Advice(
         "unmarked",
         f"{size} x {times:,}",
-        f"{name} ({value.kind}, {size}) of {task} is not marked: it went along with {times:,} "
-        f"chunks, which decoded it each, {human(total)} in all. Mark it, then it is stored once, "
+        f"{name} ({value.kind}, {size}) of {task} is not marked: it travelled with {times:,} "
+        f"chunks, {human(total)} in all, and each decoded it. Mark it, then it is stored once, "
         "and each worker decodes it once.",
         _marking(name, value),
         cost,
