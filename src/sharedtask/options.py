@@ -22,6 +22,7 @@ from pydantic_core import SchemaValidator, ValidationError, core_schema
 from sharedtask.errors import OptionsError
 from sharedtask.habits import OTHER_BACKENDS, OTHER_SPELLINGS
 from sharedtask.recipes import Recipe
+from sharedtask.system.records import dataclass
 from sharedtask.system.tracebacks import shortened
 from sharedtask.text import did_you_mean
 
@@ -73,7 +74,7 @@ class OptionsDict(TypedDict, total=False):
     ray_options: Mapping[str, Any] | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Options:
     """Every option of one run, fully decided.
 
@@ -288,7 +289,7 @@ class _Reads(enum.Enum):
     NEVER = enum.auto()  # a class cannot be named without importing its module
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class _Rule:
     """What an option allows: as a schema, in words, and as the text of a variable."""
 
@@ -437,7 +438,7 @@ def _short(value: object, limit: int = 80) -> str:
 # --- defaults() ------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class _Layer:
     """One entered block: its options merged over those of the blocks around it."""
 

@@ -64,6 +64,13 @@ def test_pydantic_models_are_not_built() -> None:
     assert "pydantic.main" not in loaded
 
 
+@pytest.mark.parametrize("name", ["decorate", "thread"])
+def test_what_few_need_is_not_loaded(name: str) -> None:
+    """Names of shared values, and what they need, come with the first name."""
+    few = {"sharedtask.store.named", "sharedtask.store.name_registry", "secrets", "hmac", "json"}
+    assert set() == few & modules_after(FIRST_STEPS[name])
+
+
 def test_import_alone_loads_no_numpy() -> None:
     """The names of the package are loaded when they are used."""
     loaded = modules_after("import sharedtask")

@@ -16,16 +16,18 @@ from sharedtask.serialization import class_states, codec, losses, missing
 from sharedtask.serialization.class_states import ClassState, states_of
 from sharedtask.serialization.filled import unshareable
 from sharedtask.system import critical_sections, interrupts
+from sharedtask.system.loading import undisturbed
 from sharedtask.system.records import dataclass
 from sharedtask.system.tracebacks import SHORTENED, shorten, shortened
 
-from . import name_registry, named
 from .cache import Lease, ShareCache
 from .publication import Publication
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator
     from types import TracebackType
+
+    from .name_registry import Claim
 
 T = TypeVar("T")
 
@@ -57,7 +59,7 @@ handle_cache = ShareCache(limit=0, wake=_free_lost)
 class _Named:
     """The name of a handle; ``own`` if this process has shared it."""
 
-    claim: name_registry.Claim
+    claim: Claim
     nbytes: int
     own: bool
 
@@ -310,6 +312,9 @@ def attach(name: str, *, writable: bool = False) -> Handle[Any]:
         array([0, 1, 2])
     """
     handle_cache.sweep()
+    with undisturbed("sharedtask.store.named"):  # a tenth of the import, needed for names only
+        from . import named
+
     found = named.open_named(name, writable=writable)
     entry = found.entry
     name_of = _Named(found.claim, entry.nbytes, own=False)
@@ -319,6 +324,9 @@ def attach(name: str, *, writable: bool = False) -> Handle[Any]:
 
 
 def _share_named(value: T, name: str) -> Handle[T]:
+    with undisturbed("sharedtask.store.named"):
+        from . import name_registry, named
+
     name_registry.check_name(name)
     name_registry.require_free(name)  # before a copy is made
     with _blamed(value):
@@ -334,7 +342,7 @@ def _share_named(value: T, name: str) -> Handle[T]:
     return handle
 
 
-def _give_name_back(claim: name_registry.Claim) -> None:
+def _give_name_back(claim: Claim) -> None:
     """Remove the name if possible. If not, its entry is void: the memory is freed."""
     _named.pop(claim.nonce, None)
     with contextlib.suppress(SharedTaskError, OSError):

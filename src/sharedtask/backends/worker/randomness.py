@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -12,7 +12,7 @@ from sharedtask.system.records import dataclass
 
 Seed: TypeAlias = "int | tuple[int, ...]"
 
-_FRESH_BITS = 128  # as many as numpy takes where no seed is given
+_FRESH_BYTES = 16  # as many as numpy takes where no seed is given
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,8 @@ class Randomness:
         """Draw a seed once if there is none: a retried item gets the same."""
         if not names:
             return None
-        return cls(names, secrets.randbits(_FRESH_BITS) if seed is None else seed)
+        fresh = int.from_bytes(os.urandom(_FRESH_BYTES), "little")
+        return cls(names, fresh if seed is None else seed)
 
     def after(self, count: int) -> Randomness:
         """The same, for items that come after ``count`` others of this seed."""
