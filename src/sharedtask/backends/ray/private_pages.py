@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sharedtask.errors import ClosedError
 from sharedtask.memory import mapping, proc_maps
 from sharedtask.system import critical_sections, forks, libc
 from sharedtask.system.descriptors import Descriptor, closing
@@ -51,6 +52,8 @@ _COPY_BELOW = 1 << 16
 # Views may keep so much of the object store, and so many of the mappings that a process may have.
 _SHARE, _MOST = 4, 4096
 _CREDENTIALS = struct.Struct("3i")
+# The store is not found, or Ray was shut down meanwhile and its private parts are gone.
+_UNKNOWN = (OSError, LookupError, AttributeError, ClosedError)
 
 
 def private(buffers: Sequence[memoryview]) -> list[Any] | None:
@@ -59,7 +62,7 @@ def private(buffers: Sequence[memoryview]) -> list[Any] | None:
         return None
     spans = [_span(buffer) for buffer in buffers if buffer.nbytes]
     low, high = min(low for low, _ in spans), max(high for _, high in spans)
-    with contextlib.suppress(OSError, LookupError, AttributeError):  # of what Ray keeps private
+    with contextlib.suppress(*_UNKNOWN):
         with _lock:
             whole = _pages(low, high, buffers)
         return [_part(whole, low, buffer) for buffer in buffers]
@@ -147,6 +150,8 @@ def _found(low: int, high: int) -> _Store:
     region = proc_maps.region_at(low)
     if region is None or high > region.end or "s" not in region.flags:
         raise OSError
+    key = runtime.current_key()
+    limit = _limit(key)
     connections = list(_connections(runtime.store_socket()))
     try:
         file = _opened(_peer(connections[0]), region)
@@ -154,11 +159,16 @@ def _found(low: int, high: int) -> _Store:
         for number in connections:
             os.close(number)
         raise
-    limit = runtime.store_memory() // _SHARE
-    store = _Store(runtime.current_key(), region, Descriptor.of(file), limit)
+    store = _Store(key, region, Descriptor.of(file), limit)
     for number in (file, *connections):
         closing(store, Descriptor.of(number))
     return store
+
+
+@functools.lru_cache(maxsize=1)
+def _limit(_key: str | None) -> int:
+    """Bytes of the store that views may keep; Ray takes milliseconds to tell, once."""
+    return runtime.store_memory() // _SHARE
 
 
 def _connections(name: str) -> Iterator[int]:
