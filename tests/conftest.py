@@ -66,6 +66,8 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
         if _backend_of(item) in BESIDES.get(item.path.name, ()):
             item.add_marker(pytest.mark.long)
             item.add_marker(pytest.mark.besides)
+        if item.path.name == "test_loky.py" and item.cls and item.originalname not in ON_LOKY:
+            item.add_marker(pytest.mark.long)
     for item in _further_cases(items):
         item.add_marker(pytest.mark.long)
 
@@ -86,9 +88,22 @@ def _is_long(item: pytest.Function) -> bool:
 
 
 def _is_one_of_many(item: pytest.Function) -> bool:
-    """Faults start programs and kill workers; Ray takes several times as long as processes."""
+    """Faults start programs and kill workers; Ray and loky take longer than our own processes."""
     kinds_on_ray = item.path.name == "test_conformance.py" and _backend_of(item) == "ray"
-    return kinds_on_ray or item.path.parent.name == "faults" or item.path.name == "test_docs.py"
+    many = item.path.name in {"test_docs.py", "test_loky.py"}
+    return kinds_on_ray or many or item.path.parent.name == "faults"
+
+
+# The slice of the contract that is not long on workers of loky, which start slowly.
+ON_LOKY = {
+    "test_death_is_an_error_of_its_item",
+    "test_program_that_is_killed",
+    "test_error_in_place",
+    "test_change_in_place_is_seen",
+    "test_copy_on_write_is_private_to_the_item",
+    "test_sum_of_all_items",
+    "test_block_of_a_failed_item",
+}
 
 
 # What they test does not depend on the backend much, and is tested on another in any case.

@@ -76,9 +76,10 @@ CELLS = (
         lacks="`Locked`, names",
     ),
     Cell(
-        "no fork, no POSIX",
-        tests=("tests/unit/system/test_without_posix.py",),
-        lacks="the process backend",
+        "Windows, as the tests play it",
+        variables=environment("windows"),
+        tests=("--noconftest", "tests/simulated/contract.py"),
+        lacks="`Locked`, names, `memory_limit`, `tasks_per_worker`",
     ),
     Cell("one file made by PyInstaller", tests=("tests/contract/test_frozen.py",)),
     Cell("eventlet, coverage", tests=("tests/contract/test_other_tools.py",)),

@@ -31,7 +31,6 @@ OTHER_SPELLINGS: dict[str, str] = {
 
 # Values of ``backend`` in joblib, Dask and others.
 OTHER_BACKENDS: dict[str, str] = {
-    "loky": "process",
     "mp": "process",
     "multiprocessing": "process",
     "processes": "process",

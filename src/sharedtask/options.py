@@ -37,7 +37,7 @@ __all__ = [
     "resolve",
 ]
 
-Backend: TypeAlias = Literal["auto", "process", "thread", "serial", "ray"]
+Backend: TypeAlias = Literal["auto", "process", "thread", "serial", "ray", "loky"]
 Verify: TypeAlias = Literal["content", "compare", "identity"]
 Captured: TypeAlias = Literal["share", "copy"]
 Strict: TypeAlias = Literal["auto"] | bool
@@ -79,7 +79,8 @@ class Options:
     """Every option of one run, fully decided.
 
     Attributes:
-        backend: Where tasks run; "auto" is Ray where Ray is initialised, else "process".
+        backend: Where tasks run; "auto" is Ray where Ray is initialised, else "process". Where
+            there is no fork, "process" has the workers of "loky".
         workers: How many tasks run at once, 1 to 1000; None: the CPUs this process may use.
         chunksize: Items that are sent together, at least 1, or "auto".
         buffersize: Items taken from the input ahead of the results; None: chosen by the run.
@@ -320,7 +321,7 @@ def _auto_or(schema: core_schema.CoreSchema) -> core_schema.CoreSchema:
 
 
 _RULES: dict[str, _Rule] = {
-    "backend": _one_of("auto", "process", "thread", "serial", "ray"),
+    "backend": _one_of("auto", "process", "thread", "serial", "ray", "loky"),
     "workers": _optional(
         _count(1, MAX_WORKERS),
         f"a whole number from 1 to {MAX_WORKERS}, or None for all CPUs",

@@ -50,8 +50,8 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         DefinitionError,
         r"only a function can be a task.*parallel\(f\).*task\.map\(items\)",
     ),
-    "loky": (
-        lambda: double.with_options(backend="loky"),  # type: ignore[arg-type]
+    "multiprocessing": (
+        lambda: double.with_options(backend="multiprocessing"),  # type: ignore[arg-type]
         OptionsError,
         "Did you mean 'process'",
     ),

@@ -248,7 +248,7 @@ PROVOKED: dict[str, Callable[[], Any]] = {
     "too-many-arguments": lambda: divide.map([1], [2]),  # type: ignore[call-arg]
     "unexpected-keyword": lambda: divide.map([1], workers=2),  # type: ignore[call-arg]
     "no-option": lambda: divide.with_options(n_jobs=4),  # type: ignore[call-arg]
-    "no-backend": lambda: divide.with_options(backend="loky"),  # type: ignore[arg-type]
+    "no-backend": lambda: divide.with_options(backend="multiprocessing"),  # type: ignore[arg-type]
     "str-is-no-items": lambda: divide.map("abc"),
     "not-iterable": lambda: divide.map(10),  # type: ignore[arg-type]
     "maps-over-keys": lambda: divide.map({1: "a"}),

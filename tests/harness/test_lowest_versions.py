@@ -12,7 +12,8 @@ def lowest_allowed() -> dict[str, tuple[int, ...]]:
     """The lower bounds of what the library needs, of its extras, and of what its tests use."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    needed = [*project["dependencies"], *extras["ray"], *extras["joblib"], *extras["test"]]
+    optional = [each for name in ("ray", "loky", "joblib", "test") for each in extras[name]]
+    needed = [each.partition(";")[0] for each in (*project["dependencies"], *optional)]
     pairs = [re.split(">=", each) for each in needed if not each.startswith(OURS)]
     return {name: numbers(version) for name, version in pairs}
 

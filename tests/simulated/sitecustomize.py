@@ -2,6 +2,8 @@
 
     SHAREDTASK_SIMULATED=mac PYTHONPATH=tests/simulated python -m pytest ...
 
+    "mac", or "windows"
+
 Python imports this module at its start. What stays missing is what the library may use there: a
 program that uses the rest fails as it would on the system itself, or by an AssertionError where
 that system would do something else. Files in /proc and /dev/shm are hidden from the library alone,
@@ -9,11 +11,14 @@ since the harness of the tests reads them.
 """
 
 import builtins
+import contextlib
 import ctypes
 import errno
 import fcntl
 import functools
+import importlib
 import io
+import mmap
 import os
 import resource
 import select
@@ -23,6 +28,7 @@ import socket
 import sys
 import sysconfig
 import time
+import types
 from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
@@ -179,5 +185,102 @@ def mac() -> None:
     sys.platform = "darwin"
 
 
+_POSIX_MODULES = ("fcntl", "resource", "termios", "pwd", "grp", "tty", "pty", "syslog")
+_POSIX_ALONE: dict[Any, tuple[str, ...]] = {
+    os: (
+        *("fork", "forkpty", "register_at_fork", "posix_spawn", "posix_spawnp", "uname", "sysconf"),
+        *("getuid", "geteuid", "getgid", "getegid", "getpgid", "setsid", "killpg", "getloadavg"),
+        *("fchmod", "fchown", "chown", "fchdir", "mkfifo", "pread", "pwrite", "preadv", "pwritev"),
+        *("statvfs", "fstatvfs", "openpty", "wait", "wait3", "wait4", "waitid", "set_blocking"),
+        *("O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY", "WNOHANG"),
+        *("WUNTRACED", "environb", "getenvb", "fdatasync", "nice", "getpriority"),
+        *_LINUX_ALONE[os],
+    ),
+    # AF_UNIX stays: `socket.socketpair` has another form on Windows.
+    socket: (*_LINUX_ALONE[socket], "SCM_RIGHTS", "CMSG_SPACE", "CMSG_LEN"),
+    select: ("epoll", "poll"),
+    selectors: ("EpollSelector", "PollSelector"),
+    signal: (
+        *("SIGKILL", "SIGCHLD", "SIGSTOP", "SIGCONT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGPIPE"),
+        *("SIGALRM", "SIGBUS", "SIGQUIT", "alarm", "setitimer", "pthread_sigmask", "pthread_kill"),
+        *("SIG_BLOCK", "SIG_UNBLOCK", "SIG_SETMASK", "sigwait", "sigpending", "siginterrupt"),
+        *_LINUX_ALONE[signal],
+    ),
+    time: ("clock_gettime", "clock_gettime_ns", "CLOCK_MONOTONIC", *_LINUX_ALONE[time]),
+    mmap: (
+        *("PROT_READ", "PROT_WRITE", "PROT_EXEC", "MAP_SHARED", "MAP_PRIVATE", "MAP_ANONYMOUS"),
+        *("MAP_ANON", "MAP_POPULATE", "MAP_NORESERVE", "MADV_DONTNEED", "MADV_HUGEPAGE"),
+    ),
+}
+# What loky and the standard library have of POSIX in the place of their halves for Windows.
+_OF_OTHERS = (
+    *("asyncio", "concurrent.futures.process", "multiprocessing.connection", "subprocess"),
+    *("multiprocessing.heap", "multiprocessing.popen_fork", "multiprocessing.resource_tracker"),
+    *("multiprocessing.shared_memory", "multiprocessing.util", "tempfile", "shutil", "uuid"),
+    *("loky", "loky.backend.popen_loky_posix", "loky.backend.resource_tracker"),
+    *("loky.backend.fork_exec", "numpy", "pydantic", "tqdm", "wrapt", "cloudpickle", "pytest"),
+    *("pytest_timeout", "hypothesis", "pathlib"),
+)
+
+
+_KEEP_THEIRS = {
+    *("loky", "multiprocessing", "subprocess", "asyncio", "tempfile", "shutil", "pathlib"),
+    *("_pytest", "pytest", "pytest_timeout", "hypothesis", "numpy", "pandas", "joblib"),
+}
+
+
+def _give_copies(*modules: Any) -> None:
+    """Have other libraries use copies of these modules, which stay whole."""
+    whole = {}
+    for module in modules:
+        whole[module] = types.ModuleType(module.__name__)
+        vars(whole[module]).update(vars(module))
+    for name, other in list(sys.modules.items()):
+        if name.partition(".")[0] in _KEEP_THEIRS:
+            for word, value in list(vars(other).items()):
+                if isinstance(value, types.ModuleType) and value in whole:
+                    setattr(other, word, whole[value])
+
+
+def windows() -> None:
+    """What Windows lacks: serial and thread must run without, and process by loky.
+
+    Its own ways of starting a process are not played: other libraries keep those of this system.
+    """
+    for name in _OF_OTHERS:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    _give_copies(*_POSIX_ALONE)
+    for name in _POSIX_MODULES:
+        sys.modules[name] = None  # type: ignore[assignment]
+    for module, names in _POSIX_ALONE.items():
+        _remove(module, names)
+    setattr(selectors, "DefaultSelector", selectors.SelectSelector)  # noqa: B010  as above
+    for name in ("open", "listdir", "readlink", "stat", "lstat", "scandir", "access"):
+        _hide_files(os, name)
+    _hide_files(builtins, "open")
+    io.open = builtins.open
+
+    class CDLL(ctypes.CDLL):
+        def __init__(self, name: Any, *args: Any, **options: Any) -> None:
+            if name is None:  # as LoadLibrary says
+                message = "bad argument type for built-in operation"
+                raise TypeError(message)
+            super().__init__(name, *args, **options)
+
+    setattr(ctypes, "CDLL", CDLL)  # noqa: B010  it is a class for type checkers
+
+
+class _FirstImport:
+    """Waits for the first import of the library: a worker has started by then."""
+
+    def find_spec(self, name: str, *_: Any) -> None:
+        if name == "sharedtask":
+            sys.meta_path.remove(self)
+            windows()
+
+
 if os.environ.get(SIMULATED) == "mac":
     mac()
+elif os.environ.get(SIMULATED) == "windows":
+    sys.meta_path.insert(0, _FirstImport())

@@ -359,7 +359,7 @@ def test_variable_is_read(monkeypatch: Any, name: Any, text: Any, value: Any) ->
         ("timeout", "nan"),
         ("timeout", "-1"),
         ("retries", "none"),
-        ("backend", "loky"),
+        ("backend", "mp"),
         ("verify", "no"),
     ],
 )

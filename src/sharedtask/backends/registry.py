@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import importlib.util
 import os
 import sys
 from types import MappingProxyType
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 _CLASSES = MappingProxyType(
     {
         "ray": "sharedtask.backends.ray.backend:RayBackend",
+        "loky": "sharedtask.backends.loky.backend:LokyBackend",
         "process": "sharedtask.backends.process.backend:ProcessBackend",
+        "process without fork": "sharedtask.backends.loky.backend:ProcessBackend",
         "thread": "sharedtask.backends.local:ThreadBackend",
         "serial": "sharedtask.backends.local:SerialBackend",
     }
@@ -65,12 +69,17 @@ def of(options: Options) -> Backend:
 def _automatic(options: Options) -> str:
     """What "auto" means: Ray where the program uses it, threads where they run Python in parallel.
 
-    Threads as well where there is no fork: then there are no processes.
+    Threads as well where there are no processes: without fork, these need loky.
     """
     if _ray_is_initialized():
         return "ray"
     threads_do = not _has_gil() and not _needs_processes(options)
-    return "thread" if threads_do or not hasattr(os, "fork") else "process"
+    return "thread" if threads_do or not _has_processes() else "process"
+
+
+@functools.cache
+def _has_processes() -> bool:
+    return hasattr(os, "fork") or importlib.util.find_spec("loky") is not None
 
 
 # Of free-threaded builds. The import of an extension that needs the GIL turns it on at any time.
@@ -110,10 +119,9 @@ def _ray_is_initialized() -> bool:
 
 
 def _load(name: str) -> Backend:
+    package = name
     if name == "process" and not hasattr(os, "fork"):
-        missing = 'backend="process" needs os.fork, which this system does not have'
-        msg = f'{missing}: use backend="thread" or backend="serial", which run here'
-        raise BackendUnavailableError(msg)
+        name, package = "process without fork", "loky"
     if name != "serial":
         servers.warn_before_fork()
     module, _, attribute = _CLASSES[name].partition(":")
@@ -122,9 +130,19 @@ def _load(name: str) -> Backend:
             made = getattr(importlib.import_module(module), attribute)
         backend: Backend = made()
     except ImportError as error:
-        if (error.name or "").partition(".")[0] != name:
+        if (error.name or "").partition(".")[0] != package:
             raise
-        missing = f"backend={name!r} needs a package that is not installed"
-        msg = f'{missing}: pip install "sharedtask[{name}]"'
-        raise BackendUnavailableError(msg) from error
+        raise BackendUnavailableError(_missing(name, package)) from error
     return backend
+
+
+def _missing(name: str, package: str) -> str:
+    """What a backend lacks, and the cure."""
+    install = f'pip install "sharedtask[{package}]"'
+    if name == "process without fork":
+        return (
+            'backend="process" needs os.fork, which this system does not have, or the package loky:'
+            f' {install}. backend="thread" and backend="serial" need neither'
+        )
+    also = '. backend="process" needs no package' if name == "loky" and hasattr(os, "fork") else ""
+    return f"backend={name!r} needs a package that is not installed: {install}{also}"

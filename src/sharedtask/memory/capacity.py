@@ -8,7 +8,7 @@ import os
 from sharedtask.errors import StoreFullError
 from sharedtask.system import group_memory
 from sharedtask.system.group_memory import UNLIMITED
-from sharedtask.system.posix import resource
+from sharedtask.system.posix import IS_POSIX, resource
 from sharedtask.text import human as human  # noqa: PLC0414  others take it from here
 
 # The kernel's error numbers for "no room" and for "no more open files".
@@ -72,7 +72,9 @@ def no_room(size: int, reason: str, room: int) -> str:
 
 
 def open_files() -> int:
-    """How many files this process may have open."""
+    """How many files this process may have open; no limit where none can be asked for."""
+    if not IS_POSIX:
+        return UNLIMITED
     soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return UNLIMITED if soft == resource.RLIM_INFINITY else soft
 

@@ -21,6 +21,7 @@ from sharedtask.errors import UnshareableError
 from sharedtask.system import descriptors, interrupts, libc
 from sharedtask.system.descriptors import Descriptor
 from sharedtask.system.finalizers import Weak
+from sharedtask.system.posix import IS_POSIX
 from sharedtask.system.records import dataclass
 
 from . import mapping, proc_maps, segments
@@ -62,7 +63,9 @@ class Region:
 
 
 def new(shape: tuple[int, ...], dtype: np.dtype[Any], order: Any) -> npt.NDArray[Any]:
-    """An array of zero bytes in a segment of its own."""
+    """An array of zero bytes in a segment of its own; in any memory, where there are none."""
+    if not IS_POSIX:
+        return np.zeros(shape, dtype, order)
     size = max(math.prod(shape) * dtype.itemsize, 1)
     with interrupts.shield():  # an interrupt would leak the descriptor
         view = adopted(segments.writable(size), size, writable=True)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from sharedtask.errors import OptionsError, StoreFullError
 from sharedtask.system import interrupts, libc
-from sharedtask.system.posix import fcntl
+from sharedtask.system.posix import IS_POSIX, fcntl
 from sharedtask.system.records import dataclass
 
 from . import capacity, unlinked_files
@@ -199,6 +199,8 @@ def protected(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     Raises:
         StoreFullError: No room, no descriptors, or a limit of the process is in the way.
     """
+    if not IS_POSIX:
+        return _protected_by_file(data)
     size = max(data.nbytes, 1)
     with interrupts.shield(), translated(size):
         fd = scratch(size)
@@ -208,6 +210,21 @@ def protected(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         finally:
             os.close(fd)
     return copied[: data.nbytes]
+
+
+def _protected_by_file(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The same where no memory has a descriptor, as on Windows."""
+    import tempfile
+
+    import numpy as np
+
+    size = max(data.nbytes, 1)
+    with tempfile.TemporaryFile() as file:
+        file.write(memory_of(data))
+        file.truncate(size)
+        file.flush()
+        room = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+    return np.frombuffer(room, np.uint8)[: data.nbytes]
 
 
 # ------------------------------------------------------------------------------ creating

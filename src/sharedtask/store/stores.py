@@ -16,6 +16,7 @@ from sharedtask.memory.segments import Layout
 from sharedtask.serialization import codec
 from sharedtask.system import descriptors, interrupts
 from sharedtask.system.descriptors import Descriptor
+from sharedtask.system.posix import IS_POSIX
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -63,7 +64,7 @@ class PublishedStore(Store, Protocol):
         ...
 
 
-class _AtHand:
+class AtHand:
     """A reader of parts in this process."""
 
     def __init__(self, parts: tuple[memoryview, list[memoryview]]) -> None:
@@ -82,8 +83,8 @@ SEGMENT_FROM = 1 << 16
 
 
 def keep(payload: Payload) -> PublishedStore:
-    """Store a payload in memory of this machine."""
-    if payload.nbytes < SEGMENT_FROM:
+    """Store a payload in memory of this machine; in that of this process where no other has it."""
+    if payload.nbytes < SEGMENT_FROM or not IS_POSIX:
         return BytesStore.of(payload)
     return seal(payload)
 
@@ -152,7 +153,7 @@ class BytesStore:
         return self.layout.split(self._view)
 
     def reader(self) -> Reader:
-        return _AtHand(self.parts())
+        return AtHand(self.parts())
 
     def value(self) -> Any:
         """Decode the value over these bytes."""
@@ -232,7 +233,7 @@ class SegmentStore:
         return self.layout.split(self._view)
 
     def reader(self) -> Reader:
-        return _AtHand(self.parts())
+        return AtHand(self.parts())
 
     def value(self) -> Any:
         """Decode the value over the segment."""

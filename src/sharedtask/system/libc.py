@@ -27,8 +27,9 @@ MAP_SHARED, MAP_PRIVATE, MAP_FIXED = 1, 2, 16
 MAP_ANONYMOUS: int = getattr(_mmap, "MAP_ANONYMOUS", 0)
 _MAP_FAILED = ctypes.c_void_p(-1).value
 # On other systems the number may mean something else.
-IS_LINUX = sys.platform == "linux"
+IS_LINUX = sys.platform == "linux" and _FOUND is not None
 _MADV_POPULATE_WRITE, _MADV_COLLAPSE = 23, 25
+_PIECE = 1 << 20
 _MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
 PR_SET_PDEATHSIG, PR_GET_DUMPABLE = 1, 3
 
@@ -93,8 +94,19 @@ def populate_write(address: int, size: int) -> bool:
 
 def memcmp(left: int, right: int, size: int) -> bool:
     """True if ``size`` bytes at both addresses are equal (the GIL is released meanwhile)."""
+    if _FOUND is None:
+        return _are_equal(left, right, size)
     result: int = _LIBC.memcmp(left, right, size)
     return result == 0
+
+
+def _are_equal(left: int, right: int, size: int) -> bool:
+    """The same by copies of pieces, where the library has no known name."""
+    return all(
+        ctypes.string_at(left + at, min(_PIECE, size - at))
+        == ctypes.string_at(right + at, min(_PIECE, size - at))
+        for at in range(0, size, _PIECE)
+    )
 
 
 def memmove(target: int, source: int, size: int) -> None:

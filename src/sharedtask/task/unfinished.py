@@ -9,6 +9,8 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sharedtask.errors import InitializerError
+from sharedtask.system import ending
+from sharedtask.system.ending import Step
 from sharedtask.system.finalizers import Weak
 
 if TYPE_CHECKING:
@@ -119,5 +121,5 @@ def _finish() -> None:
         each.wait()
 
 
-# Before the interpreter waits for threads, as the executors of the standard library do.
-threading._register_atexit(_finish)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+# As the executors of the standard library do.
+ending.before_threads(Step.UNFINISHED, _finish)

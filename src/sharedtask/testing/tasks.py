@@ -25,12 +25,9 @@ if TYPE_CHECKING:
 def count_up(folder: str | Path, name: object) -> int:
     """Count one more entry under ``name``, from any process; returns the number so far."""
     path = Path(folder, f"count-{name}")
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
-    try:
-        os.write(fd, b"x")
-        return os.fstat(fd).st_size
-    finally:
-        os.close(fd)
+    with path.open("ab", buffering=0) as file:
+        file.write(b"x")
+        return os.fstat(file.fileno()).st_size
 
 
 def counted(folder: str | Path) -> dict[str, int]:

@@ -51,7 +51,13 @@ class Reach(enum.Enum):
 
     HERE = "in this process"
     MACHINE = "in processes of this machine"
+    APART = "in processes of this machine that share no memory with the caller"
     CLUSTER = "on any machine"
+
+    @property
+    def copies(self) -> bool:
+        """Whether tasks get copies of the caller's memory, and their writes come with results."""
+        return self in (Reach.APART, Reach.CLUSTER)
 
 
 @dataclass(frozen=True, slots=True)

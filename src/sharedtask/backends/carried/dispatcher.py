@@ -85,10 +85,8 @@ class Dispatcher(ABC, Generic[T]):
     def _abandon(self, work_items: Sequence[T]) -> None:
         """The dispatcher ends with these chunks in flight."""
 
-    def _can_start(self, work_item: T) -> bool:
-        """Whether there is what could run one more chunk now."""
-        del work_item
-        return True
+    def _over(self) -> None:
+        """The thread ends."""
 
     # ------------------------------------------------------------------- from any thread
 
@@ -139,6 +137,7 @@ class Dispatcher(ABC, Generic[T]):
                 keeps = self._sweep()
             self._do(self._launch_queued)
         self._drain()
+        self._over()
 
     def _drain(self) -> None:
         """After the end: answer the remaining requests."""
@@ -168,7 +167,7 @@ class Dispatcher(ABC, Generic[T]):
             work_item = self._queue.popleft()
             if work_item.call.closed:
                 continue
-            if len(self._flying) >= self._limit_with(work_item) or not self._can_start(work_item):
+            if len(self._flying) >= self._limit_with(work_item):
                 held.append(work_item)
                 break
             if self._flying_of(work_item.call) >= work_item.call.limit():

@@ -109,10 +109,22 @@ def _died(
     item = work_item.chunk.items[position]
     pid = None if crash_report is None else crash_report.pid
     crash = "" if crash_report is None else crash_report.text
-    error = WorkerDiedError(task, index, item, pid, _signal(crash, text), None, phase)
+    signal_, exitcode = _end_told(text)
+    killed_by = _signal(crash, text) or signal_
+    error = WorkerDiedError(task, index, item, pid, killed_by, exitcode, phase)
     written_advice(error, work_item.call.leases.readonly)
     error.__cause__ = RemoteTraceback(crash or text)
     return error
+
+
+def _end_told(text: str) -> tuple[int | None, int | None]:
+    """The signal that ended the worker, or its exit code, where the library tells it.
+
+    loky writes "{SIGKILL(-9)}" or "{EXIT(3)}" into its error.
+    """
+    found = re.search(r"{\w+\((-?\d+)\)}", text)
+    code = int(found[1]) if found else 0
+    return (-code, None) if code < 0 else (None, code or None)
 
 
 def _signal(crash: str, text: str) -> int | None:

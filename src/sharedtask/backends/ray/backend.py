@@ -13,12 +13,13 @@ import ray
 
 from sharedtask.annotations import Role
 from sharedtask.backends import encoding
-from sharedtask.backends.base import Backend, Call, Chunk, Concurrency, Session, Sink, Team
-from sharedtask.backends.leased_session import LeasedSession
+from sharedtask.backends.base import Backend, Call, Concurrency, Session, Sink, Team
+from sharedtask.backends.carried.handles import HandleLeases
+from sharedtask.backends.carried.session import CarriedSession
 from sharedtask.backends.leasing import header_of, lease_all
 from sharedtask.backends.worker import envelope, process_settings
 from sharedtask.serialization import codec, functions
-from sharedtask.store.cache import Lease, ShareCache
+from sharedtask.store.cache import ShareCache
 from sharedtask.store.handles import Handle, handle_cache
 from sharedtask.system import critical_sections, forks
 from sharedtask.writing.handler import Reach, Stage
@@ -56,7 +57,7 @@ class Connection:
         limit = runtime.store_memory() // 2
         self.cache = ShareCache(limit, self._wake, store.keep)
         self.dispatcher = Dispatcher(self._sweep)
-        self._of_handles: dict[int, int] = {}
+        self.handles = HandleLeases(self.cache, self.encode, self.dispatcher.note_release)
         self._plain: Any = ray.remote(max_retries=0)(worker.run_chunk)
         self._remotes: dict[Any, Any] = {}
         environment: Any = ray.get_runtime_context().runtime_env
@@ -91,22 +92,6 @@ class Connection:
         """Encode a value; a mapped file is reopened in workers only if it is the same file."""
         return codec.encode(value, by_path=len(self.capacity.nodes()) == 1)
 
-    def lease_handle(self, handle: Handle[Any]) -> Lease:
-        """Put the value of a handle into the object store, once."""
-        publication = handle.publication
-        lease = self.cache.lease(publication, verify="identity", encode=self.payload_of)
-        self._of_handles[publication.token] = lease.publication.token
-        publication.call_on_release(self._drop_handle)
-        lease.publication.call_on_release(self.dispatcher.note_release)
-        return lease
-
-    def payload_of(self, publication: Any) -> Payload:
-        """The payload of a handle; memory of this machine is included by its contents."""
-        if publication.is_in_place:
-            return self.encode(publication.value())
-        payload: Payload = publication.payload()
-        return payload
-
     def watch_releases(self, leases: Leases) -> None:
         """Have workers drop each value of a call when its last use has ended."""
         for lease in leases.all:
@@ -114,11 +99,6 @@ class Connection:
         for parameter, lease in zip(leases.parameters, leases.shared, strict=True):
             if parameter.role is Role.PER_WORKER:
                 lease.publication.call_on_release(self.note_recipe_release)
-
-    def _drop_handle(self, token: int) -> None:
-        ours = self._of_handles.pop(token, None)
-        if ours is not None:
-            self.cache.forget([ours])
 
     def note_recipe_release(self, token: int) -> None:
         """A recipe is over: workers of this node learn it soon, others with their next chunk."""
@@ -190,11 +170,12 @@ class RayBackend(Backend):
         self._connection = None
 
 
-class _RaySession(LeasedSession["OpenCall"]):
+class _RaySession(CarriedSession["OpenCall"]):
+    made = WorkItem
+
     def __init__(self, backend: RayBackend, call: Call, sink: Sink) -> None:
         self._wanted = backend, call, sink
         self.handlers = call.handlers
-        self._is_open = False
 
     def open(self) -> None:
         backend, call, sink = self._wanted
@@ -203,7 +184,7 @@ class _RaySession(LeasedSession["OpenCall"]):
         self._prepare(connection, call, options)
         remote, there = connection.remote(call.task, options), process_settings.current(here=False)
         leases = lease_all(
-            connection.cache, call, there, self.lend, connection.lease_handle, connection.encode
+            connection.cache, call, there, self.lend, connection.handles.lease, connection.encode
         )
         constants = encoding.pack_first(call, envelope.pack_attached, leases)
         connection.watch_releases(leases)
@@ -239,46 +220,23 @@ class _RaySession(LeasedSession["OpenCall"]):
         capacity = connection.capacity
         capacity.require(call.task, options, connection.runtime)
         self.concurrency = _concurrency(capacity, options, call.options.workers)
-        self._dispatcher, self._runtime = connection.dispatcher, connection.runtime
+        self._dispatcher = dispatcher = connection.dispatcher
+        self._in_flight, self._runtime = dispatcher.in_flight, connection.runtime
         for handler in self.handlers:
             handler.open(Stage(call.task, Reach.CLUSTER, self.concurrency.workers))
-
-    def submit(self, chunk: Chunk) -> None:
-        try:
-            work_item = WorkItem.encode(self._call, chunk)
-        except Exception:  # noqa: BLE001  pickling runs user code
-            work_item = WorkItem.encode_each(self._call, chunk)
-        self._call.open_chunks.add(chunk.number)
-        self._dispatcher.submit(work_item)
 
     def wait(self, reports: SimpleQueue[Any], until: float | None, *, leaves: bool) -> Any:
         """See ``Session.wait``. Inside a user's Ray task, Ray gets the CPU back meanwhile."""
         if not self._runtime.in_worker:
             return super().wait(reports, until, leaves=leaves)
         while reports.empty() and (until is None or monotonic() < until):
-            refs = self._dispatcher.in_flight()
+            refs = self._in_flight()
             if refs:
                 ray.wait(refs, timeout=_LOOK_SECONDS, fetch_local=False)
             found = super().wait(reports, monotonic() + _LOOK_SECONDS, leaves=leaves)
             if found is not None:
                 return found
         return super().wait(reports, monotonic(), leaves=leaves)
-
-    def close(self, *, kill: bool = False) -> None:
-        if not self._is_open or self._call.closed:
-            return
-        self._call.close()
-        logs = self._call.logs
-        if logs is not None and logs.is_open:
-            self._dispatcher.leave(logs)
-        if self._call.open_chunks:
-            self._dispatcher.close_call(self._call, kill=kill)
-        else:
-            self._call.leases.release()
-
-    def kill(self) -> None:
-        """See ``Session``. Tasks have copies of the caller's arrays: there is no need to wait."""
-        self.close(kill=True)
 
 
 def _concurrency(
@@ -307,7 +265,7 @@ def _encoders(
             return lambda: codec.encode(lend(name))
         if isinstance(value, Handle):
             publication = value.publication
-            return lambda: connection.payload_of(publication)
+            return lambda: connection.handles.payload_of(publication)
         return lambda: connection.encode(value)
 
     of_shared = {p.token: encoder(p.name) for p in leases.parameters}

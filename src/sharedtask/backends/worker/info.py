@@ -17,7 +17,7 @@ class WorkerInfo(NamedTuple):
             program. A worker keeps it while it lives, and its successor gets it.
         count: How many items of the present call may run at once. A worker that was started for
             another call, with more workers, may have a ``number`` of ``count`` or more.
-        backend: "process", "ray", "thread" or "serial".
+        backend: "process", "ray", "loky", "thread" or "serial".
         pid: The process.
         node: The host name of the machine.
     """

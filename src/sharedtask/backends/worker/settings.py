@@ -61,8 +61,11 @@ def _setting(
 
 
 def _read_environ() -> dict[Any, Any]:
-    """The environment variables as raw bytes, without decoding."""
-    return dict(getattr(os.environ, "_data", os.environ))
+    """The environment variables as raw bytes, without decoding; as texts where they are texts."""
+    return dict(_raw)
+
+
+_raw: Any = getattr(os.environ, "_data", os.environ) if hasattr(os, "environb") else os.environ
 
 
 def _write_environ(wanted: Mapping[Any, Any]) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharedtask.errors import OptionsError
 from sharedtask.memory.room import needed_for
+from sharedtask.system.posix import IS_POSIX
 from sharedtask.writing.checks import check_written, refuse_other_use
 from sharedtask.writing.handler import Handler, Part, Reach
 
@@ -73,10 +74,13 @@ class Locking(Handler):
         """Begin to use the arrays; see ``use_all``.
 
         Raises:
-            OptionsError: The tasks may run on several machines.
+            OptionsError: The tasks do not share memory with the caller.
         """
-        if stage.reach is Reach.CLUSTER:
-            raise OptionsError(_refusal(stage.task, next(iter(self._arrays))))
+        if stage.reach.copies:
+            refusal = _refusal_apart if stage.reach is Reach.APART else _refusal
+            raise OptionsError(refusal(stage.task, next(iter(self._arrays))))
+        if not IS_POSIX:
+            raise OptionsError(_refusal_without_locks(stage.task, next(iter(self._arrays))))
         names = ", ".join(map(repr, self._arrays))
         with needed_for(stage.task, f"a copy of {names} does not fit"):
             use_all(self._uses, self._arrays, shared=stage.reach is Reach.MACHINE)
@@ -96,4 +100,20 @@ def _refusal(task: str, name: str) -> str:
         f"{task}(): {name!r} is Locked, and its locks reach no other machine. Run it with "
         "backend='process'. On Ray, mark it Partitioned where each item writes a block of its "
         "own, Reduced where all add to it, or keep what must be locked in an actor."
+    )
+
+
+def _refusal_apart(task: str, name: str) -> str:
+    return (
+        f"{task}(): {name!r} is Locked, and workers that loky starts share no memory that could be "
+        "locked. Run it with backend='thread', or mark it Partitioned where each item writes a "
+        "block of its own, Reduced where all add to it."
+    )
+
+
+def _refusal_without_locks(task: str, name: str) -> str:
+    return (
+        f"{task}(): {name!r} is Locked, which needs file locks that this system does not have. "
+        "Mark it Partitioned where each item writes a block of its own, Reduced where all add to "
+        "it, or take a threading.Lock with backend='thread'."
     )

@@ -129,7 +129,7 @@ class Cutting(Handler):
         """Copy the blocks of succeeded items into the caller's arrays."""
         for working in self._working.values():
             working.accept(batch)
-        if self._reach is Reach.CLUSTER:
+        if self._reach.copies:
             accept_returned(self._blocks, batch)
 
 

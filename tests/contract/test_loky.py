@@ -1,0 +1,190 @@
+"""Workers that loky starts, by name: the whole contract, and what is theirs alone."""
+
+import gc
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import sharedtask
+from sharedtask import OptionsError, Shared, parallel
+from sharedtask.testing import BackendContract, until
+
+pytest.importorskip("loky", reason="it is an optional dependency")
+
+from sharedtask.backends.loky import folder
+
+pytestmark = pytest.mark.timeout(60)
+
+
+class TestLoky(BackendContract):
+    """The contract of all backends."""
+
+    @pytest.fixture
+    def backend(self) -> str:
+        """This one alone."""
+        return "loky"
+
+
+def on_loky(function: Any, **options: Any) -> Any:
+    task: Any = parallel(function)
+    return task.with_options(backend="loky", workers=2, **options)
+
+
+def folders() -> list[Path]:
+    """The folders of this process."""
+    return list(Path("/dev/shm").glob(f"sharedtask-loky-{os.getpid()}-*"))
+
+
+def values() -> set[str]:
+    """The values that are in files now."""
+    return {path.name for found in folders() for path in found.glob("value-*")}
+
+
+def mapped(_x: int, table: Shared[Any]) -> tuple[int, str]:
+    """The process, and how the pages of the array are mapped in it."""
+    address = table.__array_interface__["data"][0]
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        low, high = (int(text, 16) for text in line.split()[0].split("-"))
+        if low <= address < high:
+            return os.getpid(), f"{line.split()[1]} {Path(line.split()[-1]).name}"
+    return os.getpid(), "nowhere"
+
+
+def test_value_is_one_file() -> None:
+    """Workers map the same file read-only, a second call finds it, and a change makes another."""
+    table, before = np.ones(200_000), values()
+    task = on_loky(mapped, chunksize=1)
+    first = {how for _, how in task.map(range(4), table=table)}
+    (made,) = values() - before
+    assert {f"r--s {made}"} == first
+    assert first == {how for _, how in task.map(range(4), table=table)}
+    table[7] = 3
+    ((second),) = {how for _, how in task.map(range(4), table=table)}
+    assert {second} != first
+
+
+def test_value_that_is_over_is_given_back() -> None:
+    """The file goes with the caller's value, and idle workers drop it."""
+    table, before = np.ones(200_000), values()
+    on_loky(mapped).map(range(4), table=table)
+    (made,) = values() - before
+    pids = set(on_loky(lambda _: os.getpid(), chunksize=1).map(range(4)))
+    del table
+    gc.collect()
+    until(lambda: made not in values())
+    until(lambda: not [pid for pid in pids if made in Path(f"/proc/{pid}/maps").read_text()])
+
+
+def test_idle_worker_that_dies_is_replaced() -> None:
+    """The next call starts another one, and sends it the values again."""
+    table, task = np.ones(200_000), on_loky(mapped, chunksize=1)
+    pids = {pid for pid, _ in task.map(range(4), table=table)}
+    for pid in pids:
+        os.kill(pid, 9)
+    again = {pid for pid, _ in task.map(range(4), table=table)}
+    assert again
+    assert not again & pids
+
+
+def _end(how: str) -> None:
+    if how == "killed":
+        os.kill(os.getpid(), 9)
+    os._exit(3)
+
+
+def test_death_tells_how_the_worker_ended() -> None:
+    """Its signal, or its exit code."""
+    killed, left = on_loky(_end, return_exceptions=True, chunksize=1).map(["killed", "left"])
+    assert (9, None) == (killed.signal, killed.exitcode)
+    assert (None, 3) == (left.signal, left.exitcode)
+
+
+@pytest.mark.parametrize("name", ["memory_limit", "tasks_per_worker"])
+def test_option_that_is_missing(name: str) -> None:
+    """It is refused before anything starts, by its name and that of the backend."""
+    with pytest.raises(OptionsError, match=rf"{name}=1000 cannot be kept by backend='loky'"):
+        on_loky(abs, **{name: 1000}).map([1])
+
+
+def test_shutdown_leaves_nothing() -> None:
+    """Workers and files are gone, and the next call begins with new ones."""
+    (pid,) = set(on_loky(lambda _: os.getpid()).with_options(workers=1).map([0]))
+    sharedtask.shutdown()
+    assert [] == folders()
+    until(lambda: not os.path.exists(f"/proc/{pid}/fd/0"))
+    assert [1] == on_loky(abs).map([-1])
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place for folders."""
+    monkeypatch.setenv("SHAREDTASK_STORE_DIR", str(tmp_path))
+    return tmp_path
+
+
+def test_folders_of_dead_callers_are_swept(home: Path) -> None:
+    """Those of callers that live stay, also where their process id says nothing."""
+    living = folder.Folder()
+    other = living.path.with_name("sharedtask-loky-1-00ff00ff")
+    living.path.rename(other)  # as from another PID namespace
+    dead = home / "sharedtask-loky-4194305-00ff00ff"
+    dead.mkdir()
+    (dead / "owner").touch()
+    (dead / "value-1").write_bytes(b"left")
+    mine = folder.Folder()
+    assert {other, mine.path} == set(home.iterdir())
+    mine.remove()
+    living.remove()
+    assert [other] == list(home.iterdir())
+    folder.Folder().remove()
+    assert [] == list(home.iterdir())
+
+
+def test_folders_where_there_are_no_locks(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process id tells whether the owner lives."""
+    monkeypatch.setattr(folder, "_flock", None)
+    for pid in (os.getppid(), 4194305):
+        (home / f"sharedtask-loky-{pid}-00ff00ff").mkdir()
+    mine = folder.Folder()
+    mine.remove()
+    assert [f"sharedtask-loky-{os.getppid()}-00ff00ff"] == [path.name for path in home.iterdir()]
+
+
+MISSING = """
+import sys
+sys.modules["loky"] = None
+from sharedtask import BackendUnavailableError, parallel
+try:
+    parallel(abs).with_options(backend="loky").map([1])
+except BackendUnavailableError as error:
+    print(error)
+"""
+
+
+def test_package_that_is_missing(run: Callable[..., str]) -> None:
+    """The error says what to install, and what needs no package."""
+    told = run(MISSING)
+    assert 'pip install "sharedtask[loky]". backend="process" needs no package' in told
+
+
+UNFINISHED = """
+import time
+from sharedtask import Executor
+
+def slow(x):
+    time.sleep(0.2)
+    print("done", x, flush=True)
+
+pool = Executor(backend="loky", max_workers=1)
+for x in range(3):
+    pool.submit(slow, x)
+"""
+
+
+def test_program_that_ends_waits_for_its_submits(run: Callable[..., str]) -> None:
+    """As with each executor: loky, which takes no more work then, comes later."""
+    assert "done 0\ndone 1\ndone 2\n" == run(UNFINISHED)
