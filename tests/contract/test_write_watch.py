@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import warnings
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+import sharedtask
 from sharedtask import ChangedValueError, ChangedValueWarning, Shared, parallel
 from sharedtask.memory import dirty_pages, proc_maps, write_watch
 from sharedtask.memory.mapping import address_of
@@ -285,3 +288,55 @@ def test_last_chunk_is_looked_at_if_the_call_ends(local: Any) -> None:
     (warning,) = warned(lambda: append.map(range(20), model={"layers": [[] for _ in range(50)]}))
     assert "model['layers'][30][0]" == warning.path
     assert not warning.bypassed
+
+
+def mapped_file(folder: Path, count: int) -> Any:
+    return np.memmap(folder / "numbers", np.float64, "w+", shape=(count,))
+
+
+# Memory that tasks in worker processes would find mapped anew, where it cannot be written.
+PLACES: dict[str, Callable[[Path, int], Any]] = {
+    "born shared": lambda _, count: sharedtask.zeros(count),
+    "in a dict": lambda _, count: {"in": sharedtask.zeros(count)},
+    "RawArray": lambda _, count: np.frombuffer(multiprocessing.RawArray("d", count)),
+    "mapped file": mapped_file,
+    "handle": lambda _, count: sharedtask.share(np.zeros(count)),
+    "handle of an array born shared": lambda _, count: sharedtask.share(sharedtask.zeros(count)),
+}
+
+
+def add_one(_: int, table: Shared[Any]) -> float:
+    array = table["in"] if isinstance(table, dict) else table
+    ADD(array, [0], 1)
+    return float(array[0])
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_small_array_that_is_shared_already(local: str, place: str, tmp_path: Path) -> None:
+    """A write that bypasses numpy's flag is an error at its item, and does not end the program."""
+    value = PLACES[place](tmp_path, 100)
+    with pytest.raises(ChangedValueError) as caught:
+        parallel(add_one).with_options(backend=local).map(range(2), table=value)  # type: ignore[arg-type]
+    assert range(1) == caught.value.items
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_large_array_that_is_shared_already(local: str, place: str, tmp_path: Path) -> None:
+    """There it is told, as in any array of the caller."""
+    value = PLACES[place](tmp_path, 200_000)
+    task = parallel(add_one).with_options(backend=local, workers=1, chunksize=2)  # type: ignore[arg-type]
+    with pytest.warns(ChangedValueWarning, match="wrote to an array of table"):
+        assert [1.0, 2.0] == task.map(range(2), table=value)
+
+
+def test_unmarked_array_born_shared(local: str) -> None:
+    """What native code writes into it stays in the chunk."""
+    array = sharedtask.zeros(200_000)
+
+    def add(_: int, table: Any) -> float:
+        ADD(table, [0], 1)
+        return float(table[0])
+
+    task = parallel(add).with_options(backend=local, chunksize=1)  # type: ignore[arg-type]
+    assert [1.0] * 3 == task.map(range(3), table=array)
+    assert 0 == array[0]

@@ -16,17 +16,18 @@ import numpy as np
 from sharedtask.annotations import Role
 from sharedtask.errors import SharedTaskError
 from sharedtask.memory import mapping
+from sharedtask.memory.payload import Payload
 from sharedtask.serialization import codec
 from sharedtask.serialization.filled import unshareable
 from sharedtask.store.handles import Handle
-from sharedtask.store.stores import SEGMENT_FROM, BytesStore
+from sharedtask.store.stores import SEGMENT_FROM, BytesStore, SegmentStore
 from sharedtask.system.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sharedtask.memory.payload import Payload
     from sharedtask.memory.strided import Bytes
+    from sharedtask.store.publication import Publication
 
     from .base import Call, SharedValue
 
@@ -53,12 +54,12 @@ class LocalView:
             UnshareableError: It cannot be pickled.
         """
         private = shared.role is Role.COPY_ON_WRITE
-        if isinstance(shared.value, Handle):
-            publication = shared.value.publication
-            if publication.nbytes >= SEGMENT_FROM:
-                return cls(name, private, publication.value, publication.private_value)
-            return cls._over(name, private, publication.payload())
-        return cls._over(name, private, _encoded(call, name, shared.value))
+        if not isinstance(shared.value, Handle):
+            return cls._over(name, private, _encoded(call, name, shared.value, private=private))
+        publication = shared.value.publication
+        if private and publication.nbytes >= SEGMENT_FROM:
+            return cls(name, private, publication.value, publication.private_value)
+        return cls._over(name, private, _published(publication))
 
     @classmethod
     def _over(cls, name: str, private: bool, payload: Payload) -> LocalView:
@@ -83,9 +84,20 @@ class LocalView:
         return self.memory is not None and self.memory.restore()
 
 
-def _encoded(call: Call, name: str, value: object) -> Payload:
+def _published(publication: Publication) -> Payload:
+    """A published value over memory that this process may write: copy-on-write pages."""
+    if publication.is_in_place:
+        return codec.encode(publication.private_value(), at_home=True)
+    store = publication.store
+    if not isinstance(store, SegmentStore):
+        return publication.payload()
+    head, buffers = store.private_parts()
+    return Payload(bytes(head), tuple(np.frombuffer(buffer, np.uint8) for buffer in buffers))
+
+
+def _encoded(call: Call, name: str, value: object, *, private: bool) -> Payload:
     try:
-        return codec.encode_shared(value)
+        return codec.encode_shared(value) if private else codec.encode(value, at_home=True)
     except (SharedTaskError, MemoryError):
         raise
     except Exception as error:

@@ -184,8 +184,6 @@ class _Kept:
 
     def __call__(self) -> Any:
         """The array; writes of native code to a copy stay in its chunk."""
-        if self.publication.is_in_place:
-            return self.publication.value()
         return mapping.readonly(self.publication.private_value())
 
 

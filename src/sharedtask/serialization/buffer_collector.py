@@ -35,13 +35,15 @@ class Outgoing:
 
     ``views`` is set as soon as two parts may share memory. ``held`` keeps the memory that the
     pickle refers to alive, and these ``descriptors`` lead to it. ``back``: the value goes to the
-    process that its classes came from. ``functions`` is set if a function was pickled by value;
-    those in ``by_value`` always are, even if they can be imported. So were ``classes``.
+    process that its classes came from; ``at_home``: it stays in this one. ``functions`` is set if a
+    function was pickled by value; those in ``by_value`` always are, even if they can be imported.
+    So were ``classes``.
     """
 
     __slots__ = (
         "_arrays",
         "_roots",
+        "at_home",
         "back",
         "by_path",
         "by_value",
@@ -64,9 +66,10 @@ class Outgoing:
         in_place: bool = False,
         refer: Callable[[npt.NDArray[Any]], Any] | None = None,
         back: bool = False,
+        at_home: bool = False,
         by_value: Sequence[object] = (),
     ) -> None:
-        self.back = back
+        self.back, self.at_home = back, at_home
         self.in_band, self.by_path, self.in_place = in_band, by_path, in_place
         self.refer, self.by_value = refer, by_value
         self.functions: Record | None = None

@@ -59,6 +59,7 @@ def encode(
     by_name: bool = False,
     back: bool = False,
     here: bool = False,
+    at_home: bool = False,
     by_value: Sequence[object] = (),
 ) -> Payload:
     """Encode ``value`` without copying the memory of its arrays.
@@ -70,8 +71,9 @@ def encode(
     ``by_name``, classes and functions of ``__main__`` are looked up there by the decoder. With
     ``back``, the value goes to the process that its classes came from. ``here`` is for
     ``decode_here``: functions, classes and modules are not copied, and objects whose copies would
-    free a resource twice are refused. Functions in ``by_value`` are sent by value, even if they can
-    be imported.
+    free a resource twice are refused. With ``at_home``, the value stays in this process: a mapped
+    file is not mapped again, read-only, where a write that bypasses numpy's flag would end it.
+    Functions in ``by_value`` are sent by value, even if they can be imported.
     """
     out = Outgoing(
         in_band=False,
@@ -79,6 +81,7 @@ def encode(
         in_place=in_place,
         refer=refer,
         back=back,
+        at_home=at_home,
         by_value=by_value,
     )
     pickler = _Here if here else _ByName if by_name else ValuePickler

@@ -243,6 +243,9 @@ def show(
 
 def reduce_memmap(array: np.memmap[Any, Any], out: Outgoing) -> Any:
     """A mapped file is reopened, as a whole; if a copy is needed, the copy is sent."""
+    if out.at_home:
+        place = None if array.filename is None else str(array.filename), array.offset
+        return over_own_memory, (np.asarray(array), *place)
     source = proc_maps.source_of(array) if out.by_path else None
     if source is None:
         return reduce_array(np.asarray(array), out)
@@ -256,6 +259,14 @@ def open_file(mark: Any, file: proc_maps.MappedFile) -> np.memmap[Any, Any]:
     mode: Any = "r" if memoryview(mark).readonly else "c"
     array = np.memmap(file.path, np.uint8, mode, file.offset, (file.nbytes,))
     require_same_file(file)
+    return array
+
+
+def over_own_memory(plain: npt.NDArray[Any], filename: str | None, offset: int | None) -> Any:
+    """A mapped file in the process that has mapped it, as the class that names the file."""
+    array: Any = plain.view(np.memmap)
+    array.filename, array.offset = filename, offset
+    array.mode = "c" if plain.flags.writeable else "r"
     return array
 
 

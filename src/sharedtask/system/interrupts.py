@@ -15,11 +15,14 @@ alarms, as time limits do, and requests to end.
 
 from __future__ import annotations
 
+import _thread
 import functools
 import opcode
 import os
 import sys
 import threading
+import weakref
+from collections import deque
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Self, TypeVar
 
 from . import forks
@@ -177,6 +180,7 @@ class shield:  # noqa: N801  used as a block, like contextlib.suppress
 
     __slots__ = ("_handler", "_is_first")
     _firm = 0
+    _later: list[int] | None = None  # takes the signals, in place of their handlers
 
     # A signal within these two methods is noted as long as ours is its handler. Before and after
     # that it may raise: the block has not begun yet, or is left already.
@@ -216,13 +220,20 @@ class shield:  # noqa: N801  used as a block, like contextlib.suppress
                 handler.remove()
             finally:
                 if handler.pending:
-                    handler.handle_pending(sys._getframe())
+                    self._end(handler)
         elif not handler.held and handler.pending:
-            handler.handle_pending(sys._getframe())
+            self._end(handler)
         if handler.held:
             return
         if isinstance(error, _Passing):
             error.reraise()
+
+    def _end(self, handler: _Handler) -> None:
+        if self._later is None:
+            handler.handle_pending(sys._getframe(1))
+        else:
+            self._later.extend(handler.pending)
+            handler.pending.clear()
 
 
 def shielded(function: Callable[P, R]) -> Callable[P, R]:
@@ -241,6 +252,47 @@ class firm_shield(shield):  # noqa: N801  see above
 
     __slots__ = ()
     _firm = 1
+
+
+class _postponing(shield):  # noqa: N801  see above
+    """A shield that keeps the signals which came."""
+
+    __slots__ = ("_later",)
+
+    def __init__(self, later: list[int]) -> None:
+        self._later = later
+
+
+class Afterwards:
+    """Calls a function, and raises the signals that came meanwhile again as soon as it is freed.
+
+    For the end of a generator that is dropped: what a handler raises in there is printed and lost.
+    Its frame frees this object after its last instruction, so the handler runs in the caller. Made
+    beforehand, since in the generator's end each instruction may be interrupted.
+    """
+
+    __slots__ = ("__weakref__", "_function", "_signals")
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self._function = function
+        self._signals: list[int] = []
+        # All of it in C, between whose instructions no handler runs; ``fromkeys`` reads the list.
+        again = functools.partial(dict.fromkeys, map(_thread.interrupt_main, self._signals))
+        _dropped.append(weakref.ref(self, again))
+
+    def __call__(self, *args: Any) -> None:
+        """Call the function. A Ctrl-C may also come before the signals are kept."""
+        try:
+            with _postponing(self._signals):
+                self._function(*args)
+        except KeyboardInterrupt:
+            if _getsignal(_signal.SIGINT) is not _signal.default_int_handler:
+                raise
+            self._signals.append(_signal.SIGINT)
+            self(*args)  # once more if it has ended: it ends what is still open
+
+
+_dropped: deque[weakref.ref[Afterwards]] = deque(maxlen=64)  # alive until they are called
 
 
 class _Passing(BaseException):
@@ -365,7 +417,13 @@ def _traces(error: BaseException) -> Iterator[TracebackType]:
 _HANDLING = _Handler.__call__.__code__
 _ON_THE_WAY = {
     function.__code__
-    for function in (shield.__enter__, shield.__exit__, _Handler.install, _Handler.remove)
+    for function in (
+        shield.__enter__,
+        shield.__exit__,
+        shield._end,
+        _Handler.install,
+        _Handler.remove,
+    )
 }
 
 

@@ -428,6 +428,7 @@ def in_order(start: Callable[[], Run]) -> Generator[Any, None, None]:
     run = start()
     ready: dict[int, list[Any]] = {}
     turn = 0
+    closing, dropped = _close, interrupts.Afterwards(Run.close)
     try:
         _open(run)
         while (pieces := _advance(run)) is not None:
@@ -442,16 +443,20 @@ def in_order(start: Callable[[], Run]) -> Generator[Any, None, None]:
                 break
         run.raise_failure()
         run.finish()
+    except GeneratorExit:
+        closing = dropped
+        raise
     except SHORTENED as error:
         shorten(error)
         raise
     finally:
-        _close(run)
+        closing(run)
 
 
 def as_completed(start: Callable[[], Run]) -> Generator[Any, None, None]:
     """Results in the order in which they are ready."""
     run = start()
+    closing, dropped = _close, interrupts.Afterwards(Run.close)
     try:
         _open(run)
         while (pieces := _advance(run)) is not None:
@@ -461,8 +466,11 @@ def as_completed(start: Callable[[], Run]) -> Generator[Any, None, None]:
                     yield value
         run.raise_failure()
         run.finish()
+    except GeneratorExit:
+        closing = dropped
+        raise
     except SHORTENED as error:
         shorten(error)
         raise
     finally:
-        _close(run)
+        closing(run)
