@@ -9,6 +9,7 @@ import locale
 import os
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -224,6 +225,33 @@ def test_setting_that_cannot_travel_is_told(elsewhere: str) -> None:
         pytest.warns(RuntimeWarning, match="workers do not have numpy's error state"),
     ):
         assert [2] == task.map([1])
+
+
+def test_time_zone_is_the_callers(elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warm workers follow TZ as the caller does: when it calls ``time.tzset``."""
+    hour = parallel(lambda _: time.localtime(0).tm_hour).with_options(backend=elsewhere)  # type: ignore[arg-type]
+    for zone in ("UTC", "Asia/Tokyo", "America/Lima"):
+        before = time.localtime(0).tm_hour
+        monkeypatch.setenv("TZ", zone)
+        if elsewhere != "ray":  # whose workers have their own zone between two chunks
+            assert [before] * 4 == hour.map(range(4))
+        time.tzset()
+        assert [time.localtime(0).tm_hour] * 4 == hour.map(range(4))
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_most_digits_of_an_integer_are_the_callers(elsewhere: str) -> None:
+    """A limit that the program has raised is raised in its workers."""
+    digits = parallel(lambda _: len(str(10**5000))).with_options(backend=elsewhere)  # type: ignore[arg-type]
+    limit = sys.get_int_max_str_digits()
+    with pytest.raises(ValueError, match="limit"):
+        digits.map([0])
+    sys.set_int_max_str_digits(6000)
+    try:
+        assert [5001] == digits.map([0])
+    finally:
+        sys.set_int_max_str_digits(limit)
 
 
 def test_threads_have_settings_of_their_own(elsewhere: str) -> None:

@@ -277,7 +277,8 @@ class Afterwards:
         self._function = function
         self._signals: list[int] = []
         # All of it in C, between whose instructions no handler runs; ``fromkeys`` reads the list.
-        again = functools.partial(dict.fromkeys, map(_thread.interrupt_main, self._signals))
+        interrupt: Any = _thread.interrupt_main
+        again = functools.partial(dict.fromkeys, map(interrupt, self._signals))
         _dropped.append(weakref.ref(self, again))
 
     def __call__(self, *args: Any) -> None:

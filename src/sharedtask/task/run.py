@@ -428,7 +428,8 @@ def in_order(start: Callable[[], Run]) -> Generator[Any, None, None]:
     run = start()
     ready: dict[int, list[Any]] = {}
     turn = 0
-    closing, dropped = _close, interrupts.Afterwards(Run.close)
+    dropped = interrupts.Afterwards(Run.close)
+    closing: Callable[[Run], object] = _close
     try:
         _open(run)
         while (pieces := _advance(run)) is not None:
@@ -456,7 +457,8 @@ def in_order(start: Callable[[], Run]) -> Generator[Any, None, None]:
 def as_completed(start: Callable[[], Run]) -> Generator[Any, None, None]:
     """Results in the order in which they are ready."""
     run = start()
-    closing, dropped = _close, interrupts.Afterwards(Run.close)
+    dropped = interrupts.Afterwards(Run.close)
+    closing: Callable[[Run], object] = _close
     try:
         _open(run)
         while (pieces := _advance(run)) is not None:

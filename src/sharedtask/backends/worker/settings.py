@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import _locale
 import functools
+import operator
 import os
 import sys
 import threading
+import time
 import warnings
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
@@ -258,6 +260,17 @@ def _write_no_bytecode(given: bool) -> None:
     sys.dont_write_bytecode = given
 
 
+# ------------------------------------------------------------------------------- time zone
+
+_read_zone = functools.partial(operator.attrgetter("tzname", "timezone", "altzone"), time)
+
+
+def _write_zone(zone: tuple[Any, ...]) -> None:
+    """After TZ, if the caller has called ``time.tzset`` since: only that reads it."""
+    if _read_zone() != zone and hasattr(time, "tzset"):
+        time.tzset()
+
+
 # ---------------------------------------------------------------------- multiprocessing
 
 
@@ -297,10 +310,12 @@ SETTINGS = (
         Transfer(_write_filters, _plain_filters),
         Transfer(_write_filters, _plain_filters),
     ),
+    _setting("the time zone", _read_zone, _write_zone),
     Setting("multiprocessing's key", _read_key, _write_key, Transfer(_write_key), None),
     _setting("sys.argv", lambda: list(sys.argv), lambda argv: setattr(sys, "argv", list(argv))),
     _setting("sys.dont_write_bytecode", _writes_no_bytecode, _write_no_bytecode),
     _setting("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
+    _setting("the digits of integers", sys.get_int_max_str_digits, sys.set_int_max_str_digits),
     _setting(
         "numpy's error state",
         _read_errors,
