@@ -36,7 +36,7 @@ class Belongings:
         threads: Threads by name, without numbers.
         children: Processes below this one, zombies included.
         mappings: Mapped segments of ours.
-        names: Entries of ``/dev/shm`` with our name.
+        names: Entries of ``/dev/shm`` with our name, but for those of other running programs.
     """
 
     descriptors: Counter[str]
@@ -58,7 +58,7 @@ class Belongings:
             ),
             frozenset(descendants(os.getpid())),
             _mapped_segments(),
-            frozenset(name for name in _listed("/dev/shm") if "sharedtask" in name),  # noqa: S108
+            frozenset(filter(_may_be_ours, _listed("/dev/shm"))),  # noqa: S108
         )
 
     def more_than(self, before: Belongings, *, same_children: bool = False) -> list[str]:
@@ -92,6 +92,14 @@ def report(x: int, big: Shared[Any]) -> tuple[int, float, int, Belongings]:
     """The square of ``x``, the sum of ``big``, the pid, and the resources of this process."""
     time.sleep(0.002)  # the other worker takes the other item
     return x * x, float(big.sum()), os.getpid(), Belongings.now()
+
+
+def _may_be_ours(name: str) -> bool:
+    """Whether this process, or one that has ended, may have left a name."""
+    owner = re.search(r"sharedtask-loky-(?:new-)?(\d+)-", name)
+    if owner is None:
+        return "sharedtask" in name
+    return int(owner[1]) == os.getpid() or not Path("/proc", owner[1]).exists()
 
 
 def _listed(folder: str) -> list[str]:
