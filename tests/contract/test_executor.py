@@ -260,6 +260,74 @@ def test_map_is_in_order(executor: Executor) -> None:
     assert [] == list(executor.map(add))
 
 
+def _append(index: int, seen: list[int]) -> int:
+    seen.append(index)
+    return len(seen)
+
+
+def _add_one(_: int, array: Any) -> float:
+    array[0] += 1
+    return float(array[0])
+
+
+def _draw(_: int, rng: np.random.Generator) -> float:
+    return float(rng.random())
+
+
+def _append_inside(item: tuple[int, dict[str, Any]]) -> int:
+    return _append(item[0], item[1]["seen"].numbers)
+
+
+class _Holder:
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+
+
+def test_objects_of_a_map_are_copied_for_each_call(executor: Executor) -> None:
+    """Calls with one argument get an object each, also inside other objects."""
+    numbers, repeat = range(300), itertools.repeat
+    rng = np.random.default_rng(0)
+    first = float(np.random.default_rng(0).random())
+    inside = {"seen": _Holder()}
+    assert {1} == set(executor.map(_append, numbers, repeat([])))
+    assert {1.0} == set(executor.map(_add_one, numbers, repeat(np.zeros(3))))
+    assert {first} == set(executor.map(_draw, numbers, repeat(rng)))
+    assert {1} == set(executor.map(_append_inside, [(k, inside) for k in numbers]))
+    assert {1} == set(executor.map(_append, numbers, repeat([]), chunksize=50))
+
+
+def test_class_and_large_array_of_a_map_are_common_to_its_calls(executor: Executor) -> None:
+    """A large array is read-only in each call, and a class of the script is one class."""
+
+    class Local:
+        table = np.zeros(LARGE)
+
+    def look(array: Any, cls: type, made: Local, seen: list[int]) -> tuple[bool, bool, int]:
+        seen.append(1)
+        return bool(array.flags.writeable), isinstance(made, cls), len(seen)
+
+    one, several = np.zeros(LARGE), itertools.repeat
+    given: Any = [one] * 40, several(Local), [Local() for _ in range(40)], several([])
+    assert {(False, True, 1)} == set(executor.map(look, *given, chunksize=20))
+
+
+def test_arrays_of_a_map_may_be_copied(backend: str) -> None:
+    """With ``captured="copy"`` each call of a map has large arrays of its own."""
+    with Executor(2, backend=backend, captured="copy") as executor:
+        given = range(6), itertools.repeat(np.zeros(LARGE))
+        assert {1.0} == set(executor.map(_add_one, *given, chunksize=3))
+
+
+def test_argument_of_a_map_that_does_not_pickle_is_that_calls_error() -> None:
+    """The error of one call names it, and the others have their results."""
+    lists: list[Any] = [[1], [threading.Lock()], [3]]
+    with Executor(2, backend="process", return_exceptions=True) as executor:
+        results: list[Any] = list(executor.map(len, lists, chunksize=3))
+    assert (1, 1) == (results[0], results[2])
+    assert isinstance(results[1], SerializationError)
+    assert "item 1" in str(results[1])
+
+
 def test_map_raises_an_error_at_its_turn(executor: Executor) -> None:
     """What comes before a failed call is given, and the error names the item."""
     results = executor.map(fail_at, range(10), itertools.repeat(3))

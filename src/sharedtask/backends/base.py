@@ -95,6 +95,7 @@ class Call:
     its own, and ``Session.withdraw`` may be asked for the rest of a chunk.
     ``inner_threads`` is the number of numerical libraries' threads in a worker; None: its share
     of the CPUs. ``slots`` are those of the task: what its workers have made belongs to them.
+    If ``apart``, no two items have an object in common that one of them may change.
     ``trace`` records what becomes of it: see ``tracing/call_trace.py``.
     """
 
@@ -116,6 +117,7 @@ class Call:
     team: Team | None = None
     inner_threads: int | None = None
     of_submits: bool = False
+    apart: bool = False
     trace: Any = None
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.backends.worker import call_header, context_variables, result_format
@@ -9,9 +11,10 @@ from sharedtask.backends.worker.envelope import SEGMENT_FROM, Envelope
 from sharedtask.errors import SerializationError, StoreFullError
 from sharedtask.memory.room import needed_for
 from sharedtask.outcomes import RaisedError, remote_text
-from sharedtask.serialization import codec
+from sharedtask.serialization import apart, codec
 from sharedtask.serialization.filled import why_object
 from sharedtask.serialization.unpicklable import culprit, encodes
+from sharedtask.store.captured import is_read_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,6 +34,44 @@ def pack_items(items: Sequence[Any], pack: Callable[[Payload], Envelope]) -> tup
     return call_header.TOGETHER, pack(codec.encode(items))
 
 
+def packer_of(call: Call) -> Callable[..., tuple[int, Envelope]]:
+    """How chunks of a call are encoded: see ``Call.apart``."""
+    return functools.partial(_pack_apart, call.capture_from) if call.apart else pack_items
+
+
+def _pack_apart(
+    least: int | None, items: Sequence[Any], pack: Callable[[Payload], Envelope]
+) -> tuple[int, Envelope]:
+    """As ``pack_items``, but no two items get one object, which one of them may change."""
+    if type(items) is range or _are_immutable(items):
+        return pack_items(items, pack)
+    is_common = functools.partial(is_read_only, least=least) if least is not None else _is_none
+    return call_header.EACH, pack(codec.encode(apart.encoded(items, is_common)))
+
+
+def _is_none(_: object) -> bool:
+    return False
+
+
+_NESTED = frozenset((tuple, frozenset))
+_ATOMS = result_format.PLAIN_TYPES.union(result_format.NUMPY_TYPES, (range, type(...)))
+_IMMUTABLE = _ATOMS | _NESTED
+_DEPTH = 4
+
+
+def _are_immutable(items: Sequence[Any]) -> bool:
+    """True for numbers, strings and tuples of such; says False of tuples that are nested deeply."""
+    values = items
+    for _ in range(_DEPTH):
+        kinds = set(map(type, values))
+        if not kinds <= _IMMUTABLE:
+            return False
+        if not kinds & _NESTED:
+            return True
+        values = list(chain.from_iterable(each for each in values if type(each) in _NESTED))
+    return False
+
+
 def pack_each(
     task: str, first: int, items: Sequence[Any], pack: Callable[[Payload], Envelope]
 ) -> tuple[int, Envelope]:
@@ -39,7 +80,7 @@ def pack_each(
     An item that cannot be pickled is replaced by its error, which the worker sends back in place.
     """
     encoded = [_item_or_error(task, first + k, item) for k, item in enumerate(items)]
-    return call_header.EACH, pack(codec.encode(encoded))
+    return call_header.EACH, pack(codec.encode(([], encoded)))
 
 
 def pack_small(
@@ -59,7 +100,7 @@ def pack_small(
         if len(data) >= SEGMENT_FROM:
             problem = StoreFullError(f"{task}(): item {first + k} does not fit: {full}")
             encoded[k] = _encoded_error(problem, full)
-    return call_header.EACH, pack(codec.encode(encoded))
+    return call_header.EACH, pack(codec.encode(([], encoded)))
 
 
 def _item_or_error(task: str, index: int, item: Any) -> Any:

@@ -9,6 +9,7 @@ error, as on the other backends.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from types import BuiltinFunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -20,14 +21,14 @@ from sharedtask.backends.worker.call_header import Constants
 from sharedtask.backends.worker.result_format import NUMPY_TYPES, PLAIN_TYPES
 from sharedtask.errors import SerializationError
 from sharedtask.memory import mapping
-from sharedtask.serialization import codec
+from sharedtask.serialization import apart, codec
 from sharedtask.serialization.codec import FAILURES
 from sharedtask.serialization.unpicklable import culprit
 from sharedtask.store.captured import is_read_only
 from sharedtask.store.publication import Publication
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Sequence
 
     import numpy.typing as npt
 
@@ -194,6 +195,8 @@ def with_copies(call: Call, chunk: Chunk) -> Chunk:
         return chunk
     if type(items) is not np.ndarray and _all_fixed(items):
         return chunk
+    if call.apart:
+        return replace(chunk, items=_copied_apart(list(items), call.capture_from))
     try:
         return replace(chunk, items=_copied(items))
     except MemoryError:
@@ -202,18 +205,44 @@ def with_copies(call: Call, chunk: Chunk) -> Chunk:
         return replace(chunk, items=list(map(copied, items)))
 
 
-def copied(value: Any) -> Any:
+def _copied_apart(items: Sequence[Any], least: int | None) -> list[Any]:
+    """Copies with nothing in common but large arrays, which are read-only."""
+    if least is None:
+        return list(map(copied, items))
+    table = _ReadOnly(functools.partial(is_read_only, least=least))
+    with apart.entered(table.copies):
+        return [copied(item, table.refer) for item in items]
+
+
+class _ReadOnly(apart.Table):
+    """Large arrays of items, each copied once."""
+
+    def __init__(self, is_common: Callable[[npt.NDArray[Any]], bool]) -> None:
+        super().__init__(is_common)
+        self.copies: list[npt.NDArray[Any]] = []
+
+    def reference(self, obj: Any) -> Any:
+        reference = super().reference(obj)
+        self.copies.extend(map(_read_only_copy, self.objects[len(self.copies) :]))
+        return reference
+
+
+def _read_only_copy(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return mapping.readonly(array.copy(order="K"))
+
+
+def copied(value: Any, refer: Callable[[npt.NDArray[Any]], Any] | None = None) -> Any:
     """A copy of a mutable value; the value itself if it cannot be pickled."""
     if is_fixed(value):
         return value
     try:
-        return _copied(value)
+        return _copied(value, refer)
     except MemoryError:
         raise
     except FAILURES:
         return value
 
 
-def _copied(value: Any) -> Any:
-    payload = codec.encode(value, here=True)
+def _copied(value: Any, refer: Callable[[npt.NDArray[Any]], Any] | None = None) -> Any:
+    payload = codec.encode(value, refer=refer, here=True)
     return codec.decode_here(payload.held, payload.head, map(envelope.copied, payload.buffers))

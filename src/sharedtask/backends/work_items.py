@@ -40,6 +40,7 @@ class OpenCall:
     sink: Sink
     closed: bool = False
     number: int = field(default_factory=numbers.__next__)
+    pack_items: Callable[..., tuple[int, Envelope]] = encoding.pack_items
     logs: CallLogs | None = None  # from the first record on
     trace: Any = None  # as in ``Call``
 
@@ -64,7 +65,7 @@ class WorkItem(Generic[C]):
     @classmethod
     def whole(cls, call: C, chunk: Chunk, pack: Callable[[Payload], Envelope]) -> Self:
         """Encode a chunk in one piece; raises what pickling an item raises, or StoreFullError."""
-        made = cls(call, chunk, *encoding.pack_items(chunk.items, pack))
+        made = cls(call, chunk, *call.pack_items(chunk.items, pack))
         if call.trace is not None:
             call.trace.encoded(chunk.number, made.envelope)
         return made

@@ -259,13 +259,13 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle ha
         if reducer is by_cloudpickle:
             if type(obj) is FunctionType:
                 return self._reduce_function(obj)
-            return NotImplemented if _has_plain_name(obj) else self._reduce_class(obj)
+            return NotImplemented if has_plain_name(obj) else self._reduce_class(obj)
         return reducer(obj, self.out)
 
     def _reduce_function(self, function: FunctionType) -> Any:
         """A function, by value unless cloudpickle finds it by name."""
         by_value = any(function is each for each in self.out.by_value)
-        if not by_value and _has_plain_name(function):
+        if not by_value and has_plain_name(function):
             return NotImplemented
         record = self.out.record()  # before cloudpickle reads anything
         reduced: Any
@@ -309,7 +309,7 @@ def _is_known_here_alone(obj: Any) -> bool:
     return module == _MAIN_OF_A_CHILD or is_made_by_hand(sys.modules.get(module))
 
 
-def _has_plain_name(obj: Any) -> bool:
+def has_plain_name(obj: Any) -> bool:
     """True for a function or class that is found by name; cloudpickle takes 3 us for that.
 
     False proves nothing: there are other ways to be found.

@@ -199,6 +199,7 @@ class Executor(futures.Executor):
         calls = self._calls
         call = call_of(name_of(fn), fn, options, calls.team, calls.slots, star=star)
         backend = registry.of(options)
+        call = replace(call, apart=True)
         plan = Plan(call, items, len(items), streams=False)
         callsite = callsite_of(options)
         run = LastingRun(backend, plan, self._pace_of(fn), _count_nothing, callsite)

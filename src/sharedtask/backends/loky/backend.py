@@ -169,6 +169,7 @@ class _LokySession(CarriedSession["OpenCall"]):
             fail_fast=call.fail_fast,
             sink=sink,
             team=call.team or Team(),
+            pack_items=encoding.packer_of(call),
             trace=call.trace,
         )
         if call.trace is not None:

@@ -145,10 +145,9 @@ class _ProcessSession(LeasedSession["OpenCall"]):
         self.shares = leases.shares
         # BLAS threads for each worker: its share of the cores, unless the user has decided.
         blas = call.inner_threads or (max(cpus // workers, 1) if here.limits_blas else 0)
-        header = header_of(call, leases, workers, blas, self._place[0])
         self._call = OpenCall(
             task=call.task,
-            header=header,
+            header=header_of(call, leases, workers, blas, self._place[0]),
             constants=constants,
             leases=leases,
             needs=leases.needs,
@@ -160,6 +159,7 @@ class _ProcessSession(LeasedSession["OpenCall"]):
             sink=sink,
             slot_table=slot_table,
             users={} if call.team is None else call.team.chunks,
+            pack_items=encoding.packer_of(call),
             trace=call.trace,
         )
         if call.trace is not None:

@@ -210,6 +210,7 @@ class _RaySession(CarriedSession["OpenCall"]):
             fail_fast=call.fail_fast,
             sink=sink,
             team=call.team or Team(),
+            pack_items=encoding.packer_of(call),
             trace=call.trace,
         )
         if call.trace is not None:

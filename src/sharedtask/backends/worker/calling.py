@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharedtask.errors import SerializationError
 from sharedtask.outcomes import RaisedError
-from sharedtask.serialization import codec
+from sharedtask.serialization import apart, codec
 from sharedtask.system.records import dataclass
 from sharedtask.writing import roles
 
@@ -44,8 +44,8 @@ def unpacked(mode: int, data: memoryview, attachments: Iterator[Any]) -> Sequenc
     if mode == call_header.SCALARS:
         return result_format.load_items(data)
     received = envelope.unpack(data, attachments, private=False)
-    items: Sequence[Any] = codec.decode(received.head, received.buffers)
-    return items
+    items: Any = codec.decode(received.head, received.buffers)
+    return apart.opened(*items) if mode == call_header.EACH else items
 
 
 def call_unpacked(
@@ -64,7 +64,7 @@ def _unpacked_one(words: memoryview, header: call_header.CallHeader, index: int,
         raise SerializationError(data[1]) if error is None else error
     words[Word.PHASE] = Phase.UNPACKING
     try:
-        return codec.decode(data)
+        return data.decode()
     except BaseException as error:
         raise unreadable(header, index, error) from error
     finally:
