@@ -232,19 +232,15 @@ _ACCESS = (7, 11)
 
 
 def written_advice(error: WorkerDiedError, names: Sequence[str]) -> None:
-    """Add advice if a worker may have died because it wrote to read-only memory."""
+    """Add advice if a worker may have died because it wrote to read-only memory: to ``names``."""
     if names and error.signal in _ACCESS:
         verb = "is" if len(names) == 1 else "are"
         note = (
-            f"{_listed(names)} {verb} read-only shared memory in a task. Native code may have"
-            " written there, as torch does where a shared tensor is changed in place: give it a"
-            f" copy, or mark it CopyOnWrite. {see('read-only')}"
+            f"{' and '.join(names)} {verb} read-only shared memory in a task. Native code may have"
+            " written there, as np.add.at does, or torch where a tensor is changed in place: give"
+            f" it a copy, or mark it CopyOnWrite. {see('read-only')}"
         )
         add_note(error, note)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(repr(name) for name in names)
 
 
 def contained(error: BaseException, task: str, index: int) -> BaseException:

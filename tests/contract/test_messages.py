@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from sharedtask import ArgumentError, JournalWarning, Shared, WorkerDiedError, parallel
+from sharedtask import ArgumentError, JournalWarning, Shared, WorkerDiedError, parallel, zeros
 
 
 class Model:
@@ -161,3 +161,20 @@ def test_word_of_read_only_memory_at_a_crash(backend: Any) -> None:
     with pytest.raises(WorkerDiedError) as caught:
         parallel(crash).with_options(backend=backend).map([1], m=np.ones(3))
     assert "'m' is read-only shared memory" in caught.value.__notes__[0]
+
+
+def add_at(x: int, table: Any) -> None:
+    np.add.at(table, [0], 1)  # it ignores that the array is read-only
+
+
+@pytest.mark.parametrize("backend", ["process", "ray"], indirect=True)
+def test_word_of_read_only_memory_that_is_not_marked(backend: Any) -> None:
+    """A crash in a call with a large unmarked array names it, and the cure."""
+    born = zeros(3)
+    with pytest.raises(WorkerDiedError) as caught:
+        parallel(add_at).with_options(backend=backend).map([1], table=np.zeros(200_000))
+    assert "'table' is read-only shared memory" in caught.value.__notes__[0]
+    with pytest.raises(WorkerDiedError) as caught:
+        parallel(lambda x: add_at(x, born)).with_options(backend=backend).map([1])
+    assert "the function captures is read-only" in caught.value.__notes__[0]
+    assert "mark it CopyOnWrite" in caught.value.__notes__[0]

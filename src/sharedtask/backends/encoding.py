@@ -121,10 +121,13 @@ def _encoded_error(problem: Exception, cause: Exception) -> tuple[Any, ...]:
 def pack_first(call: Call, pack: Callable[[Payload], Envelope], leases: Leases) -> Envelope:
     """``pack_constants`` of a call that begins; if that fails, its leases are released."""
     try:
-        return pack_constants(call, pack, leases.captures)
+        constants = pack_constants(call, pack, leases.captures)
+        if leases.captures.leases:
+            leases.captures.note_names(call.unmarked())
     except BaseException:
         leases.release()
         raise
+    return constants
 
 
 def pack_constants(call: Call, pack: Callable[[Payload], Envelope], captures: Captures) -> Envelope:

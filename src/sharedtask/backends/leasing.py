@@ -68,8 +68,9 @@ class Leases:
 
     @property
     def readonly(self) -> list[str]:
-        """The parameters whose memory no task may write."""
-        return [parameter.name for parameter in self.parameters if parameter.is_readonly]
+        """What no task may write, in words: parameters, and large arrays that are not marked."""
+        shared = [repr(parameter.name) for parameter in self.parameters if parameter.is_readonly]
+        return [*shared, *self.captures.names]
 
     def release(self) -> None:
         """End all uses; idempotent."""

@@ -18,7 +18,7 @@ from sharedtask.serialization import codec
 from sharedtask.system import interrupts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import numpy.typing as npt
 
@@ -61,6 +61,7 @@ class Captures:
         self._verify: Verify = verify
         self._encode = encode
         self.leases: list[Lease] = []
+        self.names: list[str] = []
         self._found: dict[int, tuple[weakref.ref[npt.NDArray[Any]], Lease]] = {}
 
     def arrays(self) -> list[tuple[Lease, Callable[[], Any]]]:
@@ -71,6 +72,14 @@ class Captures:
         """The lease of an array, if it was leased."""
         known = self._found.get(id(array))
         return known[1] if known is not None and known[0]() is array else None
+
+    def note_names(self, given: Iterable[tuple[str, Any]]) -> None:
+        """Remember which arguments are such arrays, for a message."""
+        for name, value in given:
+            if self.lease_of(value) is not None:
+                self.names.append(repr(name) if name.isidentifier() else name)
+        if len(self.names) < len(self.leases):
+            self.names.append("an array that an argument contains or the function captures")
 
     def encoder(self, by_value: Sequence[object] = ()) -> Callable[[Any], Payload]:
         """An ``encode`` that replaces them by references."""
