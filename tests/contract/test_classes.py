@@ -463,6 +463,28 @@ def test_attribute_that_is_taken_away_is_gone_in_workers(backend: str) -> None:
         assert [1, 1] == each.found()
 
 
+def test_class_with_other_bases_and_names_has_them_in_workers(backend: str) -> None:
+    """A class whose bases and names are set has the new ones in workers that know it."""
+
+    class First:
+        def text(self) -> str:
+            return "first"
+
+    class Second:
+        def text(self) -> str:
+            return "second"
+
+    class Made(First):
+        pass
+
+    task = on(backend, lambda _: (Made().text(), Made.__name__, len(Made.__mro__)), chunksize=1)
+    assert {("first", "Made", 3)} == set(task.map(range(4)))
+    Made.__bases__, Made.__name__ = (Second,), "Other"
+    assert {("second", "Other", 3)} == set(task.map(range(4)))
+    Made.__bases__, Made.__name__ = (First, Second), "Made"
+    assert {("first", "Made", 4)} == set(task.map(range(4)))
+
+
 def test_patch_that_is_undone_is_undone_in_workers(backend: str) -> None:
     """Attributes and methods are patched in workers while they are patched here."""
     each = Followed(backend)

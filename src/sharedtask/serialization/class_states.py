@@ -51,7 +51,8 @@ def changed(
 
 def _attributes(cls: type) -> dict[str, Any]:
     """What a program sets: Python itself keeps other things in a class."""
-    return {name: value for name, value in vars(cls).items() if _is_set(name, value)}
+    found = {name: value for name, value in vars(cls).items() if _is_set(name, value)}
+    return {**found, "__bases__": cls.__bases__}
 
 
 def _is_set(name: str, value: object) -> bool:

@@ -132,6 +132,7 @@ def _rest(cls: type, attributes: Mapping[str, Any], namespace: Mapping[str, Any]
         for name, value in attributes.items()
         if (name not in namespace or name == "__slots__") and not _is_slot(cls, value)
     }
+    rest[_HEAD] = cls.__bases__, cls.__name__, cls.__qualname__
     abstract = class_memos.registered_with(cls)
     return {**rest, _ABSTRACT: abstract} if abstract else rest
 
@@ -357,6 +358,7 @@ def _apply(cls: type, built: _Built, state: State) -> None:
     for name, value in new.items():
         if name not in _NO_ATTRIBUTES:
             set_(cls, name, value)
+    _apply_head(cls, new[_HEAD], is_new=not built.number)
     class_memos.register(cls, new.get(_ABSTRACT, ()))
     for subclass in new.get(_REGISTRY, ()):
         if subclass is not None:
@@ -365,7 +367,21 @@ def _apply(cls: type, built: _Built, state: State) -> None:
     built.number, built.names = state.number, frozenset(new) - _NO_ATTRIBUTES
 
 
+def _apply_head(cls: type, head: tuple[Any, ...], *, is_new: bool) -> None:
+    """Set what the class statement gave the class, and the owner may have changed since.
+
+    Raises:
+        TypeError: Python refuses these bases.
+    """
+    for name, value in zip(("__bases__", "__name__", "__qualname__"), head, strict=True):
+        if getattr(cls, name) != value:
+            with contextlib.suppress(*((TypeError,) if is_new else ())):  # its metaclass chose
+                type.__setattr__(cls, name, value)
+
+
 # In the first cloudpickle lists the classes registered with an abstract one, in the second are the
 # abstract ones that a class is registered with.
 _REGISTRY, _ABSTRACT = "_abc_impl", "_sharedtask_abstract"
-_NO_ATTRIBUTES = frozenset((_REGISTRY, _ABSTRACT))
+# Bases, name and qualified name.
+_HEAD = "_sharedtask_head"
+_NO_ATTRIBUTES = frozenset((_REGISTRY, _ABSTRACT, _HEAD))
