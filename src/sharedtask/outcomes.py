@@ -6,6 +6,7 @@ An exception of the user's function arrives as itself: see ``serialization/excep
 from __future__ import annotations
 
 import contextlib
+import pickle
 import sys
 import traceback
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -147,6 +148,8 @@ class RaisedError:
         """Pack ``error``; never raises."""
         if isinstance(error, NameError) and _passes_a_script(error):
             add_note(error, _UNKNOWN_NAME)
+        elif _is_not_found_in_main(error):
+            add_note(error, _OF_THE_SCRIPT)
         pickled = exceptions.packed(error) if isinstance(error, Exception) else None
         return cls(_class_name(error), text_of(error), remote_text(error), pickled)
 
@@ -173,6 +176,18 @@ _UNKNOWN_NAME = (
     "A worker knows of a script those globals that the code of its functions names. Name one that "
     "is only in a string, as for eval() or DataFrame.query(), in the function too, or pass it."
 )
+
+
+_OF_THE_SCRIPT = (
+    "A worker is not the script: another pool within a task, which finds functions and classes by "
+    "name, does not find the script's. Move them to a module, or use a task's own map() there."
+)
+
+
+def _is_not_found_in_main(error: BaseException) -> bool:
+    """Whether plain pickle did not find something of ``__main__``; ours sends it by value."""
+    plain = isinstance(error, pickle.PicklingError | AttributeError)
+    return plain and not isinstance(error, SharedTaskError) and "__main__" in str(error)
 
 
 def _passes_a_script(error: BaseException) -> bool:

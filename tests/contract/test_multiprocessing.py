@@ -203,6 +203,33 @@ def test_map_of_a_script_in_a_worker_of_another_pool(run: Run, method: str) -> N
     assert "OK" == run(POOLS_OF_A_SCRIPT, method)
 
 
+POOL_IN_A_TASK = """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from sharedtask import parallel
+
+def double(x):
+    return 2 * x
+
+@parallel(backend="process", workers=1)
+def doubles(x):
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+        return pool.submit(double, x).result()
+
+try:
+    doubles.map([1])
+except Exception as error:
+    print(type(error).__name__, *error.__notes__, sep="|", end="")
+"""
+
+
+def test_pool_in_a_task_does_not_find_what_the_script_has(run: Run) -> None:
+    """Its error says why, and what to do."""
+    name, *notes = run(POOL_IN_A_TASK).split("|")
+    assert "PicklingError" == name
+    assert any("Move them to a module, or use a task's own map()" in note for note in notes)
+
+
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_joblib_in_a_task(n_jobs: int, run: Run) -> None:
     """A call of joblib inside a task gives its results, and is silent when the program ends."""
