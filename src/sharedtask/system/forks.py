@@ -1,4 +1,4 @@
-"""What the library does in a forked child, in one order.
+"""What the library does before a fork, and in the child, in one order.
 
 A fork copies the memory of the whole process, but only the thread that forked. So in the child each
 part of the library gives up what belongs to the parent. A part relies on others that have done so
@@ -68,6 +68,19 @@ def _abandon(reference: weakref.ref[Abandons]) -> None:
         heir.abandon()
 
 
+_before: list[Callable[[], object]] = []
+
+
+def before(call: Callable[[], object]) -> None:
+    """Run ``call()`` in the parent before each fork."""
+    _before.append(call)
+
+
+def _prepare() -> None:
+    for call in _before:
+        call()
+
+
 class Known:
     """The process in which the steps of a child were taken last, or that never was a child.
 
@@ -91,4 +104,4 @@ def enter_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=enter_child)
+    os.register_at_fork(before=_prepare, after_in_child=enter_child)

@@ -1,5 +1,6 @@
 """What ``backend="auto"`` means: by the interpreter, by the system, and by what is asked for."""
 
+import importlib.util
 import os
 from typing import Any
 
@@ -64,9 +65,19 @@ def test_with_a_gil_processes_run_it(
 def test_without_fork_threads_run_it(
     options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A system without fork has no worker processes: threads take what is not bound to a name."""
-    monkeypatch.delattr(os, "fork")
+    """A system without fork and loky has no worker processes: threads run what names no backend."""
+    monkeypatch.setattr(registry, "_has_processes", lambda: False)
     assert "thread" == registry.of(Options(**options)).name
+
+
+@pytest.mark.parametrize("has_loky", [True, False])
+def test_without_fork_loky_has_the_processes(
+    has_loky: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is installed."""
+    monkeypatch.delattr(os, "fork")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object() if has_loky else None)
+    assert has_loky == registry._has_processes.__wrapped__()
 
 
 @pytest.mark.usefixtures("free")

@@ -210,7 +210,7 @@ def _can_populate() -> bool:
     address = -(-mapping.address_of(page) // mapping.PAGE) * mapping.PAGE
     if not libc.populate_write(address, mapping.PAGE):
         return False
-    os.register_at_fork(before=settle)
+    forks.before(settle)
     forks.in_child(Step.HELD, _live.clear)
     return True
 
