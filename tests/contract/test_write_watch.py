@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import signal
+import subprocess
+import sys
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -294,21 +296,16 @@ def mapped_file(folder: Path, count: int) -> Any:
     return np.memmap(folder / "numbers", np.float64, "w+", shape=(count,))
 
 
-# Memory that tasks in worker processes would find mapped anew, where it cannot be written.
+# Memory that a task in a worker process finds mapped again, where it cannot be written.
 PLACES: dict[str, Callable[[Path, int], Any]] = {
-    "born shared": lambda _, count: sharedtask.zeros(count),
-    "in a dict": lambda _, count: {"in": sharedtask.zeros(count)},
-    "RawArray": lambda _, count: np.frombuffer(multiprocessing.RawArray("d", count)),
     "mapped file": mapped_file,
     "handle": lambda _, count: sharedtask.share(np.zeros(count)),
-    "handle of an array born shared": lambda _, count: sharedtask.share(sharedtask.zeros(count)),
 }
 
 
 def add_one(_: int, table: Shared[Any]) -> float:
-    array = table["in"] if isinstance(table, dict) else table
-    ADD(array, [0], 1)
-    return float(array[0])
+    ADD(table, [0], 1)
+    return float(table[0])
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -340,3 +337,21 @@ def test_unmarked_array_born_shared(local: str) -> None:
     task = parallel(add).with_options(backend=local, chunksize=1)  # type: ignore[arg-type]
     assert [1.0] * 3 == task.map(range(3), table=array)
     assert 0 == array[0]
+
+
+BORN_SHARED = """
+import numpy as np, sharedtask
+from sharedtask import Shared, parallel
+
+@parallel(backend="{backend}")
+def add(_, table: Shared[np.ndarray]):
+    np.add.at(table, [0], 1)
+
+add.map(range(2), table=sharedtask.zeros(100))
+"""
+
+
+def test_array_born_shared_is_protected_by_the_kernel(local: str) -> None:
+    """As in a worker process; but here the process that ends is the program."""
+    ran = subprocess.run([sys.executable, "-c", BORN_SHARED.format(backend=local)], check=False)
+    assert -signal.SIGSEGV == ran.returncode

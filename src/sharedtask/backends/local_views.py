@@ -86,10 +86,8 @@ class LocalView:
 
 def _published(publication: Publication) -> Payload:
     """A published value over memory that this process may write: copy-on-write pages."""
-    if publication.is_in_place:
-        return codec.encode(publication.private_value(), at_home=True)
     store = publication.store
-    if not isinstance(store, SegmentStore):
+    if publication.is_in_place or not isinstance(store, SegmentStore):
         return publication.payload()
     head, buffers = store.private_parts()
     return Payload(bytes(head), tuple(np.frombuffer(buffer, np.uint8) for buffer in buffers))
@@ -97,7 +95,7 @@ def _published(publication: Publication) -> Payload:
 
 def _encoded(call: Call, name: str, value: object, *, private: bool) -> Payload:
     try:
-        return codec.encode_shared(value) if private else codec.encode(value, at_home=True)
+        return codec.encode(value, in_place=True, at_home=not private)
     except (SharedTaskError, MemoryError):
         raise
     except Exception as error:

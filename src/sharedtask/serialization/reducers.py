@@ -201,6 +201,18 @@ class _Home:
         return self.build, (MARK, *self.place)
 
 
+class _Reduced:
+    """Pickles as what the reduction builds."""
+
+    __slots__ = ("reduction",)
+
+    def __init__(self, reduction: Any) -> None:
+        self.reduction = reduction
+
+    def __reduce__(self) -> Any:
+        return self.reduction
+
+
 def _reduce_region(found: locations.Found, out: Outgoing) -> Any:
     region = found.region
     out.held.append(found.holder)
@@ -245,7 +257,7 @@ def reduce_memmap(array: np.memmap[Any, Any], out: Outgoing) -> Any:
     """A mapped file is reopened, as a whole; if a copy is needed, the copy is sent."""
     if out.at_home:
         place = None if array.filename is None else str(array.filename), array.offset
-        return over_own_memory, (np.asarray(array), *place)
+        return over_own_memory, (_Reduced(reduce_memory(np.asarray(array), out)), *place)
     source = proc_maps.source_of(array) if out.by_path else None
     if source is None:
         return reduce_array(np.asarray(array), out)
