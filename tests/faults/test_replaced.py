@@ -12,7 +12,7 @@ SCRIPT = """
 from sharedtask import WorkerDiedError, parallel
 from sharedtask.backends.process import child
 
-child.Birth.__init__.__defaults__ = ("0.0.1",)  # what this program has imported
+child.Birth.__dataclass_fields__["version"].default = "0.0.1"  # what this program has imported
 
 @parallel(workers=2, backend="process")
 def square(x):
