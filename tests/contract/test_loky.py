@@ -16,6 +16,7 @@ from sharedtask.testing import BackendContract, until
 pytest.importorskip("loky", reason="it is an optional dependency")
 
 from sharedtask.backends.loky import folder
+from sharedtask.backends.loky.backend import LokyBackend
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -188,3 +189,10 @@ for x in range(3):
 def test_program_that_ends_waits_for_its_submits(run: Callable[..., str]) -> None:
     """As with each executor: loky, which takes no more work then, comes later."""
     assert "done 0\ndone 1\ndone 2\n" == run(UNFINISHED)
+
+
+def test_backend_that_was_shut_down_is_started_by_a_call_alone() -> None:
+    """A look at its cache starts no thread and makes no folder."""
+    backend = LokyBackend()
+    assert backend._cache is None
+    assert backend._made is None

@@ -107,8 +107,8 @@ class LokyBackend(Backend):
         return self.workers.folder.limit()
 
     @property
-    def _cache(self) -> ShareCache:
-        return self.workers.cache
+    def _cache(self) -> ShareCache | None:
+        return None if self._made is None else self._made.cache
 
     def close(self) -> None:
         with self._lock:
