@@ -342,11 +342,11 @@ def test_slowest_items_are_found_wherever_they_are() -> None:
 
 
 def test_memory_is_told_over_time(traced: Recorded) -> None:
-    """That of this process, and of each worker its highest."""
-    assert all(worker.memory_peak > 1_000_000 for worker in traced.workers)
+    """That of this process, and of each worker its highest: little that a fork does not share."""
+    assert all(worker.memory_peak > 10_000 for worker in traced.workers)
     own = [sample for sample in traced.samples if sample.worker is None]
     assert own
-    assert all(sample.private > 1_000_000 for sample in own)
+    assert all(sample.private > 10_000 for sample in own)
 
 
 def test_samples_of_a_call_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
