@@ -342,8 +342,12 @@ def test_slowest_items_are_found_wherever_they_are() -> None:
 
 
 def test_memory_is_told_over_time(traced: Recorded) -> None:
-    """That of this process, and of each worker its highest: little that a fork does not share."""
-    assert all(worker.memory_peak > 10_000 for worker in traced.workers)
+    """That of this process, and of each worker its highest: little that a fork does not share.
+
+    A process is looked at now and then, so of this one it may be from before the trace.
+    """
+    apart = [worker for worker in traced.workers if worker.pid != os.getpid()]
+    assert all(worker.memory_peak > 10_000 for worker in apart)
     own = [sample for sample in traced.samples if sample.worker is None]
     assert own
     assert all(sample.private > 10_000 for sample in own)
