@@ -105,7 +105,7 @@ def test_threads_of_libraries_are_advised_on() -> None:
 def test_more_workers_than_cores_are_advised_on_if_they_compute() -> None:
     """Items that compute wait for a core; those that sleep do not."""
     cpus = trace().start().stop().recorded().cpus
-    assert "too many workers" in topics(traced(work, [0.05] * 4 * cpus, 4 * cpus))
+    assert "too many workers" in topics(traced(work, [0.05] * 20 * cpus, 4 * cpus))
     sleeping = traced(nap, [0.05] * 4 * cpus, 4 * cpus)
     assert "too many workers" not in topics(sleeping)
     assert sleeping.calls[0].cpu < 0.1 * sleeping.calls[0].times.total
