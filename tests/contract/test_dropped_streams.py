@@ -71,6 +71,33 @@ def test_ctrl_c_while_a_stream_ends_is_raised_in_its_loop(
     assert [0, 1] == task.map(range(2))
 
 
+def test_ctrl_c_while_the_first_of_many_streams_ends(
+    unraisable: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many others there are, and nothing of them is kept."""
+    end, left = Run.close, [signal.SIGINT]
+
+    def close(run: Run) -> None:
+        if left:
+            signal.raise_signal(left.pop())
+        end(run)
+
+    monkeypatch.setattr(Run, "close", close)
+    streams = [echo.with_options(backend="serial").imap(range(2)) for _ in range(200)]
+    for stream in streams:
+        next(stream)
+    del stream
+    with pytest.raises(KeyboardInterrupt):
+        del streams[0]
+        for _ in range(3):
+            pass
+    streams.clear()
+    assert [] == unraisable
+    monkeypatch.undo()
+    assert [0, 1] == list(echo.with_options(backend="serial").imap(range(2)))
+    assert len(interrupts._dropped) < 100
+
+
 @pytest.fixture(params=["serial", "thread", "process"])
 def local(request: pytest.FixtureRequest) -> str:
     """The backends of this machine, whose streams end by the same code on Ray."""

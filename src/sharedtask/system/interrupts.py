@@ -16,7 +16,9 @@ alarms, as time limits do, and requests to end.
 from __future__ import annotations
 
 import _thread
+import contextlib
 import functools
+import itertools
 import opcode
 import os
 import sys
@@ -276,10 +278,12 @@ class Afterwards:
     def __init__(self, function: Callable[..., object]) -> None:
         self._function = function
         self._signals: list[int] = []
-        # All of it in C, between whose instructions no handler runs; ``fromkeys`` reads the list.
+        _forget_called()
+        # All of it in C, between whose instructions no handler runs; ``fromkeys`` takes the steps.
         interrupt: Any = _thread.interrupt_main
-        again = functools.partial(dict.fromkeys, map(interrupt, self._signals))
-        _dropped.append(weakref.ref(self, again))
+        number = next(_numbers)
+        steps = itertools.chain(map(interrupt, self._signals), map(_called.append, (number,)))
+        _dropped[number] = weakref.ref(self, functools.partial(dict.fromkeys, steps))
 
     def __call__(self, *args: Any) -> None:
         """Call the function. A Ctrl-C may also come before the signals are kept."""
@@ -293,7 +297,16 @@ class Afterwards:
             self(*args)  # once more if it has ended: it ends what is still open
 
 
-_dropped: deque[weakref.ref[Afterwards]] = deque(maxlen=64)  # alive until they are called
+# A weak reference calls back only while it is alive itself, and must be until it has called.
+_dropped: dict[int, weakref.ref[Afterwards]] = {}
+_called: deque[int] = deque()
+_numbers = itertools.count()
+
+
+def _forget_called() -> None:
+    with contextlib.suppress(IndexError):
+        while True:
+            del _dropped[_called.popleft()]
 
 
 class _Passing(BaseException):
