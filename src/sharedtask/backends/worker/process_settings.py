@@ -82,10 +82,12 @@ def _glance() -> tuple[Any, ...]:
 
 def _seen(recent: list[_Seen]) -> _Seen:
     """Read the settings, which may look other than before and be the same."""
-    glance, state = _glance(), _state()
-    tries = 0
-    while glance != _glance() and tries < _TRIES:
-        glance, state, tries = _glance(), _state(), tries + 1
+    for _ in range(_TRIES):
+        glance, state = _glance(), _state()
+        if glance == _glance():
+            break
+    else:  # this state may be another's than the glance: it is not found again
+        glance = ()
     for known in recent:
         if known.state == state:
             return replace(known, glance=glance)

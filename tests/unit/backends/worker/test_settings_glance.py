@@ -1,5 +1,6 @@
 """The caller's settings are the same object until one of them is another, and then a new one."""
 
+import itertools
 import os
 import sys
 import warnings
@@ -57,3 +58,12 @@ def test_numpy_is_looked_at_without_reading_it() -> None:
     }
     known = [name for name, module in places.items() if module in sys.modules]
     assert known == [setting.name for setting in SETTINGS if setting.glance is not None]
+
+
+def test_settings_that_change_all_the_time_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read between two glances that differ is not found by either."""
+    looks = itertools.count()
+    monkeypatch.setattr(process_settings, "_recent", [])
+    monkeypatch.setattr(process_settings, "_glance", lambda: (next(looks),))
+    process_settings.current()
+    assert [()] == [seen.glance for seen in process_settings._recent]
