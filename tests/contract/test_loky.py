@@ -192,7 +192,8 @@ def test_program_that_ends_waits_for_its_submits(run: Callable[..., str]) -> Non
 
 
 def test_backend_that_was_shut_down_is_started_by_a_call_alone() -> None:
-    """A look at its cache starts no thread and makes no folder."""
+    """A look at what it keeps starts no thread and makes no folder."""
     backend = LokyBackend()
-    assert backend._cache is None
+    assert backend.publications is None
+    assert (0, []) == (backend.limit(), backend.stored([1]))
     assert backend._made is None

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sharedtask.backends.worker.randomness import Randomness
     from sharedtask.options import Options
     from sharedtask.outcomes import Batch, Change, Report
+    from sharedtask.store.cache import ShareCache
     from sharedtask.writing.handler import Handler
 
 
@@ -381,17 +382,27 @@ class Backend(ABC):
     def session(self, call: Call, sink: Sink) -> Session:
         """A session that is not open yet."""
 
-    @abstractmethod
+    @property
+    def publications(self) -> ShareCache | None:
+        """What it keeps for later calls, None if there is nothing. A look starts no workers."""
+        return None
+
     def stored(self, tokens: Iterable[int]) -> list[int]:
         """The sizes in bytes of those publications that a later call could use again."""
+        cache, wanted = self.publications, set(tokens)
+        known = [] if cache is None else cache.publications()
+        return [p.nbytes for p in known if p.token in wanted]
 
-    @abstractmethod
     def forget(self, tokens: Iterable[int]) -> None:
         """Release these publications."""
+        cache = self.publications
+        if cache is not None:
+            cache.forget(tokens)
 
-    @abstractmethod
     def limit(self) -> int:
         """How many bytes the publications of all tasks may take together."""
+        cache = self.publications
+        return 0 if cache is None else cache.limit
 
     @abstractmethod
     def close(self) -> None:

@@ -54,8 +54,7 @@ def _is_none(_: object) -> bool:
 
 
 _NESTED = frozenset((tuple, frozenset))
-_ATOMS = result_format.PLAIN_TYPES.union(result_format.NUMPY_TYPES, (range, type(...)))
-_IMMUTABLE = _ATOMS | _NESTED
+_IMMUTABLE = result_format.FIXED_TYPES | _NESTED
 _DEPTH = 4
 
 

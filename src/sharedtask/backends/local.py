@@ -54,7 +54,7 @@ from .local_watch import StrictViews, WatchedViews
 from .private_copies import Unmarked, copied, with_copies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sharedtask.backends.worker.call_header import Constants
     from sharedtask.observing import Clock
@@ -64,19 +64,7 @@ if TYPE_CHECKING:
     from .local_set_up import SetUp
 
 
-class _LocalBackend(Backend):
-    def stored(self, tokens: Iterable[int]) -> list[int]:
-        del tokens
-        return []
-
-    def forget(self, tokens: Iterable[int]) -> None:
-        """Nothing is published."""
-
-    def limit(self) -> int:
-        return 0
-
-
-class SerialBackend(_LocalBackend):
+class SerialBackend(Backend):
     """Runs every chunk at once, in the thread that submits it."""
 
     name: ClassVar[str] = "serial"
@@ -91,7 +79,7 @@ class SerialBackend(_LocalBackend):
             module.close_callers()
 
 
-class ThreadBackend(_LocalBackend):
+class ThreadBackend(Backend):
     """Runs chunks in threads of this process."""
 
     name: ClassVar[str] = "thread"

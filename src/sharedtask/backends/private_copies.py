@@ -18,7 +18,7 @@ import numpy as np
 
 from sharedtask.backends.worker import envelope
 from sharedtask.backends.worker.call_header import Constants
-from sharedtask.backends.worker.result_format import NUMPY_TYPES, PLAIN_TYPES
+from sharedtask.backends.worker.result_format import FIXED_TYPES
 from sharedtask.errors import SerializationError
 from sharedtask.memory import mapping
 from sharedtask.serialization import apart, codec
@@ -34,13 +34,11 @@ if TYPE_CHECKING:
 
     from .base import Call, Chunk
 
-_FIXED: frozenset[type] = PLAIN_TYPES.union(NUMPY_TYPES, (range, type(...)))
-
 
 def is_fixed(value: Any) -> bool:
     """True for immutable values and the program's own: numbers, strings, functions, classes."""
     cls = type(value)
-    if cls in _FIXED:
+    if cls in FIXED_TYPES:
         return True
     if cls is tuple or cls is frozenset:
         return _all_fixed(value)
@@ -52,7 +50,7 @@ def is_fixed(value: Any) -> bool:
 
 
 def _all_fixed(values: Collection[Any]) -> bool:
-    return _FIXED.issuperset(map(type, values)) or all(map(is_fixed, values))
+    return FIXED_TYPES.issuperset(map(type, values)) or all(map(is_fixed, values))
 
 
 class Unmarked:

@@ -64,7 +64,7 @@ class PublishedStore(Store, Protocol):
         ...
 
 
-class AtHand:
+class _AtHand:
     """A reader of parts in this process."""
 
     def __init__(self, parts: tuple[memoryview, list[memoryview]]) -> None:
@@ -129,7 +129,26 @@ def has_lost_file(store: PublishedStore) -> bool:
     return isinstance(store, SegmentStore) and store.has_lost_file()
 
 
-class BytesStore:
+class LaidOut:
+    """A payload in memory that this process has mapped."""
+
+    layout: Layout
+    _view: npt.NDArray[np.uint8]
+
+    def parts(self) -> tuple[memoryview, list[memoryview]]:
+        """Views of this memory."""
+        return self.layout.split(self._view)
+
+    def reader(self) -> Reader:
+        """See ``PublishedStore``."""
+        return _AtHand(self.parts())
+
+    def value(self) -> Any:
+        """Decode the value over this memory."""
+        return codec.decode(*self.parts())
+
+
+class BytesStore(LaidOut):
     """A small payload, as bytes of this process."""
 
     def __init__(self, data: bytes, layout: Layout) -> None:
@@ -147,17 +166,6 @@ class BytesStore:
         for part, (start, length) in zip(parts, layout.parts, strict=True):
             data[start : start + length] = mapping.memory_of(part)
         return cls(bytes(data), layout)
-
-    def parts(self) -> tuple[memoryview, list[memoryview]]:
-        """Views of these bytes."""
-        return self.layout.split(self._view)
-
-    def reader(self) -> Reader:
-        return AtHand(self.parts())
-
-    def value(self) -> Any:
-        """Decode the value over these bytes."""
-        return codec.decode(*self.parts())
 
     def private_value(self) -> Any:
         """Decode the value over copies of its buffers."""
@@ -205,7 +213,7 @@ class RefusedStore:
         """Nothing to release."""
 
 
-class SegmentStore:
+class SegmentStore(LaidOut):
     """A payload in a sealed segment. Without a descriptor no private copies can be made."""
 
     def __init__(
@@ -227,17 +235,6 @@ class SegmentStore:
         self.mark = mark
         self.nbytes = layout.size
         self._view = mapping.view(fd, layout.size) if mapped is None else mapped
-
-    def parts(self) -> tuple[memoryview, list[memoryview]]:
-        """Views of the segment."""
-        return self.layout.split(self._view)
-
-    def reader(self) -> Reader:
-        return AtHand(self.parts())
-
-    def value(self) -> Any:
-        """Decode the value over the segment."""
-        return codec.decode(*self.parts())
 
     def private_value(self) -> Any:
         """Decode the value over copy-on-write pages of the segment."""

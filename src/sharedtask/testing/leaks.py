@@ -37,9 +37,8 @@ def assert_nothing_left(
 def forget_publications() -> None:
     """Release cached publications of values and functions that are still alive."""
     for backend in registry.running():
-        cache = getattr(backend, "_cache", None)
-        if cache is not None:
-            cache.clear()
+        if backend.publications is not None:
+            backend.publications.clear()
 
 
 def warm_up(workers: int = 2) -> None:

@@ -30,8 +30,6 @@ from .folder import Folder
 from .work_items import OpenCall, WorkItem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from sharedtask.options import Options
 
 # Round trip of a chunk.
@@ -94,21 +92,10 @@ class LokyBackend(Backend):
     def session(self, call: Call, sink: Sink) -> Session:
         return _LokySession(self, call, sink)
 
-    def stored(self, tokens: Iterable[int]) -> list[int]:
-        known, wanted = self._made, set(tokens)
-        publications = [] if known is None else known.cache.publications()
-        return [p.nbytes for p in publications if p.token in wanted]
-
-    def forget(self, tokens: Iterable[int]) -> None:
-        if self._made is not None:
-            self._made.cache.forget(tokens)
-
-    def limit(self) -> int:
-        return self.workers.folder.limit()
-
     @property
-    def _cache(self) -> ShareCache | None:
-        return None if self._made is None else self._made.cache
+    def publications(self) -> ShareCache | None:
+        known = self._made
+        return None if known is None else known.cache
 
     def close(self) -> None:
         with self._lock:

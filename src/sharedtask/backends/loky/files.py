@@ -17,7 +17,7 @@ from sharedtask.memory.segments import Layout
 from sharedtask.memory.strided import pieces
 from sharedtask.serialization import codec
 from sharedtask.store import stores
-from sharedtask.store.stores import AtHand, BytesStore
+from sharedtask.store.stores import BytesStore, LaidOut
 from sharedtask.system import interrupts
 
 if TYPE_CHECKING:
@@ -27,29 +27,17 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from sharedtask.memory.payload import Payload
-    from sharedtask.store.stores import PublishedStore, Reader
+    from sharedtask.store.stores import PublishedStore
 
     from .folder import Folder
 
 
-class FileStore:
+class FileStore(LaidOut):
     """A payload in a file, through pages that the hardware protects from writes."""
 
     def __init__(self, path: str, layout: Layout) -> None:
         self.path, self.layout, self.nbytes = path, layout, layout.size
         self._view = _mapped(path, mmap.ACCESS_READ)
-
-    def parts(self) -> tuple[memoryview, list[memoryview]]:
-        """Views of the file."""
-        return self.layout.split(self._view)
-
-    def reader(self) -> Reader:
-        """See ``PublishedStore``."""
-        return AtHand(self.parts())
-
-    def value(self) -> Any:
-        """Decode the value over the file."""
-        return codec.decode(*self.parts())
 
     def private_value(self) -> Any:
         """Decode the value over copy-on-write pages of the file."""

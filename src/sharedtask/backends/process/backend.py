@@ -33,7 +33,7 @@ from .pool import Pool
 from .work_items import OpenCall
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator
     from queue import SimpleQueue
 
     from sharedtask.backends.leasing import Leases
@@ -73,15 +73,9 @@ class ProcessBackend(Backend):
     def session(self, call: Call, sink: Sink) -> Session:
         return _ProcessSession(self, self._cache, call, sink)
 
-    def stored(self, tokens: Iterable[int]) -> list[int]:
-        wanted = set(tokens)
-        return [p.nbytes for p in self._cache.publications() if p.token in wanted]
-
-    def forget(self, tokens: Iterable[int]) -> None:
-        self._cache.forget(tokens)
-
-    def limit(self) -> int:
-        return self._cache.limit
+    @property
+    def publications(self) -> ShareCache:
+        return self._cache
 
     def close(self, *, silent: bool = False) -> None:
         with self._lock:

@@ -30,7 +30,7 @@ from .runtime import Capacity, Runtime
 from .work_items import OpenCall, WorkItem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
     from queue import SimpleQueue
 
     from sharedtask.backends.leasing import Leases
@@ -141,22 +141,10 @@ class RayBackend(Backend):
     def session(self, call: Call, sink: Sink) -> Session:
         return _RaySession(self, call, sink)
 
-    def stored(self, tokens: Iterable[int]) -> list[int]:
-        wanted = set(tokens)
-        return [p.nbytes for p in self._cached() if p.token in wanted]
-
-    def _cached(self) -> list[Any]:
+    @property
+    def publications(self) -> ShareCache | None:
         known = self._connection
-        return [] if known is None else known.cache.publications()
-
-    def forget(self, tokens: Iterable[int]) -> None:
-        known = self._connection
-        if known is not None:
-            known.cache.forget(tokens)
-
-    def limit(self) -> int:
-        known = self._connection
-        return 0 if known is None else known.cache.limit
+        return None if known is None else known.cache
 
     def close(self) -> None:
         with self._lock:

@@ -57,6 +57,8 @@ NUMPY_TYPES: tuple[Any, ...] = (
     np.uint32,
     np.uint64,
 )
+# Values of these types cannot be changed.
+FIXED_TYPES: frozenset[type] = PLAIN_TYPES.union(NUMPY_TYPES, (range, type(...)))
 NUMPY_CODES: dict[type, int] = {cls: code for code, cls in enumerate(NUMPY_TYPES)}
 _MODES: dict[type, int] = {
     **dict.fromkeys(PLAIN_TYPES, SCALARS),
