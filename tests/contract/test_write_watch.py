@@ -296,31 +296,22 @@ def mapped_file(folder: Path, count: int) -> Any:
     return np.memmap(folder / "numbers", np.float64, "w+", shape=(count,))
 
 
-# Memory that a task in a worker process finds mapped again, where it cannot be written.
-PLACES: dict[str, Callable[[Path, int], Any]] = {
-    "mapped file": mapped_file,
-    "handle": lambda _, count: sharedtask.share(np.zeros(count)),
-}
-
-
 def add_one(_: int, table: Shared[Any]) -> float:
     ADD(table, [0], 1)
     return float(table[0])
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_small_array_that_is_shared_already(local: str, place: str, tmp_path: Path) -> None:
+def test_small_array_of_a_mapped_file(local: str, tmp_path: Path) -> None:
     """A write that bypasses numpy's flag is an error at its item, and does not end the program."""
-    value = PLACES[place](tmp_path, 100)
+    value = mapped_file(tmp_path, 100)
     with pytest.raises(ChangedValueError) as caught:
         parallel(add_one).with_options(backend=local).map(range(2), table=value)  # type: ignore[arg-type]
     assert range(1) == caught.value.items
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_large_array_that_is_shared_already(local: str, place: str, tmp_path: Path) -> None:
+def test_large_array_of_a_mapped_file(local: str, tmp_path: Path) -> None:
     """There it is told, as in any array of the caller."""
-    value = PLACES[place](tmp_path, 200_000)
+    value = mapped_file(tmp_path, 200_000)
     task = parallel(add_one).with_options(backend=local, workers=1, chunksize=2)  # type: ignore[arg-type]
     with pytest.warns(ChangedValueWarning, match="wrote to an array of table"):
         assert [1.0, 2.0] == task.map(range(2), table=value)
@@ -339,7 +330,7 @@ def test_unmarked_array_born_shared(local: str) -> None:
     assert 0 == array[0]
 
 
-BORN_SHARED = """
+IN_SHARED_MEMORY = """
 import numpy as np, sharedtask
 from sharedtask import Shared, parallel
 
@@ -347,11 +338,13 @@ from sharedtask import Shared, parallel
 def add(_, table: Shared[np.ndarray]):
     np.add.at(table, [0], 1)
 
-add.map(range(2), table=sharedtask.zeros(100))
+add.map(range(2), table={value})
 """
 
 
-def test_array_born_shared_is_protected_by_the_kernel(local: str) -> None:
+@pytest.mark.parametrize("value", ["sharedtask.zeros(100)", "sharedtask.share(np.zeros(10_000))"])
+def test_array_in_shared_memory_is_protected_by_the_kernel(local: str, value: str) -> None:
     """As in a worker process; but here the process that ends is the program."""
-    ran = subprocess.run([sys.executable, "-c", BORN_SHARED.format(backend=local)], check=False)
+    text = IN_SHARED_MEMORY.format(backend=local, value=value)
+    ran = subprocess.run([sys.executable, "-c", text], check=False)
     assert -signal.SIGSEGV == ran.returncode

@@ -16,18 +16,17 @@ import numpy as np
 from sharedtask.annotations import Role
 from sharedtask.errors import SharedTaskError
 from sharedtask.memory import mapping
-from sharedtask.memory.payload import Payload
 from sharedtask.serialization import codec
 from sharedtask.serialization.filled import unshareable
 from sharedtask.store.handles import Handle
-from sharedtask.store.stores import SEGMENT_FROM, BytesStore, SegmentStore
+from sharedtask.store.stores import SEGMENT_FROM, BytesStore
 from sharedtask.system.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sharedtask.memory.payload import Payload
     from sharedtask.memory.strided import Bytes
-    from sharedtask.store.publication import Publication
 
     from .base import Call, SharedValue
 
@@ -57,9 +56,9 @@ class LocalView:
         if not isinstance(shared.value, Handle):
             return cls._over(name, private, _encoded(call, name, shared.value, private=private))
         publication = shared.value.publication
-        if private and publication.nbytes >= SEGMENT_FROM:
+        if publication.nbytes >= SEGMENT_FROM:
             return cls(name, private, publication.value, publication.private_value)
-        return cls._over(name, private, _published(publication))
+        return cls._over(name, private, publication.payload())
 
     @classmethod
     def _over(cls, name: str, private: bool, payload: Payload) -> LocalView:
@@ -82,15 +81,6 @@ class LocalView:
     def restore(self) -> bool:
         """Undo writes into small arrays; returns whether there were any."""
         return self.memory is not None and self.memory.restore()
-
-
-def _published(publication: Publication) -> Payload:
-    """A published value over memory that this process may write: copy-on-write pages."""
-    store = publication.store
-    if publication.is_in_place or not isinstance(store, SegmentStore):
-        return publication.payload()
-    head, buffers = store.private_parts()
-    return Payload(bytes(head), tuple(np.frombuffer(buffer, np.uint8) for buffer in buffers))
 
 
 def _encoded(call: Call, name: str, value: object, *, private: bool) -> Payload:

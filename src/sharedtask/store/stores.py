@@ -238,16 +238,12 @@ class SegmentStore(LaidOut):
 
     def private_value(self) -> Any:
         """Decode the value over copy-on-write pages of the segment."""
-        return codec.decode(*self.private_parts())
-
-    def private_parts(self) -> tuple[memoryview, list[memoryview]]:
-        """Copy-on-write views of the segment."""
         self.restore()
         if self.fd is None:
             msg = "a segment without a descriptor was asked for a private copy"
             raise ValueError(msg)
         mapped = mapping.view(self.fd, self.layout.size, private=True)
-        return self.layout.split(mapped)
+        return codec.decode(*self.layout.split(mapped))
 
     def has_lost_file(self) -> bool:
         """Whether the program has closed the descriptor."""
