@@ -82,16 +82,20 @@ def _glance() -> tuple[Any, ...]:
 
 def _seen(recent: list[_Seen]) -> _Seen:
     """Read the settings, which may look other than before and be the same."""
-    for _ in range(_TRIES):
-        glance, state = _glance(), _state()
-        if glance == _glance():
-            break
-    else:  # this state may be another's than the glance: it is not found again
-        glance = ()
+    glance, state = _read()
     for known in recent:
         if known.state == state:
             return replace(known, glance=glance)
     return _Seen(glance, state, _settings_for(state), _settings_for(state, elsewhere=True))
+
+
+def _read() -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The settings with their glance: an empty one, which is not found again, while they change."""
+    for _ in range(_TRIES):
+        glance, state = _glance(), _state()
+        if glance == _glance():
+            return glance, state
+    return (), _state()
 
 
 def _settings_for(state: tuple[Any, ...], *, elsewhere: bool = False) -> ProcessSettings:
