@@ -37,8 +37,7 @@ def part(name: str) -> str:
     parts = [f"## {name}", f"**{title}**", rest.strip(), NEEDS.get(name, "")]
     if name in PICTURES:
         parts.append(f"![{title}](img/{PICTURES[name]})")
-    printed = [f"It prints:\n\n```text\n{text}```" for text in recorded(name)[:1]]
-    parts += printed or ["It prints times of your machine: run it to see them."]
+    parts += [f"It prints:\n\n```text\n{text}```" for text in recorded(name)[:1]]
     code = f"```python\n{source}```".replace("\n", "\n    ")
     parts.append(f'??? example "Code of examples/{name}"\n\n    {code}')
     return "\n\n".join(each for each in parts if each)

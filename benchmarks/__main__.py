@@ -96,7 +96,7 @@ def measure(effort: Effort, rows: Collection[str], peers: set[str]) -> Results:
     if "memory" in rows:
         say("memory")
         holders = HOLDERS if effort is not QUICK else ("ours",)
-        results.memory = dict(extras.memory(effort, [name for name in holders if name in peers]))
+        results.memory = dict(extras.memory([name for name in holders if name in peers]))
     if ray_rows.installed() and "ours" in peers:
         measure_ray(effort, rows, results)
     if "ours" in peers:
