@@ -103,6 +103,7 @@ docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.dev
+	@$(BIN)/python -m compileall -q src benchmarks
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.trace_rows
 
