@@ -123,6 +123,31 @@ def test_attributes_of_a_derived_class_are_carried(name: str) -> None:
         assert value == made
 
 
+PANDAS: dict[str, Callable[[Any], Any]] = {
+    "frame": lambda pd: pd.DataFrame({"a": [1, 2]}),
+    "series": lambda pd: pd.Series([1, 2]),
+    "index": lambda pd: pd.Index([1, 2], name="n"),
+    "range": lambda pd: pd.RangeIndex(2, name="n"),
+    "names": lambda pd: pd.Index(["a", "b"]),
+    "several": lambda pd: pd.MultiIndex.from_tuples([(1, 2), (3, 4)], names=["a", "b"]),
+    "times": lambda pd: pd.date_range("2020", periods=2),
+    "lengths": lambda pd: pd.to_timedelta([1, 2]),
+    "categories": lambda pd: pd.CategoricalIndex(["a", "b"]),
+    "intervals": lambda pd: pd.IntervalIndex.from_breaks([0, 1, 2]),
+    "periods": lambda pd: pd.period_range("2020", periods=2, freq="D"),
+}
+
+
+@pytest.mark.parametrize("name", PANDAS)
+def test_attributes_set_on_frames_and_indexes_are_carried(name: str) -> None:
+    """pandas leaves them out of its pickles, of most kinds without a word."""
+    value = PANDAS[name](pytest.importorskip("pandas"))
+    object.__setattr__(value, "note", {"unit": [1]})
+    made = through(value)
+    assert (type(value), {"unit": [1]}) == (type(made), made.note)
+    assert value.equals(made)
+
+
 def test_object_without_attributes_travels_as_before() -> None:
     """Nothing follows where there is nothing."""
     for name in DERIVED.keys() - {"Random"}:  # which has attributes

@@ -67,6 +67,15 @@ _BY_NAME: Mapping[str, tuple[str, str]] = {
     "rdkit.Chem.rdChemReactions.ChemicalReaction": ("completed", "reduce_molecule"),
     "spacy.vocab.Vocab": ("completed", "reduce_vocabulary"),
 }
+# The indexes of pandas that pickle in a way of their own, by their modules in pandas 2.
+_INDEXES = {
+    "base": "Index",
+    "datetimes": "DatetimeIndex",
+    "interval": "IntervalIndex",
+    "multi": "MultiIndex",
+    "range": "RangeIndex",
+    "timedeltas": "TimedeltaIndex",
+}
 # Of these and all classes derived from them.
 _BY_BASE: Mapping[str, tuple[str, str]] = {
     "pyarrow.lib.Array": ("arrow", "reduce_array"),
@@ -91,6 +100,11 @@ _BY_BASE: Mapping[str, tuple[str, str]] = {
     "rtree.index.Index": ("lossy", "refuse_index"),
     "PIL.Image.Image": ("lossy", "reduce_image"),
     "PIL.ImageFile.ImageFile": ("lossy", "reduce_image"),
+    **{
+        f"{home}.{name}": ("completed", "reduce_with_public")
+        for module, name in _INDEXES.items()
+        for home in ("pandas", f"pandas.core.indexes.{module}")
+    },
 }
 
 _registered: dict[type, Callable[[Any], Any]] = {}
