@@ -63,20 +63,20 @@ CELLS = (
         _mounts("mount -o remount,bind,ro /dev/shm", "{python}", DENIED, "memfd", "{program}"),
     ),
     Cell("no /proc", _mounts("mount -t tmpfs none /proc", *_RUN), lacks="`Locked`, names"),
-    Cell("everything read-only but /dev/shm", _mounts("mount -o remount,bind,ro /", *_RUN)),
-    Cell("PID and network of its own", ("unshare", "--pid", "--net", "--fork", *_RUN)),
+    Cell("everything read-only except /dev/shm", _mounts("mount -o remount,bind,ro /", *_RUN)),
+    Cell("separate PID and network namespaces", ("unshare", "--pid", "--net", "--fork", *_RUN)),
     Cell("64 open files", ("sh", "-c", 'ulimit -n 64 && exec "$@"', "sh", *_RUN)),
     Cell(
         "no HOME, no TMPDIR, `LC_ALL=C`", ("env", "-u", "HOME", "-u", "TMPDIR", "LC_ALL=C", *_RUN)
     ),
     Cell(
-        "macOS, as the tests play it",
+        "macOS, simulated",
         variables=environment("mac"),
         tests=(CONFORMANCE, "-k", "TestBackend and ([serial or [thread or [process)"),
         lacks="`Locked`, names",
     ),
     Cell(
-        "Windows, as the tests play it",
+        "Windows, simulated",
         variables=environment("windows"),
         tests=("--noconftest", "tests/simulated/contract.py"),
         lacks="`Locked`, names, `memory_limit`, `tasks_per_worker`",
@@ -161,17 +161,17 @@ def table(only: str) -> str:
 
 def _about() -> str:
     return (
-        f"{platform.platform()}, Python {platform.python_version()}; `make systems` runs it again."
+        f"{platform.platform()}, Python {platform.python_version()}; `make systems` repeats this."
     )
 
 
 _HEAD = """# Places
 
-*Program*: values shared, changed, copied, given by a handle; a worker killed, a time limit, large
-results. *Tests*: a part of the suite. What is missing there is refused with a sentence that says
-what to do.
+*Program* shares values, changes them, copies them and passes a handle; a worker is killed, a task
+exceeds its time limit, results are large. *Tests* is a part of the suite. A feature that is missing
+in a place raises an error that says what to do.
 
-| where | what ran | result | not there |
+| where | what ran | result | missing |
 |---|---|---|---|"""
 
 
