@@ -40,7 +40,7 @@ class Role(enum.Enum):
 
 
 class Made(enum.Enum):
-    """Arguments that the caller does not pass: they are created for each item."""
+    """Arguments that the caller does not pass: the worker creates them for each item."""
 
     RNG = "rng"
 
@@ -51,7 +51,7 @@ Shared = Annotated[T, Role.SHARED]
 """Read-only in the task, in shared memory, never copied per item."""
 
 CopyOnWrite = Annotated[T, Role.COPY_ON_WRITE]
-"""Scratch memory: its writes are invisible to the caller and to the next item.
+"""Scratch memory: the caller and other items do not see writes.
 
 Writable in the task and private to its item. For results use Partitioned and Reduced.
 """
@@ -60,10 +60,10 @@ Partitioned = Annotated[T, Role.PARTITIONED]
 """Writable in the task: the item's own block of the caller's array, and no other part."""
 
 Reduced = Annotated[T, Role.REDUCED]
-"""In the task an array of its worker, to add to; all are combined into the caller's array."""
+"""In the task an array of the worker, to add to; the call combines all of them in the caller's."""
 
 PerWorker = Annotated[T, Role.PER_WORKER]
-"""In the task a value that its worker made once and keeps; see ``per_worker``."""
+"""In the task a value that the worker made once and keeps; see ``per_worker``."""
 
 
 # The class of ``Annotated[...]``, which typing has no public name for.

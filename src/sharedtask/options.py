@@ -50,7 +50,7 @@ MAX_WORKERS = 1000
 
 
 class OptionsDict(TypedDict, total=False):
-    """The options as keyword arguments, for ``Unpack``; nearer settings win over farther ones."""
+    """The options as keyword arguments, for ``Unpack``."""
 
     backend: Backend
     workers: int | None
@@ -76,14 +76,15 @@ class OptionsDict(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Every option of one run, fully decided.
+    """Every option of one run, after all sources were merged.
 
     Attributes:
-        backend: Where tasks run; "auto" is Ray where Ray is initialised, else "process". Where
-            there is no fork, "process" has the workers of "loky".
+        backend: Where tasks run; "auto" is "ray" if the program has initialised Ray, "thread"
+            without a GIL or if there are no worker processes, else "process". Without fork,
+            "process" uses the workers of "loky".
         workers: How many tasks run at once, 1 to 1000; None: the CPUs this process may use.
         chunksize: Items that are sent together, at least 1, or "auto".
-        buffersize: Items taken from the input ahead of the results; None: chosen by the run.
+        buffersize: Items read from the input ahead of the results; None: the run decides.
         progress: Whether a bar is shown.
         desc: Text before the bar; a text without progress=True turns the bar on.
         timeout: Seconds one task may take, above 0; None: no limit.
@@ -92,25 +93,24 @@ class Options:
         return_exceptions: Whether a failed item's result is its exception.
         verify: "content" looks for changes in shared values; "compare" does so without the
             kernel's tracking, for memory that hardware writes; "identity" assumes there are none.
-        captured: "share" puts large unmarked arrays (in the function's closure, in
-            ``self``, in arguments) into shared memory, each by itself and once; "copy" pickles them
-            with their containers.
+        captured: "share" puts each large unmarked array (in the function's closure, in ``self``, in
+            arguments) into shared memory once; "copy" pickles them with their containers.
         strict: The reaction to a task that changes keys, items or attributes of a shared value.
-            "auto" warns if a check of negligible cost detects it; True is an error,
-            ``ChangedValueError``, for which all but arrays is pickled again after each chunk;
-            False disables the checks.
-        journal: File in which the results of a map are recorded as items finish, so that the same
-            call finds them there after an interruption; None: nothing is recorded.
-        seed: Seed of the generators of parameters annotated ``Rng``: whole numbers from
-            0 up, of any size; None: a new one for every call.
-        memory_limit: Bytes of private memory that a worker process may have; a text such as
-            "512MB" or "2GiB" is taken too. None: no limit.
+            "auto" warns if a check of negligible cost detects it; True raises
+            ``ChangedValueError``, and to detect changes pickles everything except arrays again
+            after each chunk; False disables the checks.
+        journal: File that records the results of a map as items finish, so that
+            the same call finds them there after an interruption; None: no file.
+        seed: Seed of the generators of parameters annotated ``Rng``: one or more whole
+            numbers from 0 up, of any size; None: a new seed for every call.
+        memory_limit: Bytes of private memory that a worker process may use, or
+            a string such as "512MB" or "2GiB". None: no limit.
         tasks_per_worker: Items after which a worker process is replaced; None: never.
-        logs: Whether what tasks log, and their warnings, are handled in the caller.
+        logs: Whether the caller handles log records and warnings of tasks.
         initializer: Called once in each worker before its first item of the task: a callable
             without arguments, or ``(callable, args)``. Held as a ``Recipe``.
-        ray_options: With Ray, the needs of every task: ``{"num_gpus": 0.25, "memory": 2e9}``, the
-            options of Ray's own tasks by their names there.
+        ray_options: With Ray, the resources that every task needs, under the names of
+            ``ray.remote``: ``{"num_gpus": 0.25, "memory": 2e9}``.
 
     Raises:
         OptionsError: A value is outside what its option allows.
@@ -475,9 +475,9 @@ class Defaults:
 
 @shortened
 def defaults(**options: Unpack[OptionsDict]) -> Defaults:
-    """Return a context manager inside which these options hold unless a task sets them.
+    """Return a context manager inside which these options apply, unless a task sets them.
 
-    It counts for the current thread or asyncio task; inner blocks win over outer ones.
+    It applies to the current thread or asyncio task; inner blocks override outer ones.
 
     Raises:
         OptionsError: A name is unknown or a value is outside what its option allows.

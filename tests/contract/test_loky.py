@@ -2,6 +2,7 @@
 
 import gc
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,18 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A place for folders."""
     monkeypatch.setenv("SHAREDTASK_STORE_DIR", str(tmp_path))
     return tmp_path
+
+
+def test_folder_is_closed_to_others(home: Path) -> None:
+    """Only the caller's user can open the folder with its values, whatever the umask is."""
+    umask = os.umask(0)
+    try:
+        mine = folder.Folder()
+    finally:
+        os.umask(umask)
+    assert 0o700 == stat.S_IMODE(mine.path.stat().st_mode)
+    mine.remove()
+    assert [] == list(home.iterdir())
 
 
 def test_folders_of_dead_callers_are_swept(home: Path) -> None:

@@ -20,19 +20,19 @@ _ORDERS = ("C", "F", "c", "f")
 def empty(
     shape: Shape, dtype: npt.DTypeLike = float, order: Literal["C", "F"] = "C"
 ) -> npt.NDArray[Any]:
-    """A new array in shared memory.
+    """Return a new array in shared memory.
 
-    It is an ordinary writable array. Passed to a task it is not copied, and writes of the caller,
-    or of a task that may write it, are visible to the other at once. The memory is freed with the
-    last array over it, including views and those in workers.
+    It is an ordinary writable array. Tasks get it without a copy: the caller sees writes of tasks
+    that may write to it, and tasks see writes of the caller, immediately. The memory is freed with
+    the last array over it, including views and arrays in workers.
 
     Args:
-        shape: Length of every axis, or the length of the only one.
+        shape: Length of each axis, or one number for a single axis.
         dtype: Any type without Python objects.
-        order: "C" or "F": whether the last or the first axis is dense in memory.
+        order: "C" or "F": whether the last or the first axis is contiguous in memory.
 
     Returns:
-        An array of ``shape``; its contents are zeros at present, which is not promised.
+        An array of ``shape`` with arbitrary contents (at present zeros).
 
     Raises:
         UnshareableError: ``dtype`` contains Python objects.
@@ -81,10 +81,10 @@ def array(value: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> npt.NDArr
 
     Args:
         value: An array, or anything that ``numpy.asarray`` accepts.
-        dtype: The type of the new array; None: that of ``value``.
+        dtype: The dtype of the new array; None: that of ``value``.
 
     Returns:
-        An array of the same shape and values; F order stays F order.
+        An array of the same shape and values; F order is kept.
 
     Raises:
         UnshareableError: The values are Python objects.

@@ -1,6 +1,6 @@
 """``share(value)``: a snapshot that is published once, by hand, and never checked again.
 
-With a name it is available to unrelated processes, by ``attach(name)``.
+With a name, unrelated processes can use it through ``attach(name)``.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Handle(_FitsEverywhere, Generic[T]):
     def value(self) -> T:
         """The value as the workers see it: decoded once from shared memory, read-only.
 
-        With ``attach(name, writable=True)`` it is the array itself, writable.
+        After ``attach(name, writable=True)`` it is the array itself, writable.
 
         Raises:
             ClosedError: The handle is closed.
@@ -121,27 +121,28 @@ class Handle(_FitsEverywhere, Generic[T]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of shared memory that the value takes."""
+        """Bytes of shared memory that the value occupies."""
         return self._publication.nbytes if self._named is None else self._named.nbytes
 
     @property
     def publication(self) -> Publication:
-        """The publication of the handle; ClosedError once it is closed."""
+        """The publication of the handle; raises ClosedError after ``close()``."""
         self._require_open()
         return self._publication
 
     def lease(self) -> Lease:
-        """Use the publication until the lease is released, also if the handle is closed."""
+        """Use the publication until the lease is released, even if the handle is closed first."""
         with self._lock:
             self._require_open()
             return handle_cache.adopt(self._publication)
 
     @interrupts.shielded
     def close(self) -> None:
-        """Free the memory: at once, or when the calls that use it now are done.
+        """Free the memory, immediately or when the calls that use it now are done.
 
-        Values decoded from it stay valid. Closing is idempotent. The process that shared the value
-        under a name also removes the name; a process that attached ends its own use only.
+        Values decoded from it stay valid. Closing is idempotent. In the process that shared the
+        value under a name it also removes the name; in a process that attached, it ends only this
+        use.
         """
         with self._lock:
             if self.closed:
@@ -154,7 +155,7 @@ class Handle(_FitsEverywhere, Generic[T]):
 
     @interrupts.shielded
     def unlink(self) -> None:
-        """Remove the name; processes that have the value keep it, and no other can attach.
+        """Remove the name. Processes that have the value keep it; no other process can attach.
 
         No effect without a name; idempotent. Any process that has a handle of the name may call it.
 
@@ -220,19 +221,19 @@ def kind_of(handle: Handle[Any]) -> str:
 
 
 def share(value: T, name: str | None = None) -> Handle[T]:
-    """Put ``value`` into shared memory and return a handle of it.
+    """Put ``value`` into shared memory and return a handle to it.
 
-    The handle is a snapshot: later changes of ``value`` are not seen, and nothing is checked when
-    it is used, so that a map over a dict of a million entries starts at once. Use it in ``with``,
-    or call ``close()``. To a type checker it fits every parameter, whatever it is a handle of, so
-    passing it needs no cast; ``value`` has the type of what was shared.
+    The handle is a snapshot: tasks do not see later changes of ``value``, and calls do not compare
+    it, so that a map with a dict of a million entries starts immediately. Use it in ``with``, or
+    call ``close()``. Type checkers accept a handle for any parameter, so passing it needs no cast;
+    its ``value`` has the type of the shared value.
 
     Args:
-        value: Anything that can be encoded; arrays inside it are shared without a copy per worker.
+        value: Anything that can be encoded; workers share arrays inside it without a copy.
         name: The name by which other processes of this user and machine ``attach`` it: 1 to 200
-            letters, digits, ``_``, ``-`` and ``.``, not beginning with a dot. An array that is in
-            shared memory already is shared in place, any other is copied into such memory. The name
-            exists until ``close()``, ``unlink()`` or the end of this process.
+            letters, digits, ``_``, ``-`` and ``.``, not beginning with a dot. An array that
+            is already in shared memory is shared in place; any other array is copied there. The
+            name exists until ``close()``, ``unlink()`` or the end of this process.
 
     Returns:
         A handle with ``value`` (read-only), ``nbytes`` (bytes of shared memory) and ``close()``.
@@ -240,8 +241,8 @@ def share(value: T, name: str | None = None) -> Handle[T]:
     Raises:
         UnshareableError: A part of ``value`` cannot be pickled; the text says which.
         StoreFullError: There is not enough memory.
-        NameInUseError: A living process shares something under that name.
-        InvalidNameError: ``name`` cannot be one.
+        NameInUseError: A running process shares a value under that name.
+        InvalidNameError: ``name`` is not a possible name.
         NameRefusedError: The directory of names is not private to this user.
 
     Examples:
@@ -288,20 +289,22 @@ def attach(name: str, *, writable: bool = False) -> Handle[Any]:
     """Use the value that another process has shared under ``name``.
 
     An attached value stays valid when the other process ends. An array is live: writes are
-    visible at once. Any other value is a snapshot.
+    visible immediately. Any other value is a snapshot.
 
     Args:
         name: As given to ``share(value, name=...)``, by a process of this user and machine.
-        writable: The array may be written through ``handle.value``; the writes are visible at once
-            to every process that has it. Concurrent writes of the same element are not prevented.
+        writable: Whether you may write to the array ``handle.value``; every process that
+            has it sees the writes immediately. Nothing prevents concurrent writes to the same
+            element.
 
     Returns:
-        A handle to pass to tasks, with ``value``. Its block or ``close()`` ends this use alone.
+        A handle to pass to tasks, with ``value``. The end of its block, or ``close()``, ends only
+        this use.
 
     Raises:
-        UnknownNameError: Nothing is shared under the name, or its process has ended.
-        NameRefusedError: It is damaged, another user's, or not writable.
-        InvalidNameError: ``name`` cannot be one.
+        UnknownNameError: No value is shared under the name, or its process has ended.
+        NameRefusedError: The entry is damaged, belongs to another user, or is not writable.
+        InvalidNameError: ``name`` is not a possible name.
 
     Examples:
         >>> import numpy as np

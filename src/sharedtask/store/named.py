@@ -1,15 +1,15 @@
-"""Values under a name: how one process keeps them, and how an unrelated one opens them.
+"""Values with a name: one process keeps them, and unrelated processes open them.
 
     keep(value, name)  -> Kept    memory that others can open, and the entry that locates it
     open_named(name)   -> Opened  the same memory, through a descriptor of this process
 
-An array that is in shared memory already is entered in place; any other is copied into
-such memory. Both stay writable on request. Every other value becomes a sealed segment:
+An array that is already in shared memory is shared in place; any other array is copied
+there. Both can be attached writable. Every other value becomes a sealed segment:
 
     buffers | head | table: the entry's nonce, the head's checksum, the offset of each part
 
-The nonce, and the table's own checksum in the entry, tie the segment to the entry, so that nothing
-else is ever unpickled.
+The nonce, and the checksum of the table in the entry, tie the segment to the entry, so that no
+other data is ever unpickled.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Opened:
 def keep(value: Any, name: str) -> Kept:
     """Put a value into memory that others can open.
 
-    Raises the errors of its encoding, and StoreFullError if there is no room.
+    Raises the errors of encoding, and StoreFullError if there is too little memory.
     """
     if type(value) in {np.ndarray, np.memmap} and _can_be_told(value.dtype):
         return _keep_array(value, name)
@@ -187,10 +187,10 @@ def open_named(name: str, *, writable: bool = False) -> Opened:
     """Open the value that another process keeps under a name.
 
     Raises:
-        InvalidNameError: It cannot be a name.
-        UnknownNameError: Nothing is shared under it.
-        NameRefusedError: It is damaged, belongs to others, or is not writable.
-        StoreFullError: This process has no descriptors or no address space left.
+        InvalidNameError: It is not a possible name.
+        UnknownNameError: No value is shared under it.
+        NameRefusedError: The entry is damaged, belongs to another user, or is not writable.
+        StoreFullError: This process has no descriptors or address space left.
     """
     name_registry.check_name(name)
     reason = ""

@@ -50,20 +50,20 @@ def parallel(
     per_worker: Sequence[str] = (),
     **options: Any,
 ) -> Any:
-    """Make a function a task that can be mapped over many items.
+    """Turn a function into a task that can be mapped over many items.
 
     Args:
         function: The function; its first parameter (after ``self`` or ``cls``) gets the item.
-        shared: Names of parameters whose values are shared read-only, as ``Shared[T]`` says.
-        copy_on_write: Names of parameters whose values are shared and writable, private to each
-            item, as ``CopyOnWrite[T]`` says.
-        partitioned: Names of parameters of which each item gets its own block, writable, as
-            ``Partitioned[T]`` says.
-        locked: Names of parameters that tasks read and write under locks, as ``Locked[T]`` says.
-        reduced: Names of parameters that tasks add to, as ``Reduced[T]`` says, with the operation:
-            ``{"best": "max"}``.
-        per_worker: Names of parameters whose value each worker makes for itself, as
-            ``PerWorker[T]`` says.
+        shared: Names of parameters whose values are shared read-only, like ``Shared[T]``.
+        copy_on_write: Names of parameters whose values are shared and writable, private
+            to each item, like ``CopyOnWrite[T]``.
+        partitioned: Names of array parameters of which each item gets its own, writable
+            block, like ``Partitioned[T]``.
+        locked: Names of parameters that tasks read and write under locks, like ``Locked[T]``.
+        reduced: Names of parameters to which tasks add, like ``Reduced[T]``, with the
+            operation: ``{"best": "max"}``.
+        per_worker: Names of parameters whose value each worker makes for
+            itself, like ``PerWorker[T]``.
         **options: Defaults for this task: ``backend``, ``workers``, ``chunksize``, ``buffersize``,
             ``progress``, ``desc``, ``timeout`` (seconds per item), ``retries``, ``retry_on``,
             ``return_exceptions``, ``verify``, ``captured``, ``strict``, ``journal``, ``seed``,
@@ -71,7 +71,7 @@ def parallel(
             ``ray_options``.
 
     Returns:
-        A task: called, it is the function; ``map``, ``imap``, ``submit`` ... run it for many items.
+        A task. Calling it calls the function; ``map``, ``imap``, ``submit`` ... run many items.
 
     Raises:
         DefinitionError: The declaration cannot work; the text shows the signature.
@@ -113,7 +113,7 @@ def define(
     lists: Lists,
     options: Mapping[str, Any],
 ) -> Task[P, R]:
-    """Create a task and check it at once."""
+    """Create a task and check it immediately."""
     if isinstance(function, Task):
         msg = f"{name_of(function)}() is a task already. Use with_options() to change its options."
         raise DefinitionError(msg)

@@ -47,9 +47,9 @@ _ELSEWHERE = {
 class Executor(futures.Executor):
     """A ``concurrent.futures.Executor`` on the workers that all tasks of the process share.
 
-    It runs functions of any kind, including lambdas, closures and those of scripts. Large arrays in
-    arguments and closures go into shared memory automatically, once as long as they live and do not
-    change, and are read-only in a call. If a worker dies, only its call fails.
+    It runs functions of any kind, including lambdas, closures and those of scripts. Large
+    arrays in arguments and closures go into shared memory automatically, and again only after a
+    change; in a call they are read-only. If a worker dies, only its call fails.
 
     Args:
         max_workers: Number of calls of this executor that run at the same time; None for all CPUs
@@ -60,10 +60,11 @@ class Executor(futures.Executor):
         initargs: Its arguments.
         **options: ``backend``, ``timeout`` (seconds per call), ``retries``, ``retry_on``,
             ``return_exceptions``, ``verify``, ``captured``, ``strict``, ``progress`` and ``desc``
-            (of ``map``), ``memory_limit``, ``tasks_per_worker``, ``ray_options``: see ``parallel``.
+            (of ``map``), ``memory_limit``, ``tasks_per_worker``, ``logs``, ``ray_options``: see
+            ``parallel``.
 
     Raises:
-        OptionsError: An option is unknown, out of range, or has another name here.
+        OptionsError: An option is unknown, out of range, or not available here.
 
     Examples:
         >>> import sharedtask
@@ -141,19 +142,20 @@ class Executor(futures.Executor):
         chunksize: int | Literal["auto"] = "auto",
         buffersize: int | None = None,
     ) -> Iterator[T]:
-        """Like the builtin ``map``: the calls start immediately, results are in order.
+        """Like the builtin ``map``, but all calls start immediately; results are in order.
 
         Args:
             fn: Called with one element of each iterable, to the end of the shortest.
             *iterables: Read to their end before this returns, unless there is a ``buffersize``.
-            timeout: Seconds from now, after which a missing result raises TimeoutError.
-            chunksize: Number of calls that are sent together; "auto" decides by their time.
-            buffersize: Maximum number of calls that have started and whose results you have not
+            timeout: Seconds from now after which a missing result raises TimeoutError.
+            chunksize: Number of calls that are sent together; "auto" chooses it by their duration.
+            buffersize: Maximum number of started calls whose results you have not
                 taken: the iterables are read as you take results, and may be endless.
 
         Returns:
-            An iterator of the results. It raises the error of a call in the place of its result,
-            and ends. Calls that have not started by then, or when you close it, do not run.
+            An iterator over the results. If a call failed, it raises the error in the place of
+            the result, and ends. Calls that have not started by then, or when you close it, do not
+            run.
 
         Raises:
             OptionsError: ``chunksize`` or ``buffersize`` is out of range.
@@ -219,7 +221,7 @@ class Executor(futures.Executor):
         """End a call, waiting or running; its worker is replaced. See ``TaskFuture.kill``.
 
         Returns:
-            Whether this has ended it. False if it was done, or is no call of this library.
+            Whether this ended it. False if it was done, or is not a future of this library.
 
         Examples:
             >>> import sharedtask, time
@@ -230,11 +232,11 @@ class Executor(futures.Executor):
         return future.kill() if isinstance(future, TaskFuture) else False
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Begin no more calls. The workers stay: they are those of all tasks of the process.
+        """Accept no more calls. The workers stay, because all tasks of the process use them.
 
         Args:
-            wait: Whether to wait for the calls that were begun. They are finished in any case.
-            cancel_futures: Whether calls that wait, and maps, are cancelled.
+            wait: Whether to wait for pending calls. They finish in any case.
+            cancel_futures: Whether to cancel maps, and calls that have not started.
         """
         here = self._here()
         here.is_shut = True

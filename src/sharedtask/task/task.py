@@ -1,6 +1,6 @@
 """``Task``: the decorated function.
 
-Called, it is the function; ``map`` and its family run it over many items.
+Calling it calls the function; ``map`` and similar methods run it over many items.
 """
 
 from __future__ import annotations
@@ -127,18 +127,18 @@ class Runs(Generic[P, R]):
 
         Args:
             items: The values of the first parameter, one after the other. Not a str or bytes.
-            *args: Further positional arguments, the same for every item.
-            **kwargs: Further arguments of the function, the same for every item. Shared ones are
-                put into shared memory once; others are copied with each chunk.
+            *args: Further positional arguments, the same for all items.
+            **kwargs: Further arguments of the function, the same for all items. Shared
+                ones are put into shared memory once; others are copied with each chunk.
 
         Returns:
-            One result per item. With ``return_exceptions``, failed items give their exception
-            instead.
+            One result per item. With ``return_exceptions`` the result of a failed item
+            is its exception.
 
         Raises:
             ArgumentError: An argument is missing, extra, or does not match its annotation.
-            Exception: What the task raised for an item, as itself, with a note naming the item;
-                if several items failed, that of the first.
+            Exception: The exception that the task raised, with a note that names
+                the item; if several items failed, that of the first.
             WorkerDiedError: The worker ended while it ran an item.
             TaskTimeoutError: An item took longer than ``timeout`` seconds.
 
@@ -167,20 +167,20 @@ class Runs(Generic[P, R]):
     ) -> A:
         """Like ``map``; result i is written to ``out[i]``, by the worker that computed it.
 
-        No result is sent if ``out`` is in shared memory (``empty``, ``zeros`` ...). A value that
-        does not fit ``out[i]`` is treated as numpy does in an assignment.
+        No result is sent if ``out`` is in shared memory (``empty``, ``zeros`` ...). If a
+        value does not fit ``out[i]``, its item fails as the assignment would.
 
         Args:
-            out: A writable array, its first axis as long as there are items.
+            out: A writable array whose first axis has one entry for each item.
             items: See ``map``.
             *args: See ``map``.
             **kwargs: See ``map``.
 
         Returns:
-            ``out``. The places of failed items are unchanged.
+            ``out``. The entries of failed items are unchanged.
 
         Raises:
-            ArgumentError: ``out`` cannot be written, or does not have a place for each item.
+            ArgumentError: ``out`` is read-only, or does not have one entry for each item.
             ExceptionGroup: With ``return_exceptions``, after all items: the exceptions.
             Exception: See ``map``.
 
@@ -202,7 +202,7 @@ class Runs(Generic[P, R]):
         return out
 
     def starmap(self, items: Iterable[Iterable[Any]], /, **kwargs: Any) -> list[R]:
-        """Like ``map``; every item is a tuple that fills the first parameters.
+        """Like ``map``, but each item is a tuple that is unpacked into the first parameters.
 
         Examples:
             >>> from sharedtask import parallel
@@ -222,10 +222,11 @@ class Runs(Generic[P, R]):
     def imap(
         self: Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
     ) -> Generator[R, None, None]:
-        """Like ``map``, as a stream: results in order, each as soon as all earlier ones are ready.
+        """Like ``map``, but a stream: results in order, each as soon as all earlier ones are ready.
 
-        Items are taken only as fast as results are: at most ``buffersize`` items are in flight or
-        wait ahead of the caller, so ``items`` may be endless. Leaving the loop stops the workers.
+        Items are read only as fast as you take results: at most ``buffersize`` items are in
+        flight or finished ahead of you, so ``items`` may be endless. Leaving the loop stops the
+        workers.
 
         Examples:
             >>> from itertools import count
@@ -243,7 +244,7 @@ class Runs(Generic[P, R]):
     def imap_unordered(
         self: Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
     ) -> Generator[R, None, None]:
-        """Like ``imap``, in the order in which results are ready."""
+        """Like ``imap``, but in the order in which results become ready."""
         run, _ = self._prepare(items, args, kwargs, streams=True)
         return as_completed(run)
 
@@ -252,9 +253,9 @@ class Runs(Generic[P, R]):
     ) -> TaskFuture[R]:
         """Run the task for one item and return a future of its result.
 
-        It is a future of the standard library, with a ``kill()`` that ends a running item. With
-        a ``seed`` the items that one task object submits have the random numbers of items 0, 1, 2
-        ... of a map, in the order in which they are submitted.
+        It is a standard library future, with a ``kill()`` that ends a running item.
+        With a ``seed`` the items that one task object submits get the random numbers of
+        items 0, 1, 2 ... of a map, in the order of the submits.
 
         Examples:
             >>> from sharedtask import parallel
@@ -272,7 +273,7 @@ class Runs(Generic[P, R]):
     async def amap(
         self: Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
     ) -> list[R]:
-        """``map`` for a coroutine: it does not block the event loop.
+        """``map`` for coroutines: it does not block the event loop.
 
         Cancelling it stops the run.
         """
@@ -290,7 +291,7 @@ class Runs(Generic[P, R]):
     async def aimap(
         self: Runs[Concatenate[J, Q], R], items: Iterable[J], /, *args: Q.args, **kwargs: Q.kwargs
     ) -> AsyncGenerator[R, None]:
-        """``imap`` for a coroutine: ``async for result in task.aimap(items)``."""
+        """``imap`` for coroutines: ``async for result in task.aimap(items)``."""
         start, _ = self._prepare(items, args, kwargs, streams=True)
         run = start()
         stream = Steps(in_order(lambda: run))
@@ -313,11 +314,11 @@ class Runs(Generic[P, R]):
             **kwargs: Any arguments of the function.
 
         Returns:
-            A table to print: see ``sharedtask.explain``. Large unmarked arguments have
-            the advice to mark them; captured values are in a section of their own.
+            A table to print: see ``sharedtask.explain``. It advises to
+            mark large unmarked arguments; captured values have their own section.
 
         Raises:
-            ArgumentError: The function has no parameter of such a name.
+            ArgumentError: The function has no parameter of that name.
 
         Examples:
             >>> import numpy as np
@@ -337,7 +338,7 @@ class Runs(Generic[P, R]):
         return explain_call(target.spec, target.function, target.bound, kwargs, capture_from)
 
     def cache_info(self) -> CacheInfo:
-        """Hits and misses of this task's shared values in the cache, and their memory."""
+        """Return cache hits and misses of this task's shared values, and their memory."""
         return self._parts()[2].info()
 
     def cache_clear(self) -> None:
@@ -430,7 +431,7 @@ class BoundTask(Runs[P, R], _BoundBase[P, R]):
         return submits
 
     def with_options(self, **options: Unpack[OptionsDict]) -> BoundTask[P, R]:
-        """The same method with other options."""
+        """Return the same method with other options."""
         task = self._self_parent.with_options(**options)
         bound: BoundTask[P, R] = task.__get__(self._self_instance, self._self_owner)
         return bound

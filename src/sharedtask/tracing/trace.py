@@ -27,10 +27,10 @@ _of_program: list[Recorder] = []  # a trace of the whole program gives way to ot
 
 
 class Trace:
-    """Records the time and bytes of calls: made by ``trace()``.
+    """Records the time and bytes of calls; made by ``trace()``.
 
-    It records every call of this process while it is open, in all threads and on all backends, and
-    what their workers tell of them. ``print`` shows one screen.
+    While it is open, it records every call of this process, in all threads and on all backends,
+    and the times that workers report. ``print`` shows one screen.
 
     Examples:
         >>> from sharedtask import parallel, trace
@@ -67,7 +67,7 @@ class Trace:
         return self
 
     def of_program(self) -> Self:
-        """Begin to record the whole program: traces that it opens itself take their calls over."""
+        """Record the whole program, except calls in traces that the program opens itself."""
         self.start()
         with _lock:
             if self._recorder is not None:
@@ -78,7 +78,7 @@ class Trace:
         """End the recording; calls that are still running are recorded as unfinished. Idempotent.
 
         Warns:
-            RuntimeWarning: Something went wrong in recording; the calls were not affected.
+            RuntimeWarning: An error occurred in recording; the calls were not affected.
         """
         recorder = self._recorder
         if recorder is None or self._stopped is not None:
@@ -107,13 +107,13 @@ class Trace:
         return self._recorder is not None and self._stopped is None
 
     def recorded(self) -> Recorded:
-        """All records so far."""
+        """Return all records so far."""
         recorder = self._recorder
         return Recorded() if recorder is None else recorder.recorded(self._stopped)
 
     @property
     def calls(self) -> tuple[Call, ...]:
-        """The calls, by the time of their begin."""
+        """The calls, ordered by their start."""
         return self.recorded().calls
 
     @property
@@ -123,17 +123,17 @@ class Trace:
 
     @property
     def chunks(self) -> tuple[Chunk, ...]:
-        """The chunks, by the time of their ends."""
+        """The chunks, ordered by their end."""
         return self.recorded().chunks
 
     @property
     def items(self) -> tuple[Item, ...]:
-        """Single items: all of small chunks, and of larger ones a sample with the slowest."""
+        """Single items: all items of small chunks; of larger ones a sample, with the slowest."""
         return self.recorded().items
 
     @property
     def advice(self) -> tuple[Advice, ...]:
-        """What to do about it, the dearest first; empty where there is nothing to say.
+        """Advice, with the most expensive problem first; empty if there is none.
 
         Examples:
             >>> from sharedtask import trace
@@ -164,7 +164,7 @@ class Trace:
         replaced(path, page(self.recorded()))
 
     def show(self) -> None:
-        """Print it: with colours on a terminal if the package rich is installed.
+        """Print the trace; in colours on a terminal if the package rich is installed.
 
         Examples:
             >>> from sharedtask import trace
@@ -178,7 +178,7 @@ class Trace:
         show(str(self), self.advice)
 
     def _repr_html_(self) -> str:
-        """The page in a frame, for a notebook."""
+        """Return the page in a frame, for notebooks."""
         from .showing.page import inline
 
         return inline(self.recorded())
@@ -197,7 +197,7 @@ class Trace:
         write(self.recorded(), path)
 
     def to_pandas(self) -> Any:
-        """The chunks as a ``pandas.DataFrame``, a row each, with the name of their task.
+        """Return the chunks as a ``pandas.DataFrame``: one row each, with the name of the task.
 
         Raises:
             ModuleNotFoundError: pandas is not installed.
