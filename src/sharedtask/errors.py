@@ -87,11 +87,11 @@ class SharedTaskError(Exception):
 
 
 class DefinitionError(SharedTaskError, ValueError):
-    """Raised when a function, its annotations or its sharing lists cannot make a task."""
+    """Raised when a function cannot become a task with these annotations or lists of names."""
 
 
 class OptionsError(SharedTaskError, ValueError):
-    """Raised when an option is unknown or has a value that it does not allow."""
+    """Raised when an option is unknown or has a value that is not allowed."""
 
 
 class ArgumentError(SharedTaskError, TypeError):
@@ -103,7 +103,7 @@ class UnshareableError(SharedTaskError, TypeError):
 
 
 class SerializationError(SharedTaskError, PicklingError):
-    """Raised when a function, an argument or a result does not pickle or unpickle."""
+    """Raised when a function, an argument or a result cannot be pickled or unpickled."""
 
 
 class StoreFullError(SharedTaskError, MemoryError):
@@ -111,7 +111,7 @@ class StoreFullError(SharedTaskError, MemoryError):
 
 
 class BackendUnavailableError(SharedTaskError, ImportError):
-    """Raised when a backend needs a package that is not installed."""
+    """Raised when a backend cannot run here, for example because a package is not installed."""
 
 
 class ClosedError(SharedTaskError, RuntimeError):
@@ -144,15 +144,15 @@ class OverlapError(_Fields, SharedTaskError, ValueError):
 
 
 class InvalidNameError(SharedTaskError, ValueError):
-    """Raised when a value cannot be shared under a name because of how the name is written."""
+    """Raised when a name has a character that is not allowed, or a wrong length."""
 
 
 class NameInUseError(_Fields, SharedTaskError, FileExistsError):
-    """Raised when the name for a value is in use.
+    """Raised when another process uses the name.
 
     Attributes:
         name: The name.
-        pid: Process that has it, None if it is unknown.
+        pid: Process that uses it, None if it is unknown.
     """
 
     name: str
@@ -167,11 +167,11 @@ class NameInUseError(_Fields, SharedTaskError, FileExistsError):
 
 
 class UnknownNameError(_Fields, SharedTaskError, FileNotFoundError):
-    """Raised when nothing is shared under a name, or no longer.
+    """Raised when no value is shared under a name, or no longer.
 
     Attributes:
         name: The name.
-        reason: The reason, or the likely intended name; "" if neither is known.
+        reason: The reason, or the name that was probably meant; "" if neither is known.
     """
 
     name: str
@@ -252,7 +252,7 @@ class MemoryLimitError(WorkerDiedError, MemoryError):
     """Raised when an item needed more private memory than ``memory_limit``, and its worker ended.
 
     Attributes:
-        before: Private memory of the worker in bytes when the item was begun.
+        before: Private memory of the worker in bytes when the item started.
         reached: Its private memory when it was ended.
         limit: The limit in bytes.
     """
@@ -302,10 +302,10 @@ class TaskTimeoutError(_Fields, SharedTaskError, TimeoutError):
 
 
 class TaskExitError(_Fields, SharedTaskError):
-    """Raised for an exception of a task that the caller cannot get as itself.
+    """Raised instead of an exception of a task that cannot be raised in the caller.
 
-    Such as SystemExit, KeyboardInterrupt and the like, which would end the caller, and exceptions
-    that cannot be rebuilt in this process.
+    These are exceptions that would end the caller, such as SystemExit and KeyboardInterrupt, and
+    exceptions that cannot be rebuilt in this process.
 
     Attributes:
         function: Name of the task.
@@ -330,11 +330,11 @@ class TaskExitError(_Fields, SharedTaskError):
 
 
 class InitializerError(_Fields, SharedTaskError, BrokenExecutor):
-    """Raised by the calls of an ``Executor`` whose initializer raised: it takes no more calls.
+    """Raised by the calls of an ``Executor`` whose initializer raised; it accepts no more calls.
 
     Attributes:
         function: Name of the initializer.
-        class_name: Class of what it raised.
+        class_name: Class of the exception that it raised.
         text: Its text.
     """
 
@@ -382,7 +382,7 @@ class LockOrderError(_Fields, SharedTaskError, RuntimeError):
 
     Attributes:
         wanted: The requested region, as text: "[0:10] of 'grid'".
-        held: The region that this thread holds already.
+        held: The region that this thread already holds.
         same: True if the two overlap, so that it would wait for itself.
     """
 
@@ -446,7 +446,7 @@ class ChangedValueError(_Changed, SharedTaskError, RuntimeError):
         items: Positions in the input of the items that ran since the value was last found
             unchanged, as a range.
         beside: Whether items ran in other threads at the same time, which may be responsible too.
-        bypassed: Whether it is memory of the caller that was written, past numpy's read-only flag.
+        bypassed: Whether native code wrote to the caller's memory, past numpy's read-only flag.
     """
 
     def __str__(self) -> str:
@@ -468,8 +468,8 @@ class ChangedValueWarning(_Changed, UserWarning):
     """Issued once per call when a task changed a shared value, which all items see.
 
     The option ``strict`` decides whether this is a warning ("auto", if a change is detected), an
-    error (True) or nothing (False). The changed copy is dropped. Large arrays are the caller's own
-    memory on "serial" and "thread": what native code or ``ufunc.at`` writes there stays.
+    error (True) or nothing (False). The changed copy is dropped. On "serial" and "thread" large
+    arrays are the caller's own memory: writes by native code or ``ufunc.at`` stay there.
 
     Attributes:
         function: Name of the task.
@@ -478,8 +478,8 @@ class ChangedValueWarning(_Changed, UserWarning):
         items: Positions of the items that ran in that worker since the value was last found
             unchanged, as a range from the first to the last; empty if it was an earlier call.
         beside: Whether items ran in other threads at the same time, which may be responsible too.
-        bypassed: Whether it is memory of the caller that was written, past numpy's read-only flag:
-            on "serial" and "thread", where it stays changed.
+        bypassed: Whether native code wrote to the caller's memory, past numpy's read-only
+            flag; on "serial" and "thread", where it stays changed.
     """
 
     def __str__(self) -> str:
@@ -508,7 +508,7 @@ def _which_one(items: range, beside: bool) -> str:
 
 
 class JournalError(_Fields, SharedTaskError):
-    """Raised when a journal cannot be used: it is damaged, in use, no journal, or full.
+    """Raised when a journal cannot be used: it is damaged, in use or full, or is not a journal.
 
     Attributes:
         path: The file.
@@ -523,21 +523,21 @@ class JournalError(_Fields, SharedTaskError):
 
 
 class JournalWarning(UserWarning):
-    """Issued when a journal has results of a task that a call cannot use, with the reason."""
+    """Issued when a journal has results of a task that a call cannot use; says why."""
 
 
 class IncompleteValueWarning(UserWarning):
-    """Warned of when a value reaches tasks, or the caller, without a part that cannot be sent.
+    """Issued when a value reaches tasks, or the caller, without a part that cannot be sent.
 
-    It names the task, the place of the value, what is lost, and what to do: once for each task and
-    kind of loss.
+    It names the task, the value, the lost part, and what to do. It is issued once for each task
+    and kind of loss.
     """
 
 
 class HintWarning(UserWarning):
-    """Issued once for a task where a call is right, and often meant in another way.
+    """Issued once per task when a call is valid, but often not what was meant.
 
-    Mapping over a dict, which gives its keys, is such a call, and so is ``map([1, 2], [3, 4])``.
+    Examples are mapping over a dict, which maps over its keys, and ``map([1, 2], [3, 4])``.
     """
 
 

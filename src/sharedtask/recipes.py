@@ -70,7 +70,7 @@ INITIALIZER = "initializer="
 
 
 class PerWorkerValue(Generic[T]):
-    """The argument for a parameter that is annotated ``PerWorker``; made by ``per_worker``."""
+    """The argument for a parameter annotated ``PerWorker``; made by ``per_worker``."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -109,16 +109,17 @@ def per_worker(
 
     A worker calls ``factory(*args, **kwargs)`` before its first item of the task, and keeps the
     value for later items and calls; the value is never pickled. The worker closes it when it ends,
-    when the task is garbage collected, or when a call has other arguments here. Equal arguments
-    mean the same value; they are compared as shared values are. Each worker process, each thread
+    when the task is garbage collected, or when a call passes different arguments. Equal arguments
+    mean the same value; they are compared like shared values. Each worker process, each thread
     on the thread backend and each Ray worker has its own value. A direct call makes and closes one.
 
     Args:
         factory: A function or class, which workers call. If it has a parameter ``close`` itself,
             use ``functools.partial``.
-        *args: Its arguments. They travel as shared values do: arrays in them are read-only.
-        close: Called with the value at its end; by default its method ``close``. The worker enters
-            a context manager without one, passes on what ``with`` would give, and exits it.
+        *args: Its arguments. They are sent like shared values: arrays in them are read-only.
+        close: Called with the value at its end; by default its method ``close``. If the value is a
+            context manager without ``close``, the worker enters it, passes the result to the task,
+            and exits it at the end.
         **kwargs: Further arguments of the factory.
 
     Returns:

@@ -39,13 +39,13 @@ class Row:
     """One part of a value.
 
     Attributes:
-        path: Its Python expression, as in the errors of a call.
+        path: The Python expression for it, as in errors of a call.
         kind: Its description.
-        nbytes: Bytes that are sent, or in shared memory; 0 for a part that was met before.
+        nbytes: Bytes that are sent, or in shared memory; 0 for a part that an earlier row includes.
         travels: "zero-copy", "once per worker", "copied", "in place" or "cannot".
         why: The reason, if ``travels`` does not explain it.
         advice: A better way, "" if there is none.
-        section: Of a task, its parameter, or that the function captures it.
+        section: In the explanation of a task: its role, or that the function captures it.
     """
 
     path: str
@@ -86,12 +86,12 @@ class Totals:
 class Explanation:
     """The parts of a value, and how each is sent to the workers.
 
-    A prompt and ``print`` show it as a plain table, ``show()`` with colours where there are any, a
-    notebook shows it as a table.
+    ``print`` and the interactive prompt show a plain table, ``show()`` a table in colours if the
+    terminal has them, a notebook an HTML table.
 
     Attributes:
         title: The description of the explained value.
-        rows: The parts; small ones are joined in one row.
+        rows: The parts; small parts share one row.
         totals: Bytes by the way they are sent.
         put_seconds: About how long the first call takes to put it into shared memory; None where
             that is impossible.
@@ -113,7 +113,7 @@ class Explanation:
     __repr__ = __str__
 
     def show(self) -> None:
-        """Print it: with colours in a terminal if the package rich is installed."""
+        """Print it; in colours on a terminal if the package rich is installed."""
         if sys.stdout.isatty() and find_spec("rich") is not None:
             _show_rich(self)
         else:

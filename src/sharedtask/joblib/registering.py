@@ -16,7 +16,7 @@ def register(*, make_default: bool = False) -> None:
     """Register the backend "sharedtask" with joblib; idempotent.
 
     Args:
-        make_default: Whether joblib uses it if a program names no backend.
+        make_default: Whether joblib uses this backend if a program names none.
 
     Examples:
         >>> import joblib

@@ -46,8 +46,8 @@ _CHANGES_WATCHED = 2
 class CacheInfo(NamedTuple):
     """The result of ``task.cache_info()``, with the names of ``functools.lru_cache``.
 
-    ``maxsize`` is the bound in bytes for all tasks together, ``currsize`` the number of values that
-    this task has published and could use again, ``nbytes`` the shared memory that they take.
+    ``maxsize`` is the limit in bytes for all tasks together, ``currsize`` the number of values that
+    this task has published and could use again, ``nbytes`` the shared memory that they occupy.
     """
 
     hits: int

@@ -54,11 +54,11 @@ class Pending(Protocol):
 
 
 class TaskFuture(Future[R]):
-    """The result of ``submit``: a standard library future that can also be killed while it runs.
+    """The result of ``submit``: a standard library future with a ``kill()`` that ends its item.
 
     ``concurrent.futures.wait``, ``as_completed`` and ``asyncio.wrap_future`` accept it.
-    It is always resolved: if the pool is shut down, its workers and forkserver are killed, or Ray
-    ends, with an error.
+    It always gets a result or an error, even if the pool is shut down, workers and forkserver
+    are killed, or Ray ends.
 
     Examples:
         >>> import time
@@ -122,7 +122,7 @@ class TaskFuture(Future[R]):
         """Cancel the item if no worker has started it; see ``concurrent.futures.Future``.
 
         Returns:
-            Whether the future is cancelled. Then its call has released the caller's arrays.
+            Whether the future is cancelled. If so, its call has released the caller's arrays.
         """
         submission = self._submission
         if submission is None:

@@ -110,24 +110,23 @@ def multi_process(
         workers: Number of items that run at once; all CPUs by default.
         backend: "mp": worker processes. "ray": tasks of Ray. "threadpool": threads of this process,
             in which ``func`` gets the caller's own objects, except for marked parameters.
-            "safe": one after the other in this process, under the rules of the others: a
+            "safe": one after the other in this process, with the rules of the other backends: a
             parameter marked ``Shared`` is read-only. "seq": a plain loop in this process, in which
-            ``func`` gets the caller's own objects. By default it is decided as for any
-            task: "mp", unless ``defaults()``, SHAREDTASK_BACKEND or a running Ray says otherwise.
+            ``func`` gets the caller's own objects. The default is that of any task: "mp", unless
+            ``defaults()``, SHAREDTASK_BACKEND or an initialised Ray changes it.
         desc: Text before the progress bar.
         progress: Whether a bar is shown, on stderr.
         lazy_output: Return paths instead of results. Every result is pickled into a file by the
             worker that computed it: 000000.pkl for the first item, and so on, in a new folder
             "sharedtask-..." where ``tempfile`` creates its own (see ``TMPDIR``; on a cluster,
-            all machines must see it). A file appears when it is complete. Deleting the folder is up
-            to you; after an error it is kept if it contains results, and a note on the error names
-            it.
+            all machines must see it). A file appears when it is complete. You delete the folder;
+            after an error it is kept if it contains results, and a note on the error names it.
         shared_kwargs: Names among ``func_kwargs`` whose values are put into shared memory ("mp")
             or Ray's object store once, read-only, and found there again by later calls with the
             same objects. Everything else is copied with each chunk of items.
         gpus: With "ray", GPUs for each worker; below 1, that many share one.
-        **func_kwargs: Further arguments of ``func``, the same for every item. A parameter of
-            ``func`` that is named like one above has to be fixed beforehand, by
+        **func_kwargs: Further arguments of ``func``, the same for every item. If a
+            parameter of ``func`` has the name of one above, set it with
             ``functools.partial(func, desc=...)``.
 
     Returns:
@@ -138,7 +137,7 @@ def multi_process(
             names a parameter that ``func`` or ``func_kwargs`` lacks, or the backend shares nothing.
         DefinitionError: ``func`` cannot be a task, or a parameter cannot be shared.
         ArgumentError: ``func`` cannot be called with ``func_kwargs``.
-        Exception: What ``func`` raised for an item, as itself, with a note naming the item.
+        Exception: The exception that ``func`` raised, with a note that names the item.
 
     Examples:
         >>> import numpy as np

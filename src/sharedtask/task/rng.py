@@ -10,7 +10,7 @@ __all__ = ["Rng", "per_item"]
 
 # A module of its own: naming the class loads numpy.random, which takes longer than this package.
 Rng = Annotated[np.random.Generator, Made.RNG]
-"""A generator for the item alone, made from the option ``seed`` and the item's index."""
+"""A separate generator for each item, made from the option ``seed`` and the item's index."""
 as_annotation(Rng)
 
 
@@ -26,4 +26,4 @@ class _PerItem:
 
 
 per_item: Final[Any] = _PerItem()
-"""A default for parameters annotated ``Rng``: type checkers then let calls leave them out."""
+"""A default for parameters annotated ``Rng``, so that type checkers accept calls without them."""

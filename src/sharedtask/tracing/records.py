@@ -1,7 +1,7 @@
-"""What a trace consists of: frozen records.
+"""The records of a trace, all frozen.
 
-Times are seconds since the start of the trace, durations are seconds, sizes are bytes. Numbers of
-calls, workers and chunks are those of this trace, each from 0 on. Lists of chunks, decodings,
+Times are seconds since the start of the trace, durations are seconds, sizes are bytes. Calls,
+workers and chunks are numbered within the trace, each from 0 up. Lists of chunks, decodings,
 items, events and samples are bounded: ``Recorded.dropped`` says how many were left out. Counts and
 totals, in ``Call`` and ``Worker``, include what was left out.
 """
@@ -51,9 +51,9 @@ EventKind: TypeAlias = Literal[
     "evicted",  # a published value was released for want of room
 ]
 Miss: TypeAlias = Literal["", "new", "changed", "evicted", "dead", "uncached"]
-"""Why a shared value had to be stored; "" if it was not.
+"""Why a call stored a shared value; "" if it did not.
 
-"dead": an equal place in an earlier call of the task had another object, which is gone or was
+"dead": in an earlier call of the task the same parameter had another object, which is gone or was
 replaced. "uncached": its role or backend publishes each time.
 """
 Travel: TypeAlias = Literal["shared", "message", "beside", "in place", "none"]
@@ -61,24 +61,25 @@ Travel: TypeAlias = Literal["shared", "message", "beside", "in place", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A value that came along with a call.
+    """A value that was sent with a call.
 
     Attributes:
         name: The parameter, "argument 1", "self", "function", or what the function captures.
         kind: The name of its type.
         nbytes: Its bytes as sent, pickle and buffers.
-        marked: Whether it is shared; the others go along with the call or with each chunk.
-        hit: Whether workers have it from an earlier call.
-        miss: Why it was stored; "" for a hit and for what is not marked.
-        travel: How it reached workers: through shared memory, inside messages, beside messages in
-            memory that each chunk opens, not copied at all, or not at all, since tasks run in this
-            process. Large arrays of what is not marked are stored by themselves, and go through
-            shared memory.
-        sent: How many chunks it went along with, which each decode it.
-        compare: Seconds of comparing it with what is published.
+        marked: Whether it is shared; other values are sent with the call or with each chunk.
+        hit: Whether workers had it from an earlier call.
+        miss: Why it was stored; "" for a hit and for an unmarked value.
+        travel: How it reached workers: through shared memory; inside messages; beside
+            messages, in memory that each chunk opens; in place, without a copy; or not at all
+            ("none"), since tasks run in this process. Large arrays in unmarked values are stored
+            separately, in shared memory.
+        sent: How many chunks it was sent with; each decodes it.
+        compare: Seconds of comparing it with the published value.
         encode: Seconds of pickling it.
         store: Seconds of writing it to shared memory.
-        same_object: Whether the last call of the task had this very object here; None in its first.
+        same_object: Whether the previous call of the task had the same object here; None in its
+            first.
     """
 
     name: str
@@ -102,7 +103,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """A worker made a function or a value from what was sent.
+    """A worker decoded a function or a value.
 
     Attributes:
         call: The number of the call.
@@ -110,9 +111,9 @@ class Decoding:
         name: As ``Value.name``.
         start: When it began.
         stop: When it ended.
-        nbytes: Bytes of the pickle, which are decoded; arrays beside it are mapped.
+        nbytes: Bytes of the pickle, which are decoded; arrays outside of it are mapped.
         mapped: Bytes that were mapped without a copy.
-        objects: How many Python objects the pickle made, about; 0 if not counted.
+        objects: About how many Python objects decoding created; 0 if not counted.
     """
 
     call: int
@@ -157,7 +158,7 @@ class Item:
         worker: The number of the worker, -1 if not known.
         start: When it began.
         stop: When it ended.
-        text: A short repr; "" but for the slowest of a call.
+        text: A short repr of the slowest items of a call; "" for the others.
     """
 
     call: int
@@ -189,15 +190,15 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive items, given to a worker in one piece.
+    """Consecutive items that were sent to a worker together.
 
     Attributes:
         number: Its number.
         call: The number of the call.
-        worker: The number of the worker; -1 if it was given to none.
+        worker: The number of the worker; -1 if no worker got it.
         first: The index of its first item.
         count: How many items were run.
-        sent: When the caller gave it to the worker.
+        sent: When the caller sent it to the worker.
         start: When the worker took it.
         stop: When the worker had reported it.
         received: When the caller had its results.
@@ -205,10 +206,10 @@ class Chunk:
         times: The items' own times.
         bytes_out: Bytes of the items as they were sent.
         bytes_back: Bytes of the results.
-        by_message_out: Those of ``bytes_out`` that went inside messages.
-        by_message_back: Those of ``bytes_back`` that came inside messages.
+        by_message_out: The part of ``bytes_out`` that was sent inside messages.
+        by_message_back: The part of ``bytes_back`` that came inside messages.
         outcome: How it ended. "running" if the trace ended first.
-        cpu: Seconds that cores worked for its items, in all threads of the worker.
+        cpu: CPU seconds of its items, in all threads of the worker.
     """
 
     number: int
@@ -249,37 +250,38 @@ class Call:
         method: "map", "imap", "map_into", "submit", "executor", "joblib" and so on.
         backend: The name of the backend.
         place: "file:line" of the caller, "" if not known.
-        parent: The number of the worker in whose task it was made; None in the traced process.
+        parent: The number of the worker whose task made the call; None in the traced process.
         thread: The name of the caller's thread.
         start: When it began.
         stop: When it ended; the end of the trace if it was still open.
-        workers: How many workers it might use.
+        workers: The maximum number of workers that it may use.
         cpus: The CPUs that this process may use.
         chunksize: The option, "auto" or a number.
         phases: Seconds of the caller's thread by ``CallerPhase``; their sum is ``stop - start``.
-        values: What came along with it.
+        values: The values that were sent with it.
         chunks: How many chunks were run.
         items: How many items were run, retries included.
         times: The items' own times.
         slowest: Up to five items, the slowest first.
         bytes_out: Bytes of the items as they were sent.
         bytes_back: Bytes of the results.
-        by_message: Bytes of everything that went inside messages, both ways.
-        by_memory: Bytes that went through shared memory, both ways.
-        uncopied: Bytes that workers used where they were: hits, and values in place.
-        order_wait: Seconds that finished results lay ready, for an earlier one was not.
+        by_message: Bytes that were sent inside messages, in both directions.
+        by_memory: Bytes that were sent through shared memory, in both directions.
+        uncopied: Bytes that workers used without a copy: hits, and values in place.
+        order_wait: Seconds that finished results waited for an earlier one.
         lock_wait: Seconds that items waited for locks.
         retries: How many items were run again.
-        deaths: How many workers died with chunks of it.
+        deaths: How many workers died while they had its chunks.
         timeouts: How many items took too long.
         errors: How many items raised.
         finished: Whether it had ended when the trace did.
         options: Options that were set for it, by name, as text.
         cpu: The sum of ``Chunk.cpu``.
-        cpu_beside: Those of ``cpu`` that other threads of the workers took, as those of BLAS; 0 on
-            threads, where it is not known.
-        threads: How many threads a worker had, at most, where others than its own computed; else 1.
-        core_wait: Seconds that items waited for a core, about: more workers than cores share them.
+        cpu_beside: The part of ``cpu`` in other threads of the workers, such as those of
+            BLAS; 0 on threads, where it is not known.
+        threads: The highest number of threads of a worker, if threads of libraries computed; else
+            1.
+        core_wait: About how many seconds items waited for a core, because workers outnumber cores.
     """
 
     number: int
@@ -325,18 +327,18 @@ class Call:
 
     @property
     def speedup(self) -> float:
-        """The sum of the items' own times by the time of the call."""
+        """The sum of the items' own times, divided by the time of the call."""
         return self.times.total / self.seconds if self.seconds else 0.0
 
     @property
     def busy_threads(self) -> float:
-        """About how many threads of a worker computed at once: 1 without those of libraries."""
+        """About how many threads of a worker computed at once; 1 without threads of libraries."""
         own = self.cpu - self.cpu_beside
         return min(self.cpu / own, self.threads) if own > 0 else 1.0
 
     @property
     def efficiency(self) -> float:
-        """The speed-up by the number of workers that can run at once: 1 is all that is possible."""
+        """The speed-up, divided by the number of workers that can run at once; 1 is the maximum."""
         return self.speedup / max(min(self.workers, self.cpus), 1)
 
 
@@ -345,19 +347,19 @@ class Worker:
     """A process or thread that ran items.
 
     Attributes:
-        number: Its number; 0 is not the caller.
+        number: Its number; 0 is a worker, not the caller.
         backend: The name of the backend.
         pid: Its process.
-        name: How it is named in a timeline, as "process 3".
+        name: Its name in a timeline, such as "process 3".
         node: The machine, on Ray; else "".
-        start: When it was started, or 0.0 if it was there before the trace.
+        start: When it was started, or 0.0 if it existed before the trace.
         stop: When it ended, or the end of the trace.
-        end: How it ended: "" if it did not, "ended", "recycled: memory_limit", "died: SIGKILL".
+        end: How it ended: "" if it still runs, "ended", "recycled: memory_limit", "died: SIGKILL".
         phases: Seconds by ``WorkerPhase``; their sum is ``stop - start``.
         chunks: How many chunks it ran.
         items: How many items it ran.
         decodings: How many functions and values it decoded.
-        memory_peak: The highest private memory that was seen, 0 if not known.
+        memory_peak: The highest measured private memory, 0 if not known.
     """
 
     number: int
@@ -376,12 +378,12 @@ class Worker:
 
     @property
     def seconds(self) -> float:
-        """How long it was there."""
+        """How long it existed during the trace."""
         return self.stop - self.start
 
     @property
     def busy(self) -> float:
-        """Seconds that it had a chunk."""
+        """Seconds during which it had a chunk."""
         return sum(s for phase, s in self.phases.items() if phase not in _WITHOUT_CHUNK)
 
 
@@ -395,10 +397,10 @@ class Event:
     Attributes:
         time: When.
         kind: What happened.
-        text: In words, as "killed by SIGKILL" or "memory_limit".
-        call: The number of the call, None if it belongs to none.
-        worker: The number of the worker, None if it belongs to none.
-        index: The index of the item, None if it belongs to none.
+        text: Details, such as "killed by SIGKILL" or "memory_limit".
+        call: The number of the call, or None.
+        worker: The number of the worker, or None.
+        index: The index of the item, or None.
     """
 
     time: float
@@ -418,7 +420,7 @@ class Sample:
         worker: The number of the worker, None for the traced process.
         private: Its private memory.
         stored: Bytes of published values at that moment; only for the traced process.
-        moved: Bytes that had travelled until then, both ways; only for the traced process.
+        moved: Bytes that had been sent until then, in both directions; only for the traced process.
     """
 
     time: float
@@ -430,7 +432,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """All that a trace holds at a moment.
+    """All records of a trace at a moment.
 
     Attributes:
         program: The program's name, "" in a notebook.
@@ -441,14 +443,14 @@ class Recorded:
         version: The version of sharedtask.
         calls: By number.
         workers: By number.
-        chunks: By the time of their reports, the last ones if there were too many.
-        decodings: As ``chunks``.
-        items: As ``chunks``.
-        events: As ``chunks``.
-        samples: As ``chunks``; thinned out, so that they cover the whole time.
-        dropped: How many of "calls", "chunks", "decodings", "items", "events" and "samples" are
-            not here any more.
-        problems: What went wrong in recording, in words.
+        chunks: Ordered by their reports; only the last ones if there were too many.
+        decodings: Like ``chunks``.
+        items: Like ``chunks``.
+        events: Like ``chunks``.
+        samples: Like ``chunks``, but thinned out, so that they cover the whole time.
+        dropped: How many of "calls", "chunks", "decodings", "items", "events"
+            and "samples" were dropped.
+        problems: Errors in recording, as text.
     """
 
     program: str = ""
@@ -474,7 +476,7 @@ class Recorded:
 
     @property
     def outer(self) -> tuple[Call, ...]:
-        """The calls that were not made inside a task: their times contain those of the others."""
+        """The calls that were not made inside a task; their times include those of inner calls."""
         return tuple(call for call in self.calls if call.parent is None)
 
     @property
@@ -484,14 +486,14 @@ class Recorded:
 
     @property
     def speedup(self) -> float:
-        """The sum of the items' own times by the time with a call open."""
+        """The sum of the items' own times, divided by the time during which a call was open."""
         return self.compute / self.in_calls if self.in_calls else 0.0
 
     @property
     def efficiency(self) -> float:
-        """The speed-up by the workers that the calls could use at once: 1 is all that is possible.
+        """The speed-up, divided by the workers that the calls could use at once; 1 is the maximum.
 
-        Calls count by their time.
+        Calls are weighted by their time.
         """
         possible = sum(c.seconds * max(min(c.workers, c.cpus), 1) for c in self.outer)
         return self.compute / possible if possible else 0.0
@@ -501,7 +503,7 @@ class Recorded:
         return (chunk for chunk in self.chunks if chunk.worker == worker)
 
     def critical_path(self) -> tuple[Span, ...]:
-        """What the run waited for, from its start to its end, without gaps.
+        """What the program waited for, from start to end of the trace, without gaps.
 
         Phases of calls, and between them "outside". Where the caller waited for workers, the
         longest item or chunk that bounds the end of the call is named "straggler".

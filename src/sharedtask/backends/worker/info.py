@@ -13,9 +13,9 @@ class WorkerInfo(NamedTuple):
     """A worker.
 
     Attributes:
-        number: Counts from 0 up, and is unique among the workers that run on this node for the same
-            program. A worker keeps it while it lives, and its successor gets it.
-        count: How many items of the present call may run at once. A worker that was started for
+        number: From 0 up; unique among the workers of the program that run on this
+            node. A worker keeps its number, and its replacement gets the same one.
+        count: How many items of the current call may run at once. A worker that was started for
             another call, with more workers, may have a ``number`` of ``count`` or more.
         backend: "process", "ray", "loky", "thread" or "serial".
         pid: The process.
@@ -30,7 +30,7 @@ class WorkerInfo(NamedTuple):
 
 
 def worker_info() -> WorkerInfo | None:
-    """The worker that runs the calling code; None outside of a worker.
+    """Return the worker that runs the calling code; None outside of a worker.
 
     Use it to choose resources for each worker: ``cuda:1``, a file, a range of ports. On
     ``backend="serial"`` the calling thread counts as the only worker while items run. A map within

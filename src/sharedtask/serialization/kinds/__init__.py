@@ -194,17 +194,18 @@ def register(cls: type[_T], reduce: Callable[[_T], Any]) -> None:
     """Register how objects of a class are taken apart, so that the arrays in them are shared.
 
     ``reduce(obj)`` returns ``(build, args)`` or ``(build, args, state)``, as ``__reduce__`` does,
-    and its parts are taken apart in turn: arrays in them are not copied. It is used for ``cls``
-    and for classes derived from it, except those that define their own pickling. Of
-    two registrations of one class the later counts.
+    and its parts are taken apart in the same way: arrays in them are not copied. It applies to
+    ``cls`` and to classes derived from it, except those that define their own pickling. A later
+    registration of the same class replaces an earlier one.
 
     Args:
-        cls: A class of yours or of a library. Classes of numpy and built-in types need no
-            registration.
+        cls: Your own class, or one of a library. Classes of numpy and built-in types
+            need no registration.
         reduce: Called in this process, with every shared object of the class.
 
     Raises:
-        DefinitionError: ``cls`` is no class or cannot be registered, or ``reduce`` no function.
+        DefinitionError: ``cls`` is not a class or cannot be registered, or ``reduce`` is not
+            callable.
 
     Examples:
         >>> import numpy as np

@@ -30,18 +30,18 @@ _ROWS = Regions()
 
 
 class Locked(Generic[T]):
-    """An array behind locks: several tasks read a region at the same time, or one writes it.
+    """An array with locks: several tasks may read a region at the same time, or one may write it.
 
-    A task gets one for each such parameter; the caller passes the array, or one of
-    these to satisfy a type checker. Created by the caller, it also reads and writes an
-    array in shared memory while tasks do.
+    A task gets one for each such parameter; the caller passes the array, or a
+    ``Locked`` to satisfy type checkers. With its own ``Locked`` the caller can read and write
+    an array in shared memory while tasks do.
 
     Args:
         array: A writable array without Python objects.
         regions: The regions that are locked together.
 
     Raises:
-        ArgumentError: ``array`` cannot be written, or ``regions`` do not fit it.
+        ArgumentError: ``array`` is read-only, or ``regions`` do not fit it.
 
     Examples:
         >>> import numpy as np
@@ -120,7 +120,7 @@ class Locked(Generic[T]):
         raise TypeError(_BEHIND)
 
     def read(self, index: Any = ...) -> Hold[T]:
-        """A block during which that part is not written: ``with grid.read(slice(0, 10)) as rows``.
+        """Lock a part for reading: ``with grid.read(slice(0, 10)) as rows``. No task writes it.
 
         Args:
             index: Ints, slices and ``...``, or a tuple of them; all by default.
@@ -136,12 +136,12 @@ class Locked(Generic[T]):
         return self._hold(index, self._readonly, write=False, repair=False)
 
     def write(self, index: Any = ..., *, repair: bool = False) -> Hold[T]:
-        """A block with exclusive access to that part: ``with grid.write(3) as row``.
+        """Lock a part for writing, exclusively: ``with grid.write(3) as row``.
 
         Args:
             index: Ints, slices and ``...``, or a tuple of them; all by default.
-            repair: The block rewrites that part, so it does not matter that a writer died in
-                it; afterwards it counts as whole.
+            repair: The block rewrites the whole part, so entering it raises no error if a writer
+                died there; afterwards the part counts as intact.
 
         Returns:
             A context manager; ``as`` gives a writable view of that part. An int for every axis

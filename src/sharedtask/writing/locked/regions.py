@@ -27,8 +27,8 @@ class Regions:
 
     Attributes:
         blocks: Lengths of the blocks that are locked as a whole, along the first axes. None: rows,
-            or groups of rows if there are more than 65,536. An index that touches blocks in n rows
-            of blocks costs n times as much as one in a single row.
+            or groups of rows if there are more than 65,536. The cost of an index grows
+            with the number of rows of blocks that it touches.
         poisoned: What happens in a region whose writer died: "raise" RegionPoisonedError until
             a block repairs it, or "continue" without an error.
     """

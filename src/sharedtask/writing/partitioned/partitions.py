@@ -47,8 +47,8 @@ class Partition:
     """How an item names its block: ``Annotated[np.ndarray, Partition(by="rows")]``.
 
     Attributes:
-        by: An attribute of the item (dots reach further: "tile.rows"), an element of it (an int),
-            or a function of it. None: the item is the index itself.
+        by: An attribute of the item (also nested: "tile.rows"), an element of it (an
+            int), or a function of it. None: the item itself is the index.
     """
 
     role: ClassVar[Role] = Role.PARTITIONED

@@ -34,13 +34,13 @@ class Reduction:
 
     Attributes:
         op: "sum", "prod", "min", "max", "any" or "all", a ufunc of two arguments, or a function
-            of two arrays that returns their combination. The order of its arguments must
-            not matter, nor their grouping.
-        identity: The neutral element, ``op(identity, x) == x``: a number, or an array. It is
-            known for the ufuncs of numpy that have one.
-        deterministic: Whether floating-point results must not depend on the number of workers, on
-            their speed, or on the backend. Each item then adds to an array of its
-            own, and these are combined in the order of the items.
+            of two arrays that returns their combination. It must be
+            commutative and associative.
+        identity: The neutral element, ``op(identity, x) == x``: a number, or an
+            array. You may omit it for ufuncs that have one.
+        deterministic: Whether floating-point results must not depend on the number of
+            workers, on their speed, or on the backend. Each item then adds to its
+            own array, and these are combined in the order of the items.
     """
 
     role: ClassVar[Role] = Role.REDUCED
