@@ -140,7 +140,7 @@ PANDAS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("name", PANDAS)
 def test_attributes_set_on_frames_and_indexes_are_carried(name: str) -> None:
-    """pandas leaves them out of its pickles, of most kinds without a word."""
+    """The pickles of pandas leave them out, for most kinds silently."""
     value = PANDAS[name](pytest.importorskip("pandas"))
     object.__setattr__(value, "note", {"unit": [1]})
     made = through(value)
