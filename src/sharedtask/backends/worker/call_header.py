@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import pickle
 import struct
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sharedtask.annotations import Role
@@ -48,11 +49,8 @@ class SharedParameter(NamedTuple):
         return self.role is Role.SHARED
 
 
-class CallHeader(NamedTuple):
-    """One call of a task. ``bound_name`` is "self" if the bound object itself is shared.
-
-    A tuple, for it is hashed at each call: most are equal to the one before.
-    """
+class _Fields(NamedTuple):
+    """See ``CallHeader``."""
 
     task: str
     function: int
@@ -72,22 +70,30 @@ class CallHeader(NamedTuple):
     logs: bool = True  # what tasks log is handled in the caller
     traced: bool = False  # a chunk tells its times with its last results
 
-    @property
+
+class CallHeader(_Fields):
+    """One call of a task. ``bound_name`` is "self" if the bound object itself is shared.
+
+    A tuple, for it is hashed at each call: most are equal to the one before. A worker loads it
+    once, and asks for what follows from it at each chunk.
+    """
+
+    @cached_property
     def recipes(self) -> list[SharedParameter]:
         """What a worker makes or runs for itself before its first item."""
         return [shared for shared in self.shared if shared.role is Role.PER_WORKER]
 
-    @property
+    @cached_property
     def readonly(self) -> list[str]:
         """The parameters whose arrays a task must not write."""
         return [shared.name for shared in self.shared if shared.is_readonly]
 
-    @property
+    @cached_property
     def watched(self) -> list[SharedParameter]:
         """The parameters whose values are checked after chunks."""
         return [s for s in self.shared if s.is_readonly] if self.strict == "auto" else []
 
-    @property
+    @cached_property
     def by_age(self) -> list[int]:
         """Tokens of function and shared values, first those that may be older than this call."""
         old = [shared.token for shared in self.shared if not shared.current]
