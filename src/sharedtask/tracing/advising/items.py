@@ -72,7 +72,7 @@ def large_results(recorded: Recorded) -> Iterator[Advice]:
                 "large results",
                 f"{each} x {count:,}",
                 f"Each result of {task} has {each}: workers copy it out, and the caller holds "
-                f"{human(nbytes)}. With map_into workers write into one array of yours.",
+                f"{human(nbytes)}. With map_into workers write into one array.",
                 f"{task}.map_into(sharedtask.empty((len(items), *shape), dtype), items)",
                 sum(call.phases.get("results", 0.0) for call in calls) + nbytes / 1e9,
             )
@@ -130,8 +130,8 @@ def waited_for_items(recorded: Recorded) -> Iterator[Advice]:
                 "slow iterator",
                 f"{duration(seconds)} of {duration(call.seconds)}",
                 f"Workers of {call.task} waited for the iterator of items: the caller spent "
-                f"{duration(seconds)} in it. Pass what is cheap (paths, keys, numbers), and read "
-                "or make the item inside the task.",
+                f"{duration(seconds)} in it. Pass cheap items (paths, keys, numbers), and read "
+                "the data inside the task.",
                 f"{call.task}.map(paths)  # open and read each path inside {call.task}",
                 seconds,
             )

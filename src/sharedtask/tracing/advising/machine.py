@@ -27,10 +27,10 @@ def inner_threads(recorded: Recorded) -> Iterator[Advice]:
             yield Advice(
                 "inner threads",
                 f"{worst.busy_threads:.1f} x {worst.workers} threads on {worst.cpus} cores",
-                f"{duration(beside)} of the {duration(used)} that cores worked for {task} were in "
+                f"{duration(beside)} of the {duration(used)} of CPU time of {task} were in "
                 f"threads of libraries: about {worst.busy_threads:.1f} threads computed in each of "
                 f"{worst.workers} workers, and there are {worst.cpus} cores, so they compete. "
-                "Limit them before libraries are loaded, or by threadpoolctl inside the task.",
+                "Limit them before libraries are loaded, or with threadpoolctl inside the task.",
                 "OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python program.py",
                 cost,
             )
@@ -79,8 +79,8 @@ def lock_waits(recorded: Recorded) -> Iterator[Advice]:
                 "lock waits",
                 f"{duration(waited)} of {duration(max(own, waited))}",
                 f"Items of {task} waited {duration(waited)} for locks. Lock the rows that are "
-                "written, compute before the lock is taken, or let each worker add to an array "
-                "of its own with Reduced.",
+                "written, compute before acquiring the lock, or use Reduced: each worker adds to "
+                "its own array.",
                 "with grid.write(row): ...  # or: grid: Reduced[np.ndarray]",
                 waited / workers,
             )

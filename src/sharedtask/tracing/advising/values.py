@@ -38,9 +38,9 @@ def _mark(task: str, name: str, values: list[Value], total: int) -> Advice:
     return Advice(
         "unmarked",
         f"{size} x {times:,}",
-        f"{name} ({value.kind}, {size}) of {task} is not marked: it travelled with {times:,} "
-        f"chunks, {human(total)} in all, and each decoded it. Mark it, then it is stored once, "
-        "and each worker decodes it once.",
+        f"{name} ({value.kind}, {size}) of {task} is not marked: it was sent with {times:,} "
+        f"chunks, {human(total)} in all, and each chunk decoded it. If you mark it, it is stored "
+        "once, and each worker decodes it once.",
         _marking(name, value),
         cost,
     )
@@ -80,8 +80,8 @@ def _keep(task: str, name: str, again: list[Value], cost: float, calls: int) -> 
     return Advice(
         "new value",
         figure,
-        f"{what} is a new object in each call, so it is stored each time. Make it once, before "
-        "the loop, or hold a handle.",
+        f"{what} is a new object in each call, so it is stored each time. Create it once, "
+        "before the loop, or use a handle.",
         f"with share({name}) as {name}: ...  # the loop of calls inside",
         cost,
     )
