@@ -82,6 +82,8 @@ class Account:
         """The gap before a chunk that it takes at ``start`` and that was sent at ``sent``."""
         if self.is_new:
             self.is_new = False
+            # A caller that is kept from its core notes the start after the first chunk has begun.
+            self.start = self.until = min(self.until, start)
             self.spend("start", start - self.until)
         elif start > self.until:
             opened = openings.within(self.until, start)

@@ -9,7 +9,8 @@ from sharedtask.backends.worker import chunk_clock
 from sharedtask.backends.worker.chunk_clock import ChunkClock, read
 from sharedtask.system import cpu_time
 from sharedtask.tracing import leases
-from sharedtask.tracing.accounts import Openings
+from sharedtask.tracing.accounts import Account, Openings
+from sharedtask.tracing.records import Span
 
 
 def timed(monkeypatch: pytest.MonkeyPatch, durations: list[int]) -> chunk_clock.Told:
@@ -109,6 +110,15 @@ def test_threads_are_counted_where_there_are_some(
     told = read(clock.told())
     assert looks == len(counted)
     assert (4 if looks else 1, *spent) == (told.threads, told.cpu, told.own_cpu)
+
+
+def test_worker_whose_start_is_noted_after_its_first_chunk() -> None:
+    """Nothing of the chunk is lost where the caller was slower than its new worker."""
+    account = Account(0, "process", 1, "", start=5.0, until=5.0, is_new=True)
+    account.pass_to(3.0, 2.0, Openings())
+    account.take([Span("decode", 3.0, 4.0), Span("compute", 4.0, 7.0)])
+    assert {"decode": 1.0, "compute": 3.0} == account.phases
+    assert (3.0, 7.0) == (account.start, account.until)
 
 
 def test_time_with_a_call_open_is_counted_once() -> None:

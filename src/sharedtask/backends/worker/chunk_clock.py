@@ -48,7 +48,7 @@ class Told(NamedTuple):
     ``own_cpu`` that of the thread that ran them. ``yielded`` and ``preempted`` count how often that
     thread left its core to wait for something, and because others wanted it. ``threads`` is how
     many the process has, or 1 if others than that thread did little. ``locked`` is the time of
-    waiting for locks. ``private`` is 0 if the memory was looked at shortly before.
+    waiting for locks. ``private`` is the private memory, as it was at most 20 ms before.
     ``inner`` and ``more_inner``: see ``InnerCalls``.
     ``decodings`` are (token, begin, end, bytes of the pickle, bytes mapped, objects).
     ``quantiles`` are minimum, median, 95 % and maximum of the items' durations. ``positions``,
@@ -192,7 +192,7 @@ class ChunkClock:
                 locked,
                 self._by_message,
                 self._beside,
-                0 if now < _machine.look_after else _machine.private(now),
+                _machine.private if now < _machine.look_after else _machine.look(now),
                 self._decodings,
                 () if inner is None else inner.made,
                 0 if inner is None else inner.more,
@@ -213,12 +213,13 @@ class _Machine:
 
     def __init__(self) -> None:
         self.node = os.uname().nodename
-        self.look_after = 0
+        self.look_after = self.private = 0
 
-    def private(self, now: int) -> int:
-        """The private memory of the process."""
+    def look(self, now: int) -> int:
+        """Look at the private memory of the process."""
         self.look_after = now + _LOOK_NS
-        return private_bytes() or 0
+        self.private = private_bytes() or 0
+        return self.private
 
 
 _machine = _Machine()
