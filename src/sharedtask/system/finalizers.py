@@ -15,7 +15,7 @@ import threading
 import weakref
 from functools import partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from sharedtask import context
 
@@ -66,7 +66,19 @@ class Ending(weakref.ref[Any]):
 
 # A weak reference calls back only while it is alive itself.
 _waiting: dict[int, Ending] = {}
-_due: SimpleQueue[Ending | Callable[[], object]] = SimpleQueue()
+_Due: TypeAlias = "Ending | Callable[[], object]"
+
+
+class _Put:
+    """Puts an action into the queue of this process; what it calls is a method in C."""
+
+    __slots__ = ()
+    if TYPE_CHECKING:
+
+        def __call__(self, due: _Due) -> None: ...
+
+
+_put = _Put()
 
 
 def _when_due() -> Callable[[Any], object]:
@@ -75,7 +87,7 @@ def _when_due() -> Callable[[Any], object]:
         return Ending.now
     if not _thread.runs:
         _thread.start()
-    return _due.put
+    return _put
 
 
 def post(work: Callable[[], object]) -> Callable[[], object]:
@@ -84,7 +96,7 @@ def post(work: Callable[[], object]) -> Callable[[], object]:
         if context.a_worker():
             return work
         _thread.start()
-    return partial(_due.put, work)
+    return partial(_put, work)
 
 
 def wait_until_idle() -> None:
@@ -102,6 +114,7 @@ class _Thread:
 
     def __init__(self) -> None:
         self.runs = False
+        self._renew_queue()
         forks.in_child(Step.THREADS, self._forget)
 
     def start(self) -> None:
@@ -111,12 +124,25 @@ class _Thread:
             threading.Thread(target=_serve, name="sharedtask-endings", daemon=True).start()
         except RuntimeError:  # no more threads are allowed: actions run at later opportunities
             self.runs = False
-            while not _due.empty():
+            while not self.due.empty():
                 _serve_one()
 
     def _forget(self) -> None:
-        """In a forked child: no thread until one is needed."""
+        """In a forked child: no thread until one is needed, and a queue at which it can wait.
+
+        Thread 1 puts an action into the queue. Thread 2, ours, is woken, has the lock of the queue
+        and waits for the GIL. Thread 1 forks: in the child nobody gives that lock back.
+        """
         self.runs = False
+        before = self.due
+        self._renew_queue()
+        while not before.empty():
+            self.due.put(before.get_nowait())
+
+    def _renew_queue(self) -> None:
+        self.due: SimpleQueue[_Due] = SimpleQueue()
+        # Callbacks of objects that are there already find it too.
+        _Put.__call__ = staticmethod(self.due.put)  # type: ignore[method-assign]
 
 
 def _serve() -> None:
@@ -130,7 +156,7 @@ def _serve() -> None:
 
 def _serve_one() -> None:
     """Run one action and keep no reference to it while the thread waits for the next."""
-    due = _due.get()
+    due = _thread.due.get()
     if isinstance(due, Ending):
         due.now()
     else:

@@ -3,13 +3,17 @@
 import os
 import sys
 import threading
+import time
+import weakref
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
 from sharedtask.system import finalizers
 from sharedtask.system.descriptors import Descriptor
+from sharedtask.testing import until
 
 
 def test_action_that_fails_is_reported_and_the_next_one_runs(
@@ -27,6 +31,70 @@ def test_action_that_fails_is_reported_and_the_next_one_runs(
     finalizers.post(ran.set)()
     assert ran.wait(60)
     assert ["no such descriptor"] == [str(error) for error in reported]
+
+
+class Owned:
+    """What an action refers to."""
+
+    def end(self) -> None:
+        """Nothing is to do."""
+
+
+def test_what_an_action_referred_to_is_freed() -> None:
+    """The thread that waits for the next action keeps nothing of the last one."""
+    owned = Owned()
+    finalizers.post(owned.end)()
+    freed = weakref.ref(owned)
+    del owned
+    until(lambda: freed() is None)
+
+
+def test_forked_child_has_a_thread_of_its_own() -> None:
+    """The fork takes place when the parent's thread is woken, and waits for the GIL."""
+    ending = finalizers.Ending(owned := Owned(), int)
+    finalizers.wait_until_idle()
+    assert finalizers._thread.runs
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(60)
+    try:
+        finalizers.post(int)()
+        began = time.monotonic()
+        while time.monotonic() < began + 0.1:  # without giving the GIL back
+            pass
+        pid = os.fork()
+    finally:
+        sys.setswitchinterval(interval)
+    if not pid:
+        code = 1
+        try:
+            ran = threading.Event()
+            finalizers.post(ran.set)()
+            del owned  # from the parent
+            until(lambda: ran.is_set() and id(ending) not in finalizers._waiting)
+            code = 0
+        finally:
+            os._exit(code)
+    assert 0 == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_action_runs_later_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next object that needs the thread has what is due done at once."""
+
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    finalizers.wait_until_idle()
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    monkeypatch.setattr(finalizers._thread, "runs", False)
+    due: SimpleQueue[Any] = SimpleQueue()  # the thread that there is waits at the other one
+    monkeypatch.setattr(finalizers._thread, "due", due)
+    monkeypatch.setattr(finalizers._Put, "__call__", staticmethod(due.put))
+    ran: list[str] = []
+    first = finalizers.post(lambda: ran.append("first"))
+    first()
+    assert [] == ran
+    finalizers.post(lambda: ran.append("second"))
+    assert ["first"] == ran
 
 
 def test_descriptor_that_the_program_closes_at_that_moment(
