@@ -1,6 +1,7 @@
 """``initializer=`` and ``worker_info()``: on each backend the same."""
 
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -128,6 +129,30 @@ def test_settings_last_for_all_calls(backend: Any, monkeypatch: pytest.MonkeyPat
             assert [("done", "raise")] * 4 == task.map(range(4))
     if backend not in LOCAL:  # there the environment is that of the program
         assert [("not yet", "warn")] * 4 == look.with_options(backend=backend).map(range(4))
+
+
+def remove_and_print_less() -> None:
+    os.environ.pop("REMOVED", None)
+    np.set_printoptions(precision=3)
+
+
+@parallel(workers=1)
+def settings(_: int) -> tuple[str | None, int, list[str]]:
+    return os.environ.get("REMOVED"), np.get_printoptions()["precision"], sys.argv
+
+
+@pytest.mark.parametrize("apart", ["process", "ray"])
+def test_what_an_initializer_leaves_alone_follows_the_caller(
+    apart: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable that it removes stays away; arguments of the program are those of the caller."""
+    if apart == "ray":
+        request.getfixturevalue("ray_runtime")
+    task = settings.with_options(backend=apart, initializer=remove_and_print_less)
+    for value in ("first", "second"):
+        monkeypatch.setenv("REMOVED", value)
+        monkeypatch.setattr(sys, "argv", [value])
+        assert [(None, 3, [value])] == task.map([0])
 
 
 def use_one_thread() -> None:

@@ -202,6 +202,20 @@ def test_warning_filters_are_followed(elsewhere: str, category: type[Warning]) -
         assert [1] == task.map([category])
 
 
+class Derived(Mine):
+    """A kind of them."""
+
+
+def test_warning_filters_hold_for_kinds_of_a_class(elsewhere: str) -> None:
+    """Workers know the class of a filter by its name, also where they meet a subclass."""
+    task = warn.with_options(backend=elsewhere)  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Mine)
+        with pytest.raises(Derived, match="told"):
+            task.map([Derived])
+
+
 def test_error_callback_of_numpy(elsewhere: str) -> None:
     """A function that numpy calls on errors is called in the worker."""
 
@@ -230,7 +244,7 @@ def test_setting_that_cannot_travel_is_told(elsewhere: str) -> None:
 def test_time_zone_is_the_callers(elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Warm workers follow TZ as the caller does: when it calls ``time.tzset``."""
     hour = parallel(lambda _: time.localtime(0).tm_hour).with_options(backend=elsewhere)  # type: ignore[arg-type]
-    for zone in ("UTC", "Asia/Tokyo", "America/Lima"):
+    for zone in ("UTC", "Asia/Tokyo", "America/Lima", "SAME-1", "SAME-2"):
         before = time.localtime(0).tm_hour
         monkeypatch.setenv("TZ", zone)
         if elsewhere != "ray":  # whose workers have their own zone between two chunks
@@ -239,6 +253,20 @@ def test_time_zone_is_the_callers(elsewhere: str, monkeypatch: pytest.MonkeyPatc
         assert [time.localtime(0).tm_hour] * 4 == hour.map(range(4))
     monkeypatch.undo()
     time.tzset()
+
+
+def test_time_zone_of_new_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that starts when TZ is set, but not in force yet, has the zone that its caller has."""
+    hour = parallel(lambda _: time.localtime(0).tm_hour).with_options(backend="process")
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    try:
+        assert [0] * 4 == hour.map(range(4))
+        monkeypatch.setenv("TZ", "Asia/Tokyo")
+        assert [0] * 4 == hour.with_options(tasks_per_worker=1).map(range(4))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_most_digits_of_an_integer_are_the_callers(elsewhere: str) -> None:

@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from sharedtask.system import finalizers
 from sharedtask.system.descriptors import Descriptor
+from sharedtask.system.finalizers import Known, Weak
 from sharedtask.testing import until
 
 
@@ -110,3 +112,35 @@ def test_descriptor_that_the_program_closes_at_that_moment(
 
     monkeypatch.setattr(Descriptor, "is_open", closed_since)
     descriptor.close()
+
+
+def test_other_file_of_a_number_is_left_alone(tmp_path: Path) -> None:
+    """The number of a file is unique on its device alone."""
+    with open(tmp_path / "file", "wb") as file:
+        found = Descriptor.of(file.fileno())
+        assert found.is_open()
+        for other in (replace(found, device=found.device + 1), replace(found, inode=0)):
+            assert not other.is_open()
+            other.close()
+        assert found.is_open()
+
+
+def test_tables_forget_what_is_freed() -> None:
+    """An entry goes with its object, not at the next look."""
+    owned = Owned()
+    by_key: Weak[str, Owned] = Weak()
+    known: Known[str] = Known()
+    by_key.put("key", owned)
+    known.put(owned, "data")
+    assert (owned, "data", [owned]) == (by_key.get("key"), known.get(owned), by_key.values())
+    del owned
+    assert (None, []) == (by_key.get("key"), by_key.values())
+    assert {} == by_key._found == known._found
+
+
+def test_data_of_an_object_is_not_that_of_the_next_one_at_its_place() -> None:
+    """Threads that run at once may meet an entry whose object was freed a moment ago."""
+    known: Known[str] = Known()
+    former, present = Owned(), Owned()
+    known._found[id(present)] = weakref.ref(former), "former"
+    assert known.get(present) is None

@@ -30,8 +30,8 @@ def test_call_before_uwsgi_forks_is_warned_of(
 
 @pytest.mark.parametrize(
     ("worker", "master", "processes"),
-    [(1, 1, 2), (0, 1, 2), (0, 0, 1)],
-    ids=["worker", "mule", "one process"],
+    [(1, 1, 2), (1, 0, 2), (0, 1, 2), (0, 0, 1)],
+    ids=["worker", "worker without a master", "mule", "one process"],
 )
 def test_process_of_uwsgi_that_does_not_fork(
     worker: int, master: int, processes: int, monkeypatch: pytest.MonkeyPatch

@@ -3,13 +3,16 @@
 import itertools
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from sharedtask.backends.worker import process_settings
+from sharedtask.backends.worker import process_settings, settings
+from sharedtask.backends.worker.process_settings import SettingsFollower
 from sharedtask.backends.worker.settings import SETTINGS
 
 
@@ -67,3 +70,112 @@ def test_settings_that_change_all_the_time_are_read_again(monkeypatch: pytest.Mo
     monkeypatch.setattr(process_settings, "_glance", lambda: (next(looks),))
     process_settings.current()
     assert [()] == [seen.glance for seen in process_settings._recent]
+
+
+def test_settings_that_change_for_a_moment_are_known_afterwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are read again until a glance before and one after it agree."""
+    looks = itertools.chain(range(5), itertools.repeat(7))
+    monkeypatch.setattr(process_settings, "_recent", [])
+    monkeypatch.setattr(process_settings, "_glance", lambda: (next(looks),))
+    process_settings.current()
+    assert [(7,)] == [seen.glance for seen in process_settings._recent]
+
+
+def test_few_settings_are_kept_and_none_of_them_twice() -> None:
+    """Two that alternate push out none that is in use; a program that changes them holds no heap."""
+    with np.errstate(divide="raise"):
+        other = process_settings.current()
+    for _ in range(3):
+        for over in ("raise", "ignore"):
+            with np.errstate(over=over):  # type: ignore[arg-type]
+                process_settings.current()
+    with np.errstate(divide="raise"):
+        assert other is process_settings.current()
+    for precision in range(10):
+        with np.printoptions(precision=precision):
+            process_settings.current()
+    assert process_settings._MOST == len(process_settings._recent)
+
+
+def test_handler_of_numpy_that_is_not_called_does_not_count() -> None:
+    """It may be of any kind: workers are not sent what they never use."""
+    before = process_settings.current()
+    with np.errstate(call=threading.Lock().acquire):  # type: ignore[arg-type]
+        assert before is process_settings.current()
+
+
+def test_umask_is_read_without_a_change_beside_other_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A file that another thread creates at that moment would have other permissions."""
+    mask = os.umask(0o027)
+    try:
+        assert 0o027 == settings._read_umask()
+        monkeypatch.setattr(os, "umask", None)
+        ended = threading.Event()
+        thread = threading.Thread(target=ended.wait)
+        thread.start()
+        try:
+            assert 0o027 == settings._read_umask()
+        finally:
+            ended.set()
+            thread.join()
+    finally:
+        monkeypatch.undo()
+        os.umask(mask)
+
+
+def test_warning_that_was_shown_meets_other_filters() -> None:
+    """Python remembers what it has shown as long as its filters stay: a worker changes them."""
+
+    def warn() -> None:
+        warnings.warn("told", UserWarning, stacklevel=1)
+
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("default")
+        warn()
+        warn()
+        assert 1 == len(shown)
+        settings._restore_filters([("error", None, UserWarning, None, 0)])
+        with pytest.raises(UserWarning, match="told"):
+            warn()
+
+
+def follower() -> SettingsFollower:
+    """A worker that has the present settings of this process."""
+    made = SettingsFollower()
+    made.apply(process_settings.current())
+    return made
+
+
+def test_settings_that_are_as_before_are_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker writes what differs: a filter of warnings, written again, tells them all again."""
+    worker, written = follower(), []
+    write = SettingsFollower._write
+    monkeypatch.setattr(
+        SettingsFollower,
+        "_write",
+        lambda self, setting, value: (written.append(setting.name), write(self, setting, value)),
+    )
+    with np.printoptions(precision=3):
+        wanted = process_settings.current()
+    worker.apply(wanted)
+    assert ["numpy's print options"] == written
+    np.seterr(under="raise")  # as a task does
+    worker.apply(wanted)
+    assert ["numpy's print options", "numpy's error state"] == written
+    worker.apply(wanted)
+    assert 2 == len(written)
+
+
+def test_setting_that_a_worker_cannot_have_is_told() -> None:
+    """A locale, say, that its machine does not have: the others are followed."""
+    worker, place = follower(), [setting.name for setting in SETTINGS].index("the locale")
+    with pytest.warns(RuntimeWarning, match="this worker does not have the locale of its caller"):
+        with np.printoptions(precision=3):
+            wanted = process_settings.current()
+        values = (*wanted.values[:place], ("xx_XX.none",), *wanted.values[place + 1 :])
+        worker.apply(replace(wanted, values=values))
+    assert 3 == np.get_printoptions()["precision"]
