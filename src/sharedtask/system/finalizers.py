@@ -73,9 +73,7 @@ class _Put:
     """Puts an action into the queue of this process; what it calls is a method in C."""
 
     __slots__ = ()
-    if TYPE_CHECKING:
-
-        def __call__(self, due: _Due) -> None: ...
+    __call__: Callable[[_Due], object]
 
 
 _put = _Put()
@@ -142,7 +140,7 @@ class _Thread:
     def _renew_queue(self) -> None:
         self.due: SimpleQueue[_Due] = SimpleQueue()
         # Callbacks of objects that are there already find it too.
-        _Put.__call__ = staticmethod(self.due.put)  # type: ignore[method-assign]
+        _Put.__call__ = staticmethod(self.due.put)
 
 
 def _serve() -> None:

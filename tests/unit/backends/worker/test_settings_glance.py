@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,12 +85,12 @@ def test_settings_that_change_for_a_moment_are_known_afterwards(
 
 
 def test_few_settings_are_kept_and_none_of_them_twice() -> None:
-    """Two that alternate push out none that is in use; a program that changes them holds no heap."""
+    """Two that alternate push out none that is in use, and what is not used any more goes."""
     with np.errstate(divide="raise"):
         other = process_settings.current()
     for _ in range(3):
         for over in ("raise", "ignore"):
-            with np.errstate(over=over):  # type: ignore[arg-type]
+            with np.errstate(over=over):
                 process_settings.current()
     with np.errstate(divide="raise"):
         assert other is process_settings.current()
@@ -152,13 +153,14 @@ def follower() -> SettingsFollower:
 
 def test_settings_that_are_as_before_are_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker writes what differs: a filter of warnings, written again, tells them all again."""
-    worker, written = follower(), []
+    worker, written = follower(), list[str]()
     write = SettingsFollower._write
-    monkeypatch.setattr(
-        SettingsFollower,
-        "_write",
-        lambda self, setting, value: (written.append(setting.name), write(self, setting, value)),
-    )
+
+    def noted(self: SettingsFollower, setting: settings.Setting, value: Any) -> None:
+        written.append(setting.name)
+        write(self, setting, value)
+
+    monkeypatch.setattr(SettingsFollower, "_write", noted)
     with np.printoptions(precision=3):
         wanted = process_settings.current()
     worker.apply(wanted)
@@ -173,9 +175,10 @@ def test_settings_that_are_as_before_are_not_written(monkeypatch: pytest.MonkeyP
 def test_setting_that_a_worker_cannot_have_is_told() -> None:
     """A locale, say, that its machine does not have: the others are followed."""
     worker, place = follower(), [setting.name for setting in SETTINGS].index("the locale")
+    warnings.simplefilter("always")
+    with np.printoptions(precision=3):
+        wanted = process_settings.current()
+    values = (*wanted.values[:place], ("xx_XX.none",), *wanted.values[place + 1 :])
     with pytest.warns(RuntimeWarning, match="this worker does not have the locale of its caller"):
-        with np.printoptions(precision=3):
-            wanted = process_settings.current()
-        values = (*wanted.values[:place], ("xx_XX.none",), *wanted.values[place + 1 :])
         worker.apply(replace(wanted, values=values))
     assert 3 == np.get_printoptions()["precision"]
