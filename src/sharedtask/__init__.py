@@ -232,11 +232,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        from sharedtask.habits import OTHER_NAMES
+        from sharedtask.habits import unknown_name
 
-        hint = f". {OTHER_NAMES[name]}" if name in OTHER_NAMES else ""
-        msg = f"module 'sharedtask' has no attribute {name!r}{hint}"
-        raise AttributeError(msg)
+        raise unknown_name(name)
     home = f"sharedtask.{_HOMES[name]}"
     with _loading.undisturbed(home):
         value = getattr(import_module(home), name)

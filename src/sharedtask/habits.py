@@ -1,6 +1,8 @@
 """What users of other libraries type by habit, and what it is called here."""
 
-__all__ = ["OTHER_BACKENDS", "OTHER_NAMES", "OTHER_SPELLINGS"]
+import sys
+
+__all__ = ["OTHER_BACKENDS", "OTHER_NAMES", "OTHER_SPELLINGS", "unknown_name"]
 
 # Names of the same option in joblib, concurrent.futures, torch, Ray, multiprocessing,
 # mpire and others.
@@ -63,3 +65,19 @@ OTHER_NAMES: dict[str, str] = {
     "starmap": f"{_DECORATED} f.starmap(pairs).",
     "SharedMemory": "zeros(shape), empty(shape) and array(values) make arrays in shared memory.",
 }
+
+
+def unknown_name(name: str) -> Exception:
+    """The error for a name that the package lacks, with what to write instead if that is known.
+
+    Only the ``__getattr__`` of the package calls this.
+    """
+    hint = OTHER_NAMES.get(name)
+    if hint is None:
+        return AttributeError(f"module 'sharedtask' has no attribute {name!r}")
+    # `from sharedtask import Parallel` first calls hasattr in a function of importlib. Python drops
+    # the text of an AttributeError there, and keeps an ImportError.
+    caller = sys._getframe(1).f_back  # None for a C program that embeds Python
+    if caller is not None and caller.f_code.co_name == "_handle_fromlist":
+        return ImportError(f"cannot import name {name!r} from 'sharedtask'. {hint}", name=name)
+    return AttributeError(f"module 'sharedtask' has no attribute {name!r}. {hint}")

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import pickle
+import re
 import warnings
 from collections.abc import Callable
 from typing import Annotated, Any, get_args, get_origin
@@ -12,6 +13,7 @@ import pytest
 
 import sharedtask
 from sharedtask import ArgumentError, DefinitionError, HintWarning, OptionsError, parallel
+from sharedtask.habits import OTHER_NAMES
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -97,6 +99,21 @@ def test_habit_of_another_library_leads_on(habit: str) -> None:
     do, error, says = WRONG[habit]
     with pytest.raises(error, match=says):
         do()
+
+
+@pytest.mark.parametrize("name", OTHER_NAMES)
+def test_import_of_another_librarys_name_leads_on(name: str) -> None:
+    """`from sharedtask import Parallel` names what to write; `hasattr` stays False."""
+    with pytest.raises(ImportError, match=re.escape(OTHER_NAMES[name])) as caught:
+        exec(f"from sharedtask import {name}", {})
+    assert name == caught.value.name
+    assert not hasattr(sharedtask, name)
+
+
+def test_import_of_an_unknown_name_fails_as_usual() -> None:
+    """A name that no library has gives Python's own error."""
+    with pytest.raises(ImportError, match="cannot import name 'parallell' from 'sharedtask' "):
+        exec("from sharedtask import parallell", {})
 
 
 FRAME = pd.DataFrame({"a": [1, 2, 3], "b": [4, 5, 6]})

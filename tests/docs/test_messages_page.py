@@ -74,6 +74,11 @@ def enter_twice(_x: int, g: Locked[np.ndarray]) -> None:
 
 
 @parallel(backend="serial")
+def pair(x: int, y: object = None) -> object:
+    return x, y
+
+
+@parallel(backend="serial")
 def divide(x: int) -> float:
     return 1 / x
 
@@ -242,10 +247,12 @@ PROVOKED: dict[str, Callable[[], Any]] = {
     "unable-to-allocate": lambda: np.ones(1 << 47),
     "no-map": lambda: end.map([1]),  # type: ignore[attr-defined]
     "no-parallel-class": lambda: sharedtask.Parallel,
+    "no-parallel-import": lambda: exec("from sharedtask import Parallel"),
     "only-a-function": lambda: parallel(plain(i) for i in "ab"),  # type: ignore[call-overload]
     "items-are-missing": lambda: plain.map(x=[1]),  # type: ignore[call-arg]
     "shared-called": shared_called,
     "too-many-arguments": lambda: divide.map([1], [2]),  # type: ignore[call-arg]
+    "second-collection": lambda: pair.map([1, 2], [3, 4]),
     "unexpected-keyword": lambda: divide.map([1], workers=2),  # type: ignore[call-arg]
     "no-option": lambda: divide.with_options(n_jobs=4),  # type: ignore[call-arg]
     "no-backend": lambda: divide.with_options(backend="multiprocessing"),  # type: ignore[arg-type]
