@@ -88,8 +88,14 @@ PLACES: dict[str, Callable[[], str]] = {
 }
 
 
-def on_page_markdown(markdown: str, **_given: object) -> str:
+# Pages about the history of the library: the search lists them below the others.
+HISTORY = ("changes.md", "decisions/")
+
+
+def on_page_markdown(markdown: str, page: Any = None, **_given: object) -> str:
     """Fill in what a page has a place for."""
+    if page is not None and page.file.src_uri.startswith(HISTORY):
+        page.meta["search"] = {"boost": 0.1}
     for place, text in PLACES.items():
         if place in markdown:
             markdown = markdown.replace(place, text())

@@ -56,3 +56,5 @@ def test_words_that_users_type_are_found(tmp_path: Path) -> None:
         if page not in found:
             missed.append((word, page, sorted(found)))
     assert [] == missed
+    below = {entry["location"].partition("/")[0] for entry in entries if "boost" in entry}
+    assert {"changes", "decisions"} == below, "pages about history come after those that help"

@@ -170,6 +170,21 @@ def test_page_of_the_command_line_has_each_command() -> None:
     assert commands == re.findall(r"^## (\w+)$", page, re.MULTILINE)
 
 
+def luminance(colour: str) -> float:
+    """The relative luminance of "#rrggbb", by the formula of WCAG 2."""
+    parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("behind", ["#ffffff", "#f5f5f5"], ids=["page", "code"])
+def test_links_and_bar_are_easy_to_read(behind: str) -> None:
+    """Light links, and white text on the bar, have the contrast that WCAG asks for."""
+    found = re.search(r"--md-primary-fg-color: (#\w{6});", (DOCS / "css/site.css").read_text())
+    assert found
+    assert 4.5 < (luminance(behind) + 0.05) / (luminance(found[1]) + 0.05)
+
+
 def test_examples_of_docstrings_are_a_section() -> None:
     """Docstrings say "Examples:", which the API shows as code; "Example:" is a plain note there."""
     wrong = [
