@@ -70,6 +70,10 @@ class _Fields(Exception):  # noqa: N818 - not raised itself
         for name, value in values.items():
             setattr(self, name, value)
 
+    def __repr__(self) -> str:
+        """The class and the text: a list of results prints its errors in this way."""
+        return f"{type(self).__name__}({str(self)!r})"
+
 
 _REQUIRED = object()
 

@@ -18,6 +18,7 @@ from sharedtask import share, zeros
 from sharedtask.cli import bench, search
 from sharedtask.cli import main as cli
 from sharedtask.store import name_registry
+from sharedtask.system.cpus import available_cpus
 
 ROOT = Path(__file__).parents[2]
 
@@ -266,10 +267,13 @@ def test_command_alone_shows_the_commands() -> None:
 
 
 def test_info_as_json() -> None:
-    """JSON has the facts of the table."""
+    """JSON has the facts of the table, as numbers and booleans where they are."""
     told = json.loads(said("info", "--json"))
     assert sharedtask.__version__ == told["sharedtask"]
-    assert {"python", "CPUs", "memory", "memfd", "names"} <= set(told)
+    assert {"python", "names", "huge pages", "ray"} <= set(told)
+    assert available_cpus() == told["CPUs"]
+    assert 0 < told["memory"]["available"] < told["memory"]["total"]
+    assert {bool} == {type(told[name]) for name in ("memfd", "userfaultfd", "huge pages")}
 
 
 def test_demo_names_what_it_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,12 @@ def test_round_trip_is_exact(error: Any, round_trip: Any) -> None:
     assert vars(error) == vars(again)
 
 
+@pytest.mark.parametrize("error", ONE_OF_EACH, ids=lambda error: type(error).__name__)
+def test_repr_has_the_message(error: Any) -> None:
+    """A printed list of results shows what happened."""
+    assert f"{type(error).__name__}({str(error)!r})" == repr(error)
+
+
 @pytest.mark.parametrize("round_trip", ROUND_TRIPS)
 def test_round_trip_keeps_notes(round_trip: Any) -> None:
     """Notes and the index they carry survive pickling and copying."""

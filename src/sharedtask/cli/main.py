@@ -276,10 +276,23 @@ def _info(given: argparse.Namespace) -> None:
         _say(json.dumps(facts, indent=2))
         return
     width = max(map(len, facts))
-    _say(*(f"{name.ljust(width)}  {value}" for name, value in facts.items()))
+    _say(*(f"{name.ljust(width)}  {_for_people(value)}" for name, value in facts.items()))
 
 
-def _versions() -> dict[str, str]:
+def _for_people(value: object) -> str:
+    """A fact as text; JSON has the numbers, true and false, and null."""
+    match value:
+        case None:
+            return "not installed"
+        case bool():
+            return "yes" if value else "no"
+        case {"total": int(total), "available": int(available)}:
+            return f"{capacity.human(total)}, {capacity.human(available)} available"
+        case _:
+            return str(value)
+
+
+def _versions() -> dict[str, str | None]:
     import platform
 
     return {
@@ -291,40 +304,35 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _version_of(package: str) -> str:
-    """The installed version, without an import: that of ray takes half a second."""
+def _version_of(package: str) -> str | None:
+    """The installed version, or None, without an import: that of ray takes half a second."""
     from importlib import metadata
 
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return "not installed"
+        return None
 
 
-def _defaults() -> dict[str, str]:
+def _defaults() -> dict[str, str | int]:
     from sharedtask import options
     from sharedtask.system.cpus import available_cpus
 
     chosen, cpus = options.resolve({}), available_cpus()
     return {
         "backend": chosen.backend,
-        "workers": str(cpus if chosen.workers is None else chosen.workers),
-        "CPUs": str(cpus),
+        "workers": cpus if chosen.workers is None else chosen.workers,
+        "CPUs": cpus,
     }
 
 
-def _machine() -> dict[str, str]:
-    total, available = capacity.total(), capacity.available()
+def _machine() -> dict[str, bool | dict[str, int]]:
     return {
-        "memory": f"{capacity.human(total)}, {capacity.human(available)} available",
-        "memfd": _yes(_has_memfd()),
-        "userfaultfd": _yes(_has_watches()),
-        "huge pages": _yes(_has_huge_pages()),
+        "memory": {"total": capacity.total(), "available": capacity.available()},
+        "memfd": _has_memfd(),
+        "userfaultfd": _has_watches(),
+        "huge pages": _has_huge_pages(),
     }
-
-
-def _yes(works: bool) -> str:
-    return "yes" if works else "no"
 
 
 def _has_memfd() -> bool:
