@@ -96,7 +96,7 @@ def _called(word: str, value: str) -> str:
 
 
 _CALLED: dict[Role | Made, str] = {
-    Role.SHARED: _called("Shared", "the value itself") + " share(value) keeps one by hand.",
+    Role.SHARED: _called("Shared", "the value itself") + " share(value) stores one by hand.",
     Role.COPY_ON_WRITE: _called("CopyOnWrite", "the value itself"),
     Role.PARTITIONED: _called("Partitioned", "the array itself"),
     Role.REDUCED: _called("Reduced", "the array itself"),

@@ -182,7 +182,7 @@ class UnknownNameError(_Fields, SharedTaskError, FileNotFoundError):
     reason: str = ""
 
     def __str__(self) -> str:
-        reason = self.reason or "`sharedtask ls` shows the names there are."
+        reason = self.reason or "`sharedtask ls` lists the names that exist."
         return f"nothing is shared under the name {self.name!r}. {reason}"
 
 

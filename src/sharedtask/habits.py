@@ -51,16 +51,16 @@ OTHER_BACKENDS: dict[str, str] = {
 _DECORATED = "Decorate the function with @sharedtask.parallel, and call"
 # Names in other libraries: of the module, as in ``sharedtask.Parallel``.
 OTHER_NAMES: dict[str, str] = {
-    "Parallel": f"{_DECORATED} f.map(items, ...) in the place of Parallel()(delayed(f)(...)).",
+    "Parallel": f"{_DECORATED} f.map(items, ...) instead of Parallel()(delayed(f)(...)).",
     "delayed": f"{_DECORATED} f.map(items, ...), or f.starmap(pairs).",
     "Pool": f"There is no pool to open. {_DECORATED} f.map(items).",
     "ThreadPool": f"{_DECORATED} f.with_options(backend='thread').map(items).",
     "WorkerPool": f"There is no pool to open. {_DECORATED} f.map(items).",
-    "ProcessPoolExecutor": f"{_DECORATED} f.map(items), or take sharedtask.Executor().",
+    "ProcessPoolExecutor": f"{_DECORATED} f.map(items), or use sharedtask.Executor().",
     "ThreadPoolExecutor": f"{_DECORATED} f.with_options(backend='thread').submit(item).",
     "remote": f"{_DECORATED} f.map(items), on Ray with backend='ray'.",
-    "put": "Mark the parameter Shared[...], and pass the value; share(value) keeps it by hand.",
-    "scatter": "Mark the parameter Shared[...], and pass the value; share(value) keeps it by hand.",
+    "put": "Mark the parameter Shared[...], and pass the value; or use share(value).",
+    "scatter": "Mark the parameter Shared[...], and pass the value; or use share(value).",
     "map": f"{_DECORATED} f.map(items); multi_process(f, items) maps in one call.",
     "starmap": f"{_DECORATED} f.starmap(pairs).",
     "SharedMemory": "zeros(shape), empty(shape) and array(values) make arrays in shared memory.",

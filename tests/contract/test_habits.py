@@ -127,7 +127,7 @@ HINTS: dict[str, tuple[Callable[[Any], Any], Any, str]] = {
     "second": (
         lambda task: task.map([1, 2], [3, 4]),
         [(1, [3, 4]), (2, [3, 4])],
-        r"given to every item.*starmap\(zip\(",
+        r"every item gets the whole second collection.*starmap\(zip\(",
     ),
 }
 

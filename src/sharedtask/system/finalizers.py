@@ -129,7 +129,7 @@ class _Thread:
         """In a forked child: no thread until one is needed, and a queue at which it can wait.
 
         Thread 1 puts an action into the queue. Thread 2, ours, is woken, has the lock of the queue
-        and waits for the GIL. Thread 1 forks: in the child nobody gives that lock back.
+        and waits for the GIL. Thread 1 forks: in the child no thread releases that lock.
         """
         self.runs = False
         before = self.due

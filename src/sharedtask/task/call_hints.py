@@ -57,8 +57,8 @@ def _of_second(items: Any, args: tuple[Any, ...]) -> tuple[str, str]:
     if len(items) != len(args[0]) or len(items) < 2:
         return "", ""
     return "second", (
-        f"the second collection, of {len(items)} as well, is given to every item as it is. For one "
-        "element with each item take starmap(zip(a, b, strict=True)); else give it by name."
+        f"every item gets the whole second collection, of {len(items)} as well. To pass one "
+        "element with each item write starmap(zip(a, b, strict=True)); otherwise pass it by name."
     )
 
 

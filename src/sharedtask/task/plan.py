@@ -217,8 +217,8 @@ class NoItems:
 def _check_items(task: str, items: Any) -> None:
     if items is NoItems:
         msg = (
-            f"{task}(): the items are missing. They come first and without a name, as in "
-            f"{task}.map(items, other=value): what has a name is the same for all items."
+            f"{task}(): the items are missing. Pass them first and without a name, as in "
+            f"{task}.map(items, other=value): arguments with a name are the same for all items."
         )
         raise ArgumentError(msg)
     if isinstance(items, (str, bytes, bytearray)):
