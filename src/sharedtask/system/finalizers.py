@@ -73,7 +73,9 @@ class _Put:
     """Puts an action into the queue of this process; what it calls is a method in C."""
 
     __slots__ = ()
-    __call__: Callable[[_Due], object]
+    if TYPE_CHECKING:  # an annotation `__call__: Callable[...]` ends mypy with a segmentation fault
+
+        def __call__(self, action: _Due, /) -> object: ...
 
 
 _put = _Put()
@@ -140,7 +142,7 @@ class _Thread:
     def _renew_queue(self) -> None:
         self.due: SimpleQueue[_Due] = SimpleQueue()
         # Callbacks of objects that are there already find it too.
-        _Put.__call__ = staticmethod(self.due.put)
+        setattr(_Put, "__call__", staticmethod(self.due.put))  # noqa: B010  mypy refuses "="
 
 
 def _serve() -> None:
