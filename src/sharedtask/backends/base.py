@@ -10,7 +10,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from queue import Empty
-from time import monotonic
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -255,8 +254,7 @@ class Session(ABC):
         """
         del leaves
         try:
-            seconds = None if until is None else max(until - monotonic(), 0.0)
-            return interrupts.exposed(reports.get, True, seconds)
+            return interrupts.next_of(reports, until)
         except Empty:
             return None
 

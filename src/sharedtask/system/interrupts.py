@@ -25,6 +25,8 @@ import sys
 import threading
 import weakref
 from collections import deque
+from queue import Empty
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Self, TypeVar
 
 from . import forks
@@ -383,6 +385,40 @@ def acquire(lock: Any) -> None:
 
 
 _LOOK_SECONDS = 0.1
+
+
+def next_of(queue: Any, until: float | None) -> Any:
+    """The next of a queue; an interrupt may raise at any moment until then.
+
+    A signal may come just before the main thread sleeps, while another thread has the GIL, or the
+    kernel gives it to another thread: then Python notes it, and does not wake the main thread. So
+    this looks for signals every ``LATE_SECONDS``.
+
+    Raises:
+        Empty: There was none at the time ``until``.
+    """
+    if not in_main():
+        return queue.get(True, None if until is None else max(until - monotonic(), 0.0))
+    while True:
+        left = LATE_SECONDS if until is None else max(until - monotonic(), 0.0)
+        found = exposed(_next_within, queue, min(left, LATE_SECONDS))
+        if found is not _NOTHING:
+            return found
+        if until is not None and monotonic() >= until:
+            raise Empty
+
+
+def _next_within(queue: Any, seconds: float) -> Any:
+    """No error at the end of the time, which would be the context of what a handler raises."""
+    try:
+        return queue.get(True, seconds)
+    except Empty:
+        return _NOTHING
+
+
+# How late a signal is noticed that has not woken the main thread.
+LATE_SECONDS = 0.5
+_NOTHING = object()
 
 
 def is_real(error: BaseException) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 from sharedtask.errors import InitializerError
@@ -91,7 +90,8 @@ class Mapped:
 
     def wait(self) -> None:
         """Wait for its end."""
-        self._ended.wait()
+        while not self._ended.wait(interrupts.LATE_SECONDS):
+            pass  # see ``next_of`` there
 
     def end(self, error: Exception) -> None:
         """End it; who asks for further results gets the error."""
@@ -128,9 +128,9 @@ class Mapped:
             self._stop()
 
     def _next(self, until: float | None) -> list[Batch] | None:
-        seconds = None if until is None else max(until - time.monotonic(), 0.0)
+        found: list[Batch] | BaseException | None
         try:
-            found = self._pieces.get(timeout=seconds)
+            found = interrupts.next_of(self._pieces, until)
         except queue.Empty:
             raise TimeoutError from None
         if isinstance(found, BaseException):

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 # The I/O thread waits this long for more work before it sleeps: a second wake-up costs 0.05 ms.
 _LINGER_SECONDS = 0.05
-# Maximal wait without a check, also if a descriptor was closed meanwhile.
-_LOOK_SECONDS = 1.0
+# Maximal wait without a check, for signals and for descriptors that were closed meanwhile.
+_LOOK_SECONDS = interrupts.LATE_SECONDS
 # With chunks in flight a turn takes a fraction of this; a longer one means that no thread runs the
 # loop.
 _STALL_SECONDS = 0.1
@@ -397,7 +397,6 @@ def _next_of(reports: SimpleQueue[Any], until: float | None) -> Any:
     if not reports.empty():
         return reports.get_nowait()  # only one thread takes them
     try:
-        seconds = None if until is None else max(until - time.monotonic(), 0.0)
-        return interrupts.exposed(reports.get, True, seconds)
+        return interrupts.next_of(reports, until)
     except Empty:
         return None
