@@ -32,8 +32,12 @@ def deposit(x, account: Locked):
     with account.write() as view:
         view[:] = view + 1
 
-add, where, deposit = (
-    parallel(backend=backend, workers=2)(each) for each in (add, where, deposit)
+def rest(x):
+    time.sleep(0.1)
+
+add, where, deposit, rest = (
+    parallel(backend=backend, workers=2, chunksize=chunksize)(each)
+    for each, chunksize in ((add, "auto"), (where, "auto"), (deposit, "auto"), (rest, 1))
 )
 table, count = np.zeros(20_000), 0
 account = np.zeros(4)
@@ -105,14 +109,21 @@ def is_ours(each):
     except FileNotFoundError:
         return False
 
+def held_at_rest():
+    # Both workers are up, each of which has a socket and a status page: one whose item is given up
+    # is killed, and the next starts when a call needs it, which a quick one may not.
+    rest.map(range(2))
+    other(), quick(), account_again()
+    return held()
+
+def is_within(now, base):
+    return now[0] <= base[0] and now[1] <= base[1]
+
 def settled(base):
     limit = time.monotonic() + 60
-    while True:
-        other(), quick(), account_again()
-        now = held()
-        if (now[0] <= base[0] and now[1] <= base[1]) or time.monotonic() > limit:
-            return now
+    while not is_within(now := held_at_rest(), base) and time.monotonic() < limit:
         time.sleep(0.05)
+    return now
 
 def account_again():
     global account
@@ -147,7 +158,7 @@ base = wrong = None
 rung = 0
 for turn in range(rounds):
     if turn == 5:
-        base = settled(held())
+        base = tuple(map(min, *(held_at_rest() for _ in range(5))))
     choose.choice((other, changed, lambda: None))()
     try:
         one_round()
@@ -162,7 +173,8 @@ for turn in range(rounds):
     assert interrupts._state.handler is None and not critical_sections.is_held()
     assert signal.getsignal(number) is ring
 print("RUNG", rung > rounds // 20 or rung)
-print("HELD", base == settled(base) or (base, held()), flush=True)
+now = settled(base)
+print("HELD", is_within(now, base) or (base, now), flush=True)
 """
 
 
