@@ -76,10 +76,10 @@ WAYS: dict[str, Callable[[Any, Path], Any]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_interrupt_that_wakes_nobody(backend: Any, way: str, tmp_path: Path) -> None:
+def test_interrupt_that_wakes_no_thread(backend: Any, way: str, tmp_path: Path) -> None:
     """It is raised within a second all the same, not when the first task has ended.
 
-    It comes so when the main thread is about to wait: one in hundreds does, on a busy machine.
+    So it is with one in hundreds of those that come just as the main thread begins to wait.
     """
     if backend == "serial":
         pytest.skip("the main thread runs the tasks, and waits for nothing")
