@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from contextvars import ContextVar
+from io import FileIO
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -228,11 +229,13 @@ def _is_alone() -> bool:
 
 def _umask_seen() -> int:
     """The umask from the mode of an unnamed file: half the time of /proc."""
-    fd = os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o777)  # noqa: S108
+    flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+    # In one step: an exception that another thread throws in here would lose the bare number.
+    file = next(map(FileIO, map(os.open, ("/dev/shm",), (flags,), (0o777,))))  # noqa: S108
     try:
-        return ~os.fstat(fd).st_mode & 0o777
+        return ~os.fstat(file.fileno()).st_mode & 0o777
     finally:
-        os.close(fd)
+        file.close()
 
 
 def _umask_told() -> int | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from interrupting import interrupted_at, places_of
 
 from sharedtask.backends.worker import process_settings, settings
 from sharedtask.backends.worker.process_settings import SettingsFollower
@@ -182,3 +183,19 @@ def test_setting_that_a_worker_cannot_have_is_told() -> None:
     with pytest.warns(RuntimeWarning, match="this worker does not have the locale of its caller"):
         worker.apply(replace(wanted, values=values))
     assert 3 == np.get_printoptions()["precision"]
+
+
+def test_exception_of_another_thread_leaves_no_descriptor() -> None:
+    """Such exceptions, of time limits for one, come in where interrupts of a call wait."""
+
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before, places = descriptors(), places_of(settings._umask_seen)
+    assert len(places) > 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        for place in places:
+            outcome = interrupted_at(place, settings._umask_seen)
+            assert (True, KeyboardInterrupt) == (outcome.fired, type(outcome.raised))
+            assert before == descriptors(), place
