@@ -140,6 +140,7 @@ class SocketEvents:
                 logged = log_reading.collect(worker)
             work_item = worker.find(frame.chunk)
             if work_item is None:
+                close_all(frame.fds)
                 return logged
             trace = b""
             if frame.body[0] & result_format.TRACED:
