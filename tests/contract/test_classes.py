@@ -485,6 +485,19 @@ def test_class_with_other_bases_and_names_has_them_in_workers(backend: str) -> N
     assert {("first", "Made", 4)} == set(task.map(range(4)))
 
 
+def test_bases_that_python_refuses() -> None:
+    """A new class keeps those that its metaclass has chosen; of a known one it is told."""
+
+    class Model:
+        pass
+
+    head = (int,), "Model", Model.__qualname__
+    classes._apply_head(Model, head, is_new=True)
+    assert (object,) == Model.__bases__
+    with pytest.raises(TypeError, match="__bases__"):
+        classes._apply_head(Model, head, is_new=False)
+
+
 def test_patch_that_is_undone_is_undone_in_workers(backend: str) -> None:
     """Attributes and methods are patched in workers while they are patched here."""
     each = Followed(backend)

@@ -168,6 +168,21 @@ def test_folders_where_there_are_no_locks(home: Path, monkeypatch: pytest.Monkey
     assert [f"sharedtask-loky-{os.getppid()}-00ff00ff"] == [path.name for path in home.iterdir()]
 
 
+def test_file_that_is_in_use_is_removed_later(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some systems keep a file as long as it is mapped: each sweep tries again."""
+    mine = folder.Folder()
+    path = mine.new_path("value")
+    path.touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *_, **__: os.rmdir(home / "none"))
+        mine.drop(path)
+        assert mine.sweep()
+    assert path.exists()
+    assert not mine.sweep()
+    assert not path.exists()
+    mine.remove()
+
+
 MISSING = """
 import sys
 sys.modules["loky"] = None

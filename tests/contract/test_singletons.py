@@ -193,3 +193,30 @@ def test_class_that_is_as_it_was_is_not_told_of() -> None:
     assert class_states.changed(states) is None
     Model.method = lambda self: 1  # type: ignore[attr-defined]
     assert (Model, "method") == class_states.changed(states)
+    del Model.method  # type: ignore[attr-defined]
+    assert class_states.changed(states) is None
+    del Model.rate
+    assert (Model, "rate") == class_states.changed(states)
+    assert class_states.changed(states, {id(Model)}) is None
+
+
+def test_class_that_has_other_bases_is_told_of() -> None:
+    """They are set like an attribute."""
+
+    class First:
+        pass
+
+    class Second:
+        pass
+
+    class Model(First):
+        def __call__(self) -> int:
+            return 1
+
+    states = class_states.states_of([Model])
+    Model.__bases__ = (Second,)
+    assert (Model, "__bases__") == class_states.changed(states)
+    Model.__bases__ = (First,)
+    assert class_states.changed(states) is None
+    Model.__call__ = lambda _: 2  # type: ignore[method-assign]
+    assert (Model, "__call__") == class_states.changed(states)

@@ -42,6 +42,7 @@ from sharedtask.errors import (
     WorkerDiedError,
     item_note,
 )
+from sharedtask.outcomes import RaisedError
 
 ONE_OF_EACH = [
     SharedTaskError("text"),
@@ -330,3 +331,19 @@ def test_errors_need_only_the_standard_library() -> None:
     code = "import sys; import sharedtask.errors; print('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "False" == done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("error", "count"),
+    [
+        (pickle.PicklingError("Can't pickle: attribute lookup job on __main__ failed"), 1),
+        (AttributeError("Can't get attribute 'job' on <module '__main__' (built-in)>"), 1),
+        (AttributeError("'Model' object has no attribute 'rate'"), 0),
+        (ValueError("no __main__ in this file"), 0),
+        (SerializationError("__main__.job cannot be pickled"), 0),
+    ],
+)
+def test_note_on_what_another_pool_does_not_find(error: Exception, count: int) -> None:
+    """It is for errors of plain pickle that name the script, and for no other."""
+    RaisedError.of(error)
+    assert count == len(getattr(error, "__notes__", ()))

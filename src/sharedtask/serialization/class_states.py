@@ -6,6 +6,7 @@ The values of attributes are compared by identity: a table that was changed in p
 from __future__ import annotations
 
 import weakref
+from operator import is_
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
 
 
 class ClassState(NamedTuple):
-    """A class, and its attributes at one moment."""
+    """A class, and its bases and attributes at one moment."""
 
     cls: weakref.ref[type]
+    bases: tuple[type, ...]
     attributes: dict[str, Any]
 
 
@@ -30,7 +32,7 @@ def states_of(sent: Iterable[type]) -> tuple[ClassState, ...]:
         >>> changed(states)
         (<class '...Model'>, 'rate')
     """
-    return tuple(ClassState(weakref.ref(cls), _attributes(cls)) for cls in sent)
+    return tuple(ClassState(weakref.ref(cls), cls.__bases__, _attributes(cls)) for cls in sent)
 
 
 def changed(
@@ -43,7 +45,7 @@ def changed(
     for state in states:
         cls = state.cls()
         if cls is not None and id(cls) not in except_for:
-            name = _differing(state.attributes, _attributes(cls))
+            name = _differing(state, cls)
             if name is not None:
                 return cls, name
     return None
@@ -51,17 +53,19 @@ def changed(
 
 def _attributes(cls: type) -> dict[str, Any]:
     """What a program sets: Python itself keeps other things in a class."""
-    found = {name: value for name, value in vars(cls).items() if _is_set(name, value)}
-    return {**found, "__bases__": cls.__bases__}
+    return {name: value for name, value in vars(cls).items() if _is_set(name, value)}
 
 
 def _is_set(name: str, value: object) -> bool:
     if not name.startswith("__"):
-        return not name.startswith("_abc_")
+        return True
     return type(value) is FunctionType and "annotat" not in name
 
 
-def _differing(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+def _differing(state: ClassState, cls: type) -> str | None:
+    bases, before, now = cls.__bases__, state.attributes, _attributes(cls)
+    if len(bases) != len(state.bases) or not all(map(is_, bases, state.bases)):
+        return "__bases__"
     for name in {**before, **now}:
         if name not in before or name not in now or before[name] is not now[name]:
             return name

@@ -163,3 +163,32 @@ def test_nothing_is_compiled_before_the_first_object() -> None:
     assert 1 == New(1).x
     assert "<string>" == New.__init__.__code__.co_filename
     assert 2 == New(2).x
+
+
+def test_subclass_with_an_init_of_its_own() -> None:
+    """It may call that of its base, which is compiled then, each time."""
+
+    @dataclass()
+    class Base:
+        x: int
+
+    class Derived(Base):
+        def __init__(self) -> None:
+            super().__init__(3)
+            self.y = 4
+
+    assert [(3, 4)] * 2 == [(made.x, made.y) for made in (Derived(), Derived())]
+
+
+def test_equality_of_its_own() -> None:
+    """A frozen class with one has a hash too, which Python takes from it otherwise."""
+
+    @dataclass(frozen=True)
+    class Folded:
+        text: str
+
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Folded)
+
+    assert Folded("a") == Folded("b")
+    assert hash(Folded("a")) == hash(Folded("a"))
