@@ -184,7 +184,7 @@ def test_equality_of_its_own() -> None:
     """A frozen class with one has a hash too, which Python takes from it otherwise."""
 
     @dataclass(frozen=True)
-    class Folded:
+    class Folded:  # noqa: PLW1641  that is the point
         text: str
 
         def __eq__(self, other: object) -> bool:
