@@ -200,6 +200,41 @@ def test_package_that_is_missing(run: Callable[..., str]) -> None:
     assert 'pip install "sharedtask[loky]". backend="process" needs no package' in told
 
 
+KILLED = """
+import os, sys, time
+from sharedtask import Executor
+
+def stay(path):
+    with open(f"{path}-new", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename(f"{path}-new", path)
+    time.sleep(600)
+
+path, forks = sys.argv[1:]
+future = Executor(backend="loky", max_workers=1).submit(stay, path)
+while not os.path.exists(path):
+    time.sleep(0.01)
+if forks == "True" and os.fork() == 0:
+    time.sleep(600)  # with all that its parent has open
+print("READY", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("forks", [False, True])
+def test_worker_ends_with_a_caller_that_is_killed(
+    script: Callable[..., Any], tmp_path: Path, forks: bool
+) -> None:
+    """In the middle of a task, also where a child of the caller goes on."""
+    path = tmp_path / "pid"
+    caller = script(KILLED, path, forks)
+    caller.wait_for("READY")
+    pid = int(path.read_text())
+    os.kill(caller.pid, 9)
+    caller.process.wait()
+    until(lambda: not os.path.exists(f"/proc/{pid}/fd/0"))
+
+
 UNFINISHED = """
 import time
 from sharedtask import Executor

@@ -150,3 +150,19 @@ def test_spans_that_touch_do_not_overlap_when_they_are_cut() -> None:
     spans: list[Mapping[str, Any]] = [e for e in events if e["ph"] == "X"]
     assert {12} == {e["tid"] for e in spans}
     assert nested(spans)
+    cut = [(int(e["ts"] * 1000), int(e["dur"] * 1000)) for e in spans]
+    assert all(start + length < later for (start, length), (later, _) in pairwise(cut))
+
+
+def test_span_of_no_time_has_no_negative_one() -> None:
+    """One nanosecond is the least that is seen."""
+    (call,) = recorded().calls
+    events = list(events_of(recorded(calls=(replace(call, stop=call.start),))))
+    assert [0] == [e["dur"] for e in events if e["ph"] == "X" and e["pid"] == 1]
+
+
+def test_chunk_whose_worker_is_not_known_has_no_row() -> None:
+    """Its worker died before it said who it is."""
+    run = recorded()
+    lost = replace(run, chunks=tuple(replace(chunk, worker=-1) for chunk in run.chunks))
+    assert not [e for e in events_of(lost) if e["ph"] == "X" and e["pid"] == 2]
