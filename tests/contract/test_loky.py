@@ -16,7 +16,8 @@ from sharedtask.testing import BackendContract, until
 
 pytest.importorskip("loky", reason="it is an optional dependency")
 
-from sharedtask.backends.loky import folder
+from sharedtask.backends.carried.message import Message
+from sharedtask.backends.loky import folder, slots, worker
 from sharedtask.backends.loky.backend import LokyBackend
 
 pytestmark = pytest.mark.timeout(60)
@@ -79,6 +80,28 @@ def test_value_that_is_over_is_given_back() -> None:
     gc.collect()
     until(lambda: made not in values())
     until(lambda: not [pid for pid in pids if made in Path(f"/proc/{pid}/maps").read_text()])
+
+
+def test_value_is_sent_to_a_worker_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large ones, by their files, and small ones: later chunks bring neither."""
+    sent: list[tuple[int, int]] = []
+    submit = slots.Slot.submit
+
+    def noted(slot: slots.Slot, function: Any, *args: Any) -> Any:
+        if function is worker.run_chunk:
+            message = Message.load(args[0])
+            assert message is not None
+            sent.append((len(message.tokens), len(message.small)))
+        return submit(slot, function, *args)
+
+    monkeypatch.setattr(slots.Slot, "submit", noted)
+    task = parallel(lambda x, large, small: large.size + small.size + x, shared=["large", "small"])
+    given = {"large": np.ones(200_000), "small": np.ones(3)}
+    for _ in range(3):
+        found: Any = task.with_options(backend="loky", workers=1, chunksize=1)
+        assert [200_003, 200_004] == found.map(range(2), **given)
+    assert (1, 3) == sent[0]  # with the function and the settings
+    assert [(0, 0)] * 5 == sent[1:]
 
 
 def test_idle_worker_that_dies_is_replaced() -> None:

@@ -65,12 +65,13 @@ def test_an_unmarked_argument_that_is_sent_with_each_chunk_is_to_be_marked() -> 
     [
         table(2),
         table(0, marked=True, travel="shared"),
+        table(40, marked=True),
         table(40, travel="in place"),
         dataclasses.replace(table(1000), nbytes=10_000),
     ],
 )
 def test_arguments_that_cost_little_need_no_mark(value: Value) -> None:
-    """Sent a few times, shared, in place, or small."""
+    """Sent a few times, shared, in messages too, in place, or small."""
     assert [] == topics(calls(call(values=(value,))))
 
 
@@ -99,6 +100,19 @@ def test_a_value_that_is_found_again_needs_no_advice() -> None:
     hit = model(miss="", hit=True, encode=0.0, store=0.0)
     first = call(values=(model(),))
     assert [] == topics(calls(first, *(call(n, values=(hit,)) for n in range(1, 5))))
+
+
+def test_a_value_that_is_stored_now_and_then_needs_no_advice() -> None:
+    """Three times in all, or for less than half of the calls."""
+    hit = model(miss="", hit=True, encode=0.0, store=0.0)
+    for values in ([model()] * 3, [model(), *[hit] * 6, *[model()] * 3]):
+        assert [] == topics(calls(*(call(n, values=(v,)) for n, v in enumerate(values))))
+
+
+def test_a_value_that_takes_long_to_compare_is_not_stored() -> None:
+    """A hit is no store, whatever it takes."""
+    hit = model(miss="", hit=True, compare=0.1, encode=0.0, store=0.0)
+    assert [] == topics(calls(*(call(n, values=(hit,)) for n in range(5))))
 
 
 def decodings(name: str, count: int, each: float, **changes: Any) -> tuple[Decoding, ...]:
@@ -292,6 +306,17 @@ def test_workers_replaced_because_of_memory_limit_are_told() -> None:
     found = only(replaced(5, "replaced after 7 items because of memory_limit"), "recycled workers")
     assert "5 workers after 7 items each" == found.figure
     assert 'memory_limit="600MB"' in found.code
+
+
+def test_items_of_replaced_workers_are_those_of_a_typical_one() -> None:
+    """One that ended early, or late, does not count."""
+    run = replaced(3, "replaced because of memory_limit")
+    workers = tuple(
+        dataclasses.replace(worker, items=items)
+        for worker, items in zip(run.workers, (1, 9, 70), strict=True)
+    )
+    found = only(dataclasses.replace(run, workers=workers), "recycled workers")
+    assert "3 workers after 9 items each" == found.figure
 
 
 def test_workers_replaced_now_and_then_need_no_advice() -> None:

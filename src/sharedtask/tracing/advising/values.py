@@ -58,7 +58,7 @@ def stored_again(recorded: Recorded) -> Iterator[Advice]:
     """A shared value was stored at nearly each call, for it is new or changed each time."""
     for task, calls in by_task(recorded.calls):
         for name, values in _by_name(calls):
-            again = [v for v in values[1:] if v.marked and v.miss in ("changed", "new", "dead")]
+            again = [v for v in values[1:] if v.miss in ("changed", "new", "dead")]
             cost = sum(value.compare + value.encode + value.store for value in again)
             if len(again) >= STORED and 2 * len(again) >= len(values) and matters(recorded, cost):
                 yield _keep(task, name, again, cost, len(values))
