@@ -151,11 +151,11 @@ class Outline:
         queue = [value]
         try:
             for node in self._nodes:
-                if not queue or not node.describes(queue.pop(), arrays, queue):
+                if not node.describes(queue.pop(), arrays, queue):
                     return False
         except (RuntimeError, ValueError):  # another thread changes it
             return False
-        return not queue and self._arrays.describe(arrays, passes)
+        return self._arrays.describe(arrays, passes)
 
 
 def _copied(value: Any, depth: int) -> Any:

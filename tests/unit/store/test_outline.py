@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sharedtask.memory.dirty_pages import WATCH_FROM
 from sharedtask.serialization import codec
-from sharedtask.store import identities
+from sharedtask.store import identities, outline
 from sharedtask.store.cache import ShareCache
 from sharedtask.store.outline import Outline
 from sharedtask.store.publication import Publication
@@ -33,6 +33,7 @@ def model() -> dict[str, Any]:
         "large": np.zeros(WATCH_FROM // 8),
         "names": ["a", "b", None, True, 1, 0.0, 2j, b"c"],
         "pair": (1, {"deep": [1.5]}),
+        "numbers": {"one": 1, "as well": 1},
     }
 
 
@@ -65,6 +66,21 @@ def in_order(value: Any) -> None:
     value["small"]["w0"] = value["small"].pop("w0")
 
 
+def last_key(value: Any) -> None:
+    value["small"]["other"] = value["small"].pop("w39")
+
+
+def windows_of_one_buffer(value: Any) -> None:
+    buffer = value["small"]["w0"].tobytes()
+    for name in ("w0", "w1"):
+        value["small"][name] = np.frombuffer(buffer)[:]
+
+
+def other_bounds(value: Any) -> None:
+    both = np.concatenate([value["small"]["w0"], value["small"]["w1"]])
+    value["small"]["w0"], value["small"]["w1"] = both[:4].copy(), both[4:].copy()
+
+
 CHANGES: dict[str, Callable[[Any], object]] = {
     "element": lambda v: v["small"]["w7"].__setitem__(2, -9.0),
     "sign of zero": lambda v: v["steps"][0].__setitem__((0, 0), -1.0),
@@ -84,6 +100,12 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "zero is not minus zero": lambda v: v["names"].__setitem__(5, -0.0),
     "key": set_key,
     "order of keys": in_order,
+    "large one as another dtype": lambda v: v.__setitem__("large", v["large"].view("i8")),
+    "bounds between two": other_bounds,
+    "name of a key": last_key,
+    "order of equal numbers": lambda v: v["numbers"].__setitem__("one", v["numbers"].pop("one")),
+    "number beside a dict": lambda v: v.__setitem__("pair", (2, v["pair"][1])),
+    "windows of one buffer": windows_of_one_buffer,
     "append": lambda v: v["names"].append(1),
     "one less": lambda v: v["steps"].pop(),
     "tuple for a list": lambda v: v.__setitem__("names", tuple(v["names"])),
@@ -134,6 +156,7 @@ def test_change_back_is_recognised() -> None:
         np.zeros(3, "i4,f8"),
         np.zeros(3, "g"),
         np.zeros(3, ">f8"),
+        np.zeros(3, np.dtype("f8", metadata={"unit": "m"})),
         np.zeros((4, 4))[::2, ::2],
         np.float64(1.0),
         type("Text", (str,), {})("a"),
@@ -145,6 +168,28 @@ def test_value_with_anything_else_is_encoded_each_time(inside: Any) -> None:
     """There is no outline of a value with a part that it does not know."""
     assert Outline.of({"a": 1, "b": [1.0]}) is not None
     assert Outline.of({"a": 1, "b": [inside]}) is None
+
+
+def test_value_that_is_pickled_as_fast_has_no_outline() -> None:
+    """One of many small containers."""
+    assert Outline.of([[k] for k in range(100)]) is None
+    assert Outline.of([[k] * 20 for k in range(100)]) is not None
+
+
+def test_copy_that_would_take_much_memory_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is as large as the small arrays together; large ones are not copied."""
+    monkeypatch.setattr(outline, "_MOST_SMALL_BYTES", 1000)
+    assert Outline.of(arrays(40)) is None
+    assert Outline.of({**arrays(10), "large": np.zeros(WATCH_FROM // 8)}) is not None
+
+
+def test_large_array_that_was_published_as_a_copy_has_no_outline() -> None:
+    """There is no watch that tells of its changes."""
+    value = {"large": np.zeros(WATCH_FROM // 8)}
+    for published, is_found in ((value["large"], True), (value["large"].copy(), False)):
+        made = Outline.of(value)
+        assert made is not None
+        assert is_found == made.confirm([published.view(np.uint8)])
 
 
 def test_container_in_itself_has_no_outline() -> None:
@@ -234,15 +279,15 @@ values = st.recursive(
 @settings(max_examples=examples(300))
 def test_recognised_means_the_same_bytes(value: Any, other: Any) -> None:
     """Whatever is recognised would be encoded to the same contents."""
-    outline = Outline.of([value])
-    assert outline is not None
-    payload = codec.encode_shared(outline.copy)
-    if not outline.confirm(payload.sources):
+    made = Outline.of([value])
+    assert made is not None
+    payload = codec.encode_shared(made.copy)
+    if not made.confirm(payload.sources):
         return
     for each in (value, other, copy.deepcopy(value)):
-        if outline.describes([each], lambda *_: False):
+        if made.describes([each], lambda *_: False):
             assert repr([value]) == repr([each])
-    assert outline.describes([value], lambda *_: False) or _shares([value])
+    assert made.describes([value], lambda *_: False) or _shares([value])
 
 
 def _shares(value: Any) -> bool:
