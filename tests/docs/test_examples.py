@@ -112,8 +112,8 @@ def in_the_gallery(name: str) -> list[tuple[Path, str]]:
 
 
 def outline(printed: str) -> str:
-    """What is printed, without what differs from run to run: numbers, and where lines break."""
-    return " ".join(re.sub(r"[+-]?[\d.,]*\d", "#", printed).split())
+    """What is printed, without what differs from run to run: numbers, widths, breaks of lines."""
+    return " ".join(re.sub(r"─+", "─", re.sub(r"[+-]?[\d.,]*\d", "#", printed)).split())
 
 
 def without_blank_lines(code: str) -> str:
