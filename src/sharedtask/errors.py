@@ -422,9 +422,10 @@ class _Changed(_Fields):
         """What is said of a write to the caller's memory."""
         return (
             f"{self.function}(): {_one_of(self.items, self.beside)} wrote to an array of"
-            f" {self.path}, which is shared and read-only, or your program did meanwhile: ufunc.at"
-            " and native code bypass numpy's flag. With this backend the array is your own memory,"
-            ' and stays changed; with backend="process" such a write reaches no data.'
+            f" {self.path}, which is shared and read-only, or your program did meanwhile: native"
+            " code bypasses numpy's flag, as ufunc.at does before numpy 2.5. With this backend the"
+            ' array is your own memory, and stays changed; with backend="process" such a write'
+            " reaches no data."
             f" {_CURES_OF_WRITES}{_which_one(self.items, self.beside)}."
         )
 
@@ -473,7 +474,7 @@ class ChangedValueWarning(_Changed, UserWarning):
 
     The option ``strict`` decides whether this is a warning ("auto", if a change is detected), an
     error (True) or nothing (False). The changed copy is dropped. On "serial" and "thread" large
-    arrays are the caller's own memory: writes by native code or ``ufunc.at`` stay there.
+    arrays are the caller's own memory: writes by native code stay there.
 
     Attributes:
         function: Name of the task.

@@ -252,8 +252,8 @@ def written_advice(error: WorkerDiedError, names: Sequence[str]) -> None:
         verb = "is" if len(names) == 1 else "are"
         note = (
             f"{' and '.join(names)} {verb} read-only shared memory in a task. Native code may have"
-            " written there, as np.add.at does, or torch where a tensor is changed in place: give"
-            f" it a copy, or mark it CopyOnWrite. {see('read-only')}"
+            " written there, as np.add.at does before numpy 2.5, or torch where a tensor is changed"
+            f" in place: give it a copy, or mark it CopyOnWrite. {see('read-only')}"
         )
         add_note(error, note)
 

@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse
 
 from sharedtask import ArgumentError, JournalWarning, Shared, WorkerDiedError, parallel, zeros
+from sharedtask.testing.tasks import by_pointer
 
 
 class Model:
@@ -163,8 +164,8 @@ def test_word_of_read_only_memory_at_a_crash(backend: Any) -> None:
     assert "'m' is read-only shared memory" in caught.value.__notes__[0]
 
 
-def add_at(x: int, table: Any) -> None:
-    np.add.at(table, [0], 1)  # it ignores that the array is read-only
+def add_natively(x: int, table: Any) -> None:
+    by_pointer(table)[0] += 1
 
 
 @pytest.mark.parametrize("backend", ["process", "ray"], indirect=True)
@@ -172,9 +173,9 @@ def test_word_of_read_only_memory_that_is_not_marked(backend: Any) -> None:
     """A crash in a call with a large unmarked array names it, and the cure."""
     born = zeros(3)
     with pytest.raises(WorkerDiedError) as caught:
-        parallel(add_at).with_options(backend=backend).map([1], table=np.zeros(200_000))
+        parallel(add_natively).with_options(backend=backend).map([1], table=np.zeros(200_000))
     assert "'table' is read-only shared memory" in caught.value.__notes__[0]
     with pytest.raises(WorkerDiedError) as caught:
-        parallel(lambda x: add_at(x, born)).with_options(backend=backend).map([1])
+        parallel(lambda x: add_natively(x, born)).with_options(backend=backend).map([1])
     assert "the function captures is read-only" in caught.value.__notes__[0]
     assert "mark it CopyOnWrite" in caught.value.__notes__[0]

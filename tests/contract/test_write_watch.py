@@ -19,6 +19,7 @@ from sharedtask import ChangedValueError, ChangedValueWarning, Shared, parallel
 from sharedtask.memory import dirty_pages, proc_maps, write_watch
 from sharedtask.memory.mapping import address_of
 from sharedtask.memory.write_watch import WriteWatch
+from sharedtask.testing.tasks import by_pointer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,25 +56,29 @@ def torch_add(table: Any) -> None:
 
 
 # Of any index, which the stubs of numpy do not know.
-ADD, MULTIPLY, NEGATIVE, SUBTRACT = (
-    getattr(np, name).at for name in ("add", "multiply", "negative", "subtract")
-)
+ADD, NEGATIVE, SUBTRACT = (getattr(np, name).at for name in ("add", "negative", "subtract"))
+
+
+def add(table: Any, where: Any, number: Any) -> None:
+    """As native code adds: numpy's own functions heed the flag, ``ufunc.at`` since numpy 2.5."""
+    ADD(by_pointer(table), where, number)
+
 
 WRITES: dict[str, Callable[[Any], object]] = {
-    "index": lambda t: ADD(t.reshape(-1), [7], 1),
-    "index of two axes": lambda t: ADD(t, ([100], [3]), 1),
-    "mask": lambda t: MULTIPLY(t, mask_of(t), 3),
-    "column": lambda t: ADD(t, (np.arange(len(t)), 5), 1),
-    "pair that cancels out": lambda t: ADD(t, ([9, 17], [0, 0]), [1, -1]),
-    "last number": lambda t: ADD(t, (-1, -1), 1),
-    "native code": torch_add,
+    "index": lambda t: add(t.reshape(-1), [7], 1),
+    "index of two axes": lambda t: add(t, ([100], [3]), 1),
+    "mask": lambda t: add(t, mask_of(t), 3),
+    "column": lambda t: add(t, (np.arange(len(t)), 5), 1),
+    "pair that cancels out": lambda t: add(t, ([9, 17], [0, 0]), [1, -1]),
+    "last number": lambda t: add(t, (-1, -1), 1),
+    "torch": torch_add,
 }
 
 
 def by_name(*names: str) -> list[Any]:
     """Ways to write, as parameters: where torch is not installed, its own is left out."""
     skip = pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
-    return [pytest.param(n, marks=skip) if n == "native code" else n for n in names or WRITES]
+    return [pytest.param(n, marks=skip) if n == "torch" else n for n in names or WRITES]
 
 
 def warned(call: Callable[[], Any]) -> list[Any]:
@@ -100,7 +105,7 @@ def test_write_is_told(local: Any, size: str, how: str) -> None:
         (warning,) = warned(lambda: task.map(range(20), table=table, how=how))
         assert ("write", "table", True) == (warning.function, warning.parameter, warning.bypassed)
         assert 3 in warning.items or warning.beside
-        for word in ("ufunc.at", "own memory", "Partitioned", "CopyOnWrite"):
+        for word in ("native code", "own memory", "Partitioned", "CopyOnWrite"):
             assert word in str(warning)
     assert [] == warned(lambda: task.map(range(20), table=table, how=how, at=99))
 
@@ -115,20 +120,20 @@ REFUSED: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("how", REFUSED)
 def test_numpy_refuses_others_itself(local: Any, how: str) -> None:
-    """Where an index leaves axes, ``ufunc.at`` heeds the flag."""
+    """Where an index leaves axes, ``ufunc.at`` heeds the flag with any numpy."""
 
     @parallel(backend=local)
-    def add(_: int, table: Shared[Any]) -> None:
+    def refused(_: int, table: Shared[Any]) -> None:
         REFUSED[how](table)
 
     table = np.ones((ROWS["2 MB"], 64))
     with pytest.raises(ValueError, match="read-only"):
-        add.map(range(2), table=table)
+        refused.map(range(2), table=table)
     assert (table == 1).all()
 
 
 @pytest.mark.usefixtures("no_watch")
-@pytest.mark.parametrize("how", by_name("index", "column", "last number", "native code"))
+@pytest.mark.parametrize("how", by_name("index", "column", "last number", "torch"))
 def test_sample_finds_writes_to_rows_and_wholes(local: Any, how: str) -> None:
     """Without a watch, both ends of a large array and each of its parts are looked at."""
     table = np.ones((ROWS["2 MB"], 64))
@@ -142,11 +147,11 @@ def test_arrays_inside_are_watched(local: Any) -> None:
     table = np.ones((ROWS["2 MB"], 64))
 
     @parallel(backend=local)
-    def add(_: int, model: Shared[dict[str, Any]]) -> None:
-        ADD(model["weights"], ([0], [0]), 1)
+    def change(_: int, model: Shared[dict[str, Any]]) -> None:
+        add(model["weights"], ([0], [0]), 1)
 
     for weights in (table, table[:, :32], table.T, table[::-1]):
-        (warning,) = warned(lambda w=weights: add.map(range(2), model={"weights": w, "rate": 1}))  # type: ignore[misc]
+        (warning,) = warned(lambda w=weights: change.map(range(2), model={"weights": w, "rate": 1}))  # type: ignore[misc]
         assert ("model", True) == (warning.parameter, warning.bypassed)
 
 
@@ -297,35 +302,36 @@ def mapped_file(folder: Path, count: int) -> Any:
 
 
 def add_one(_: int, table: Shared[Any]) -> float:
-    ADD(table, [0], 1)
+    add(table, [0], 1)
     return float(table[0])
 
 
-def test_small_array_of_a_mapped_file(local: str, tmp_path: Path) -> None:
+def test_small_array_of_a_mapped_file(local: Any, tmp_path: Path) -> None:
     """A write that bypasses numpy's flag is an error at its item, and does not end the program."""
     value = mapped_file(tmp_path, 100)
     with pytest.raises(ChangedValueError) as caught:
-        parallel(add_one).with_options(backend=local).map(range(2), table=value)  # type: ignore[arg-type]
+        parallel(add_one).with_options(backend=local).map(range(2), table=value)
     assert range(1) == caught.value.items
 
 
-def test_large_array_of_a_mapped_file(local: str, tmp_path: Path) -> None:
+def test_large_array_of_a_mapped_file(local: Any, tmp_path: Path) -> None:
     """There it is told, as in any array of the caller."""
     value = mapped_file(tmp_path, 200_000)
-    task = parallel(add_one).with_options(backend=local, workers=1, chunksize=2)  # type: ignore[arg-type]
+    task = parallel(add_one).with_options(backend=local, workers=1, chunksize=2)
     with pytest.warns(ChangedValueWarning, match="wrote to an array of table"):
         assert [1.0, 2.0] == task.map(range(2), table=value)
 
 
-def test_unmarked_array_born_shared(local: str) -> None:
+def unmarked(_: int, table: Any) -> float:
+    add(table, [0], 1)
+    return float(table[0])
+
+
+def test_unmarked_array_born_shared(local: Any) -> None:
     """What native code writes into it stays in the chunk."""
     array = sharedtask.zeros(200_000)
 
-    def add(_: int, table: Any) -> float:
-        ADD(table, [0], 1)
-        return float(table[0])
-
-    task = parallel(add).with_options(backend=local, chunksize=1)  # type: ignore[arg-type]
+    task = parallel(unmarked).with_options(backend=local, chunksize=1)
     assert [1.0] * 3 == task.map(range(3), table=array)
     assert 0 == array[0]
 
@@ -333,10 +339,11 @@ def test_unmarked_array_born_shared(local: str) -> None:
 IN_SHARED_MEMORY = """
 import numpy as np, sharedtask
 from sharedtask import Shared, parallel
+from sharedtask.testing.tasks import by_pointer
 
 @parallel(backend="{backend}")
 def add(_, table: Shared[np.ndarray]):
-    np.add.at(table, [0], 1)
+    by_pointer(table)[0] += 1
 
 add.map(range(2), table={value})
 """

@@ -1,10 +1,10 @@
 """Views of shared values for tasks in the caller's own process.
 
-Large arrays are the caller's memory, read-only as far as numpy enforces it. ``ufunc.at`` and native
-code bypass numpy's flag. In a worker they meet pages that cannot be written, and the worker dies;
-here the program would die. So small arrays, which are cheap to copy, are copied: writes to them are
-detected after the item, and undone. Writes to large ones are detected after the chunk: see
-``memory/write_watch.py``.
+Large arrays are the caller's memory, read-only as far as numpy enforces it. Native code bypasses
+numpy's flag, as ``ufunc.at`` does before numpy 2.5. In a worker it meets pages that cannot be
+written, and the worker dies; here the program would die. So small arrays, which are cheap to copy,
+are copied: writes to them are detected after the item, and undone. Writes to large ones are
+detected after the chunk: see ``memory/write_watch.py``.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from sharedtask import (
 )
 
 from .strategies import DTYPES, array_of, assert_same
-from .tasks import Model, add_up, identity, on_backend, square, whole_of
+from .tasks import Model, add_up, by_pointer, identity, on_backend, square, whole_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,9 +58,9 @@ def _write(_x: int, array: Shared[Any]) -> None:
 
 
 def _add_unasked(x: int, array: Shared[Any], where: Any) -> float:
-    """``ufunc.at`` does not ask numpy whether it may write."""
+    """Native code does not ask numpy whether it may write."""
     if x == 1:
-        np.add.at(array, where, 1)
+        by_pointer(array)[where] += 1
     return float(array.sum())
 
 
@@ -227,8 +227,7 @@ class SharingContract:
             total = float(given.sum())
             found = task.map(range(4), array=given, where=where)
             assert [total] * 3 == [found[0], *found[2:]]
-            refused = (ChangedValueError, WorkerDiedError, ValueError)
-            assert isinstance(found[1], refused)
+            assert isinstance(found[1], ChangedValueError | WorkerDiedError)
             told = " ".join([str(found[1]), *getattr(found[1], "__notes__", [])])
             assert "array" in told
             assert "CopyOnWrite" in told
@@ -252,8 +251,7 @@ class SharingContract:
         with share(np.ones(5)) as handle:
             task = on_backend(backend, _add_unasked, return_exceptions=True)
             found = task.map([1], array=handle, where=[0])
-            # numpy itself refuses it since 2.5.
-            assert isinstance(found[0], ChangedValueError | WorkerDiedError | ValueError)
+            assert isinstance(found[0], ChangedValueError | WorkerDiedError)
             assert [5.0] == task.map([0], array=handle, where=[0])
 
     def test_change_around_the_arrays_is_told_and_dropped(self, backend: str) -> None:

@@ -46,6 +46,7 @@ _OURS: Mapping[type, _Reducer] = {
     CellType: reducers.reduce_cell,
     functools._lru_cache_wrapper: named.reduce_cached,
     functools.cached_property: named.reduce_cached_property,
+    functools.singledispatchmethod: named.reduce_dispatching_method,
     typing.NewType: named.reduce_new_type,
     ContextVar: variables.reduce_variable,
     np.ufunc: named.reduce_ufunc,

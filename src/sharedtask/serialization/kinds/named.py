@@ -66,6 +66,16 @@ def reduce_cached_property(prop: Any, out: Any) -> Any:
     return functools.cached_property, (prop.func,), own, None, None, _update
 
 
+def reduce_dispatching_method(method: Any, out: Any) -> Any:
+    """A ``functools.singledispatchmethod``, which has a cache from Python 3.13 on."""
+    del out
+    own = {name: value for name, value in vars(method).items() if name not in ("func", _CACHE)}
+    return functools.singledispatchmethod, (method.func,), own, None, None, _update
+
+
+_CACHE = "_method_cache"
+
+
 def is_dispatcher(function: Any) -> bool:
     """Whether ``functools.singledispatch`` made it: all have the same code."""
     return function.__code__ is _DISPATCHER
