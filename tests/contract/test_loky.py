@@ -95,11 +95,12 @@ def test_value_is_sent_to_a_worker_once(monkeypatch: pytest.MonkeyPatch) -> None
         return submit(slot, function, *args)
 
     monkeypatch.setattr(slots.Slot, "submit", noted)
-    task = parallel(lambda x, large, small: large.size + small.size + x, shared=["large", "small"])
+    shares: Any = parallel(shared=["large", "small"])
+    task = shares(lambda x, large, small: large.size + small.size + x)
     given = {"large": np.ones(200_000), "small": np.ones(3)}
     for _ in range(3):
-        found: Any = task.with_options(backend="loky", workers=1, chunksize=1)
-        assert [200_003, 200_004] == found.map(range(2), **given)
+        found = task.with_options(backend="loky", workers=1, chunksize=1).map(range(2), **given)
+        assert [200_003, 200_004] == found
     assert (1, 3) == sent[0]  # with the function and the settings
     assert [(0, 0)] * 5 == sent[1:]
 

@@ -218,5 +218,5 @@ def test_class_that_has_other_bases_is_told_of() -> None:
     assert (Model, "__bases__") == class_states.changed(states)
     Model.__bases__ = (First,)
     assert class_states.changed(states) is None
-    Model.__call__ = lambda _: 2  # type: ignore[method-assign]
+    Model.__call__ = lambda self: 2  # type: ignore[method-assign]
     assert (Model, "__call__") == class_states.changed(states)

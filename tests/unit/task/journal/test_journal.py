@@ -42,6 +42,7 @@ from sharedtask import (
 from sharedtask.backends import fingerprints
 from sharedtask.serialization import hashing
 from sharedtask.task.journal import database, recovery
+from sharedtask.task.journal.lock import Lock
 from sharedtask.testing import Belongings, assert_nothing_left, assert_same, until
 
 pytestmark = pytest.mark.timeout(60)
@@ -862,6 +863,49 @@ def test_lock_is_not_inherited(script: Any, file: str, log: Any) -> None:
     assert 1 == len(holder.survivors())
     task = logged.with_options(backend="serial", journal=file)
     assert [0, 1] == task.map(range(2), log=log.path)
+
+
+def test_lock_whose_file_goes_at_that_moment(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Process 1 opens the file, process 2 gives its lock back and removes it: 1 makes another."""
+    take, tries = Lock._take, []
+
+    def take_late(self: Lock, number: int) -> None:
+        tries.append(number)
+        if len(tries) == 1:
+            os.unlink(f"{file}-lock")
+        take(self, number)
+
+    monkeypatch.setattr(Lock, "_take", take_late)
+    lock = Lock(file)
+    assert 2 == len(tries)
+    assert lock.file is not None
+    assert lock.file.inode == os.stat(f"{file}-lock").st_ino
+    lock.release()
+    assert not os.path.exists(f"{file}-lock")
+
+
+def test_lock_of_a_parent_keeps_its_file(file: str) -> None:
+    """A child gives up its copy of the descriptor, and no more."""
+    lock = Lock(file)
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert os.path.exists(f"{file}-lock")
+    lock.release()
+
+
+def test_lock_whose_descriptor_the_program_has_closed(file: str) -> None:
+    """The file is that of the next holder by then."""
+    lock = Lock(file)
+    assert lock.file is not None
+    os.close(lock.file.number)
+    with open(os.devnull, "rb") as next_one:  # has its number now
+        assert lock.file.number == next_one.fileno()
+        other = Lock(file)
+        lock.release()
+        assert os.path.exists(f"{file}-lock")
+        other.release()
 
 
 def test_run_that_is_dropped_gives_the_lock_back(file: str, log: Any) -> None:
