@@ -77,6 +77,15 @@ to_results = lambda x: results.append(x)  # noqa: PLW0108
 
 to_results = lambda x: results.append(x)  # noqa: PLW0108  as users write it
 
+
+def inside(x: int) -> int:
+    def add() -> None:
+        results.append(x)
+
+    add()
+    return x
+
+
 WRITE_ONLY: dict[str, tuple[Callable[[], Any], list[str]]] = {
     "append": (lambda: append, ["results"]),
     "assign": (lambda: assign, ["seen"]),
@@ -85,6 +94,7 @@ WRITE_ONLY: dict[str, tuple[Callable[[], Any], list[str]]] = {
     "setdefault": (lambda: setdefault, ["seen"]),
     "update": (lambda: update, ["counts"]),
     "accumulate": (lambda: accumulate, ["total"]),
+    "in a function inside": (lambda: inside, ["results"]),
     "through a helper": (lambda: through_a_helper, ["results"]),
     "closure": (closure, ["number", "found"]),
     "lambda": (lambda: to_results, ["results"]),
@@ -135,7 +145,29 @@ def parameter(x: int, seen: Any = None) -> int:
     return x
 
 
-NOT_ONLY = [memo, memo_elsewhere, connect, hidden, own, length, popped, parameter]
+def registered(x: int) -> None:
+    results.append(x)
+
+
+registered.__module__ = "another"
+
+
+def through_another_module(x: int) -> int:
+    registered(x)
+    return x
+
+
+NOT_ONLY = [
+    through_another_module,
+    memo,
+    memo_elsewhere,
+    connect,
+    hidden,
+    own,
+    length,
+    popped,
+    parameter,
+]
 
 
 def told(backend: str, function: Any) -> list[str]:

@@ -355,3 +355,33 @@ def test_array_in_shared_memory_is_protected_by_the_kernel(local: str, value: st
     text = IN_SHARED_MEMORY.format(backend=local, value=value)
     ran = subprocess.run([sys.executable, "-c", text], check=False)
     assert -signal.SIGSEGV == ran.returncode
+
+
+def test_largest_of_many_buffers_are_looked_at() -> None:
+    """A task that writes into one of them changes most there."""
+    buffers = [np.zeros(1000 + k, np.uint8) for k in range(40)]
+    watch = WriteWatch(buffers)
+    assert not watch.written()
+    buffers[-1][7] = 1
+    assert watch.written()
+    watch.close()
+
+
+def test_writes_at_round_distances_do_not_cancel_out() -> None:
+    """A row of a digest is no round number of words long."""
+    for distance in (1, 8, 16, 64, 100, 128, 1000, 1024):
+        words = np.zeros(4096, np.int64)
+        watch = WriteWatch([words.view(np.uint8)])
+        words[0], words[distance] = 1, -1
+        assert watch.written(), distance
+        watch.close()
+
+
+@pytest.mark.parametrize("nbytes", [1000, dirty_pages.WATCH_FROM * 2])
+def test_watch_that_is_closed_tells_nothing(nbytes: int) -> None:
+    """What is written after a call is the caller's own."""
+    buffer = np.zeros(nbytes, np.uint8)
+    watch = WriteWatch([buffer])
+    watch.close()
+    buffer[nbytes // 2] = 1
+    assert not watch.written()

@@ -99,13 +99,54 @@ def test_no_more_than_a_share_of_the_store(monkeypatch: pytest.MonkeyPatch) -> N
     assert all((np.arange(LENGTH) == each).all() for each in found)
 
 
+def test_no_more_bytes_than_a_share_of_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Views keep their objects there, and other tasks need room."""
+    from sharedtask.backends.ray import private_pages
+
+    monkeypatch.setattr(private_pages, "_known", [])
+    monkeypatch.setattr(private_pages, "_limit", lambda _: 12 * LENGTH)
+    found = [opened(in_store(np.arange(LENGTH))) for _ in range(2)]
+    assert [True, False] == [mapping_of(each)[1] for each in found]
+
+
+def test_results_that_are_settled_need_the_store_no_more() -> None:
+    """That is before a fork: what they kept is given back, and they have their contents."""
+    from sharedtask.backends.ray import private_pages
+
+    block.map([1])  # Ray has opened what it needs
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    (table,) = block.map([7])
+    assert private_pages._live
+    private_pages.settle()
+    assert not private_pages._live
+    until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+    assert (table == 7).all()
+
+
+def test_store_of_a_ray_that_was_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be mapped at the same place."""
+    from sharedtask.backends.ray import private_pages, runtime
+
+    kept = block.map([7])
+    (store,) = (each for known in private_pages._known if (each := known()) is not None)
+    place = store.region.start, store.region.end
+    assert store.has(*place)
+    monkeypatch.setattr(runtime, "current_key", lambda: "another")
+    assert not store.has(*place)
+    del kept
+
+
 def test_store_that_cannot_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the file of the store cannot be opened, results are copied."""
     from sharedtask.backends.ray import private_pages
 
     monkeypatch.setattr(private_pages, "_known", [])
     monkeypatch.setattr(private_pages, "_peer", lambda _: os.getpid())
-    found = opened(in_store(np.arange(LENGTH)))
+    payload = in_store(np.arange(LENGTH))
+    before = len(os.listdir("/proc/self/fd"))
+    found = opened(payload)
+    assert before >= len(os.listdir("/proc/self/fd"))
     assert not mapping_of(found)[1]
     assert (np.arange(LENGTH) == found).all()
 
