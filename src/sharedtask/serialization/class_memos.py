@@ -126,6 +126,19 @@ def _named(name: _Name) -> Any:
     return found
 
 
+def is_noted(name: str, value: object) -> bool:
+    """Whether Python wrote this attribute into a class when it was used, not its program.
+
+    That is without annotations until someone asks for them, as a question of a protocol does.
+    copyreg writes the names of slots when an instance is copied or pickled first.
+    """
+    return name == "__slotnames__" or (name in _ANNOTATIONS and value in (None, {}))
+
+
+# From Python 3.14 on in two attributes, of other names.
+_ANNOTATIONS = ("__annotations__", "__annotations_cache__", "__annotate_func__")
+
+
 def register(cls: type, abstract: tuple[_Name, ...]) -> None:
     """Register the class with all of these that there are."""
     for name in abstract:

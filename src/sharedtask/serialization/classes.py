@@ -130,7 +130,9 @@ def _rest(cls: type, attributes: Mapping[str, Any], namespace: Mapping[str, Any]
     rest = {
         name: value
         for name, value in attributes.items()
-        if (name not in namespace or name == "__slots__") and not _is_slot(cls, value)
+        if (name not in namespace or name == "__slots__")
+        and not _is_slot(cls, value)
+        and not class_memos.is_noted(name, value)
     }
     rest[_HEAD] = cls.__bases__, cls.__name__, cls.__qualname__
     abstract = class_memos.registered_with(cls)

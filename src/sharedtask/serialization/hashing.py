@@ -28,6 +28,7 @@ from sharedtask.system.records import dataclass, field
 
 from . import buffers, codec, functions, reducers
 from .buffer_collector import Outgoing
+from .class_memos import is_noted
 from .lazy import reduce_lazy
 
 if TYPE_CHECKING:
@@ -335,7 +336,8 @@ def _of_code(code: CodeType) -> Any:
 
 
 def _of_class(pickler: _Canonical, cls: type) -> Any:
-    members = sorted((name, value) for name, value in vars(cls).items() if name not in _NO_PART)
+    own = {name: value for name, value in vars(cls).items() if name not in _NO_PART}
+    members = sorted((name, value) for name, value in own.items() if not is_noted(name, value))
     return "class", cls.__qualname__, cls.__bases__, pickler.attempts(members)
 
 
@@ -347,7 +349,6 @@ _NO_PART = frozenset(
         "__doc__",
         "__firstlineno__",
         "__static_attributes__",
-        "__slotnames__",  # set by copyreg when an instance is pickled first
         "_abc_impl",
     }
 )

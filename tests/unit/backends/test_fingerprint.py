@@ -351,6 +351,8 @@ def test_use_does_not_change_a_class() -> None:
     codec.encode(used)
     copy.deepcopy(used)
     assert before == fingerprint(space["Used"])
+    assert {} == space["Used"].__annotations__  # a protocol asks for them
+    assert before == fingerprint(space["Used"])
 
 
 def test_classes_are_digested_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,3 +1,4 @@
+import copy
 import copyreg
 import gc
 import itertools
@@ -901,6 +902,19 @@ def test_class_by_value_is_seen_changed(made: Any) -> None:
     cls.factor = 2
     assert not publication.matches(codec.encode_shared(value))
     publication.release()
+
+
+def test_class_by_value_is_the_same_after_its_use() -> None:
+    """What Python notes in a class while it is used is no change of it."""
+    cls = type("Used", (), {"factor": 1})
+    before = codec.encode(cls).head
+    copy.copy(cls())
+    assert "__slotnames__" in vars(cls)
+    assert before == codec.encode(cls).head
+    assert {} == cls.__annotations__  # a protocol asks for them
+    assert before == codec.encode(cls).head
+    cls.__annotations__ = {"factor": int}
+    assert before != codec.encode(cls).head
 
 
 def test_class_without_a_module_goes() -> None:
