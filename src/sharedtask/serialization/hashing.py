@@ -29,6 +29,7 @@ from sharedtask.system.records import dataclass, field
 from . import buffers, codec, functions, reducers
 from .buffer_collector import Outgoing
 from .class_memos import is_noted
+from .kinds import named
 from .lazy import reduce_lazy
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class Fingerprints:
         are traversed in the same way; those of other modules count by name, modules as well. An
         unpicklable part counts by its class.
         """
-        if type(function) is not FunctionType:
+        if type(function) is not FunctionType or named.is_dispatcher(function):
             return {f"the code of {name}()": self.of(function)}
         found = {f"the code of {name}()": self._part(function, function.__code__)}
         defaults = function.__defaults__, function.__kwdefaults__
@@ -301,6 +302,8 @@ def _has_bytes(array: npt.NDArray[Any]) -> bool:
 
 
 def _of_function(pickler: _Canonical, function: FunctionType) -> Any:
+    if named.is_dispatcher(function):
+        return _of_dispatcher(pickler, function)
     return (
         "function",
         function.__code__,
@@ -310,6 +313,13 @@ def _of_function(pickler: _Canonical, function: FunctionType) -> Any:
         pickler.attempts(_captured(function)),
         pickler.attempts(_globals(function)),
     )
+
+
+def _of_dispatcher(pickler: _Canonical, function: Any) -> Any:
+    """What is registered with it: its own variables change when it is used."""
+    _, (default,), (registry, own), *_ = named.reduce_dispatcher(function)
+    found = [(cls.__qualname__, (cls, each)) for cls, each in registry.items()]
+    return "dispatcher", pickler.attempts([("", default), *found, *sorted(own.items())])
 
 
 # Flags that change calls: *args, **kwargs, generators and coroutines. Others depend on where the
@@ -350,6 +360,7 @@ _NO_PART = frozenset(
         "__firstlineno__",
         "__static_attributes__",
         "_abc_impl",
+        "_value2member_map_",  # of the members; a flag adds combinations that were asked for
     }
 )
 

@@ -1,4 +1,5 @@
 import collections
+import collections.abc
 import copy
 import dataclasses
 import enum
@@ -353,6 +354,36 @@ def test_use_does_not_change_a_class() -> None:
     assert before == fingerprint(space["Used"])
     assert {} == space["Used"].__annotations__  # a protocol asks for them
     assert before == fingerprint(space["Used"])
+
+
+DISPATCHED = """
+import collections.abc, enum, functools
+class Option(enum.Flag):
+    FAST = 1
+    SAFE = 2
+@functools.singledispatch
+def kind(x): return "any"
+@kind.register
+def _(x: collections.abc.Sequence): return "sequence"
+@kind.register
+def of_int(x: int): return "int"
+"""
+
+
+def test_use_does_not_change_a_flag_or_a_dispatcher() -> None:
+    """A flag notes its combinations, a dispatcher how many classes were registered anywhere."""
+    space: dict[str, Any] = {"__name__": "__main__"}
+    exec(DISPATCHED, space)
+    flag, kind = space["Option"], space["kind"]
+    before = [*map(fingerprint, (flag, flag.FAST, kind)), Fingerprints().parts(kind, "kind")]
+    assert 3 == (flag.FAST | flag.SAFE).value
+    collections.abc.Hashable.register(type("Registered", (), {}))
+    assert ("int", "sequence") == (kind(1), kind(""))
+    after = [*map(fingerprint, (flag, flag.FAST, kind)), Fingerprints().parts(kind, "kind")]
+    assert before == after
+    kind.register(float, space["of_int"])
+    assert before[2] != fingerprint(kind)
+    assert before[3] != Fingerprints().parts(kind, "kind")
 
 
 def test_classes_are_digested_once(monkeypatch: pytest.MonkeyPatch) -> None:

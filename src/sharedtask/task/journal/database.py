@@ -19,12 +19,14 @@ import stat
 import struct
 import time
 import zlib
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from sharedtask.errors import JournalError
 from sharedtask.memory import mapping
 from sharedtask.serialization import codec
+from sharedtask.system.finalizers import Ending
 from sharedtask.system.records import dataclass
 
 from .lock import Lock
@@ -170,11 +172,12 @@ class Journal:
                 _create(path)
             _check_header(path)
             self._db = _connected(path, "rw")
-            self._file = _identity(path)
+            self._ending = Ending(self, partial(_close, self._db, self._lock))
         except BaseException:
             self._lock.release()
             raise
         try:
+            self._file = _identity(path)
             with _translated(path):
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = NORMAL")
@@ -244,10 +247,15 @@ class Journal:
 
     def close(self) -> None:
         """Close the journal; results that were not committed are lost. Idempotent."""
-        if self._lock.is_ours:
-            with contextlib.suppress(sqlite3.Error):
-                self._db.close()
-        self._lock.release()
+        self._ending.now()
+
+
+def _close(db: sqlite3.Connection, lock: Lock) -> None:
+    """End both, in this order; also where no one has closed the journal of a run that is freed."""
+    if lock.is_ours:
+        with contextlib.suppress(sqlite3.Error):
+            db.close()
+    lock.release()
 
 
 @dataclass(frozen=True, slots=True)
