@@ -22,6 +22,7 @@ from sharedtask import (
     SerializationError,
     parallel,
 )
+from sharedtask.task.run import Run
 from sharedtask.testing import until
 from sharedtask.writing.locked.acquire import Use
 
@@ -191,6 +192,21 @@ def test_cancelled_map_leaves_the_array(backend: Any, tmp_path: Path) -> None:
         asyncio.run(main())
 
     assert_left_alone(backend, array)
+
+
+@QUEUES
+def test_cancelled_map_raises_when_it_has_ended(
+    backend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the thread that makes the call is slow to end it: the array is the caller's."""
+    close = Run.close
+
+    def slow(run: Run) -> None:
+        time.sleep(0.2)
+        close(run)
+
+    monkeypatch.setattr(Run, "close", slow)
+    test_cancelled_map_leaves_the_array(backend, tmp_path)
 
 
 # --------------------------------------------------------------------- while a call is begun

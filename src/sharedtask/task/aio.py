@@ -15,8 +15,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
 
-async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
-    """Run a blocking call in a thread of its own: the loop's own few threads may all be blocked."""
+# On processes and threads a call ends some milliseconds after it was stopped.
+_END_SECONDS = 1.0
+
+
+async def in_thread(
+    function: Callable[..., Any], *args: Any, stop: Callable[[], object] | None = None
+) -> Any:
+    """Run a blocking call in a thread of its own: the loop's own few threads may all be blocked.
+
+    If it is cancelled, it calls ``stop``, and raises when the blocking call has ended: then nothing
+    uses the caller's arrays any more. It does not wait long for items that cannot be stopped.
+    """
     with undisturbed("asyncio"):  # loaded by its users already; for others it takes 10 ms
         import asyncio
 
@@ -31,7 +41,14 @@ async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
 
     context = contextvars.copy_context()
     threading.Thread(target=context.run, args=(work,), name="sharedtask-await", daemon=True).start()
-    value, error = await asyncio.wrap_future(future)
+    waited = asyncio.wrap_future(future)
+    try:
+        value, error = await asyncio.shield(waited)
+    except asyncio.CancelledError:
+        if stop is not None:
+            stop()
+            await asyncio.wait([waited], timeout=_END_SECONDS)
+        raise
     if error is not None:
         raise error
     return value

@@ -275,17 +275,15 @@ class Runs(Generic[P, R]):
     ) -> list[R]:
         """``map`` for coroutines: it does not block the event loop.
 
-        Cancelling it stops the run.
+        If it is cancelled, the run is stopped first, and lets go of the arrays that tasks write.
         """
         start, plan = self._prepare(items, args, kwargs)
         run = start()
         try:
-            results: list[R] = await in_thread(collect, run, plan.total)
+            results: list[R] = await in_thread(collect, run, plan.total, stop=run.stop)
         except SHORTENED as error:
             shorten(error)
             raise
-        finally:
-            run.stop()  # no effect on a run that is over
         return results
 
     async def aimap(
