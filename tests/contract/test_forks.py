@@ -92,8 +92,9 @@ def test_child_made_by_c(run: Run, backend: str) -> None:
     text = """
 import ctypes
 everything()
-os.fork = ctypes.CDLL(None).fork
-time.sleep(0.5)  # no other thread may hold the GIL then: the child could not take it
+# No other thread may have the GIL or wait for it: the child would wait for that thread forever.
+os.fork = ctypes.PyDLL(None).fork
+time.sleep(0.5)
 forked(everything)
 everything()
 """

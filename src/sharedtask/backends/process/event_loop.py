@@ -43,8 +43,8 @@ _LOOK_SECONDS = interrupts.LATE_SECONDS
 _STALL_SECONDS = 0.1
 # The I/O thread monitors for this many checks after the last turn.
 _LOOKS = 10
-# Delay before the I/O thread serves work that a thread has left, unless one waits by then. For as
-# many checks the I/O thread need not be woken for it, which costs 10 us.
+# Time between checks for work that a thread has left: the I/O thread serves it at the second one,
+# unless a thread waits by then. For as many checks it need not be woken for it, which costs 10 us.
 _LEFT_SECONDS = 0.001
 _LEFT_LOOKS = 20
 
@@ -93,6 +93,9 @@ class Loop:
         self._watched = False  # by the I/O thread, which detects that no thread runs the loop
         self._wanted = False  # the I/O thread should run the loop
         self._left = False  # work, by a thread that goes on to other things
+        self._alone_at: int | None = (
+            None  # the turns when work was found left, and no thread for it
+        )
         self._near = False  # the I/O thread checks for such work every millisecond
         self._serves = False  # the I/O thread runs the loop
         self._permit = threading.Lock()
@@ -245,12 +248,18 @@ class Loop:
             self._watched = looks < _LOOKS or self._duties.is_busy()
 
     def _take_left_work(self, *, last: bool) -> bool:
-        """Whether work was left; if no thread waits for it, request the I/O thread."""
-        self._near = not last
-        left, self._left = self._left, False
-        if left:
-            self._near = True
-            self._wanted = self._wanted or not (self._attended or not self._duties.is_busy())
+        """Whether work is left; if none has come for it since the last check, request this thread.
+
+        The first check may come at any moment: Python gives this thread its turn while the other
+        one sends the work, and that one would wait for it right after.
+        """
+        left, self._left = self._left or self._alone_at is not None, False
+        self._near = left or not last
+        before, self._alone_at = self._alone_at, None
+        if left and not self._attended and self._duties.is_busy():
+            self._alone_at = self._turns
+            if before == self._turns:
+                self._wanted, self._alone_at = True, None
         return left
 
     def _rest_seconds(self) -> float:
