@@ -377,7 +377,7 @@ def test_use_does_not_change_a_flag_or_a_dispatcher() -> None:
     flag, kind = space["Option"], space["kind"]
     before = [*map(fingerprint, (flag, flag.FAST, kind)), Fingerprints().parts(kind, "kind")]
     assert 3 == (flag.FAST | flag.SAFE).value
-    collections.abc.Hashable.register(type("Registered", (), {}))
+    collections.abc.Sized.register(type("Registered", (), {}))
     assert ("int", "sequence") == (kind(1), kind(""))
     after = [*map(fingerprint, (flag, flag.FAST, kind)), Fingerprints().parts(kind, "kind")]
     assert before == after
