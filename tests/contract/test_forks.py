@@ -92,9 +92,8 @@ def test_child_made_by_c(run: Run, backend: str) -> None:
     text = """
 import ctypes
 everything()
-# No other thread may have the GIL or wait for it: the child would wait for that thread forever.
-os.fork = ctypes.PyDLL(None).fork
-time.sleep(0.5)
+os.fork = ctypes.CDLL(None).fork
+time.sleep(0.5)  # no other thread may hold the GIL then: the child could not take it
 forked(everything)
 everything()
 """
