@@ -372,3 +372,11 @@ def run(script: Callable[..., Script]) -> Callable[..., str]:
         return ran.out
 
     return run_it
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt in this process, whatever started the tests."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)

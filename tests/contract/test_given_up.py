@@ -97,9 +97,14 @@ class Refuses:
         raise ValueError("not today")
 
 
+def open_uses() -> list[Use]:
+    """Arrays that calls have at present."""
+    return [use for use in gc.get_objects() if type(use) is Use and use.is_open]
+
+
 def assert_left_alone(backend: Any, array: Any) -> None:
     """No call uses the array any more: what the caller writes is there, for the next call too."""
-    assert not [use for use in gc.get_objects() if type(use) is Use and use.is_open]
+    assert not open_uses()
     array[:] = 5
     assert [5.0] == on(backend, look).map([0], a=array)
     assert [5.0] * len(array) == array.tolist()
@@ -207,6 +212,23 @@ def test_cancelled_map_raises_when_it_has_ended(
 
     monkeypatch.setattr(Run, "close", slow)
     test_cancelled_map_leaves_the_array(backend, tmp_path)
+
+
+@QUEUES
+def test_closed_map_leaves_the_array(backend: Any, tmp_path: Path) -> None:
+    """A coroutine that is closed cannot wait, but its map does not wait for a worker any more."""
+    array = np.zeros(3)
+
+    async def main() -> None:
+        coroutine = on(backend, look).amap([0], a=array)
+        coroutine.send(None)
+        until(open_uses)
+        coroutine.close()
+
+    with all_busy(backend, tmp_path):
+        asyncio.run(main())
+        until(lambda: not open_uses())
+    assert_left_alone(backend, array)
 
 
 # --------------------------------------------------------------------- while a call is begun

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import signal
 import sys
 import time
 import uuid
@@ -17,6 +16,8 @@ from interrupting import interrupted_at, places_of
 import sharedtask
 from sharedtask import CopyOnWrite, Locked, Partitioned, Reduced, Shared, attach, parallel, share
 from sharedtask.testing import Deadline, warm_up
+
+pytestmark = pytest.mark.usefixtures("interruptible")
 
 
 @parallel(workers=2)
@@ -360,14 +361,6 @@ def run_case(case: Case, places: int, offset: int = 0) -> list[str]:
             wrong.append(f"{place}: {base} held before, {now} after")
             base = now
     return wrong
-
-
-@pytest.fixture(autouse=True)
-def interruptible() -> Any:
-    """SIGINT raises KeyboardInterrupt here, whatever started the tests; the pool is warm."""
-    old = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, old)
 
 
 SHORT = ("Changed", "First", "Stream", "Dropped")

@@ -171,3 +171,16 @@ def test_value_that_a_chunk_needs_is_not_let_go(monkeypatch: pytest.MonkeyPatch)
     known.held = frozenset()
     assert [[1], [2], [3]] == [known.value(token) for token in (1, 2, 3)]
     assert 0 not in known.decoded
+
+
+@pytest.mark.parametrize("where", ["process", "loky", "ray"])
+def test_what_a_task_keeps_is_told_and_forgotten(where: Any) -> None:
+    """By ``cache_info`` and ``cache_clear``: the same on each backend that keeps values."""
+    pytest.importorskip(where if where != "process" else "sharedtask")
+    table = np.zeros(COUNT)
+    task = parallel(backend=where, workers=1)(shared)
+    task.map([0], table=table)
+    known = task.cache_info()
+    assert (1, True, True) == (known.currsize, known.nbytes >= table.nbytes, known.maxsize > 0)
+    task.cache_clear()
+    assert (0, 0) == (task.cache_info().currsize, task.cache_info().nbytes)

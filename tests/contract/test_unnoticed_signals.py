@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,7 @@ import pytest
 from sharedtask import Executor, parallel
 from sharedtask.testing import Deadline, until
 
-pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture(autouse=True)
-def interruptible() -> Iterator[None]:
-    """SIGINT raises KeyboardInterrupt here, whatever started the tests."""
-    old = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, old)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("interruptible")]
 
 
 def run_on(x: int, place: Path) -> int:

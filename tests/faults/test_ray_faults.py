@@ -56,7 +56,9 @@ def enter(folder: str | Path, name: object) -> int:
 
 
 def entered(folder: str | Path) -> dict[int, int]:
-    return {int(path.name): path.stat().st_size for path in Path(folder).iterdir()}
+    """How often each item was begun; one that was killed before its note was not."""
+    sizes = {int(path.name): path.stat().st_size for path in Path(folder).iterdir()}
+    return {item: size for item, size in sizes.items() if size}
 
 
 def once(items: Any) -> dict[int, int]:

@@ -25,7 +25,8 @@ async def in_thread(
     """Run a blocking call in a thread of its own: the loop's own few threads may all be blocked.
 
     If it is cancelled, it calls ``stop``, and raises when the blocking call has ended: then nothing
-    uses the caller's arrays any more. It does not wait long for items that cannot be stopped.
+    uses the caller's arrays any more. It does not wait long for items that cannot be stopped. A
+    coroutine that is closed cannot wait.
     """
     with undisturbed("asyncio"):  # loaded by its users already; for others it takes 10 ms
         import asyncio
@@ -44,10 +45,11 @@ async def in_thread(
     waited = asyncio.wrap_future(future)
     try:
         value, error = await asyncio.shield(waited)
-    except asyncio.CancelledError:
+    except BaseException as error:
         if stop is not None:
             stop()
-            await asyncio.wait([waited], timeout=_END_SECONDS)
+            if isinstance(error, asyncio.CancelledError):
+                await asyncio.wait([waited], timeout=_END_SECONDS)
         raise
     if error is not None:
         raise error

@@ -66,6 +66,32 @@ def test_a_submit_whose_result_is_waited_for_is_read_by_that_thread(
     assert found[True] > 2 * found[False]
 
 
+class Busy:
+    """A pool with work in flight."""
+
+    def is_busy(self) -> bool:
+        return True
+
+
+def test_left_work_is_served_at_the_second_look() -> None:
+    """The first one may come while the thread that left it is about to wait for it."""
+    loop: Any = object.__new__(Loop)  # without its thread
+    loop._duties, loop._turns, loop._alone_at = Busy(), 7, None
+    loop._attended = loop._wanted = loop._near = False
+    loop._left = True
+    assert (True, False) == (loop._take_left_work(last=False), loop._wanted)
+    loop._turns += 1  # that thread has come, and waits no more
+    assert (True, False) == (loop._take_left_work(last=False), loop._wanted)
+    loop._attended = True
+    assert (True, False) == (loop._take_left_work(last=False), loop._wanted)
+    assert (False, False) == (loop._take_left_work(last=False), loop._wanted)
+    loop._attended, loop._left = False, True
+    assert (True, False) == (loop._take_left_work(last=False), loop._wanted)
+    assert (True, True) == (loop._take_left_work(last=False), loop._wanted)
+    assert not loop._take_left_work(last=True)
+    assert not loop._near
+
+
 def test_a_future_that_is_only_polled_is_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
     """The I/O thread takes over what was left, before the loop counts as stalled."""
     assert 1 == square.submit(1).result()

@@ -93,9 +93,8 @@ class Loop:
         self._watched = False  # by the I/O thread, which detects that no thread runs the loop
         self._wanted = False  # the I/O thread should run the loop
         self._left = False  # work, by a thread that goes on to other things
-        self._alone_at: int | None = (
-            None  # the turns when work was found left, and no thread for it
-        )
+        # The turns there had been when work was found left, with no thread that waits for it.
+        self._alone_at: int | None = None
         self._near = False  # the I/O thread checks for such work every millisecond
         self._serves = False  # the I/O thread runs the loop
         self._permit = threading.Lock()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import pickle
 import struct
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sharedtask.annotations import Role
@@ -78,22 +77,22 @@ class CallHeader(_Fields):
     once, and asks for what follows from it at each chunk.
     """
 
-    @cached_property
+    @functools.cached_property
     def recipes(self) -> list[SharedParameter]:
         """What a worker makes or runs for itself before its first item."""
         return [shared for shared in self.shared if shared.role is Role.PER_WORKER]
 
-    @cached_property
+    @functools.cached_property
     def readonly(self) -> list[str]:
         """The parameters whose arrays a task must not write."""
         return [shared.name for shared in self.shared if shared.is_readonly]
 
-    @cached_property
+    @functools.cached_property
     def watched(self) -> list[SharedParameter]:
         """The parameters whose values are checked after chunks."""
         return [s for s in self.shared if s.is_readonly] if self.strict == "auto" else []
 
-    @cached_property
+    @functools.cached_property
     def by_age(self) -> list[int]:
         """Tokens of function and shared values, first those that may be older than this call."""
         old = [shared.token for shared in self.shared if not shared.current]

@@ -1,7 +1,6 @@
 """Records of a worker find the call that has logged them."""
 
 import logging
-import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +11,7 @@ from sharedtask.backends.process import log_reading
 from sharedtask.backends.worker import log_records
 from sharedtask.backends.worker.log_box import LogWriter
 from sharedtask.backends.worker.status_page import LOG_SIZE, Word
+from sharedtask.testing import until
 
 
 def worker_with(text: str) -> Any:
@@ -34,8 +34,7 @@ def log_again(worker: Any, text: str) -> Any:
 def test_record_of_a_call_that_is_over_is_handled(caplog: pytest.LogCaptureFixture) -> None:
     """What was logged by a call that no one waits for is handled by a background thread."""
     assert [] == log_reading.collect(worker_with("late"))
-    while "late" not in caplog.messages:
-        time.sleep(0.01)
+    until(lambda: "late" in caplog.messages)
 
 
 class Closed:
@@ -50,8 +49,7 @@ def test_record_of_a_closed_call_is_handled(caplog: pytest.LogCaptureFixture) ->
     worker = worker_with("closed")
     worker.find = lambda _: Closed
     assert [] == log_reading.collect(worker)
-    while "closed" not in caplog.messages:
-        time.sleep(0.01)
+    until(lambda: "closed" in caplog.messages)
 
 
 def test_dropped_records_are_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,5 +71,4 @@ def test_dropped_records_are_told(caplog: pytest.LogCaptureFixture) -> None:
     worker = worker_with("kept")
     worker.status_page.words[Word.LOG_DROPPED] = 3
     log_reading.collect(worker)
-    while not any(": 3 log records" in message for message in caplog.messages):
-        time.sleep(0.01)
+    until(lambda: any(": 3 log records" in message for message in caplog.messages))

@@ -854,6 +854,19 @@ print("ready\"""",
 )
 
 
+@pytest.mark.parametrize("ends", ["closed", "dropped"])
+def test_database_is_closed_with_its_journal(file: str, ends: str) -> None:
+    """Not by the collector, which warns of it from Python 3.13 on."""
+    journal = database.Journal(file)
+    connection = journal._db
+    if ends == "closed":
+        journal.close()
+    del journal
+    until(lambda: not os.path.exists(f"{file}-lock"))
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
+
+
 def test_lock_is_not_inherited(script: Any, file: str, log: Any) -> None:
     """A process that was forked during a run does not hold the journal when its parent is gone."""
     holder = script(FORKS, file)
