@@ -501,15 +501,6 @@ def test_ray_in_between(ray_runtime: None) -> None:
         assert [[x]] * len(names) == [tasks[name].map([0]) for name in names]
 
 
-@pytest.fixture
-def busy_switching() -> Iterator[None]:
-    """Threads take turns as often as they can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
 @pytest.mark.usefixtures("busy_switching")
 def test_threads_that_call_right_after_a_change() -> None:
     """Of threads that call after a change, each gets the new value."""

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import gc
+import itertools
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -313,6 +315,32 @@ def test_shutdown_resolves_what_waits(backend: Any, retries: int, tmp_path: Path
     assert isinstance(future.exception(60), ClosedError)
     (tmp_path / "gate").touch()
     assert_left_alone(backend, array)
+
+
+@QUEUES
+@pytest.mark.usefixtures("busy_switching")
+def test_shutdown_in_a_stream_of_quick_items(backend: Any) -> None:
+    """A thread that has the next results in hand gets ``ClosedError`` as well."""
+    endings: list[BaseException] = []
+    quick = parallel(backend=backend, workers=2)(abs)
+
+    def read_all(begun: threading.Event) -> None:
+        try:
+            for _ in quick.imap(itertools.repeat(1)):
+                begun.set()
+        except BaseException as error:
+            endings.append(error)
+
+    for _ in range(12):
+        begun = threading.Event()
+        reader = threading.Thread(target=read_all, args=(begun,))
+        reader.start()
+        assert begun.wait(60)
+        time.sleep(0.05)  # chunks are larger by then, and results follow each other
+        sharedtask.shutdown()
+        reader.join(60)
+        assert not reader.is_alive()
+    assert [ClosedError] * 12 == [type(each) for each in endings]
 
 
 # ------------------------------------------------------------------------------------- forks

@@ -251,7 +251,8 @@ def test_worker_ends_with_a_caller_that_is_killed(
 ) -> None:
     """In the middle of a task, also where a child of the caller goes on."""
     path = tmp_path / "pid"
-    caller = script(KILLED, path, forks)
+    # What it leaves is swept by the next such caller: other tests would find it in /dev/shm.
+    caller = script(KILLED, path, forks, SHAREDTASK_STORE_DIR=str(tmp_path))
     caller.wait_for("READY")
     pid = int(path.read_text())
     os.kill(caller.pid, 9)
