@@ -34,6 +34,7 @@ def deposit(x, account: Locked):
 
 def rest(x):
     time.sleep(0.1)
+    return os.getpid(), threading.get_ident()
 
 add, where, deposit, rest = (
     parallel(backend=backend, workers=2, chunksize=chunksize)(each)
@@ -109,10 +110,15 @@ def is_ours(each):
     except FileNotFoundError:
         return False
 
+def both_up():
+    # Each has a socket and a status page. One whose item was given up is killed, and the next
+    # starts when a call needs it, which a quick one may not.
+    limit = time.monotonic() + 60
+    while len(set(rest.map(range(2)))) < 2 and backend != "serial" and time.monotonic() < limit:
+        pass
+
 def held_at_rest():
-    # Both workers are up, each of which has a socket and a status page: one whose item is given up
-    # is killed, and the next starts when a call needs it, which a quick one may not.
-    rest.map(range(2))
+    both_up()
     other(), quick(), account_again()
     return held()
 

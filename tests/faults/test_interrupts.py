@@ -15,7 +15,7 @@ Start = Callable[..., Script]
 
 # Kinds of calls: those whose tasks take long, and quick ones, one after the other.
 PROGRAM = """
-import gc, os, random, sys, time
+import gc, os, random, sys, threading, time
 import numpy as np
 from sharedtask import Shared, parallel
 
@@ -35,6 +35,7 @@ def large(x, table: Shared):
 
 def rest(x):
     time.sleep(0.1)
+    return os.getpid(), threading.get_ident()
 
 nap, add, large, rest = (
     parallel(backend=backend, workers=2, chunksize=chunksize)(each)
@@ -101,8 +102,15 @@ def held():  # Ray connects to new workers at any moment
         mappings = maps.read().count("memfd:sharedtask")
     return len([name for name in os.listdir("/proc/self/fd") if is_ours(name)]), mappings
 
+def both_up():
+    # Each has a socket and a status page. One whose item was given up is killed, and the next
+    # starts when a call needs it, which a quick one may not.
+    limit = time.monotonic() + 60
+    while len(set(rest.map(range(2)))) < 2 and backend != "serial" and time.monotonic() < limit:
+        pass
+
 def held_at_rest():
-    rest.map(range(2))  # both workers are up, each of which has a socket and a status page
+    both_up()
     quick(other)
     return held()
 
