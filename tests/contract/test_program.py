@@ -7,6 +7,7 @@ import decimal
 import importlib
 import locale
 import os
+import shutil
 import sys
 import threading
 import time
@@ -20,6 +21,7 @@ import pytest
 
 from sharedtask import parallel
 from sharedtask.backends.worker import import_path, process_settings
+from sharedtask.testing import until
 
 # Threads have an error state and a decimal context of their own, and share all the rest.
 OF_PROCESSES = ("process", "ray")
@@ -239,6 +241,51 @@ def test_setting_that_cannot_travel_is_told(elsewhere: str) -> None:
         pytest.warns(RuntimeWarning, match="workers do not have numpy's error state"),
     ):
         assert [2] == task.map([1])
+
+
+def test_folder_that_was_made_again(
+    elsewhere: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker in the removed folder goes to the one that bears its name now."""
+    folder = tmp_path / "results"
+    read = parallel(lambda _: Path("name.txt").read_text()).with_options(
+        backend=elsewhere, workers=1
+    )
+    for text in ("first", "second"):
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        (folder / "name.txt").write_text(text)
+        assert [text] == read.map([0])
+        shutil.rmtree(folder)
+    monkeypatch.undo()
+
+
+def test_setting_that_a_thread_of_a_task_changes_later(tmp_path: Path) -> None:
+    """It goes on between the chunks: the next one has the caller's settings all the same.
+
+    On Ray, variables that the caller does not have are the cluster's.
+    """
+    gate, is_changed = tmp_path / "gate", tmp_path / "changed"
+
+    def leave_a_thread(_: int) -> None:
+        def change() -> None:
+            while not gate.exists():
+                time.sleep(0.01)
+            os.environ["LEFT_BY_A_THREAD"] = "1"
+            is_changed.touch()
+            time.sleep(0.3)
+
+        threading.Thread(target=change, daemon=True).start()
+
+    def read(_: int) -> str | None:
+        return os.environ.get("LEFT_BY_A_THREAD")
+
+    reading = parallel(backend="process", workers=1)(read)
+    assert [None] == reading.map([0])  # the worker has the function: it is not sent again
+    parallel(backend="process", workers=1)(leave_a_thread).map([0])
+    gate.touch()
+    until(is_changed.exists)
+    assert [None] == reading.map([0])
 
 
 def test_time_zone_is_the_callers(elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,6 +146,7 @@ class _Worker:
                 if frame.kind == Kind.STOP:
                     return True
                 self._handle(frame)
+            self._runner.look_ahead()
         return False
 
     def _handle(self, frame: Frame) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sharedtask.serialization import codec
 from sharedtask.system.records import dataclass
 
-from .settings import SETTINGS, Setting, limits_blas
+from .settings import SETTINGS, Setting, is_alone, limits_blas
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -131,10 +131,25 @@ class SettingsFollower:
         self._settings: ProcessSettings | None = None
         self._state: tuple[Any, ...] = ()
         self._glance: tuple[Any, ...] = ()
+        self._is_unchanged = False  # as of the last look ahead
+
+    def look_ahead(self) -> None:
+        """While the worker waits: see whether tasks left the settings as they were.
+
+        It saves the next chunk a look. Other threads of a task may change them at any moment.
+        """
+        self._is_unchanged = False
+        with contextlib.suppress(Exception):  # the next chunk tells what cannot be read any more
+            self._is_unchanged = is_alone() and self._glance == _glance()
+
+    def forget_look(self) -> None:
+        """User code runs, which may change settings."""
+        self._is_unchanged = False
 
     def apply(self, settings: ProcessSettings) -> None:
         """Write the settings that differ, changed by the caller or by an earlier task here."""
-        if settings is self._settings and self._glance == _glance():
+        is_unchanged, self._is_unchanged = self._is_unchanged, False
+        if settings is self._settings and (is_unchanged or self._glance == _glance()):
             return
         known = self._settings.values if self._settings is not None else ((),) * len(SETTINGS)
         was = self._state or (None,) * len(SETTINGS)

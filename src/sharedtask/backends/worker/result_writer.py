@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -129,7 +128,8 @@ class Outbox:
 
     def _write_number(self, value: Any) -> None:
         """Write a number that the loop could not: the column is full, or the number too large."""
-        self.flush(finished=False)
+        if self._words[Word.COUNT]:
+            self.flush(finished=False)
         try:
             self.column[0] = value
         except ValueError:
@@ -247,8 +247,10 @@ class Outbox:
 def _flush_prints() -> None:
     """Flush the task's output; the task may have closed or replaced the streams."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
+        try:  # noqa: SIM105  a block would make two calls of it, twice a chunk
             stream.flush()
+        except Exception:  # noqa: BLE001, S110
+            pass
 
 
 def _unsendable(task: str, index: int, value: Any, error: BaseException) -> SerializationError:

@@ -119,8 +119,13 @@ class Runner:
         parts, self._parts = self._parts, ()
         return roles.leave(parts, self._words[Word.BASE]) if parts else None
 
+    def look_ahead(self) -> None:
+        """The worker waits: do now what the next chunk would begin with."""
+        self._follower.look_ahead()
+
     def drop(self, token: Hashable) -> None:
         """Forget a published value, and close what was made by it, if it is a recipe."""
+        self._follower.forget_look()
         self._values.drop(token)
         if self._made is not None:
             self._made.drop(token)
@@ -151,9 +156,7 @@ class Runner:
             self._follower.apply(self._values.value(header.settings))
             self._call = job.call
             self._hooks.begin_call()
-        with contextlib.suppress(OSError):
-            if os.getcwd() != header.cwd:  # changed by the caller or by an earlier task
-                os.chdir(header.cwd)
+        _enter(header.cwd)
         limits = header.blas_threads not in (0, self._blas_threads)
         if limits:
             self._blas_threads = header.blas_threads
@@ -412,6 +415,17 @@ class Runner:
                 outbox.add(value)
             kind, column, count = outbox.kind, outbox.column, words[Word.COUNT]
         return True
+
+
+def _enter(directory: str) -> None:
+    """Change to the caller's directory, if it or an earlier task has changed to another."""
+    try:
+        present = os.getcwd()
+    except OSError:  # it was removed, and another may bear its name now
+        present = ""
+    if present != directory:
+        with contextlib.suppress(OSError):
+            os.chdir(directory)
 
 
 def begun_clock() -> ChunkClock:

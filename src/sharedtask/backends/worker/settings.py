@@ -203,7 +203,7 @@ def _write_locale(name: str) -> None:
 
 def _read_umask() -> int | None:
     """Read it by ``os.umask``, which changes it for all threads, only if there are none."""
-    if _is_alone():
+    if is_alone():
         mask = os.umask(_STRICT)
         os.umask(mask)
         return mask
@@ -217,7 +217,7 @@ _main_thread = threading.main_thread
 _STRICT = 0o077
 
 
-def _is_alone() -> bool:
+def is_alone() -> bool:
     """Whether this is the only thread of the program; our own open no files."""
     known: Any = getattr(threading, "_active", None)  # ``enumerate`` takes five times as long
     main = _main_thread()

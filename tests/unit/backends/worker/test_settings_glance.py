@@ -173,6 +173,50 @@ def test_settings_that_are_as_before_are_not_written(monkeypatch: pytest.MonkeyP
     assert 2 == len(written)
 
 
+def test_look_ahead_saves_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chunk after it need not look; the chunk after that does, as tasks ran in between."""
+    worker, wanted, looks = follower(), process_settings.current(), list[None]()
+    glance = process_settings._glance
+
+    def counted() -> tuple[Any, ...]:
+        looks.append(None)
+        return glance()
+
+    monkeypatch.setattr(process_settings, "_glance", counted)
+    monkeypatch.setattr(process_settings, "is_alone", lambda: False)
+    worker.look_ahead()  # another thread may change them at any moment
+    assert [] == looks
+    monkeypatch.setattr(process_settings, "is_alone", lambda: True)
+    worker.look_ahead()
+    assert 1 == len(looks)
+    worker.apply(wanted)
+    assert 1 == len(looks)
+    worker.apply(wanted)
+    assert 2 == len(looks)
+    worker.look_ahead()
+    worker.forget_look()  # finalizers ran
+    worker.apply(wanted)
+    assert 4 == len(looks)
+
+
+def test_look_ahead_sees_what_the_last_task_changed() -> None:
+    """It is set back by the next chunk."""
+    worker, wanted = follower(), process_settings.current()
+    np.seterr(under="raise")
+    worker.look_ahead()
+    worker.apply(wanted)
+    assert "ignore" == np.geterr()["under"]
+
+
+def test_setting_that_cannot_be_read_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look ahead does not end the worker: the next chunk tells what a task has broken."""
+    worker, wanted = follower(), process_settings.current()
+    monkeypatch.setattr(sys, "argv", None)
+    worker.look_ahead()
+    with pytest.raises(TypeError):
+        worker.apply(wanted)
+
+
 def test_setting_that_a_worker_cannot_have_is_told() -> None:
     """A locale, say, that its machine does not have: the others are followed."""
     worker, place = follower(), [setting.name for setting in SETTINGS].index("the locale")
