@@ -310,7 +310,7 @@ def test_small_array_of_a_mapped_file(local: Any, tmp_path: Path) -> None:
     """A write that bypasses numpy's flag is an error at its item, and does not end the program."""
     value = mapped_file(tmp_path, 100)
     with pytest.raises(ChangedValueError) as caught:
-        parallel(add_one).with_options(backend=local).map(range(2), table=value)
+        parallel(add_one).with_options(backend=local, workers=1).map([0, 1], table=value)
     assert range(1) == caught.value.items
 
 
