@@ -9,6 +9,7 @@ for a lock: a finalizer must not, and the library's own thread must not be block
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import threading
 import time
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from .recovery import Recovery
 
 _TICK_SECONDS, _SWEEP_SECONDS = 0.25, 0.5
-# Most given-up chunks end soon; the others are asked to end, and then killed.
-_CANCEL_AFTER_SECONDS, _GRACE_SECONDS = 0.3, 0.5
+# Most given-up chunks end soon; the others are asked to end, and killed half a second after all.
+_CANCEL_AFTER_SECONDS, _GRACE_SECONDS = 0.1, 0.4
 _MAX_FAILURES = 3  # before the first item
 
 T = TypeVar("T", bound=WorkItem[Any])
@@ -124,12 +125,12 @@ class Dispatcher(ABC, Generic[T]):
         keeps = due = False
         while not self._reason:
             busy = bool(self._flying or self._queue)
-            pause = _TICK_SECONDS if busy else _SWEEP_SECONDS if keeps or due else None
+            pause = self._tick_seconds() if busy else _SWEEP_SECONDS if keeps or due else None
             with contextlib.suppress(queue.Empty):
                 self._do(self._inbox.get(timeout=pause))
                 due = True  # the request may have been about a freed value
             now = time.monotonic()
-            if now > self._ticked + _TICK_SECONDS:
+            if not self._tick_seconds():
                 self._ticked = now
                 self._do(self._tick)
             if now > self._swept + _SWEEP_SECONDS:
@@ -138,6 +139,12 @@ class Dispatcher(ABC, Generic[T]):
             self._do(self._launch_queued)
         self._drain()
         self._over()
+
+    def _tick_seconds(self) -> float:
+        """Until the next look at the chunks: earlier where one of them is to be ended."""
+        ends = (work_item.give_up_at for work_item in self._flying.values())
+        due = min(filter(None, ends), default=math.inf)
+        return max(min(due, self._ticked + _TICK_SECONDS) - time.monotonic(), 0.0)
 
     def _drain(self) -> None:
         """After the end: answer the remaining requests."""
@@ -297,7 +304,7 @@ class Dispatcher(ABC, Generic[T]):
 
     def _tick(self) -> None:
         now = time.monotonic()
-        self._stop([t for t in self._flying.values() if t.give_up_at and now > t.give_up_at])
+        self._stop([t for t in self._flying.values() if t.give_up_at and now >= t.give_up_at])
 
     def _stop(self, late: list[T]) -> None:
         """End given-up chunks after the current item, or, later, in the middle of it."""
