@@ -51,6 +51,7 @@ class Dispatcher(ABC, Generic[T]):
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._queue: deque[T] = deque()
         self._flying: dict[int, T] = {}
+        self._end_at = math.inf  # when the next given-up chunk is to be ended
         self._reason = ""  # the reason of its end
         threading.Thread(target=self._serve, name=f"sharedtask-{library}", daemon=True).start()
 
@@ -125,12 +126,14 @@ class Dispatcher(ABC, Generic[T]):
         keeps = due = False
         while not self._reason:
             busy = bool(self._flying or self._queue)
-            pause = self._tick_seconds() if busy else _SWEEP_SECONDS if keeps or due else None
+            pause = _SWEEP_SECONDS if keeps or due else None
+            if busy:
+                pause = max(min(_TICK_SECONDS, self._end_at - time.monotonic()), 0.0)
             with contextlib.suppress(queue.Empty):
                 self._do(self._inbox.get(timeout=pause))
                 due = True  # the request may have been about a freed value
             now = time.monotonic()
-            if not self._tick_seconds():
+            if now > self._ticked + _TICK_SECONDS or now >= self._end_at:
                 self._ticked = now
                 self._do(self._tick)
             if now > self._swept + _SWEEP_SECONDS:
@@ -139,12 +142,6 @@ class Dispatcher(ABC, Generic[T]):
             self._do(self._launch_queued)
         self._drain()
         self._over()
-
-    def _tick_seconds(self) -> float:
-        """Until the next look at the chunks: earlier where one of them is to be ended."""
-        ends = (work_item.give_up_at for work_item in self._flying.values())
-        due = min(filter(None, ends), default=math.inf)
-        return max(min(due, self._ticked + _TICK_SECONDS) - time.monotonic(), 0.0)
 
     def _drain(self) -> None:
         """After the end: answer the remaining requests."""
@@ -299,12 +296,15 @@ class Dispatcher(ABC, Generic[T]):
         for work_item in mine:
             work_item.is_stopped = kill  # skip the request to stop
             work_item.give_up_at = time.monotonic() + _CANCEL_AFTER_SECONDS
+            self._end_at = min(self._end_at, work_item.give_up_at)
         if kill and mine:
             self._stop(mine)
 
     def _tick(self) -> None:
         now = time.monotonic()
         self._stop([t for t in self._flying.values() if t.give_up_at and now >= t.give_up_at])
+        ends = (work_item.give_up_at for work_item in self._flying.values())
+        self._end_at = min(filter(None, ends), default=math.inf)
 
     def _stop(self, late: list[T]) -> None:
         """End given-up chunks after the current item, or, later, in the middle of it."""

@@ -105,7 +105,9 @@ def write(config: Config) -> None:
     state, known = _state, _state.applied
     for name, level in config.levels.items():
         if known.levels.get(name) != level:
-            logging.getLogger(None if name == "root" else name).setLevel(level)
+            logger = logging.getLogger(None if name == "root" else name)
+            if logger.level != level:  # else all loggers would forget what they answered
+                logger.setLevel(level)
     for name in (known.levels.keys() | known.others.keys()) - config.levels.keys():
         if name not in config.others and isinstance(_manager.loggerDict.get(name), logging.Logger):
             logging.getLogger(name).setLevel(logging.NOTSET)

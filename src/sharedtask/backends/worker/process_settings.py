@@ -131,6 +131,7 @@ class SettingsFollower:
         self._settings: ProcessSettings | None = None
         self._state: tuple[Any, ...] = ()
         self._glance: tuple[Any, ...] = ()
+        self._begun: tuple[Any, ...] = ()  # the glance before they were written
         self._is_unchanged = False  # as of the last look ahead
 
     def look_ahead(self) -> None:
@@ -149,19 +150,31 @@ class SettingsFollower:
     def apply(self, settings: ProcessSettings) -> None:
         """Write the settings that differ, changed by the caller or by an earlier task here."""
         is_unchanged, self._is_unchanged = self._is_unchanged, False
-        if settings is self._settings and (is_unchanged or self._glance == _glance()):
+        is_same = settings is self._settings
+        if is_unchanged and is_same:
+            return
+        now = _at_rest.glance if self._elsewhere else _glance()
+        if is_same and self._glance == now:
             return
         known = self._settings.values if self._settings is not None else ((),) * len(SETTINGS)
-        was = self._state or (None,) * len(SETTINGS)
-        for setting, value, old, state in zip(SETTINGS, settings.values, known, was, strict=True):
-            if value is not None and (value != old or setting.read() != state):
-                self._write(setting, value[0])
+        changed = _differing(self._glance, now, self._state)
+        written = [
+            (setting, value[0])
+            for setting, value, old in zip(SETTINGS, settings.values, known, strict=True)
+            if value is not None and (value != old or setting in changed)
+        ]
+        for setting, value in written:
+            self._write(setting, value)
         self._settings = settings
-        self.accept_changes()
+        # What was written to the same before looks the same now, but where each look differs.
+        if not is_same or now != self._begun or any(setting.glance for setting, _ in written):
+            self._begun = now
+            self.accept_changes()
 
     def accept_changes(self) -> None:
         """Take the present settings of this process as the right ones."""
-        self._state, self._glance = _state(), _glance()
+        now = _glance()
+        self._state, self._glance = _state_at(now, self._glance, self._state), now
 
     def _write(self, setting: Setting, value: Any) -> None:
         transfer = setting.elsewhere if self._elsewhere else setting.here
@@ -175,11 +188,49 @@ class SettingsFollower:
 
 @contextlib.contextmanager
 def restored() -> Generator[None]:
-    """Restore the settings after this block, for others that use this process."""
-    before = _state()
+    """Restore the settings after this block, for others that use this process.
+
+    A follower of settings ``elsewhere`` applies them in such a block.
+    """
+    glance = _glance()
+    state = _state_at(glance, _at_rest.glance, _at_rest.state)
+    _at_rest.glance, _at_rest.state = glance, state
     try:
         yield
     finally:
-        for setting, value in zip(SETTINGS, before, strict=True):
-            if setting.read() != value:
-                setting.restore(value)
+        for setting in _differing(glance, _glance(), state):
+            setting.restore(state[SETTINGS.index(setting)])
+
+
+class _AtRest:
+    """The settings as others had left this process when the last such block began."""
+
+    glance: tuple[Any, ...] = ()
+    state: tuple[Any, ...] = ()
+
+
+_at_rest = _AtRest()
+
+
+def _state_at(
+    glance: tuple[Any, ...], known_glance: tuple[Any, ...], known: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    """The present state, of which only what looks other than as it is known is read."""
+    if not known_glance:
+        return _state()
+    pairs = zip(_READS, known, glance, known_glance, strict=True)
+    return tuple(state if one == other else read() for read, state, one, other in pairs)
+
+
+def _differing(
+    glance: tuple[Any, ...], now: tuple[Any, ...], state: tuple[Any, ...]
+) -> list[Setting]:
+    """The settings that are other than they were at a glance, in their order."""
+    if not glance:
+        return list(SETTINGS)
+    pairs = zip(SETTINGS, glance, now, state, strict=True)
+    return [
+        setting
+        for setting, one, other, value in pairs
+        if one != other and (setting.glance is None or setting.read() != value)
+    ]

@@ -1,6 +1,7 @@
 """The caller's settings are the same object until one of them is another, and then a new one."""
 
 import itertools
+import logging
 import os
 import sys
 import threading
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from interrupting import interrupted_at, places_of
 
-from sharedtask.backends.worker import process_settings, settings
+from sharedtask.backends.worker import log_levels, process_settings, settings
 from sharedtask.backends.worker.process_settings import SettingsFollower
 from sharedtask.backends.worker.settings import SETTINGS
 
@@ -171,6 +172,91 @@ def test_settings_that_are_as_before_are_not_written(monkeypatch: pytest.MonkeyP
     assert ["numpy's print options", "numpy's error state"] == written
     worker.apply(wanted)
     assert 2 == len(written)
+
+
+def test_others_get_back_what_they_had_last() -> None:
+    """Those who use this process change it too: each block restores what it found."""
+    for precision, folder in ((3, "/one"), (4, "/two"), (4, "/two")):
+        np.set_printoptions(precision=precision)
+        sys.argv = [folder]
+        with process_settings.restored():
+            np.set_printoptions(precision=9)
+            sys.argv = []
+            os.environ["BY_A_TASK"] = "1"
+        assert (precision, [folder]) == (np.get_printoptions()["precision"], sys.argv)
+        assert "BY_A_TASK" not in os.environ
+
+
+def test_each_chunk_elsewhere_has_the_settings_of_its_caller(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever the last one, or others in between, have left."""
+    with np.printoptions(precision=3), np.errstate(divide="raise"):
+        monkeypatch.setattr(sys, "argv", ["caller"])
+        wanted = process_settings.current(here=False)
+    monkeypatch.setattr(sys, "argv", ["worker"])
+    worker, looks = SettingsFollower(elsewhere=True), list[None]()
+    glance = process_settings._glance
+
+    def counted() -> tuple[Any, ...]:
+        looks.append(None)
+        return glance()
+
+    monkeypatch.setattr(process_settings, "_glance", counted)
+    counts = []
+    for left in ("worker", "worker", "worker", "others", "others"):
+        sys.argv = [left]
+        looks.clear()
+        with process_settings.restored():
+            worker.apply(wanted)
+            assert ["caller"] == sys.argv
+            assert 3 == np.get_printoptions()["precision"]
+            assert "raise" == np.geterr()["divide"]
+            sys.argv = ["task"]
+            np.seterr(divide="ignore")
+        counts.append(len(looks))
+        assert [left] == sys.argv
+    # numpy's settings look other each time that they are written: then there is a third look.
+    assert {3} == set(counts)
+    plain = process_settings.current(here=False)
+    for _ in range(3):
+        looks.clear()
+        with process_settings.restored():
+            worker.apply(plain)
+    assert 2 == len(looks)
+
+
+def test_filters_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They stay those of the caller also where a task has changed its own."""
+    built: list[tuple[str, str]] = []
+    category = settings._category
+
+    def noted(*names: str) -> type:
+        built.append(names)  # type: ignore[arg-type]
+        return category(*names)
+
+    monkeypatch.setattr(settings, "_category", noted)
+    plain = settings._plain_filters((("error", None, UserWarning, None, 0),))
+    for _ in range(3):
+        settings._write_filters(plain)
+        assert [("error", None, UserWarning, None, 0)] == list(warnings.filters)
+        warnings.simplefilter("ignore")
+    assert 1 == len(built)
+    settings._write_filters(settings._plain_filters((("ignore", None, UserWarning, None, 0),)))
+    assert [("ignore", None, UserWarning, None, 0)] == list(warnings.filters)
+
+
+def test_level_that_is_there_already_is_not_set() -> None:
+    """To set one makes each logger forget what it has answered."""
+    logger = logging.getLogger("leveled")
+    logger.setLevel(logging.DEBUG)
+    logging.root._cache["kept"] = True  # type: ignore[attr-defined]
+    levels = {"leveled": logging.DEBUG, "root": logging.root.level}
+    log_levels.write(log_levels.Config(0, levels, {}, frozenset()))
+    assert "kept" in logging.root._cache  # type: ignore[attr-defined]
+    log_levels.write(log_levels.Config(0, {**levels, "leveled": 30}, {}, frozenset()))
+    assert "kept" not in logging.root._cache  # type: ignore[attr-defined]
+    assert logging.WARNING == logger.level
 
 
 def test_look_ahead_saves_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
