@@ -258,6 +258,7 @@ PROVOKED: dict[str, Callable[[], Any]] = {
     "no-backend": lambda: divide.with_options(backend="multiprocessing"),  # type: ignore[arg-type]
     "str-is-no-items": lambda: divide.map("abc"),
     "not-iterable": lambda: divide.map(10),  # type: ignore[arg-type]
+    "starmap-items": lambda: divide.starmap([1, 2]),  # type: ignore[list-item]
     "maps-over-keys": lambda: divide.map({1: "a"}),
     "names-no-parameter": lambda: parallel(shared=["modle"])(lambda x, model: x),
     "wrong-type": lambda: write.map([0], t=[1]),  # type: ignore[arg-type]

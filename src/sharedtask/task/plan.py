@@ -90,6 +90,8 @@ def plan_map(
     if type(items) not in PLAIN:
         _check_items(target.spec.name, items)
         items = _countable(items)
+    elif star:
+        _check_first(target.spec.name, items)
     if options.progress and isinstance(items, _FINITE) and not streams:
         items = list(items)  # the bar shows a total; the results take as much memory anyhow
     if target.spec.writes and roles.knows_items(target.spec.roles.values()):
@@ -236,6 +238,16 @@ def _check_items(task: str, items: Any) -> None:
             "Pass a list, a range, an array, a generator ..."
         )
         raise ArgumentError(msg) from None
+
+
+def _check_first(task: str, items: Any) -> None:
+    """Refuse what was meant for ``map``, where the first item of a ``starmap`` shows it."""
+    if items and not hasattr(items[0], "__iter__") and not hasattr(items[0], "__getitem__"):
+        msg = (
+            f"{task}(): starmap() passes the elements of each item as the first arguments, and "
+            f"item 0 has none: {type(items[0]).__name__}. Pass tuples, or use map()."
+        )
+        raise ArgumentError(msg)
 
 
 def _countable(items: Iterable[Any]) -> Iterable[Any]:
