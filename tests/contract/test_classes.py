@@ -252,7 +252,9 @@ def told(value: Any) -> list[Any]:
         cls.__module__,
         [base.__qualname__ for base in cls.__mro__],
     ]
-    found.append(sorted(name for name in dir(cls) if name != "__slotnames__"))
+    # What Python notes in a class while it is used is not sent.
+    noted = {"__slotnames__", *(["__annotations__"] * (not cls.__annotations__))}
+    found.append(sorted(set(dir(cls)) - noted))
     for name in ("area", "total", "hidden", "unit", "mass", "known", "name", "x", "model_dump"):
         part = getattr(value, name, None)
         if isinstance(value, type) or part is None:
