@@ -90,7 +90,7 @@ def plan_map(
     if type(items) not in PLAIN:
         _check_items(target.spec.name, items)
         items = _countable(items)
-    elif star:
+    elif star and not options.return_exceptions:
         _check_first(target.spec.name, items)
     if options.progress and isinstance(items, _FINITE) and not streams:
         items = list(items)  # the bar shows a total; the results take as much memory anyhow
@@ -242,10 +242,11 @@ def _check_items(task: str, items: Any) -> None:
 
 def _check_first(task: str, items: Any) -> None:
     """Refuse what was meant for ``map``, where the first item of a ``starmap`` shows it."""
-    if items and not hasattr(items[0], "__iter__") and not hasattr(items[0], "__getitem__"):
+    of = type(items[0]) if items else tuple
+    if not hasattr(of, "__iter__") and not hasattr(of, "__getitem__"):
         msg = (
             f"{task}(): starmap() passes the elements of each item as the first arguments, and "
-            f"item 0 has none: {type(items[0]).__name__}. Pass tuples, or use map()."
+            f"item 0 has none: {of.__name__}. Pass tuples, or use map()."
         )
         raise ArgumentError(msg)
 

@@ -116,6 +116,7 @@ def write(config: Config) -> None:
     state.applied = config
     if config.others != known.others:
         _apply_to_others()
+    read()  # what ``settle`` compares with
 
 
 def _apply_to_others() -> None:

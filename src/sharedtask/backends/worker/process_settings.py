@@ -7,7 +7,10 @@ worker   another ProcessSettings, or settings that a task has changed? -> write 
 from __future__ import annotations
 
 import contextlib
+import math
 import operator
+import signal
+import time
 import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,7 +21,7 @@ from sharedtask.system.records import dataclass
 from .settings import SETTINGS, Setting, is_alone, limits_blas
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
 # ------------------------------------------------------------------------- the caller's side
 
@@ -51,8 +54,14 @@ _GLANCES = [setting.glance or setting.read for setting in SETTINGS]
 # Threads may have settings of their own, as numpy's error state: so the last few are kept.
 _recent: list[_Seen] = []
 _MOST = 4
+_SIGNALS = [*map(int, signal.valid_signals())]
+# The function in C: the one around it makes enums, which takes ten times as long.
+_handler_of: Callable[[int], Any] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
 # Other threads may change settings all the time.
 _TRIES = 100
+# So long a look ahead counts: what changes settings unseen, such as a thread of a library in C that
+# calls back, has little time for it, and a worker that waited longer has time for a look.
+_LOOK_SECONDS = 0.02
 
 
 def current(*, here: bool = True) -> ProcessSettings:
@@ -70,6 +79,11 @@ def current(*, here: bool = True) -> ProcessSettings:
     if not recent or recent[0] is not seen:
         _recent[:] = [seen, *(other for other in recent if other.here is not seen.here)][:_MOST]
     return seen.here if here else seen.elsewhere
+
+
+def _handlers() -> list[Any]:
+    """The handlers of all signals of this process."""
+    return list(map(_handler_of, _SIGNALS))
 
 
 def _state() -> tuple[Any, ...]:
@@ -132,28 +146,33 @@ class SettingsFollower:
         self._state: tuple[Any, ...] = ()
         self._glance: tuple[Any, ...] = ()
         self._begun: tuple[Any, ...] = ()  # the glance before they were written
-        self._is_unchanged = False  # as of the last look ahead
+        self._looked_at = -math.inf  # when they were seen unchanged, by a look ahead
+        self._handlers = _handlers()
 
     def look_ahead(self) -> None:
         """While the worker waits: see whether tasks left the settings as they were.
 
-        It saves the next chunk a look. Other threads of a task may change them at any moment.
+        It saves the next chunk a look, if that comes soon. Other threads of a task, and its signal
+        handlers, may change them at any moment.
         """
-        self._is_unchanged = False
+        self._looked_at = -math.inf
         with contextlib.suppress(Exception):  # the next chunk tells what cannot be read any more
-            self._is_unchanged = is_alone() and self._glance == _glance()
+            if is_alone() and _handlers() == self._handlers and self._glance == _glance():
+                self._looked_at = time.monotonic()
 
     def forget_look(self) -> None:
         """User code runs, which may change settings."""
-        self._is_unchanged = False
+        self._looked_at = -math.inf
+        _at_rest.is_as_found = False
 
     def apply(self, settings: ProcessSettings) -> None:
         """Write the settings that differ, changed by the caller or by an earlier task here."""
-        is_unchanged, self._is_unchanged = self._is_unchanged, False
-        is_same = settings is self._settings
-        if is_unchanged and is_same:
+        looked_at, is_same = self._looked_at, settings is self._settings
+        if is_same and time.monotonic() - looked_at < _LOOK_SECONDS:
+            self.forget_look()
             return
-        now = _at_rest.glance if self._elsewhere else _glance()
+        now = _at_rest.glance if self._elsewhere and _at_rest.is_as_found else _glance()
+        self.forget_look()
         if is_same and self._glance == now:
             return
         known = self._settings.values if self._settings is not None else ((),) * len(SETTINGS)
@@ -166,7 +185,7 @@ class SettingsFollower:
         for setting, value in written:
             self._write(setting, value)
         self._settings = settings
-        # What was written to the same before looks the same now, but where each look differs.
+        # The same, written to the same, looks as it did, but where each look differs.
         if not is_same or now != self._begun or any(setting.glance for setting, _ in written):
             self._begun = now
             self.accept_changes()
@@ -194,19 +213,34 @@ def restored() -> Generator[None]:
     """
     glance = _glance()
     state = _state_at(glance, _at_rest.glance, _at_rest.state)
-    _at_rest.glance, _at_rest.state = glance, state
+    _at_rest.glance, _at_rest.state, _at_rest.is_as_found = glance, state, True
     try:
         yield
     finally:
-        for setting in _differing(glance, _glance(), state):
-            setting.restore(state[SETTINGS.index(setting)])
+        for place, setting in enumerate(SETTINGS):
+            if _has_changed(setting, glance[place], state[place]):
+                setting.restore(state[place])
+
+
+def _has_changed(setting: Setting, seen: Any, value: Any) -> bool:
+    """Whether a setting is other than it was, or cannot be read any more."""
+    try:
+        if setting.glance is not None and setting.glance() == seen:
+            return False
+        return bool(setting.read() != value)
+    except Exception:  # noqa: BLE001  a task has deleted sys.argv, say
+        return True
 
 
 class _AtRest:
-    """The settings as others had left this process when the last such block began."""
+    """The settings as others had left this process when the last such block began.
+
+    ``is_as_found`` until user code has run in it.
+    """
 
     glance: tuple[Any, ...] = ()
     state: tuple[Any, ...] = ()
+    is_as_found: bool = False
 
 
 _at_rest = _AtRest()

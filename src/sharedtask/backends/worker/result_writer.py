@@ -128,8 +128,7 @@ class Outbox:
 
     def _write_number(self, value: Any) -> None:
         """Write a number that the loop could not: the column is full, or the number too large."""
-        if self._words[Word.COUNT]:
-            self.flush(finished=False)
+        self.flush(finished=False)  # of a chunk's first item the prints
         try:
             self.column[0] = value
         except ValueError:

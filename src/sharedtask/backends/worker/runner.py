@@ -138,6 +138,7 @@ class Runner:
 
     def close(self) -> None:
         """The worker ends: close what it has made."""
+        self._follower.forget_look()
         if self._made is not None:
             self._made.close_all()
 
@@ -156,6 +157,8 @@ class Runner:
             self._follower.apply(self._values.value(header.settings))
             self._call = job.call
             self._hooks.begin_call()
+        else:
+            self._follower.forget_look()
         _enter(header.cwd)
         limits = header.blas_threads not in (0, self._blas_threads)
         if limits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _locale
+import _thread
 import functools
 import operator
 import os
@@ -224,17 +225,19 @@ def _read_umask() -> int | None:
 
 
 _main_thread = threading.main_thread
+_count_threads: Callable[[], int] = _thread._count  # those that Python has started
 _STRICT = 0o077
 
 
 def is_alone() -> bool:
     """Whether this is the only thread of the program; our own open no files."""
-    known: Any = getattr(threading, "_active", None)  # ``enumerate`` takes five times as long
+    active: Any = getattr(threading, "_active", None)  # ``enumerate`` takes five times as long
+    known = threading.enumerate() if active is None else list(active.values())
     main = _main_thread()
-    for thread in threading.enumerate() if known is None else list(known.values()):
+    for thread in known:
         if thread is not main and not thread.name.startswith("sharedtask-"):
             return False
-    return True
+    return _count_threads() < len(known)  # there are none that ``threading`` does not know
 
 
 def _umask_seen() -> int:
