@@ -349,3 +349,19 @@ def test_print_while_the_program_holds_the_lock_of_bars(capsys: pytest.CaptureFi
         assert not other.is_alive()
     while "item 7" not in capsys.readouterr().out:
         time.sleep(0.01)
+
+
+def test_print_of_the_first_item_outlives_its_worker(capfd: pytest.CaptureFixture[str]) -> None:
+    """Also without the end of a line: it goes along before the second item is begun."""
+
+    def die(x: int) -> int:
+        print("begin", x, end=" ")
+        if x == 1:
+            os._exit(3)
+        return x
+
+    task = parallel(backend="process", workers=1, chunksize=4, return_exceptions=True)(die)
+    results: list[Any] = task.map(range(4))
+    assert [0, 2, 3] == [each for each in results if isinstance(each, int)]
+    sys.stdout.flush()
+    assert "begin 0" in capfd.readouterr().out

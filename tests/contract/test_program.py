@@ -1,13 +1,18 @@
 """What the caller's process is, its workers are: at the start of every call."""
 
+import _thread
 import asyncio
 import contextlib
 import contextvars
 import decimal
+import gc
 import importlib
 import locale
+import logging
 import os
+import random
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -19,6 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import sharedtask
 from sharedtask import parallel
 from sharedtask.backends.worker import import_path, process_settings
 from sharedtask.testing import until
@@ -286,6 +292,150 @@ def test_setting_that_a_thread_of_a_task_changes_later(tmp_path: Path) -> None:
     gate.touch()
     until(is_changed.exists)
     assert [None] == reading.map([0])
+
+
+def start_a_thread(change: Callable[[], None]) -> None:
+    def change_later() -> None:
+        time.sleep(0.1)
+        change()
+
+    _thread.start_new_thread(change_later, ())
+
+
+def set_an_alarm(change: Callable[[], None]) -> None:
+    signal.signal(signal.SIGALRM, lambda *_: change())
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+
+
+@pytest.mark.parametrize("leave", [start_a_thread, set_an_alarm])
+def test_setting_that_changes_while_a_worker_waits(
+    leave: Callable[[Callable[[], None]], None], tmp_path: Path
+) -> None:
+    """By a thread that ``threading`` does not know, or by a signal handler of a task."""
+    changed_it = tmp_path / "changed"
+
+    def change() -> None:
+        os.environ["LEFT_BEHIND"] = "1"
+        changed_it.touch()
+
+    reading = parallel(backend="process", workers=1)(lambda _: os.environ.get("LEFT_BEHIND"))
+    assert [None] == reading.map([0])
+    parallel(backend="process", workers=1)(lambda _: leave(change)).map([0])
+    until(changed_it.exists)
+    assert [None] == reading.map([0])
+    sharedtask.shutdown()  # the worker has a handler of the task
+
+
+def test_settings_of_calls_that_take_turns_in_a_worker() -> None:
+    """The chunk of one call comes together with the next one of another, which changes settings."""
+    task = parallel(backend="process", workers=1, chunksize=1)
+
+    def change(x: int) -> None:
+        os.environ.pop("CHANGED_IN_TURN", None)
+        if x % 2:
+            os.environ["CHANGED_IN_TURN"] = "1"
+
+    def slowly(number: int, seed: int) -> Iterator[int]:
+        choose = random.Random(seed)
+        for x in range(number):
+            time.sleep(choose.random() * 0.01)
+            yield x
+
+    changing = task(change)
+    reading = task(lambda _: os.environ.get("CHANGED_IN_TURN"))
+    thread = threading.Thread(target=lambda: changing.map(slowly(300, 1)))
+    thread.start()
+    found = reading.map(slowly(300, 2))
+    thread.join()
+    assert {None} == set(found)
+
+
+@pytest.mark.parametrize("where", ["process", "loky", "ray"])
+def test_level_of_logging_is_followed_at_each_call(
+    where: Any, request: pytest.FixtureRequest
+) -> None:
+    """Also where an earlier call has set the same before."""
+    if where == "ray":
+        request.getfixturevalue("ray_runtime")
+    root = logging.getLogger()
+    read = parallel(backend=where, workers=1)(lambda _: logging.getLogger().level)
+    levels = [10, 10, 10, 10, root.level, root.level, 20, 20, 20]
+    before = root.level
+    found = []
+    try:
+        for level in levels:
+            root.setLevel(level)
+            found += read.map([0])
+    finally:
+        root.setLevel(before)
+    assert levels == found
+
+
+@pytest.mark.parametrize("where", ["process", "loky"])
+def test_level_that_a_task_sets_is_set_back(where: Any) -> None:
+    """By the next call, however often tasks take turns that set it."""
+    own = logging.getLogger().level
+
+    def set_level(level: int) -> int:
+        before = logging.getLogger().level
+        logging.getLogger().setLevel(level)
+        return before
+
+    initialized = parallel(backend=where, workers=1, initializer=(set_level, (10,)))(
+        lambda _: logging.getLogger().level
+    )
+    setting = parallel(backend=where, workers=1)(set_level)
+    found = [(initialized.map([0])[0], setting.map([30])[0]) for _ in range(6)]
+    assert {(10, own)} == set(found[1:])
+
+
+def test_user_code_that_runs_between_two_chunks_on_ray(ray_runtime: None) -> None:
+    """A value that is dropped as the next chunk begins: its finalizer may change settings."""
+    del ray_runtime
+    own = sys.getrecursionlimit()
+
+    class Changes:
+        def __del__(self) -> None:
+            if os.getpid() != caller:
+                sys.setrecursionlimit(own + 500)
+
+    caller = os.getpid()
+    read = parallel(backend="ray", workers=1)(lambda _: sys.getrecursionlimit())
+    use = parallel(backend="ray", workers=1, shared=["value"])(lambda _, value: id(value) and None)
+    assert [own] == read.map([0])
+    for _ in range(2):
+        value = Changes()
+        use.map([0], value=value)
+        use.map([0], value=value)
+        del value
+        gc.collect()
+        assert [own] * 8 == [read.map([0])[0] for _ in range(8)]
+
+
+def test_what_a_task_deletes_on_ray_is_there_for_others(ray_runtime: None) -> None:
+    """And all that it has changed besides is put back."""
+    del ray_runtime
+
+    def delete(_: int) -> None:
+        os.environ["DELETED_ARGV"] = "1"
+        sys.path.insert(0, "/deleted")
+        del sys.argv
+
+    def look() -> Any:
+        return os.environ.get("DELETED_ARGV"), sys.path[0] == "/deleted", hasattr(sys, "argv")
+
+    with contextlib.suppress(sharedtask.SharedTaskError):
+        parallel(backend="ray", workers=1)(delete).map([0])
+    looked: Any = ray_remote(look)
+    assert {(None, False, True)} == set(looked)
+
+
+def ray_remote(function: Callable[[], Any]) -> list[Any]:
+    """What a function gives in the workers that Ray has now."""
+    import ray
+
+    remote: Any = ray.remote(num_cpus=0.1)(function)
+    return list(ray.get([remote.remote() for _ in range(8)]))
 
 
 def test_time_zone_is_the_callers(elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
