@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from interrupting import interrupted_at, places_of
 
 from sharedtask.backends.worker import log_levels, process_settings, settings
 from sharedtask.backends.worker.process_settings import SettingsFollower
+from sharedtask.backends.worker.runner import Runner
 from sharedtask.backends.worker.settings import SETTINGS
 
 
@@ -302,6 +304,17 @@ def test_look_ahead_that_does_not_count(
     looks.clear()
     worker.apply(wanted)
     assert 1 == len(looks)
+
+
+def test_look_ahead_does_not_outlast_a_chunk() -> None:
+    """The next chunk of the same call need not look, and its tasks may change settings as well."""
+    forgotten = list[str]()
+    worker = SimpleNamespace(forget_look=lambda: forgotten.append("look"))
+    runner: Any = SimpleNamespace(_call=7, _follower=worker, _made=None, _blas_threads=1)
+    header: Any = SimpleNamespace(of_submits=False, cwd=os.getcwd(), blas_threads=0)
+    job: Any = SimpleNamespace(call=7)
+    assert not Runner._apply_settings(runner, header, job)
+    assert ["look"] == forgotten
 
 
 def test_threads_that_only_python_knows_are_seen() -> None:
