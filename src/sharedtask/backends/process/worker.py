@@ -136,8 +136,10 @@ class _Worker:
         os.close(status_fd)
         self._values = Values()
         self._limit_check = LimitCheck(self._words)
-        follower, identity = SettingsFollower(), Identity("process", born.number)
-        self._runner = Runner(self._words, self._outbox, self._values, follower, hooks, identity)
+        self._follower, identity = SettingsFollower(), Identity("process", born.number)
+        self._runner = Runner(
+            self._words, self._outbox, self._values, self._follower, hooks, identity
+        )
 
     def serve(self) -> bool:
         """Process frames; returns whether STOP ended the loop."""
@@ -146,7 +148,7 @@ class _Worker:
                 if frame.kind == Kind.STOP:
                     return True
                 self._handle(frame)
-            self._runner.look_ahead()
+            self._follower.look_ahead()
         return False
 
     def _handle(self, frame: Frame) -> None:

@@ -119,10 +119,6 @@ class Runner:
         parts, self._parts = self._parts, ()
         return roles.leave(parts, self._words[Word.BASE]) if parts else None
 
-    def look_ahead(self) -> None:
-        """The worker waits: do now what the next chunk would begin with."""
-        self._follower.look_ahead()
-
     def drop(self, token: Hashable) -> None:
         """Forget a published value, and close what was made by it, if it is a recipe."""
         self._follower.forget_look()
@@ -369,8 +365,7 @@ class Runner:
 
     def _check(self, job: Job, header: call_header.CallHeader, began: float) -> None:
         """Check the values that the items of a chunk shared; report a change to the caller."""
-        done = self._outbox.position
-        if not done:
+        if not (done := self._outbox.position):
             return
         if header.timed:
             self._start_anew(job)

@@ -225,7 +225,7 @@ def _read_umask() -> int | None:
 
 
 _main_thread = threading.main_thread
-_count_threads: Callable[[], int] = _thread._count  # those that Python has started
+_count_threads: Callable[[], int] = getattr(_thread, "_count", lambda: 0)  # Python's own
 _STRICT = 0o077
 
 
