@@ -121,11 +121,14 @@ def _transparent() -> Iterator[None]:
 def places_of(call: Callable[[], object]) -> list[Place]:
     """The places of a call where SIGINT can be handled, in the order in which it comes by first."""
     tracer = Tracer()
-    sys.settrace(tracer)
-    try:
-        call()
-    finally:
-        sys.settrace(None)
+    # From Python 3.12 on, code has its instructions traced from its second run on.
+    for _ in range(1 if sys.version_info < (3, 12) else 2):
+        tracer.found.clear()
+        sys.settrace(tracer)
+        try:
+            call()
+        finally:
+            sys.settrace(None)
     return list(tracer.found)
 
 
