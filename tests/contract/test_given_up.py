@@ -326,8 +326,9 @@ def test_shutdown_in_a_stream_of_quick_items(backend: Any) -> None:
 
     def read_all(begun: threading.Event) -> None:
         try:
-            for _ in quick.imap(itertools.repeat(1)):
-                begun.set()
+            for number, _ in enumerate(quick.imap(itertools.repeat(1))):
+                if number == 5_000:  # chunks are larger by then, and results follow each other
+                    begun.set()
         except BaseException as error:
             endings.append(error)
 
@@ -336,7 +337,6 @@ def test_shutdown_in_a_stream_of_quick_items(backend: Any) -> None:
         reader = threading.Thread(target=read_all, args=(begun,))
         reader.start()
         assert begun.wait(60)
-        time.sleep(0.05)  # chunks are larger by then, and results follow each other
         sharedtask.shutdown()
         reader.join(60)
         assert not reader.is_alive()

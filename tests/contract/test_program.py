@@ -10,7 +10,6 @@ import importlib
 import locale
 import logging
 import os
-import random
 import shutil
 import signal
 import sys
@@ -271,15 +270,14 @@ def test_setting_that_a_thread_of_a_task_changes_later(tmp_path: Path) -> None:
 
     On Ray, variables that the caller does not have are the cluster's.
     """
-    gate, is_changed = tmp_path / "gate", tmp_path / "changed"
+    gate, is_changed, seen = (tmp_path / name for name in ("gate", "changed", "seen"))
 
     def leave_a_thread(_: int) -> None:
         def change() -> None:
-            while not gate.exists():
-                time.sleep(0.01)
+            until(gate.exists)
             os.environ["LEFT_BY_A_THREAD"] = "1"
             is_changed.touch()
-            time.sleep(0.3)
+            until(seen.exists)
 
         threading.Thread(target=change, daemon=True).start()
 
@@ -292,19 +290,24 @@ def test_setting_that_a_thread_of_a_task_changes_later(tmp_path: Path) -> None:
     gate.touch()
     until(is_changed.exists)
     assert [None] == reading.map([0])
+    seen.touch()
+
+
+# Within the time for which a look ahead of a waiting worker counts.
+_SOON_SECONDS = 0.004
 
 
 def start_a_thread(change: Callable[[], None]) -> None:
-    def change_later() -> None:
-        time.sleep(0.1)
+    def change_soon() -> None:
+        time.sleep(_SOON_SECONDS)
         change()
 
-    _thread.start_new_thread(change_later, ())
+    _thread.start_new_thread(change_soon, ())
 
 
 def set_an_alarm(change: Callable[[], None]) -> None:
     signal.signal(signal.SIGALRM, lambda *_: change())
-    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    signal.setitimer(signal.ITIMER_REAL, _SOON_SECONDS)
 
 
 @pytest.mark.parametrize("leave", [start_a_thread, set_an_alarm])
@@ -312,42 +315,23 @@ def test_setting_that_changes_while_a_worker_waits(
     leave: Callable[[Callable[[], None]], None], tmp_path: Path
 ) -> None:
     """By a thread that ``threading`` does not know, or by a signal handler of a task."""
-    changed_it = tmp_path / "changed"
 
-    def change() -> None:
-        os.environ["LEFT_BEHIND"] = "1"
-        changed_it.touch()
+    def leave_behind(number: int) -> None:
+        def change() -> None:
+            os.environ["LEFT_BEHIND"] = "1"
+            (tmp_path / str(number)).touch()
+
+        leave(change)
 
     reading = parallel(backend="process", workers=1)(lambda _: os.environ.get("LEFT_BEHIND"))
-    assert [None] == reading.map([0])
-    parallel(backend="process", workers=1)(lambda _: leave(change)).map([0])
-    until(changed_it.exists)
-    assert [None] == reading.map([0])
+    leaving = parallel(backend="process", workers=1)(leave_behind)
+    found = []
+    for number in range(20):
+        found += reading.map([0])
+        leaving.map([number])
+        until((tmp_path / str(number)).exists)
+    assert {None} == {*found, *reading.map([0])}
     sharedtask.shutdown()  # the worker has a handler of the task
-
-
-def test_settings_of_calls_that_take_turns_in_a_worker() -> None:
-    """The chunk of one call comes together with the next one of another, which changes settings."""
-    task = parallel(backend="process", workers=1, chunksize=1)
-
-    def change(x: int) -> None:
-        os.environ.pop("CHANGED_IN_TURN", None)
-        if x % 2:
-            os.environ["CHANGED_IN_TURN"] = "1"
-
-    def slowly(number: int, seed: int) -> Iterator[int]:
-        choose = random.Random(seed)
-        for x in range(number):
-            time.sleep(choose.random() * 0.01)
-            yield x
-
-    changing = task(change)
-    reading = task(lambda _: os.environ.get("CHANGED_IN_TURN"))
-    thread = threading.Thread(target=lambda: changing.map(slowly(300, 1)))
-    thread.start()
-    found = reading.map(slowly(300, 2))
-    thread.join()
-    assert {None} == set(found)
 
 
 @pytest.mark.parametrize("where", ["process", "loky", "ray"])

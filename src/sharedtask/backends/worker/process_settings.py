@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import operator
+import os
 import signal
 import time
 import warnings
@@ -62,6 +63,8 @@ _TRIES = 100
 # So long a look ahead counts: what changes settings unseen, such as a thread of a library in C that
 # calls back, has little time for it, and a worker that waited longer has time for a look.
 _LOOK_SECONDS = 0.02
+# A thread that was started begins within this time.
+_BEGIN_SECONDS = 0.1
 
 
 def current(*, here: bool = True) -> ProcessSettings:
@@ -148,6 +151,7 @@ class SettingsFollower:
         self._begun: tuple[Any, ...] = ()  # the glance before they were written
         self._looked_at = -math.inf  # when they were seen unchanged, by a look ahead
         self._handlers = _handlers()
+        self._threads, self._started_at = 0, -math.inf  # native ones, and when there were more
 
     def look_ahead(self) -> None:
         """While the worker waits: see whether tasks left the settings as they were.
@@ -157,8 +161,28 @@ class SettingsFollower:
         """
         self._looked_at = -math.inf
         with contextlib.suppress(Exception):  # the next chunk tells what cannot be read any more
-            if is_alone() and _handlers() == self._handlers and self._glance == _glance():
+            if (
+                not self._threads_are_new()
+                and is_alone()
+                and _handlers() == self._handlers
+                and self._glance == _glance()
+            ):
                 self._looked_at = time.monotonic()
+
+    def _threads_are_new(self) -> bool:
+        """Whether a thread was started lately: Python counts it only when it has begun.
+
+        Raises:
+            OSError: The system does not tell.
+
+        Source:
+            ``proc(5)``: each thread has a folder, and so a link.
+        """
+        now, threads = time.monotonic(), os.stat("/proc/self/task").st_nlink
+        if threads > self._threads:
+            self._started_at = now
+        self._threads = threads
+        return now - self._started_at < _BEGIN_SECONDS
 
     def forget_look(self) -> None:
         """User code runs, which may change settings."""
@@ -185,10 +209,11 @@ class SettingsFollower:
         for setting, value in written:
             self._write(setting, value)
         self._settings = settings
-        # The same, written to the same, looks as it did, but where each look differs.
-        if not is_same or now != self._begun or any(setting.glance for setting, _ in written):
-            self._begun = now
-            self.accept_changes()
+        looks_other = any(setting.glance is not None for setting, _ in written)  # at each write
+        if self._elsewhere and is_same and now == self._begun and not looks_other:
+            return  # they were written to the same before, and look as they did then
+        self._begun = now
+        self.accept_changes()
 
     def accept_changes(self) -> None:
         """Take the present settings of this process as the right ones."""

@@ -141,13 +141,11 @@ class _Built:
 
 def _write_filters(plain: list[Any]) -> None:
     if _Built.plain is not plain:  # making the classes takes 0.1 ms
-        _Built.plain, _Built.filters = (
-            plain,
-            tuple(
-                (action, message, _category(*category), module, line)
-                for action, message, category, module, line in plain
-            ),
+        _Built.filters = tuple(
+            (action, message, _category(*category), module, line)
+            for action, message, category, module, line in plain
         )
+        _Built.plain = plain
     _restore_filters(_Built.filters)
 
 

@@ -268,6 +268,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[None]:
 
     monkeypatch.setattr(process_settings, "_glance", counted)
     monkeypatch.setattr(process_settings, "is_alone", lambda: True)
+    monkeypatch.setattr(process_settings, "_BEGIN_SECONDS", 0.0)
     return looks
 
 
@@ -282,7 +283,7 @@ def test_look_ahead_saves_one_look(looks: list[None]) -> None:
     assert 2 == len(looks)
 
 
-@pytest.mark.parametrize("how", ["thread", "handler", "user code", "time"])
+@pytest.mark.parametrize("how", ["thread", "new thread", "handler", "user code", "time"])
 def test_look_ahead_that_does_not_count(
     how: str, looks: list[None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,6 +292,8 @@ def test_look_ahead_that_does_not_count(
     before = signal.getsignal(signal.SIGALRM)
     if how == "thread":
         monkeypatch.setattr(process_settings, "is_alone", lambda: False)
+    elif how == "new thread":
+        monkeypatch.setattr(process_settings, "_BEGIN_SECONDS", 3600.0)
     elif how == "handler":
         signal.signal(signal.SIGALRM, lambda *_: None)
     try:
