@@ -24,6 +24,7 @@ from sharedtask import (
     SerializationError,
     parallel,
 )
+from sharedtask.backends.process.connections import ForkserverLink
 from sharedtask.task.run import Run
 from sharedtask.testing import until
 from sharedtask.writing.locked.acquire import Use
@@ -341,6 +342,29 @@ def test_shutdown_in_a_stream_of_quick_items(backend: Any) -> None:
         reader.join(60)
         assert not reader.is_alive()
     assert [ClosedError] * 12 == [type(each) for each in endings]
+
+
+def test_shutdown_kills_workers_that_are_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And at once: a program that ends does not wait for its items."""
+    killed = []
+    send = ForkserverLink.signal
+
+    def noted(self: ForkserverLink, serial: int, number: int) -> None:
+        killed.append(number)
+        send(self, serial, number)
+
+    def rest(seconds: float) -> None:
+        time.sleep(seconds)
+
+    sharedtask.shutdown()
+    sleep = parallel(backend="process", workers=2, chunksize=1)(rest)
+    sleep.map([0.2] * 2)
+    future = sleep.submit(600)
+    until(future.running)
+    monkeypatch.setattr(ForkserverLink, "signal", noted)
+    sharedtask.shutdown()
+    assert [signal.SIGKILL] == killed
+    assert isinstance(future.exception(60), ClosedError)
 
 
 # ------------------------------------------------------------------------------------- forks

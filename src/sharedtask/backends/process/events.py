@@ -125,9 +125,13 @@ class SocketEvents:
             elif frame.kind == Kind.CHANGED:
                 deliver(self._on_change(worker, frame))
 
+    def _find(self, worker: WorkerLink, number: int) -> WorkItem | None:
+        """The chunk of this number, if the worker has it and the pool has not ended meanwhile."""
+        return worker.find(number) if worker.serial in self._table.workers else None
+
     def _on_change(self, worker: WorkerLink, frame: Frame) -> list[tuple[OpenCall, Report]]:
         with self._lock:
-            work_item = worker.find(frame.chunk)
+            work_item = self._find(worker, frame.chunk)
             if work_item is None or work_item.call.closed or work_item.cancelled:
                 return []
         return [(work_item.call, work_item.changed(Change(*marshal.loads(frame.body))))]
@@ -138,7 +142,7 @@ class SocketEvents:
             logged: list[tuple[OpenCall, Report]] = []
             if words[Word.LOGGED] != words[Word.LOG_READ]:
                 logged = log_reading.collect(worker)
-            work_item = worker.find(frame.chunk)
+            work_item = self._find(worker, frame.chunk)
             if work_item is None:
                 close_all(frame.fds)
                 return logged
@@ -200,7 +204,7 @@ class SocketEvents:
     def _resend_each(self, worker: WorkerLink, number: int) -> None:
         """A chunk could not be unpickled as a whole: resend it item by item to name the bad one."""
         with self._lock:
-            work_item = worker.find(number)
+            work_item = self._find(worker, number)
             if work_item is None:
                 return
             if not work_item.cancelled:

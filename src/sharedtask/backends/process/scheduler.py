@@ -352,8 +352,6 @@ class Scheduler(Generic[W]):
         )
         dropped = list(dict.fromkeys((*self.queue, *running)))
         self.queue.clear()
-        for worker in self._workers.values():
-            worker.work_items.clear()  # another thread may have its next results in hand
         for work_item in dropped:
             work_item.call.users.clear()
             self.done(work_item)

@@ -675,8 +675,6 @@ def test_all_chunks_are_dropped(bench: Bench) -> None:
     work_items = bench.add(call, "a", "b", "c")
     assert sorted(map(id, work_items)) == sorted(map(id, bench.scheduler.drop_all()))
     assert (0, []) == (call.pending, bench.waiting())
-    # Results that another thread has received by then find no chunk.
-    assert [] == [item for worker in bench.table.workers.values() for item in worker.work_items]
 
 
 @pytest.mark.parametrize("place", ["begun", "send"])
