@@ -149,6 +149,7 @@ class SettingsFollower:
         self._state: tuple[Any, ...] = ()
         self._glance: tuple[Any, ...] = ()
         self._begun: tuple[Any, ...] = ()  # the glance before they were written
+        self._is_begun = False  # the last chunk was the first of its call
         self._looked_at = -math.inf  # when they were seen unchanged, by a look ahead
         self._handlers = _handlers()
         self._threads, self._started_at = 0, -math.inf  # native ones, and when there were more
@@ -157,9 +158,12 @@ class SettingsFollower:
         """While the worker waits: see whether tasks left the settings as they were.
 
         It saves the next chunk a look, if that comes soon. Other threads of a task, and its signal
-        handlers, may change them at any moment.
+        handlers, may change them at any moment. Only the first chunk of a call looks: after the
+        others another one of the call will come, most often.
         """
-        self._looked_at = -math.inf
+        if not self._is_begun:
+            return
+        self._is_begun, self._looked_at = False, -math.inf
         with contextlib.suppress(Exception):  # the next chunk tells what cannot be read any more
             if (
                 not self._threads_are_new()
@@ -191,7 +195,7 @@ class SettingsFollower:
 
     def apply(self, settings: ProcessSettings) -> None:
         """Write the settings that differ, changed by the caller or by an earlier task here."""
-        looked_at, is_same = self._looked_at, settings is self._settings
+        looked_at, is_same, self._is_begun = self._looked_at, settings is self._settings, True
         if is_same and time.monotonic() - looked_at < _LOOK_SECONDS:
             self.forget_look()
             return

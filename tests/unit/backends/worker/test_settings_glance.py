@@ -283,6 +283,19 @@ def test_look_ahead_saves_one_look(looks: list[None]) -> None:
     assert 2 == len(looks)
 
 
+def test_only_the_first_chunk_of_a_call_looks_ahead(looks: list[None]) -> None:
+    """The others of a call would each pay for it, and none of them need it."""
+    worker, wanted = follower(), process_settings.current()
+    worker.look_ahead()
+    worker.apply(wanted)
+    looks.clear()
+    worker.look_ahead()
+    assert 1 == len(looks)
+    worker.forget_look()  # the next chunk of the call
+    worker.look_ahead()
+    assert 1 == len(looks)
+
+
 @pytest.mark.parametrize("how", ["thread", "new thread", "handler", "user code", "time"])
 def test_look_ahead_that_does_not_count(
     how: str, looks: list[None], monkeypatch: pytest.MonkeyPatch
