@@ -47,6 +47,8 @@ class _State:
 
     def __init__(self) -> None:
         self.config = NONE
+        # All loggers and placeholders of loggers, and the loggers among them with their names.
+        self.found: tuple[list[Any], list[tuple[str, logging.Logger]]] = ([], [])
         self.handlers: tuple[Any, ...] = ()  # of the root logger
         self.made = -1  # how many handlers there were
         self.applied = NONE
@@ -72,12 +74,21 @@ def _config() -> Config:
     levels = {"root": _root.level}
     others: dict[str, int] = {}
     handlers = {_described("root", handler) for handler in _root.handlers}
-    for name, logger in _manager.loggerDict.copy().items():
-        if isinstance(logger, logging.Logger):
-            if logger.level:
-                (levels if type(logger) is logging.Logger else others)[name] = logger.level
-            handlers.update(_described(name, handler) for handler in logger.handlers)
+    for name, logger in [each for each in _named() if each[1].level or each[1].handlers]:
+        if logger.level:
+            (levels if type(logger) is logging.Logger else others)[name] = logger.level
+        handlers.update(_described(name, handler) for handler in logger.handlers)
     return Config(_manager.disable, levels, others, frozenset(handlers))
+
+
+def _named() -> list[tuple[str, logging.Logger]]:
+    """All loggers with their names but the root: they are looked for where there are others."""
+    loggers, (known, named) = _manager.loggerDict.copy(), _state.found
+    there = [*loggers.values()]
+    if there != known:
+        named = [(name, each) for name, each in loggers.items() if isinstance(each, logging.Logger)]
+        _state.found = there, named
+    return named
 
 
 def _described(name: str, handler: Any) -> tuple[str, str, str, str]:
@@ -149,8 +160,9 @@ def settle() -> None:
 def restore(config: Config) -> None:
     """Set levels as they were, for others that use this process."""
     wanted = {**config.levels, **config.others}
-    for name, logger in _manager.loggerDict.copy().items():
-        if isinstance(logger, logging.Logger) and logger.level != wanted.get(name, 0):
+    there = [each for each in _named() if each[1].level or each[0] in wanted]
+    for name, logger in there:
+        if logger.level != wanted.get(name, 0):
             logger.setLevel(wanted.get(name, 0))
     if _root.level != wanted.get("root", logging.WARNING):
         _root.setLevel(wanted.get("root", logging.WARNING))

@@ -74,14 +74,14 @@ _raw: Any = getattr(os.environ, "_data", os.environ) if hasattr(os, "environb") 
 
 def _write_environ(wanted: Mapping[Any, Any]) -> None:
     """Set, change and remove variables; the number of BLAS threads is decided here."""
-    _change(wanted, [name for name in _environ if name not in wanted and name not in _BLAS])
+    _change(wanted, [name for name in [*_raw] if name not in wanted and name not in _BLAS])
 
 
 def _change(wanted: Mapping[Any, Any], removed: Iterable[Any]) -> None:
     for name in removed:
         _environ.pop(name, None)
     for name, value in wanted.items():
-        if _environ.get(name) != value:
+        if _raw.get(name) != value:
             _environ[name] = value
 
 
