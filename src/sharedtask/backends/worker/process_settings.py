@@ -89,12 +89,14 @@ def _handlers() -> list[Any]:
     return list(map(_handler_of, _SIGNALS))
 
 
+# By way of a list: a tuple that is being made can be found by ``gc.get_objects`` in another thread,
+# and then Python cannot complete it (python/cpython issue 59313).
 def _state() -> tuple[Any, ...]:
-    return tuple(map(operator.call, _READS))
+    return (*map(operator.call, _READS),)
 
 
 def _glance() -> tuple[Any, ...]:
-    return tuple(map(operator.call, _GLANCES))
+    return (*map(operator.call, _GLANCES),)
 
 
 def _seen(recent: list[_Seen]) -> _Seen:

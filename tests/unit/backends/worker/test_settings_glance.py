@@ -1,5 +1,6 @@
 """The caller's settings are the same object until one of them is another, and then a new one."""
 
+import gc
 import itertools
 import logging
 import os
@@ -392,3 +393,28 @@ def test_exception_of_another_thread_leaves_no_descriptor() -> None:
             outcome = interrupted_at(place, settings._umask_seen)
             assert (True, KeyboardInterrupt) == (outcome.fired, type(outcome.raised))
             assert before == descriptors(), place
+
+
+def test_memory_profiler_that_looks_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It refers to all objects for a moment, also to those that are not complete."""
+    seen: list[list[Any]] = []
+    looks = [lambda: seen.append(gc.get_objects()), *process_settings._GLANCES]
+    monkeypatch.setattr(process_settings, "_GLANCES", looks)
+    assert len(looks) == len(process_settings._glance())
+    monkeypatch.setattr(process_settings, "_READS", looks)
+    assert len(looks) == len(process_settings._state())
+
+
+def test_logger_in_place_of_a_placeholder_is_seen() -> None:
+    """``logging`` has as many entries as before then."""
+    logging.getLogger("placed.below").setLevel(5)
+    assert 5 == log_levels.read().levels["placed.below"]
+    placed = logging.getLogger("placed")
+    placed.setLevel(7)
+    assert 7 == log_levels.read().levels["placed"]
+    before = log_levels.read()
+    placed.setLevel(8)
+    log_levels.restore(before)
+    assert 7 == placed.level
+    placed.setLevel(logging.NOTSET)
+    assert "placed" not in log_levels.read().levels
