@@ -254,6 +254,7 @@ def told(value: Any) -> list[Any]:
     ]
     # What Python notes in a class while it is used is not sent.
     noted = {"__slotnames__", *(["__annotations__"] * (not cls.__annotations__))}
+    noted.add("__annotate_func__")  # cloudpickle sends its results, the annotations
     found.append(sorted(set(dir(cls)) - noted))
     for name in ("area", "total", "hidden", "unit", "mass", "known", "name", "x", "model_dump"):
         part = getattr(value, name, None)

@@ -179,7 +179,7 @@ def test_traceback_comes_as_text(backend: str, kept: Kept) -> None:
     text = logging.Formatter("%(message)s").format(record)
     assert "item 0\nTraceback" in text
     assert "in fail_and_tell" in text
-    assert text.endswith("ZeroDivisionError: integer division or modulo by zero")
+    assert text.splitlines()[-1].startswith("ZeroDivisionError: ")
 
 
 class Mine:

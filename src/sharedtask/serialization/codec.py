@@ -182,7 +182,10 @@ def _warn_name_only(error: Exception) -> None:
         error.args = (f"{said}. {_NAME_ONLY}", *error.args[1:])
 
 
-_NAMED_IN_MAIN = re.compile(r"Can't (get attribute|pickle) .*\b__main__", re.DOTALL)
+# The last is what Python 3.14 says where something was not found.
+_NAMED_IN_MAIN = re.compile(
+    r"Can't (get attribute|pickle) .*\b__main__|module '__main__' has no attribute ", re.DOTALL
+)
 _NAME_ONLY = "It is found by its name only: move it to a module"
 
 

@@ -347,6 +347,8 @@ def _of_code(code: CodeType) -> Any:
 
 def _of_class(pickler: _Canonical, cls: type) -> Any:
     own = {name: value for name, value in vars(cls).items() if name not in _NO_PART}
+    if own.get("__annotate_func__") is not None:
+        own.pop("__annotations_cache__", None)  # its results, once someone has asked for them
     members = sorted((name, value) for name, value in own.items() if not is_noted(name, value))
     return "class", cls.__qualname__, cls.__bases__, pickler.attempts(members)
 
@@ -368,6 +370,8 @@ _NO_PART = frozenset(
 def _captured(function: FunctionType) -> Iterator[tuple[str, Any]]:
     names = function.__code__.co_freevars
     for name, cell in zip(names, function.__closure__ or (), strict=True):
+        if name == "__classdict__":  # of its class, for annotations: what counts is a member there
+            continue
         with contextlib.suppress(ValueError):  # an empty cell differs from one with None
             yield name, cell.cell_contents
 

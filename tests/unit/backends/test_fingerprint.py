@@ -286,6 +286,17 @@ def test_functions_of_a_script(tmp_path: Path) -> None:
     ] == names  # fmt: skip
 
 
+def test_annotations_that_someone_asked_for() -> None:
+    """Python notes them in the class from then on."""
+
+    class Noted:
+        size: int = 1
+
+    before = fingerprint(Noted)
+    assert {"size": int} == Noted.__annotations__
+    assert before == fingerprint(Noted)
+
+
 def test_depth_of_functions(tmp_path: Path) -> None:
     """A change is seen through functions, methods, tasks and the globals that they name."""
     first, limit = printed(tmp_path, 1), printed(tmp_path, 1, limit=3)
