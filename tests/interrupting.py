@@ -21,6 +21,9 @@ from typing import Any
 
 from sharedtask.system import interrupts
 
+# From Python 3.12 on, code has its instructions traced from its second run on, from 3.14 on of
+# those under the same trace function.
+_RUNS = 1 if sys.version_info < (3, 12) else 2
 _CHECKED = {"CALL", "CALL_FUNCTION_EX", "CALL_KW", "JUMP_BACKWARD"}
 _ENTRY = -1
 
@@ -121,8 +124,7 @@ def _transparent() -> Iterator[None]:
 def places_of(call: Callable[[], object]) -> list[Place]:
     """The places of a call where SIGINT can be handled, in the order in which it comes by first."""
     tracer = Tracer()
-    # From Python 3.12 on, code has its instructions traced from its second run on.
-    for _ in range(1 if sys.version_info < (3, 12) else 2):
+    for _ in range(_RUNS):
         tracer.found.clear()
         sys.settrace(tracer)
         try:
@@ -148,9 +150,12 @@ def interrupted_at(place: Place, call: Callable[[], object]) -> Outcome:
     sys.unraisablehook = lambda what: ignored.append(f"{what.exc_value!r} in {what.object!r}")
     with _transparent():
         try:
-            sys.settrace(tracer)
-            call()
-            sys.settrace(None)
+            for _ in range(_RUNS if sys.version_info >= (3, 14) else 1):
+                sys.settrace(tracer)
+                call()
+                sys.settrace(None)
+                if tracer.fired:
+                    break
         except BaseException as error:
             sys.settrace(None)
             raised = error.with_traceback(None)
