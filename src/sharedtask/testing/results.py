@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
 import math
 import os
 import threading
+import weakref
 from collections import OrderedDict, namedtuple
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from decimal import Decimal
@@ -20,6 +22,7 @@ import pytest
 
 from sharedtask import ArgumentError, Shared, parallel
 
+from .patience import until
 from .strategies import assert_same
 from .tasks import (
     INNER,
@@ -293,6 +296,20 @@ class ResultsContract:
         with pytest.raises(TypeError):
             on_backend(backend, square).map()
 
+    @pytest.mark.parametrize("way", ["map", "imap", "submit", "logs"])
+    def test_items_are_freed_though_nothing_else_is_called(self, backend: str, way: str) -> None:
+        """Soon after a call nothing keeps its items: the program may rest for hours then."""
+        task = on_backend(backend, _logged if way == "logs" else _nothing, workers=2)
+        task.map([Model(np.zeros(1), 0.0)])
+        item = Model(np.ones(1), 1.0)
+        gone = weakref.ref(item)
+        if way == "submit":
+            task.submit(item).result()
+        else:
+            list((task.imap if way == "imap" else task.map)([item]))
+        del item
+        until(lambda: gone() is None)
+
 
 def _ones(n: int) -> npt.NDArray[Any]:
     return np.ones(n)
@@ -304,3 +321,11 @@ def _pick(x: int, table: npt.NDArray[Any]) -> float:
 
 def _where(_x: int) -> tuple[int, int]:
     return os.getpid(), threading.get_ident()
+
+
+def _nothing(item: object) -> None:
+    pass
+
+
+def _logged(item: object) -> None:
+    logging.getLogger("sharedtask.testing").warning("about %r", type(item))

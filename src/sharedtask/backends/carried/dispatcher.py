@@ -134,6 +134,7 @@ class Dispatcher(ABC, Generic[T]):
                 request = self._inbox.get(timeout=pause)
                 self._do(self._note_reported)  # it must not find these in flight
                 self._do(request)
+                del request  # it refers to a call and its items
                 due = True  # the request may have been about a freed value
             now = time.monotonic()
             if now > self._ticked + _TICK_SECONDS or now >= self._end_at:

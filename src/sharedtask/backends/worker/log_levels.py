@@ -47,8 +47,8 @@ class _State:
 
     def __init__(self) -> None:
         self.config = NONE
-        # All loggers and placeholders of loggers, and the loggers among them with their names.
-        self.found: tuple[list[Any], list[tuple[str, logging.Logger]]] = ([], [])
+        # All loggers and placeholders of loggers, and the loggers among them.
+        self.found: tuple[dict[str, Any], list[tuple[str, logging.Logger]]] = ({}, [])
         self.handlers: tuple[Any, ...] = ()  # of the root logger
         self.made = -1  # how many handlers there were
         self.applied = NONE
@@ -83,10 +83,9 @@ def _config() -> Config:
 
 def _named() -> list[tuple[str, logging.Logger]]:
     """All loggers with their names but the root: they are looked for where there are others."""
-    loggers, (known, named) = _manager.loggerDict.copy(), _state.found
-    there = [*loggers.values()]
+    there, (known, named) = _manager.loggerDict.copy(), _state.found
     if there != known:
-        named = [(name, each) for name, each in loggers.items() if isinstance(each, logging.Logger)]
+        named = [(name, each) for name, each in there.items() if isinstance(each, logging.Logger)]
         _state.found = there, named
     return named
 

@@ -416,5 +416,10 @@ def test_logger_in_place_of_a_placeholder_is_seen() -> None:
     placed.setLevel(8)
     log_levels.restore(before)
     assert 7 == placed.level
+    loggers = logging.root.manager.loggerDict
+    loggers["renamed"] = loggers.pop("placed")  # the last one still
+    placed.setLevel(9)
+    now = log_levels.read().levels
+    assert (None, 9) == (now.get("placed"), now.get("renamed"))
     placed.setLevel(logging.NOTSET)
-    assert "placed" not in log_levels.read().levels
+    assert "renamed" not in log_levels.read().levels
