@@ -1,5 +1,20 @@
 """Programs that tests run in places of their own."""
 
+import functools
+import subprocess
+import sys
+
+
+@functools.cache
+def starts_late() -> bool:
+    """Whether threads can be started while the program ends: not on Python 3.12.0 to 3.12.2."""
+    program = (
+        "import atexit, threading as t; atexit.register(t.Thread(target=len, args=[()]).start)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    return not ran.stderr
+
+
 EVERYTHING = """
 import ctypes, os, signal, sys, time
 import numpy as np

@@ -33,9 +33,17 @@ class Background:
         self._idle: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def put(self, work: Callable[[], object]) -> None:
-        """Run ``work`` soon in a thread; it must not raise."""
+        """Run ``work`` soon in a thread; it must not raise.
+
+        If none can be started, as at the end of a program on Python 3.12, it is run at once.
+        """
         if not self._takes_idle():
-            threading.Thread(target=self._serve, name="sharedtask-callbacks", daemon=True).start()
+            thread = threading.Thread(target=self._serve, name="sharedtask-callbacks", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                work()
+                return
         self._work.put(work)
 
     def _takes_idle(self) -> bool:

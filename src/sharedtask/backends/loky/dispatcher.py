@@ -49,7 +49,11 @@ class Dispatcher(dispatcher.Dispatcher[WorkItem]):
             except Exception:  # noqa: BLE001  its worker died between two chunks
                 slot.discard()
         slot.start()
-        return self._send(work_item, slot)
+        try:
+            return self._send(work_item, slot)
+        except BaseException:  # such as of a thread that cannot be started: nothing would answer
+            slot.discard()
+            raise
 
     def _send(self, work_item: WorkItem, slot: Slot) -> Any:
         files, small = work_item.call.news(slot.known)

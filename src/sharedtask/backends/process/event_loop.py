@@ -22,7 +22,7 @@ import time
 from queue import Empty
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sharedtask.errors import SharedTaskError
+from sharedtask.errors import ClosedError, SharedTaskError
 from sharedtask.system import critical_sections, interrupts
 
 from . import reasons
@@ -106,7 +106,14 @@ class Loop:
         self._waker, self._woken = map(OwnSocket, socket.socketpair())
         self._selector.register(self._woken, selectors.EVENT_READ, self._on_wake)
         self._thread = threading.Thread(target=self._serve, name="sharedtask-io", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._waker.close()
+            self._woken.close()
+            if "shutdown" in str(error):  # Python 3.12 and newer, in some of atexit's functions
+                raise ClosedError(f"the program ends: {error}") from error
+            raise
 
     # ------------------------------------------------------------------------------ sockets
 
