@@ -35,7 +35,7 @@ class Background:
     def put(self, work: Callable[[], object]) -> None:
         """Run ``work`` soon in a thread; it must not raise.
 
-        If none can be started, as at the end of a program on Python 3.12, it is run at once.
+        If none can be started, as at the end of a program up to Python 3.12.2, it is run at once.
         """
         if not self._takes_idle():
             thread = threading.Thread(target=self._serve, name="sharedtask-callbacks", daemon=True)

@@ -111,7 +111,7 @@ class Loop:
         except RuntimeError as error:
             self._waker.close()
             self._woken.close()
-            if "shutdown" in str(error):  # Python 3.12 and newer, in some of atexit's functions
+            if "shutdown" in str(error):  # Python 3.12.0 to 3.12.2, in functions of atexit
                 raise ClosedError(f"the program ends: {error}") from error
             raise
 
