@@ -51,7 +51,6 @@ class Dispatcher(ABC, Generic[T]):
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._queue: deque[T] = deque()
         self._flying: dict[int, T] = {}
-        self._reported: deque[tuple[T, Answer]] = deque()  # in flight no more
         self._end_at = math.inf  # when the next given-up chunk is to be ended
         self._reason = ""  # the reason of its end
         threading.Thread(target=self._serve, name=f"sharedtask-{library}", daemon=True).start()
@@ -105,7 +104,7 @@ class Dispatcher(ABC, Generic[T]):
 
     def wake(self) -> None:
         """A value may have been freed: sweep soon."""
-        self._inbox.put(_nothing)
+        self._inbox.put(lambda: None)
 
     def note_release(self, token: int) -> None:
         """A value is not needed any more; workers are told with their next chunk."""
@@ -131,10 +130,7 @@ class Dispatcher(ABC, Generic[T]):
             if busy:
                 pause = max(min(_TICK_SECONDS, self._end_at - time.monotonic()), 0.0)
             with contextlib.suppress(queue.Empty):
-                request = self._inbox.get(timeout=pause)
-                self._do(self._note_reported)  # it must not find these in flight
-                self._do(request)
-                del request  # it refers to a call and its items
+                self._do(self._inbox.get(timeout=pause))
                 due = True  # the request may have been about a freed value
             now = time.monotonic()
             if now > self._ticked + _TICK_SECONDS or now >= self._end_at:
@@ -143,7 +139,7 @@ class Dispatcher(ABC, Generic[T]):
             if now > self._swept + _SWEEP_SECONDS:
                 self._swept, due = now, False
                 keeps = self._sweep()
-            self._do(self._launch_all)
+            self._do(self._launch_queued)
         self._drain()
         self._over()
 
@@ -167,14 +163,6 @@ class Dispatcher(ABC, Generic[T]):
             self._fail(work_item, ClosedError(self._reason))
         elif not work_item.call.closed:
             self._queue.append(work_item)
-
-    def _launch_all(self) -> None:
-        """Note which chunks have ended, as long as others wait for their place."""
-        self._note_reported()
-        self._launch_queued()
-        while self._queue and self._reported:
-            self._note_reported()
-            self._launch_queued()
 
     def _launch_queued(self) -> None:
         """Start chunks up to the limit of each team, which also limits all together."""
@@ -215,44 +203,26 @@ class Dispatcher(ABC, Generic[T]):
         future.add_done_callback(lambda future: self._take_answer(work_item, future))
 
     def _take_answer(self, work_item: T, future: Any) -> None:
-        """Called by the library's own thread: pass results on at once, the rest to ours.
-
-        If no chunk waits for its place, ours need not wake for it, which would only delay the
-        thread that waits for these results.
-        """
-        call, answer = work_item.call, None
+        """Called by the library's own thread: pass results on at once, the rest to ours."""
+        call = work_item.call
         try:
             if future.exception() is None:
                 answer = Answer.load(future.result())
                 if answer.status == RAN and not call.closed:
                     call.report(work_item.arrived(answer))
-                    if not answer.logs:
-                        self._reported.append((work_item, answer._replace(frames=[])))
-                        future = None
         finally:  # the library would only log our error, and the dispatcher block
-            if future is not None:
-                self._inbox.put(lambda: self._answered(work_item.number, future, answer))
-            elif self._queue:
-                self._inbox.put(_nothing)
+            self._inbox.put(lambda: self._answered(work_item.number, future))
 
     # ------------------------------------------------------------------------- answers
 
-    def _note_reported(self) -> None:
-        """Forget chunks whose results were passed on."""
-        with contextlib.suppress(IndexError):
-            while True:
-                work_item, answer = self._reported.popleft()
-                if self._flying.pop(work_item.number, None) is not None:
-                    self._answer_came(work_item, answer)
-
-    def _answered(self, number: int, future: Any, answer: Answer | None) -> None:
+    def _answered(self, number: int, future: Any) -> None:
         work_item = self._flying.get(number)
         if work_item is None:
             return
         error = future.exception()
         if error is None:
             del self._flying[number]
-            self._take(work_item, answer or Answer.load(future.result()))
+            self._take(work_item, Answer.load(future.result()))
         elif work_item.call.closed:
             del self._flying[number]
             self._see(work_item)
@@ -354,10 +324,6 @@ class Dispatcher(ABC, Generic[T]):
         for work_item in [*flying, *left]:
             self._fail(work_item, ClosedError(reason))
         self._reason = reason
-
-
-def _nothing() -> None:
-    """Wake the dispatcher."""
 
 
 def caused(error: BaseException, cause: BaseException) -> BaseException:

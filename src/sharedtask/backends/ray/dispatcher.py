@@ -58,9 +58,7 @@ class Dispatcher(dispatcher.Dispatcher[WorkItem]):
 
     def in_flight(self) -> list[Any]:
         """References of the tasks that Ray has now. From any thread."""
-        over = [id(work_item) for work_item, _ in list(self._reported)]
-        flying = [t for t in list(self._flying.values()) if id(t) not in over]
-        return [t.ref for t in flying if t.ref is not None]
+        return [t.ref for t in list(self._flying.values()) if t.ref is not None]
 
     def _start(self, work_item: WorkItem) -> Any:
         """One Ray task. The values are arguments, so that Ray transfers them to its node.
