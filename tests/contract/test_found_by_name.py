@@ -1,5 +1,6 @@
 """What pickle finds by its name travels by its parts where only the script has the name."""
 
+import pickle
 import sys
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -158,6 +159,31 @@ if __name__ == "__main__":
 """
     )
     assert ["[(6, 100, 5, 9)] <lambda> (vectorized)", "[2]"] == out.splitlines()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Can't get attribute 'NAMED' on <module '__main__' (built-in)>",
+        "module '__main__' has no attribute 'NAMED'",  # from Python 3.14 on
+    ],
+)
+def test_texts_of_python_for_a_missing_name(said: str) -> None:
+    """Each gets the advice."""
+    with pytest.raises(AttributeError, match="move it to a module"):
+        codec.decode(pickle.dumps(Missing(said)))
+
+
+class Missing:
+    def __init__(self, said: str) -> None:
+        self.said = said
+
+    def __reduce__(self) -> Any:
+        return _refuse, (self.said,)
+
+
+def _refuse(said: str) -> None:
+    raise AttributeError(said)
 
 
 def test_what_only_a_name_leads_to_is_refused(run: Run) -> None:

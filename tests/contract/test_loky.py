@@ -17,6 +17,8 @@ from sharedtask.testing import BackendContract, until
 
 pytest.importorskip("loky", reason="it is an optional dependency")
 
+from loky import process_executor
+
 from sharedtask.backends.carried.message import Message
 from sharedtask.backends.loky import folder, slots, worker
 from sharedtask.backends.loky.backend import LokyBackend
@@ -259,6 +261,21 @@ def test_worker_ends_with_a_caller_that_is_killed(
     os.kill(caller.pid, 9)
     caller.process.wait()
     until(lambda: not os.path.exists(f"/proc/{pid}/fd/0"))
+
+
+def test_worker_that_cannot_be_started_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loky would never answer what is given to it afterwards."""
+
+    def refuse(_thread: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    sharedtask.shutdown()
+    task = parallel(abs).with_options(backend="loky", workers=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(process_executor._ExecutorManagerThread, "start", refuse)
+        with pytest.raises(sharedtask.SharedTaskError, match="can't start new thread"):
+            task.map([-1])
+    assert [2] == task.map([-2])
 
 
 UNFINISHED = """

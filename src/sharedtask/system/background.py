@@ -10,7 +10,7 @@ import queue
 import threading
 from typing import TYPE_CHECKING
 
-from . import forks
+from . import ending, forks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,13 +35,15 @@ class Background:
     def put(self, work: Callable[[], object]) -> None:
         """Run ``work`` soon in a thread; it must not raise.
 
-        If none can be started, as at the end of a program up to Python 3.12.2, it is run at once.
+        It is run at once where none can be started since the program ends.
         """
         if not self._takes_idle():
             thread = threading.Thread(target=self._serve, name="sharedtask-callbacks", daemon=True)
             try:
                 thread.start()
-            except RuntimeError:
+            except RuntimeError as error:
+                if not ending.is_refusal(error):
+                    raise
                 work()
                 return
         self._work.put(work)

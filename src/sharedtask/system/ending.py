@@ -31,6 +31,11 @@ def before_threads(step: Step, call: Callable[[], object]) -> None:
     threading._register_atexit(_run)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
 
 
+def is_refusal(error: RuntimeError) -> bool:
+    """Whether a thread was not started because the program ends, as up to Python 3.12.2."""
+    return "interpreter shutdown" in str(error)
+
+
 def _run() -> None:
     calls = sorted(_calls, key=itemgetter(0))
     _calls.clear()

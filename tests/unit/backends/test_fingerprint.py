@@ -297,6 +297,24 @@ def test_annotations_that_someone_asked_for() -> None:
     assert before == fingerprint(Noted)
 
 
+def test_annotations_as_python_3_14_keeps_them() -> None:
+    """The function that gives them counts, not its results nor the class that it captures."""
+
+    def made(__classdict__: dict[str, Any]) -> Callable[[], Any]:
+        return lambda: (__classdict__, int)
+
+    first, other = made({"__firstlineno__": 1}), made({"__firstlineno__": 2})
+    assert fingerprint(first) == fingerprint(other)
+
+    class Asked:
+        pass
+
+    Asked.__annotate_func__ = first  # type: ignore[attr-defined]
+    before = fingerprint(Asked)
+    Asked.__annotations_cache__ = {"size": int}  # type: ignore[attr-defined]
+    assert before == fingerprint(Asked)
+
+
 def test_depth_of_functions(tmp_path: Path) -> None:
     """A change is seen through functions, methods, tasks and the globals that they name."""
     first, limit = printed(tmp_path, 1), printed(tmp_path, 1, limit=3)

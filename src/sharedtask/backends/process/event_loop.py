@@ -23,7 +23,7 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sharedtask.errors import ClosedError, SharedTaskError
-from sharedtask.system import critical_sections, interrupts
+from sharedtask.system import critical_sections, ending, interrupts
 
 from . import reasons
 from .wire import OwnSocket
@@ -111,7 +111,7 @@ class Loop:
         except RuntimeError as error:
             self._waker.close()
             self._woken.close()
-            if "shutdown" in str(error):  # Python 3.12.0 to 3.12.2, in functions of atexit
+            if ending.is_refusal(error):
                 raise ClosedError(f"the program ends: {error}") from error
             raise
 

@@ -123,9 +123,6 @@ class RayBackend(Backend):
 
     def connect(self) -> Connection:
         """The connection; a new one if Ray was shut down or restarted since."""
-        known = self._connection
-        if known is not None and known.runtime.is_alive:
-            return known
         with self._lock:
             known = self._connection
             if known is not None and known.runtime.is_alive:

@@ -74,15 +74,16 @@ def _config() -> Config:
     levels = {"root": _root.level}
     others: dict[str, int] = {}
     handlers = {_described("root", handler) for handler in _root.handlers}
-    for name, logger in [each for each in _named() if each[1].level or each[1].handlers]:
+    for name, logger in _named():
         if logger.level:
             (levels if type(logger) is logging.Logger else others)[name] = logger.level
-        handlers.update(_described(name, handler) for handler in logger.handlers)
+        if logger.handlers:
+            handlers.update(_described(name, handler) for handler in logger.handlers)
     return Config(_manager.disable, levels, others, frozenset(handlers))
 
 
 def _named() -> list[tuple[str, logging.Logger]]:
-    """All loggers with their names but the root: they are looked for where there are others."""
+    """All loggers but the root, with their names: looked for again where there are others."""
     there, (known, named) = _manager.loggerDict.copy(), _state.found
     if there != known:
         named = [(name, each) for name, each in there.items() if isinstance(each, logging.Logger)]
@@ -159,8 +160,7 @@ def settle() -> None:
 def restore(config: Config) -> None:
     """Set levels as they were, for others that use this process."""
     wanted = {**config.levels, **config.others}
-    there = [each for each in _named() if each[1].level or each[0] in wanted]
-    for name, logger in there:
+    for name, logger in _named():
         if logger.level != wanted.get(name, 0):
             logger.setLevel(wanted.get(name, 0))
     if _root.level != wanted.get("root", logging.WARNING):

@@ -414,12 +414,15 @@ def test_logger_in_place_of_a_placeholder_is_seen() -> None:
     assert 7 == log_levels.read().levels["placed"]
     before = log_levels.read()
     placed.setLevel(8)
+    late = logging.getLogger("placed.late")
+    late.setLevel(3)
     log_levels.restore(before)
-    assert 7 == placed.level
+    assert (7, logging.NOTSET) == (placed.level, late.level)
+    log_levels.read()
     loggers = logging.root.manager.loggerDict
-    loggers["renamed"] = loggers.pop("placed")  # the last one still
-    placed.setLevel(9)
+    loggers["renamed"] = loggers.pop("placed.late")  # the last one still
+    late.setLevel(9)
     now = log_levels.read().levels
-    assert (None, 9) == (now.get("placed"), now.get("renamed"))
-    placed.setLevel(logging.NOTSET)
+    assert (None, 9) == (now.get("placed.late"), now.get("renamed"))
+    late.setLevel(logging.NOTSET)
     assert "renamed" not in log_levels.read().levels
